@@ -217,9 +217,7 @@ class NPNet(ModelMixin, ConfigMixin):
     ) -> None:
         super().__init__()
         if channels != 4:
-            raise ValueError(
-                f"channels is {channels} but NPNet tiles 2x2 channels: use a latent with 4 channels"
-            )
+            raise ValueError(f"channels is {channels} but NPNet tiles 2x2 channels: use a latent with 4 channels")
         self.unet_svd = SpectrumBranch(2 * resolution, bottleneck, hidden, heads, fix_signs)
         self.unet_embedding = ResidualBranch(resolution, channels, swin)
         self.embeeding = AdaGroupNorm(tokens * text_dim, channels, 1, eps=1e-6)
@@ -284,9 +282,7 @@ class NPNet(ModelMixin, ConfigMixin):
                 f"give one for each noise, or a single one for all"
             )
         if not (noise.isfinite().all() and prompt_embeds.isfinite().all()):
-            raise ValueError(
-                "noise or prompt embedding has NaN or infinite values but must be finite: make both again"
-            )
+            raise ValueError("noise or prompt embedding has NaN or infinite values but must be finite: make both again")
 
 
 def golden_with_strength(noise: Tensor, golden: Tensor, strength: float, renormalise: bool = False) -> Tensor:
@@ -306,9 +302,12 @@ def golden_with_strength(noise: Tensor, golden: Tensor, strength: float, renorma
     start = noise.float()
     mixed = torch.lerp(start, golden.float(), strength)
     if renormalise:
-        sample = tuple(range(1, noise.ndim))
-        mixed = mixed * (start.norm(dim=sample, keepdim=True) / mixed.norm(dim=sample, keepdim=True))
+        mixed = mixed * (_norms(start) / _norms(mixed))
     return mixed.to(noise.dtype)
+
+
+def _norms(noise: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(noise, dim=tuple(range(1, noise.ndim)), keepdim=True)
 
 
 def training_loss(net: NPNet, noise: Tensor, prompt_embeds: Tensor, golden: Tensor) -> Tensor:
@@ -374,9 +373,7 @@ def _flat(content: Any, path: Path) -> dict[str, Tensor]:
     flat: dict[str, Any] = {}
     for part, value in content.items() if isinstance(content, Mapping) else ():
         flat |= (
-            {f"{part}.{key}": inner for key, inner in value.items()}
-            if isinstance(value, Mapping)
-            else {part: value}
+            {f"{part}.{key}": inner for key, inner in value.items()} if isinstance(value, Mapping) else {part: value}
         )
     tensors = {
         re.sub(r"^text_embedding\.", "embeeding.", str(key)): torch.as_tensor(value).detach()
@@ -410,12 +407,9 @@ def _guess_config(found: Mapping[str, Tensor], path: Path) -> dict[str, Any]:
     for config in OFFICIAL.values():
         if text.shape == (8, config["tokens"] * config["text_dim"]):
             return config
-    known = " or ".join(
-        f"(8, {config['tokens'] * config['text_dim']}) of {name}" for name, config in OFFICIAL.items()
-    )
-    raise ValueError(
-        f"{path}: {key} is {_sizes(text.shape)} but {known} was expected: pass the config of its training"
-    )
+    sizes = {name: (8, config["tokens"] * config["text_dim"]) for name, config in OFFICIAL.items()}
+    known = " or ".join(f"{_sizes(size)} of {name}" for name, size in sizes.items())
+    raise ValueError(f"{path}: {key} is {_sizes(text.shape)} but {known} was expected: pass the config of its training")
 
 
 def _present(key: str, found: Mapping[str, Tensor], path: Path) -> Tensor:
