@@ -1,0 +1,93 @@
+"""Latent Studio: one page, a tab per paper. `python app.py` serves it at http://127.0.0.1:7860.
+
+The page is up first; a model is loaded when a run first needs it. Importing this file imports no torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+# Before gradio is imported: nothing is reported to anybody.
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+os.environ["DO_NOT_TRACK"] = "1"
+if os.environ.get("SPACES_ZERO_GPU"):
+    import spaces  # noqa: F401  (must come before anything that looks for CUDA)
+
+import gradio as gr
+from PIL import Image
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+
+import demos
+from demos import theme
+from pipelines import images
+from pipelines.registry import Registry, from_environment
+
+Image.MAX_IMAGE_PIXELS = images.MAX_PIXELS
+MODEL_SETS = ("mini", "full")
+MARK = """<svg viewBox="0 0 48 48" role="img" aria-label=""><rect width="48" height="48" rx="9" fill="#14525e"/>
+<g fill="#e9c777"><circle cx="34" cy="24" r="8"/><circle cx="21" cy="17" r="3"/><circle cx="21" cy="31" r="3"/>
+<circle cx="21" cy="24" r="3.6"/><circle cx="12.500" cy="13" r="1.7"/><circle cx="12.500" cy="20.500" r="1.900"/>
+<circle cx="12.500" cy="27.500" r="1.900"/><circle cx="12.500" cy="35" r="1.700"/></g></svg>"""
+MASTHEAD = f"""<header class="masthead">{MARK}<div><h1>Latent Studio</h1>
+<p>Papers on diffusion models that you can run, one tab each.</p></div></header>"""
+COLOPHON = """<footer class="colophon"><p><kbd>Ctrl</kbd> + <kbd>Enter</kbd> runs, <kbd>Esc</kbd> stops. Every picture here
+is made by a model, and its PNG says so. Your prompts and pictures stay on the machine that serves this page.
+Code and our own models: Apache-2.0.</p></footer>"""
+
+
+def build(registry: Registry, model_set: str = "mini") -> gr.Blocks:
+    """The whole page, as `gr.Blocks` ready to launch."""
+    with gr.Blocks(title="Latent Studio", analytics_enabled=False, delete_cache=(3600, demos.MAX_AGE_S)) as page:
+        gr.HTML(MASTHEAD, padding=False)
+        demos.status_line(registry, model_set)
+        with gr.Tabs():
+            for tab in demos.discover():
+                with gr.Tab(tab.name, id=tab.slug, render_children=True):
+                    tab.build(registry, model_set)
+        gr.HTML(COLOPHON, padding=False)
+        page.unload(demos.forget_visitor)
+    return page.queue(max_size=16)
+
+
+def serve(page: gr.Blocks, host: str | None = None, port: int | None = None, block: bool = True):
+    """Launch with the studio's settings. `host` and `port` default to GRADIO_SERVER_NAME and GRADIO_SERVER_PORT."""
+    return page.launch(
+        server_name=host,
+        server_port=port,
+        prevent_thread_lock=not block,
+        theme=theme.StudioTheme(),
+        css=theme.css(),
+        js=theme.script(),
+        footer_links=["api", "settings"],
+        max_file_size="10mb",
+        allowed_paths=[],
+        show_error=False,
+        run_history=False,
+        enable_monitoring=False,
+        ssr_mode=False,
+        app_kwargs={"routes": [Route("/healthz", lambda request: PlainTextResponse("ok"))]},
+    )
+
+
+def options(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Latent Studio: papers on diffusion models that you can run.")
+    parser.add_argument("--host", help="address to listen on (GRADIO_SERVER_NAME; default 127.0.0.1)")
+    parser.add_argument("--port", type=int, help="port (GRADIO_SERVER_PORT; default the first free one from 7860)")
+    parser.add_argument(
+        "--model-set",
+        choices=MODEL_SETS,
+        default=os.environ.get("LATENT_STUDIO_MODEL_SET", "mini"),
+        help="mini: small models that come along, for any CPU; full: the published models, for a GPU",
+    )
+    return parser.parse_args(arguments)
+
+
+chosen = options(sys.argv[1:] if __name__ == "__main__" else [])
+demo = build(from_environment(), chosen.model_set)
+
+if __name__ == "__main__":
+    serve(demo, chosen.host, chosen.port)

@@ -1,0 +1,336 @@
+"""What every tab shares: discovery, the one GPU queue, errors in one sentence, and the common widgets.
+
+A tab is a module here with `TAB = Tab(...)`; `discover()` finds it. Its `build(registry, model_set)` makes the
+widgets and binds one handler through `on_gpu`, which
+
+- lets one run per visitor go at a time (a new one may start the moment Stop was pressed),
+- turns the errors that a visitor can do something about into one sentence, and all others into a log entry
+  with a reference, so that nothing on the page is lost and nothing internal is shown.
+
+Waiting in line happens in `pipelines/lane.py`, on one thread; Gradio only limits how many may wait (`GPU`).
+"""
+
+from __future__ import annotations
+
+import atexit
+import hashlib
+import html
+import importlib
+import inspect
+import logging
+import pkgutil
+import secrets
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from pipelines import lane
+from pipelines.papers import Paper
+from pipelines.registry import Registry
+
+log = logging.getLogger(__name__)
+
+GPU: dict[str, Any] = {"concurrency_id": "gpu", "concurrency_limit": 8}
+"""For every event that needs a model: one Gradio queue. Eight may hold a line to the lane, which runs one."""
+LIGHT: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+"""For events that only change the page."""
+MAX_AGE_S = 86_400
+"""Files of a visitor who never said goodbye are removed after a day."""
+
+
+@dataclass(frozen=True)
+class Tab:
+    """One page of the studio."""
+
+    name: str
+    slug: str
+    """The paper's file name, "golden_noise": pipelines/<slug>.py, demos/<slug>.py, tests/test_<slug>.py."""
+    order: int
+    build: Callable[[Registry, str], None]
+    paper: Paper
+
+
+def discover() -> list[Tab]:
+    """The tabs of all modules here that have one, in their order."""
+    modules = [importlib.import_module(f"{__name__}.{found.name}") for found in pkgutil.iter_modules(__path__)]
+    return sorted((module.TAB for module in modules if hasattr(module, "TAB")), key=lambda tab: tab.order)
+
+
+# --- one run per visitor, errors in one sentence ----------------------------------------------------------------
+
+
+@dataclass(eq=False)
+class _Run:
+    stopped: bool = False
+
+
+@dataclass(eq=False)
+class _Visitors:
+    """Who is running what. A run that was told to stop no longer counts, even while its last step ends."""
+
+    runs: dict[str, _Run] = field(default_factory=dict)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def enter(self, session: str) -> _Run:
+        with self.lock:
+            before = self.runs.get(session)
+            if before is not None and not before.stopped:
+                raise ValueError("One run at a time: yours is still going, so press Stop first or wait for it.")
+            run = self.runs[session] = _Run()
+            return run
+
+    def leave(self, session: str, run: _Run) -> None:
+        with self.lock:
+            if self.runs.get(session) is run:
+                del self.runs[session]
+
+    def stop(self, session: str) -> bool:
+        """True when something was going."""
+        with self.lock:
+            run = self.runs.get(session)
+            if run is None or run.stopped:
+                return False
+            run.stopped = True
+            return True
+
+
+_visitors = _Visitors()
+
+
+def on_gpu(handler: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
+    """Wrap a generator `handler(session, *inputs)` that reads `lane.stream` for an event of the GPU queue."""
+
+    def guarded(request: gr.Request, *inputs: Any) -> Iterator[Any]:
+        session = request.session_hash or secrets.token_hex(8)
+        try:
+            run = _visitors.enter(session)
+        except ValueError as error:
+            raise gr.Error(str(error), title="Already running", print_exception=False) from None
+        try:
+            with closing(handler(session, *inputs)) as updates:
+                for update in updates:
+                    if run.stopped:
+                        return
+                    yield update
+        except lane.Cancelled:
+            return
+        except gr.Error:
+            raise
+        except Exception as error:
+            raise gr.Error(explain(error), title="This did not work", print_exception=False) from None
+        finally:
+            _visitors.leave(session, run)
+
+    # Gradio reads names, hints and the docstring for the API page; *inputs would hide them.
+    names = list(inspect.signature(handler).parameters.values())[1:]
+    request = inspect.Parameter("request", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=gr.Request)
+    guarded.__signature__ = inspect.Signature([request, *names])
+    guarded.__annotations__ = {"request": gr.Request}
+    guarded.__name__, guarded.__doc__ = handler.__name__, handler.__doc__
+    guarded.needs_gpu = True
+    return guarded
+
+
+def stop_run(request: gr.Request) -> bool:
+    """End this visitor's run at its next step. True when there was one."""
+    return _visitors.stop(request.session_hash or "")
+
+
+def explain(error: BaseException) -> str:
+    """One sentence for the visitor. What nobody foresaw is logged in full and shown as a reference only."""
+    foreseen = isinstance(error, ValueError | MemoryError | TimeoutError)
+    # Files that are missing: our own sentence has no errno, the operating system's has one and names a path.
+    foreseen = foreseen or (isinstance(error, FileNotFoundError | ConnectionError) and error.errno is None)
+    if foreseen and type(error).__module__.partition(".")[0] in ("builtins", "pipelines") and str(error):
+        text = str(error).strip()
+        return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
+    reference = secrets.token_hex(3)
+    log.error("unexpected error, reference %s", reference, exc_info=error)
+    return f"Something went wrong on our side; your settings are still here. The log has it as reference {reference}."
+
+
+# --- files of one visitor ---------------------------------------------------------------------------------------
+
+
+_root: Path | None = None
+_root_lock = threading.Lock()
+
+
+def workspace(session: str) -> Path:
+    """This visitor's folder for results; gone when the page closes, or a day later."""
+    global _root
+    with _root_lock:
+        if _root is None or not _root.is_dir():
+            _root = Path(tempfile.mkdtemp(prefix="latent-studio-"))
+            atexit.register(shutil.rmtree, _root, ignore_errors=True)
+        for old in _root.iterdir():
+            if time.time() - old.stat().st_mtime > MAX_AGE_S:
+                shutil.rmtree(old, ignore_errors=True)
+        folder = _root / hashlib.sha256(session.encode()).hexdigest()[:20]
+        folder.mkdir(exist_ok=True)
+    return folder
+
+
+def forget_visitor(request: gr.Request) -> None:
+    """The page closed: stop what runs and remove this visitor's files."""
+    session = request.session_hash or ""
+    _visitors.stop(session)
+    if session and _root is not None:
+        shutil.rmtree(_root / hashlib.sha256(session.encode()).hexdigest()[:20], ignore_errors=True)
+
+
+# --- widgets ----------------------------------------------------------------------------------------------------
+
+
+def paper_card(paper: Paper) -> gr.HTML:
+    """The head of a tab: what the paper is, its idea, and what here is whose."""
+    text = {name: html.escape(value) for name, value in vars(paper).items() if isinstance(value, str)}
+    code = f'<a href="{text["code_url"]}" target="_blank" rel="noopener">Authors’ code</a>' if paper.code_url else ""
+    return gr.HTML(
+        f"""<article class="paper-card">
+  <p class="eyebrow">The paper · {text["venue"]}</p>
+  <h2>{text["title"]}</h2>
+  <p class="authors">{html.escape(", ".join(paper.authors))}</p>
+  <p class="idea">{text["idea"]}</p>
+  <p class="links"><a href="{text["url"]}" target="_blank" rel="noopener">Read the paper</a>{code}</p>
+  <details><summary>What is ours, what is the paper’s, and the licences</summary>
+  <dl><div><dt>Ours</dt><dd>{text["ours"]}</dd></div><div><dt>The paper’s</dt><dd>{text["theirs"]}</dd></div>
+  <div><dt>Licence</dt><dd>{text["licence"]}</dd></div></dl></details>
+</article>""",
+        elem_classes="card-host",
+        padding=False,
+    )
+
+
+def progress_line(text: str, fraction: float | None = None, state: str = "idle") -> str:
+    """A line of text over a thin bar. `fraction` in [0, 1] or None; `state` is idle, running, done or stopped."""
+    percent = 0 if fraction is None else round(100 * min(max(fraction, 0.0), 1.0))
+    bar = f'<div class="bar"><span style="width:{percent}%"></span></div>'
+    return f'<div class="progress-line {html.escape(state)}" role="status"><p>{html.escape(text)}</p>{bar}</div>'
+
+
+def status_text(registry: Registry, model_set: str) -> str:
+    """Model set, device, loaded models, memory and the queue, as one line. Takes no lock and loads nothing."""
+    parts = registry.status()
+    loaded = [part for part in parts if part["state"] in ("ram", "gpu")]
+    loading = [part["key"] for part in parts if part["state"] == "loading"]
+    failed = [part["key"] for part in parts if part["state"] == "failed"]
+    device = registry.summary()["device"] or "decided at the first run"
+    ahead = lane.waiting()
+    facts = [
+        ("Models", model_set),
+        ("Device", {"cpu": "CPU", "cuda": "GPU"}.get(device, device)),
+        ("Loaded", _loaded_text(loaded) if loaded else "nothing yet"),
+        ("Memory", f"{_resident_bytes() / 2**20:,.0f} MiB"),
+        ("Queue", "free" if ahead == 0 else f"{ahead} {'run' if ahead == 1 else 'runs'}"),
+    ]
+    if loading:
+        facts.insert(3, ("Loading", ", ".join(loading)))
+    if failed:
+        facts.insert(3, ("Failed to load", ", ".join(failed)))
+    names = html.escape(", ".join(part["key"] for part in loaded))
+    cells = "".join(
+        f'<span{f""" title="{names}" """ if name == "Loaded" and names else ""}>'
+        f"<b>{html.escape(name)}</b> {html.escape(value)}</span>"
+        for name, value in facts
+    )
+    return f'<div class="status-line" aria-label="State of the studio">{cells}</div>'
+
+
+def status_line(registry: Registry, model_set: str, every_s: float = 4.0) -> None:
+    """`status_text` on the page, renewed every few seconds without touching the queue."""
+    line = gr.HTML(status_text(registry, model_set), elem_classes="status-host", padding=False)
+
+    def renew(shown: str) -> Any:
+        text = status_text(registry, model_set)
+        return gr.skip() if text == shown else text
+
+    gr.Timer(every_s).tick(renew, line, line, **LIGHT)
+
+
+def _loaded_text(parts: Sequence[dict[str, Any]]) -> str:
+    size = sum(part["bytes"] for part in parts) / 2**20
+    return f"{len(parts)} {'part' if len(parts) == 1 else 'parts'}, {size:,.0f} MiB"
+
+
+def _resident_bytes() -> int:
+    """Memory of this process, to the nearest 5 MiB so that the line does not flicker."""
+    step = 5 * 2**20
+    try:
+        import resource
+
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return round(pages * resource.getpagesize() / step) * step
+    except (ImportError, OSError, ValueError):
+        pass
+    try:
+        import psutil
+    except ImportError:
+        return 0
+    return round(psutil.Process().memory_info().rss / step) * step
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One result of this visitor, kept until the page closes."""
+
+    picture: str
+    """Path of the picture that stands for it in the strip."""
+    caption: str
+    outcome: Any
+    """Whatever the tab needs to show it again."""
+
+
+class History:
+    """A strip of this visitor's results. Clicking one gives its `Entry` back to the tab."""
+
+    keep = 24
+
+    def __init__(self) -> None:
+        self.entries = gr.State([])
+        with gr.Column(elem_classes="history"):
+            gr.HTML(
+                '<h3>Your results</h3><p class="quiet">Click one to bring back its settings and pictures. '
+                "They stay until you close or reload this page; download what you want to keep.</p>",
+                padding=False,
+            )
+            self.gallery = gr.Gallery(
+                label="Your results",
+                show_label=False,
+                columns=8,
+                height="auto",
+                allow_preview=False,
+                object_fit="cover",
+                buttons=[],
+                elem_classes="history-strip",
+                container=False,
+            )
+
+    @property
+    def outputs(self) -> list[gr.blocks.Block]:
+        return [self.entries, self.gallery]
+
+    def add(self, entries: list[Entry], entry: Entry) -> dict[gr.blocks.Block, Any]:
+        """The updates that put `entry` first."""
+        entries = [entry, *entries][: self.keep]
+        return {
+            self.entries: entries,
+            self.gallery: gr.Gallery(value=[(e.picture, e.caption) for e in entries], selected_index=None),
+        }
+
+    def on_pick(self, show: Callable[[Entry], Any], outputs: Sequence[gr.blocks.Block]) -> None:
+        """Call `show(entry)` when one is clicked."""
+
+        def pick(entries: list[Entry], event: gr.SelectData) -> Any:
+            index = event.index
+            return show(entries[index]) if isinstance(index, int) and 0 <= index < len(entries) else gr.skip()
+
+        self.gallery.select(pick, self.entries, list(outputs), **LIGHT)

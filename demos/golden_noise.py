@@ -1,0 +1,369 @@
+"""The Golden Noise tab: the same prompt and seed from standard noise and from golden noise, side by side."""
+
+from __future__ import annotations
+
+import dataclasses
+import html
+import secrets
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from gradio.components.api_component import Api
+
+from demos import GPU, LIGHT, Entry, History, Tab, explain, on_gpu, paper_card, progress_line, stop_run, workspace
+from pipelines import golden_noise, images
+from pipelines.golden_noise import EXAMPLES, PAPER, Outcome, Preview, Settings
+from pipelines.lane import IDLE, Progress, Result, stream
+from pipelines.registry import Registry
+
+SLUG = "golden_noise"
+LIMIT_S = 300.0
+NOTHING_YET = "Type a prompt or pick an example, then press Run."
+CONTROLS = ("prompt", "seed", "steps", "guidance", "strength")
+"""The settings that have a widget, in the order in which the handlers get them."""
+
+HOW_IT_WORKS = """
+A diffusion model starts from random noise and removes it step by step. The noise is not neutral: some draws lead
+to pictures that follow the prompt better than others. **Golden Noise** trains a small network, NPNet, that takes the
+random noise and the prompt and returns a slightly changed noise, before the first step.
+
+1. **Training pairs.** Noise is denoised one step with strong guidance and noised back with weak guidance. What comes
+   back carries a trace of the prompt. A reward model keeps only the pairs where the changed noise gave the better picture.
+2. **NPNet.** It learns to turn the first noise of a pair into the second: one branch rescales the singular values of the
+   noise, another predicts what is left, and the prompt steers both.
+3. **Here.** One noise is drawn from your seed. The left picture starts from it, the right one from what NPNet makes of it.
+   Everything else is equal, and both run in one batch.
+
+**Golden strength** mixes the two noises: 0 leaves the noise as it is, so both pictures are the same to the byte; 1 is the
+paper's setting; above 1 exaggerates the change, below 0 goes the other way.
+
+The table below the pictures comes from a classifier that was trained on rendered scenes. It says what it sees and how
+sure it is; it can be wrong. One pair of pictures says little about which noise is better: look at the measured
+figure, and try several seeds.
+"""
+FROM_PYTHON = """
+The page has one public endpoint, `/golden_noise`. The same seed gives the same files, byte for byte.
+
+```python
+from gradio_client import Client
+
+client = Client("http://127.0.0.1:7860")
+standard, golden, facts = client.predict(
+    prompt={prompt},
+    seed=7,
+    steps=25,
+    guidance=5.0,
+    strength=1.0,
+    model_set="mini",
+    api_name="/golden_noise",
+)
+print(standard, golden, facts["seconds"])  # two PNG files and the measurements
+```
+
+Without a server, from a checkout:
+
+```python
+from pipelines.golden_noise import Settings, generate
+from pipelines.lane import run_blocking
+from pipelines.registry import from_environment
+
+outcome = run_blocking(generate, from_environment(), Settings({prompt}, seed=7))
+outcome.golden.save("golden.png")
+```
+"""
+
+
+def build(registry: Registry, model_set: str) -> None:
+    """The widgets of the tab and what they do."""
+    paper_card(PAPER)
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=4, min_width=320, elem_classes="studio-controls"):
+            prompt = gr.Textbox(
+                label="Prompt", value=EXAMPLES[0][0], lines=3, max_lines=6, elem_id="golden-prompt", container=True
+            )
+            chips = gr.Dataset(
+                components=[prompt],
+                samples=[[text] for text, _ in EXAMPLES],
+                type="index",
+                label="Examples, one click runs",
+                elem_classes="studio-chips",
+            )
+            surprise = gr.Button("Surprise me", size="sm")
+            with gr.Row(elem_classes="seed-row"):
+                seed = gr.Number(label="Seed", value=EXAMPLES[0][1], precision=0, min_width=110, scale=3)
+                dice = gr.Button("New seed", size="sm", min_width=80, scale=1)
+                reuse = gr.Button("Last seed", size="sm", min_width=80, scale=1)
+            strength = gr.Slider(
+                *Settings.STRENGTH,
+                value=1.0,
+                step=0.1,
+                label="Golden strength",
+                info="0 keeps the noise as it is, 1 is the paper’s setting.",
+                elem_classes="gold-slider",
+            )
+            steps = gr.Slider(*Settings.STEPS, value=25, step=1, label="Steps")
+            guidance = gr.Slider(*Settings.GUIDANCE, value=5.0, step=0.5, label="Guidance")
+            with gr.Row(elem_classes="run-row"):
+                run = gr.Button("Run", variant="primary", size="lg", scale=3, min_width=120, elem_classes="studio-run")
+                stop = gr.Button("Stop", size="lg", scale=1, min_width=90, elem_classes="studio-stop")
+            dropped = gr.File(
+                label="Restore settings from a PNG made here",
+                file_types=[".png"],
+                type="filepath",
+                height=120,
+                elem_classes="restore",
+            )
+        with gr.Column(scale=7, min_width=320, elem_classes="studio-results"):
+            line = gr.HTML(progress_line(NOTHING_YET), padding=False)
+            with gr.Row(elem_classes="pair"):
+                standard = _picture("Standard noise", "standard")
+                golden = _picture("Golden noise", "golden")
+            verdict = gr.HTML(padding=False)
+            with gr.Column(visible=False) as details:
+                slider = gr.ImageSlider(
+                    label="Slide between standard (left) and golden (right)", type="filepath", buttons=["fullscreen"]
+                )
+                with gr.Row(elem_classes="run-row"):
+                    save_standard = gr.DownloadButton("Download standard PNG", size="md", min_width=150)
+                    save_golden = gr.DownloadButton("Download golden PNG", size="md", min_width=150)
+                figures = gr.HTML(padding=False)
+    history = History()
+    last_seed = gr.State(None)
+    with gr.Accordion("How it works", open=False):
+        gr.Markdown(HOW_IT_WORKS, elem_classes="reading")
+    with gr.Accordion("Use it from Python", open=False):
+        gr.Markdown(FROM_PYTHON.replace("{prompt}", repr(EXAMPLES[0][0])), elem_classes="reading")
+
+    controls = [prompt, seed, steps, guidance, strength]
+    result = [line, standard, golden, verdict, details, slider, save_standard, save_golden, figures, last_seed]
+
+    def show(shown: Shown, text: str) -> dict[Any, Any]:
+        """The updates that put a finished run on the page."""
+        return {
+            line: progress_line(text, 1.0, "done"),
+            standard: shown.standard,
+            golden: shown.golden,
+            verdict: verdict_tables(shown.outcome),
+            details: gr.Column(visible=True),
+            slider: (shown.standard, shown.golden),
+            save_standard: gr.DownloadButton(value=shown.standard),
+            save_golden: gr.DownloadButton(value=shown.golden),
+            figures: figures_html(shown.outcome),
+            last_seed: shown.outcome.settings.seed,
+        }
+
+    def compare(session, prompt, seed, steps, guidance, strength, entries) -> Iterator[Any]:
+        settings = Settings(prompt, seed, steps, guidance, strength, model_set).validated()
+        yield {line: progress_line("Starting…", 0.0, "running")}
+        began = time.monotonic()
+        for item in stream(golden_noise.generate, registry, settings, limit_s=LIMIT_S):
+            if item is IDLE:
+                yield gr.skip()
+            elif isinstance(item, Progress):
+                waited = time.monotonic() - began
+                yield {line: progress_line(f"{item.text} · {waited:.1f} s", item.fraction, "running")}
+            elif isinstance(item, Preview):
+                yield {standard: item.standard, golden: item.golden}
+            elif isinstance(item, Result):
+                shown = write(item.value, session)
+                text = f"Done: {settings.steps} steps in {time.monotonic() - began:.1f} s"
+                entry = Entry(shown.golden, f"{settings.prompt[:60]} · seed {settings.seed}", shown)
+                yield {**show(shown, text), **history.add(entries, entry)}
+
+    def restored(settings: Settings) -> list[Any]:
+        return [getattr(settings, name) for name in CONTROLS]
+
+    def restore(path: str | None) -> list[Any]:
+        if path is None:
+            return [gr.skip()] * (len(controls) + 1)
+        try:
+            values = restored(settings_inside(path))
+        except (ValueError, OSError) as error:
+            raise gr.Error(explain(error), title="Nothing was restored", print_exception=False) from None
+        gr.Info("Settings restored. Press Run to make the pictures again.", title="Restored")
+        return [*values, None]
+
+    def halt(request: gr.Request) -> Any:
+        if stop_run(request):
+            return progress_line("Stopped. What was drawn so far stays; Run starts anew.", 0.0, "stopped")
+        return gr.skip()
+
+    shared = {"inputs": [*controls, history.entries], "outputs": [*result, *history.outputs], "show_progress": "hidden"}
+    shared |= {"api_visibility": "private", "trigger_mode": "multiple", **GPU}
+    handler = on_gpu(compare)
+    runs = [run.click(handler, **shared)]
+    fill = chips.click(lambda index: list(EXAMPLES[index]), chips, [prompt, seed], **LIGHT)
+    runs.append(fill.then(handler, **shared))
+    stop.click(halt, None, line, cancels=runs, **LIGHT)
+
+    surprise.click(lambda: golden_noise.surprise(secrets.randbelow(2**31)), None, prompt, **LIGHT)
+    dice.click(lambda: secrets.randbelow(2**31), None, seed, **LIGHT)
+    reuse.click(lambda last: gr.skip() if last is None else last, last_seed, seed, **LIGHT)
+    dropped.upload(restore, dropped, [*controls, dropped], **LIGHT)
+    history.on_pick(
+        lambda entry: {
+            **dict(zip(controls, restored(entry.outcome.outcome.settings), strict=True)),
+            **show(entry.outcome, "Brought back from your results"),
+        },
+        [*controls, *result],
+    )
+    _endpoint(registry, model_set)
+
+
+def _picture(label: str, kind: str) -> gr.Image:
+    return gr.Image(
+        label=label,
+        type="filepath",
+        interactive=False,
+        buttons=["download", "fullscreen"],
+        elem_classes=["picture", kind],
+        alt_text=f"The picture made from {label.lower()}",
+        placeholder=" ",
+    )
+
+
+def _endpoint(registry: Registry, model_set: str) -> None:
+    """The public endpoint `/golden_noise`. Its inputs arrive as they were sent, so that our own checks answer."""
+
+    def golden_noise_endpoint(
+        session, prompt, seed=0, steps=25, guidance=5.0, strength=1.0, model_set=model_set
+    ) -> Iterator[Any]:
+        settings = Settings(prompt, seed, steps, guidance, strength, model_set).validated()
+        for item in stream(golden_noise.generate, registry, settings, limit_s=LIMIT_S):
+            if isinstance(item, Result):
+                shown = write(item.value, session)
+                yield shown.standard, shown.golden, facts(item.value)
+            else:
+                yield gr.skip()
+
+    kinds = ["string", "integer", "integer", "number", "number", "string"]
+    values = [EXAMPLES[0][0], 0, 25, 5.0, 1.0, model_set]
+    names = [*CONTROLS, "model_set"]
+    trigger = gr.Button(visible=False)
+    trigger.click(
+        on_gpu(golden_noise_endpoint),
+        [Api(value, {"type": kind}, name) for value, kind, name in zip(values, kinds, names, strict=True)],
+        [
+            gr.File(visible=False, label="standard"),
+            gr.File(visible=False, label="golden"),
+            gr.JSON(visible=False, label="measurements"),
+        ],
+        api_name=SLUG,
+        api_description=f"Two pictures of one prompt, from standard and from golden noise. {_limits()}",
+        show_progress="hidden",
+        **GPU,
+    )
+
+
+def _limits() -> str:
+    ranges = {"seed": Settings.SEED, "steps": Settings.STEPS, "guidance": Settings.GUIDANCE}
+    ranges["strength"] = Settings.STRENGTH
+    text = ", ".join(f"{name} {low} to {high}" for name, (low, high) in ranges.items())
+    return f"Limits: prompt at most {Settings.PROMPT_MAX} characters, {text}."
+
+
+# --- a run on the page ------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Shown:
+    """A finished run and its two files."""
+
+    outcome: Outcome
+    standard: str
+    golden: str
+
+
+def write(outcome: Outcome, session: str) -> Shown:
+    """Both pictures as PNG files with the settings inside, named after the seed."""
+    # A folder of its own: the same seed with another prompt must not overwrite the earlier file.
+    folder = workspace(session) / secrets.token_hex(6)
+    folder.mkdir()
+    settings = dataclasses.asdict(outcome.settings)
+    models = [str(model["key"]) for model in outcome.measurements.get("models", ())]
+    paths = []
+    for kind in ("standard", "golden"):
+        path = folder / f"{SLUG}_{outcome.settings.seed}_{kind}.png"
+        paths.append(images.save_png(getattr(outcome, kind), path, {**settings, "noise": kind}, tab=SLUG, models=models))
+    return Shown(outcome, *map(str, paths))
+
+
+def settings_inside(path: str | Path) -> Settings:
+    """The checked settings of a PNG that this tab wrote."""
+    found = images.read_settings(path, tab=SLUG)["settings"]
+    names = {field.name for field in dataclasses.fields(Settings)}
+    if "prompt" not in found:
+        raise ValueError("The settings in this PNG have no prompt: drop one that this page wrote.")
+    return Settings(**{name: value for name, value in found.items() if name in names}).validated()
+
+
+def facts(outcome: Outcome) -> dict[str, Any]:
+    """What the endpoint tells about a run, as JSON."""
+    return {
+        **outcome.measurements,
+        "settings": dataclasses.asdict(outcome.settings),
+        "verdict_standard": [dataclasses.asdict(verdict) for verdict in outcome.verdict_standard],
+        "verdict_golden": [dataclasses.asdict(verdict) for verdict in outcome.verdict_golden],
+    }
+
+
+# --- words and tables; everything that did not come from this file is escaped ------------------------------------
+
+
+def verdict_tables(outcome: Outcome) -> str:
+    """What the classifier saw in each picture, attribute by attribute. A mark never stands without its word."""
+    tables = [
+        _verdict_table(name, verdicts)
+        for name, verdicts in (("Standard noise", outcome.verdict_standard), ("Golden noise", outcome.verdict_golden))
+    ]
+    return f'<div class="verdicts">{"".join(tables)}</div>'
+
+
+def _verdict_table(name: str, verdicts: Sequence[Any]) -> str:
+    if not verdicts:
+        return f'<section><h4>{name}</h4><p class="quiet">The prompt asks for nothing the classifier knows.</p></section>'
+    rows = "".join(
+        f"<tr><th scope='row'>{_text(verdict.attribute)}</th><td>{_text(verdict.wanted)}</td>"
+        f"<td>{_text(verdict.seen)}</td><td class='number'>{100 * verdict.confidence:.0f} %</td>"
+        f"<td class='{'yes' if verdict.right else 'no'}'>{'✓ right' if verdict.right else '✗ wrong'}</td></tr>"
+        for verdict in verdicts
+    )
+    right = sum(verdict.right for verdict in verdicts)
+    return (
+        f"<section><h4>{name} <span class='score'>{right} of {len(verdicts)} right</span></h4><table><thead><tr>"
+        "<th scope='col'>Asked for</th><th scope='col'>Wanted</th><th scope='col'>Seen</th>"
+        f"<th scope='col'>Sure</th><th scope='col'>Verdict</th></tr></thead><tbody>{rows}</tbody></table></section>"
+    )
+
+
+def figures_html(outcome: Outcome) -> str:
+    """The measurements of a run, the measured claim, and which models answered under which licence."""
+    told = dict(outcome.measurements)
+    models, claim = told.pop("models", []), told.pop("claim", "")
+    cells = "".join(
+        f"<div><dt>{_text(name.replace('_', ' '))}</dt><dd>{_text(_number(value))}</dd></div>"
+        for name, value in told.items()
+        if isinstance(value, int | float | str)
+    )
+    answered = "".join(
+        f"<li>{_text(model['key'])} from {_text(model['source'])}, {_text(model['licence'])}</li>" for model in models
+    )
+    claim = f'<p class="claim">{_text(claim)}</p>' if claim else ""
+    return (
+        f'<div class="figures"><h4>Measured in this run</h4><dl>{cells}</dl>{claim}'
+        f"<h4>Models that answered</h4><ul>{answered}</ul></div>"
+    )
+
+
+def _number(value: float | str) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _text(value: Any) -> str:
+    return html.escape(str(value))
+
+
+TAB = Tab("Golden Noise", SLUG, 10, build, PAPER)
