@@ -28,10 +28,10 @@ from pipelines.registry import Registry, from_environment
 
 Image.MAX_IMAGE_PIXELS = images.MAX_PIXELS
 MODEL_SETS = ("mini", "full")
-MARK = """<svg viewBox="0 0 48 48" role="img" aria-label=""><rect width="48" height="48" rx="9" fill="#14525e"/>
+MARK = """<svg viewBox="0 0 48 48" aria-hidden="true"><rect width="48" height="48" rx="9" fill="#14525e"/>
 <g fill="#e9c777"><circle cx="34" cy="24" r="8"/><circle cx="21" cy="17" r="3"/><circle cx="21" cy="31" r="3"/>
-<circle cx="21" cy="24" r="3.6"/><circle cx="12.500" cy="13" r="1.7"/><circle cx="12.500" cy="20.500" r="1.900"/>
-<circle cx="12.500" cy="27.500" r="1.900"/><circle cx="12.500" cy="35" r="1.700"/></g></svg>"""
+<circle cx="21" cy="24" r="3.6"/><circle cx="12.5" cy="13" r="1.7"/><circle cx="12.5" cy="20.5" r="1.9"/>
+<circle cx="12.5" cy="27.500" r="1.9"/><circle cx="12.5" cy="35" r="1.7"/></g></svg>"""
 MASTHEAD = f"""<header class="masthead">{MARK}<div><h1>Latent Studio</h1>
 <p>Papers on diffusion models that you can run, one tab each.</p></div></header>"""
 COLOPHON = """<footer class="colophon"><p><kbd>Ctrl</kbd> + <kbd>Enter</kbd> runs, <kbd>Esc</kbd> stops. Every picture here
@@ -42,8 +42,9 @@ Code and our own models: Apache-2.0.</p></footer>"""
 def build(registry: Registry, model_set: str = "mini") -> gr.Blocks:
     """The whole page, as `gr.Blocks` ready to launch."""
     with gr.Blocks(title="Latent Studio", analytics_enabled=False, delete_cache=(3600, demos.MAX_AGE_S)) as page:
-        gr.HTML(MASTHEAD, padding=False)
-        demos.status_line(registry, model_set)
+        with gr.Row(elem_classes="top"):
+            gr.HTML(MASTHEAD, padding=False)
+            demos.status_line(registry, model_set)
         with gr.Tabs():
             for tab in demos.discover():
                 with gr.Tab(tab.name, id=tab.slug, render_children=True):
@@ -60,7 +61,7 @@ def serve(page: gr.Blocks, host: str | None = None, port: int | None = None, blo
         server_port=port,
         prevent_thread_lock=not block,
         theme=theme.StudioTheme(),
-        css=theme.css(),
+        head=theme.head(),
         js=theme.script(),
         footer_links=["api", "settings"],
         max_file_size="10mb",

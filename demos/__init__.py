@@ -196,11 +196,11 @@ def paper_card(paper: Paper) -> gr.HTML:
     code = f'<a href="{text["code_url"]}" target="_blank" rel="noopener">Authors’ code</a>' if paper.code_url else ""
     return gr.HTML(
         f"""<article class="paper-card">
-  <p class="eyebrow">The paper · {text["venue"]}</p>
+  <div><p class="eyebrow">The paper · {text["venue"]}</p>
   <h2>{text["title"]}</h2>
-  <p class="authors">{html.escape(", ".join(paper.authors))}</p>
-  <p class="idea">{text["idea"]}</p>
-  <p class="links"><a href="{text["url"]}" target="_blank" rel="noopener">Read the paper</a>{code}</p>
+  <p class="authors">{html.escape(", ".join(paper.authors))}</p></div>
+  <div><p class="idea">{text["idea"]}</p>
+  <p class="links"><a href="{text["url"]}" target="_blank" rel="noopener">Read the paper</a>{code}</p></div>
   <details><summary>What is ours, what is the paper’s, and the licences</summary>
   <dl><div><dt>Ours</dt><dd>{text["ours"]}</dd></div><div><dt>The paper’s</dt><dd>{text["theirs"]}</dd></div>
   <div><dt>Licence</dt><dd>{text["licence"]}</dd></div></dl></details>
@@ -306,7 +306,9 @@ class History:
                 label="Your results",
                 show_label=False,
                 columns=8,
+                fit_columns=False,
                 height="auto",
+                visible=False,
                 allow_preview=False,
                 object_fit="cover",
                 buttons=[],
@@ -323,7 +325,9 @@ class History:
         entries = [entry, *entries][: self.keep]
         return {
             self.entries: entries,
-            self.gallery: gr.Gallery(value=[(e.picture, e.caption) for e in entries], selected_index=None),
+            self.gallery: gr.Gallery(
+                value=[(e.picture, e.caption) for e in entries], selected_index=None, visible=True
+            ),
         }
 
     def on_pick(self, show: Callable[[Entry], Any], outputs: Sequence[gr.blocks.Block]) -> None:

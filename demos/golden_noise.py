@@ -6,9 +6,9 @@ import dataclasses
 import html
 import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 from gradio.components.api_component import Api
@@ -18,6 +18,9 @@ from pipelines import golden_noise, images
 from pipelines.golden_noise import EXAMPLES, PAPER, Outcome, Preview, Settings
 from pipelines.lane import IDLE, Progress, Result, stream
 from pipelines.registry import Registry
+
+if TYPE_CHECKING:
+    from pipelines.verifier import Verdict
 
 SLUG = "golden_noise"
 LIMIT_S = 300.0
@@ -84,6 +87,9 @@ def build(registry: Registry, model_set: str) -> None:
             prompt = gr.Textbox(
                 label="Prompt", value=EXAMPLES[0][0], lines=3, max_lines=6, elem_id="golden-prompt", container=True
             )
+            with gr.Row(elem_classes="run-row"):
+                run = gr.Button("Run", variant="primary", size="lg", scale=3, min_width=120, elem_classes="studio-run")
+                stop = gr.Button("Stop", size="lg", scale=1, min_width=90, elem_classes="studio-stop")
             chips = gr.Dataset(
                 components=[prompt],
                 samples=[[text] for text, _ in EXAMPLES],
@@ -91,7 +97,7 @@ def build(registry: Registry, model_set: str) -> None:
                 label="Examples, one click runs",
                 elem_classes="studio-chips",
             )
-            surprise = gr.Button("Surprise me", size="sm")
+            surprise = gr.Button("Surprise me", size="sm", elem_classes="surprise")
             with gr.Row(elem_classes="seed-row"):
                 seed = gr.Number(label="Seed", value=EXAMPLES[0][1], precision=0, min_width=110, scale=3)
                 dice = gr.Button("New seed", size="sm", min_width=80, scale=1)
@@ -106,14 +112,11 @@ def build(registry: Registry, model_set: str) -> None:
             )
             steps = gr.Slider(*Settings.STEPS, value=25, step=1, label="Steps")
             guidance = gr.Slider(*Settings.GUIDANCE, value=5.0, step=0.5, label="Guidance")
-            with gr.Row(elem_classes="run-row"):
-                run = gr.Button("Run", variant="primary", size="lg", scale=3, min_width=120, elem_classes="studio-run")
-                stop = gr.Button("Stop", size="lg", scale=1, min_width=90, elem_classes="studio-stop")
             dropped = gr.File(
                 label="Restore settings from a PNG made here",
                 file_types=[".png"],
                 type="filepath",
-                height=120,
+                height=84,
                 elem_classes="restore",
             )
         with gr.Column(scale=7, min_width=320, elem_classes="studio-results"):
@@ -124,7 +127,10 @@ def build(registry: Registry, model_set: str) -> None:
             verdict = gr.HTML(padding=False)
             with gr.Column(visible=False) as details:
                 slider = gr.ImageSlider(
-                    label="Slide between standard (left) and golden (right)", type="filepath", buttons=["fullscreen"]
+                    label="Slide between standard (left) and golden (right)",
+                    type="filepath",
+                    buttons=["fullscreen"],
+                    elem_classes="slide",
                 )
                 with gr.Row(elem_classes="run-row"):
                     save_standard = gr.DownloadButton("Download standard PNG", size="md", min_width=150)
@@ -146,7 +152,7 @@ def build(registry: Registry, model_set: str) -> None:
             line: progress_line(text, 1.0, "done"),
             standard: shown.standard,
             golden: shown.golden,
-            verdict: verdict_tables(shown.outcome),
+            verdict: unknown_words(shown.outcome) + verdict_table(shown.outcome),
             details: gr.Column(visible=True),
             slider: (shown.standard, shown.golden),
             save_standard: gr.DownloadButton(value=shown.standard),
@@ -164,7 +170,8 @@ def build(registry: Registry, model_set: str) -> None:
                 yield gr.skip()
             elif isinstance(item, Progress):
                 waited = time.monotonic() - began
-                yield {line: progress_line(f"{item.text} · {waited:.1f} s", item.fraction, "running")}
+                text = item.text[:1].upper() + item.text[1:]
+                yield {line: progress_line(f"{text} · {waited:.1f} s", item.fraction, "running")}
             elif isinstance(item, Preview):
                 yield {standard: item.standard, golden: item.golden}
             elif isinstance(item, Result):
@@ -287,7 +294,9 @@ def write(outcome: Outcome, session: str) -> Shown:
     paths = []
     for kind in ("standard", "golden"):
         path = folder / f"{SLUG}_{outcome.settings.seed}_{kind}.png"
-        paths.append(images.save_png(getattr(outcome, kind), path, {**settings, "noise": kind}, tab=SLUG, models=models))
+        paths.append(
+            images.save_png(getattr(outcome, kind), path, {**settings, "noise": kind}, tab=SLUG, models=models)
+        )
     return Shown(outcome, *map(str, paths))
 
 
@@ -304,7 +313,6 @@ def facts(outcome: Outcome) -> dict[str, Any]:
     """What the endpoint tells about a run, as JSON."""
     return {
         **outcome.measurements,
-        "settings": dataclasses.asdict(outcome.settings),
         "verdict_standard": [dataclasses.asdict(verdict) for verdict in outcome.verdict_standard],
         "verdict_golden": [dataclasses.asdict(verdict) for verdict in outcome.verdict_golden],
     }
@@ -313,53 +321,64 @@ def facts(outcome: Outcome) -> dict[str, Any]:
 # --- words and tables; everything that did not come from this file is escaped ------------------------------------
 
 
-def verdict_tables(outcome: Outcome) -> str:
+def verdict_table(outcome: Outcome) -> str:
     """What the classifier saw in each picture, attribute by attribute. A mark never stands without its word."""
-    tables = [
-        _verdict_table(name, verdicts)
-        for name, verdicts in (("Standard noise", outcome.verdict_standard), ("Golden noise", outcome.verdict_golden))
-    ]
-    return f'<div class="verdicts">{"".join(tables)}</div>'
-
-
-def _verdict_table(name: str, verdicts: Sequence[Any]) -> str:
-    if not verdicts:
-        return f'<section><h4>{name}</h4><p class="quiet">The prompt asks for nothing the classifier knows.</p></section>'
+    both = list(zip(outcome.verdict_standard, outcome.verdict_golden, strict=True))
+    if not both:
+        return '<p class="quiet">The prompt asks for nothing that the classifier knows, so there is no verdict.</p>'
     rows = "".join(
-        f"<tr><th scope='row'>{_text(verdict.attribute)}</th><td>{_text(verdict.wanted)}</td>"
-        f"<td>{_text(verdict.seen)}</td><td class='number'>{100 * verdict.confidence:.0f} %</td>"
-        f"<td class='{'yes' if verdict.right else 'no'}'>{'✓ right' if verdict.right else '✗ wrong'}</td></tr>"
-        for verdict in verdicts
+        f"<tr><th scope='row'>{_text(left.attribute)}</th><td>{_text(left.wanted)}</td>{_seen(left)}{_seen(right)}</tr>"
+        for left, right in both
     )
-    right = sum(verdict.right for verdict in verdicts)
+    heads = "".join(
+        f"<th scope='col'>{name}<span>{sum(verdict.right for verdict in verdicts)} of {len(both)} right</span></th>"
+        for name, verdicts in (
+            ("Standard noise", [pair[0] for pair in both]),
+            ("Golden noise", [pair[1] for pair in both]),
+        )
+    )
     return (
-        f"<section><h4>{name} <span class='score'>{right} of {len(verdicts)} right</span></h4><table><thead><tr>"
-        "<th scope='col'>Asked for</th><th scope='col'>Wanted</th><th scope='col'>Seen</th>"
-        f"<th scope='col'>Sure</th><th scope='col'>Verdict</th></tr></thead><tbody>{rows}</tbody></table></section>"
+        "<div class='verdicts'><h4>What a classifier sees</h4><table><thead><tr><th scope='col'>Attribute</th>"
+        f"<th scope='col'>Asked for</th>{heads}</tr></thead><tbody>{rows}</tbody></table></div>"
     )
+
+
+def _seen(verdict: Verdict) -> str:
+    word = "<b class='yes'>✓ right</b>" if verdict.right else "<b class='no'>✗ wrong</b>"
+    return f"<td>{word}, {_text(verdict.seen)} <span>({100 * verdict.confidence:.0f} % sure)</span></td>"
 
 
 def figures_html(outcome: Outcome) -> str:
     """The measurements of a run, the measured claim, and which models answered under which licence."""
-    told = dict(outcome.measurements)
-    models, claim = told.pop("models", []), told.pop("claim", "")
-    cells = "".join(
-        f"<div><dt>{_text(name.replace('_', ' '))}</dt><dd>{_text(_number(value))}</dd></div>"
-        for name, value in told.items()
-        if isinstance(value, int | float | str)
-    )
+    told, noise = outcome.measurements, outcome.measurements["noise"]
+    figures = {
+        "Both pictures": f"{told['seconds']:.1f} s on {'the GPU' if told['device'] == 'cuda' else 'the CPU'}",
+        "NPNet alone": f"{1000 * told['npnet_seconds']:.0f} ms",
+        "Noise moved by": f"{noise['change_rms']:.3f} RMS",
+        "Its mean": f"{noise['mean_before']:+.3f} → {noise['mean_after']:+.3f}",
+        "Its deviation": f"{noise['std_before']:.3f} → {noise['std_after']:.3f}",
+    }
+    cells = "".join(f"<div><dt>{name}</dt><dd>{_text(value)}</dd></div>" for name, value in figures.items())
     answered = "".join(
-        f"<li>{_text(model['key'])} from {_text(model['source'])}, {_text(model['licence'])}</li>" for model in models
+        f"<li>{_text(model['key'])} ({_text(model['source'])}), {_text(model['licence'])}</li>"
+        for model in told["models"]
     )
-    claim = f'<p class="claim">{_text(claim)}</p>' if claim else ""
+    claim = f"<h4>Which noise is better, measured over many prompts</h4><p class='claim'>{_text(told['claim'])}</p>"
     return (
-        f'<div class="figures"><h4>Measured in this run</h4><dl>{cells}</dl>{claim}'
+        f"<div class='figures'><h4>This run</h4><dl>{cells}</dl>{claim}"
         f"<h4>Models that answered</h4><ul>{answered}</ul></div>"
     )
 
 
-def _number(value: float | str) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+def unknown_words(outcome: Outcome) -> str:
+    """A remark on the words of the prompt that the small model was never taught; empty when it knows them all."""
+    words = outcome.measurements.get("unknown_words", [])
+    if not words or outcome.settings.model_set != "mini":
+        return ""
+    listed = ", ".join(f"“{_text(word)}”" for word in words[:8])
+    return (
+        f"<p class='remark'>The mini model never learned {listed}: it knows plain solids on floors, and portraits.</p>"
+    )
 
 
 def _text(value: Any) -> str:

@@ -63,12 +63,21 @@ CSS = Path(__file__).with_name("studio.css")
 SCRIPT = Path(__file__).with_name("studio.js")
 
 
+# Gradio takes shades of the first hue for a few parts that no variable names, such as the handle of a slider:
+# dark ones on light ground, light ones on dark.
+_ACCENT = gr.themes.Color(
+    *("#eef7f9", "#d6ecf0", "#aedae2", "#a9dde6", "#83cbd8", "#2b7a89", "#14525e", "#114853", "#0d3c46", "#0a2f37"),
+    c950="#06232a",
+    name="petrol",
+)
+
+
 class StudioTheme(gr.themes.Base):
     """Gradio's variables in the studio's colours. `both("ink")` is the pair (light, dark)."""
 
     def __init__(self) -> None:
         super().__init__(
-            primary_hue=gr.themes.colors.cyan,
+            primary_hue=_ACCENT,
             neutral_hue=gr.themes.colors.stone,
             radius_size=gr.themes.sizes.radius_sm,
             text_size=gr.themes.sizes.text_md,
@@ -86,14 +95,18 @@ class StudioTheme(gr.themes.Base):
                 setattr(self, f"{variable}_dark", value)
 
 
-def css() -> str:
-    """`studio.css` with the colours as variables before it."""
+def head() -> str:
+    """`studio.css` after its colours, as an element of the page's head.
+
+    Not `launch(css=...)`: Gradio rewrites the selectors there, and rules inside `@media` stop matching.
+    """
 
     def block(selector: str, colours: dict[str, str]) -> str:
         return selector + "{" + "".join(f"--studio-{name}:{value};" for name, value in colours.items()) + "}\n"
 
-    serif = f":root{{--studio-serif:{SERIF};}}\n"
-    return serif + block(":root", LIGHT) + block(":root.dark, :root .dark", DARK) + CSS.read_text(encoding="utf-8")
+    colours = block(":root", LIGHT) + block(":root.dark, :root .dark", DARK)
+    rules = CSS.read_text(encoding="utf-8")
+    return f"<style>\n:root{{--studio-serif:{SERIF};}}\n{colours}{rules}</style>"
 
 
 def script() -> str:
