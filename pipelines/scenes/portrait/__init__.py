@@ -1,9 +1,13 @@
 """Portraits: friendly clay heads, drawn from a seed, with everything about the picture known.
 
-`people` says who and how, `words` writes and reads captions, `clay` renders.
+`people` says who and how, `words` writes and reads captions, `clay` renders. Only `clay` needs torch, so its names
+are imported when they are first used: a page can write and read captions without it.
 """
 
-from .clay import LANDMARK_NAMES, MASKS, PortraitTruth, render
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from .people import (
     BACKGROUNDS,
     CLOTHES,
@@ -24,8 +28,19 @@ from .people import (
 )
 from .words import ATTRIBUTES, attributes, caption, parse, vocabulary
 
+if TYPE_CHECKING:
+    from .clay import LANDMARK_NAMES, MASKS, PortraitTruth, render
+
 __all__ = [
     "ATTRIBUTES", "BACKGROUNDS", "CLOTHES", "COLLARS", "EXPRESSIONS", "EYE_COLOURS", "HAIR_COLOURS", "HAIR_STYLES",
     "IDENTITY_FIELDS", "LANDMARK_NAMES", "LIGHT_COLOURS", "MASKS", "Identity", "Portrait", "PortraitTruth", "Shot",
     "attributes", "caption", "parse", "relit", "render", "sample", "sample_identity", "sample_shot", "vocabulary",
 ]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("LANDMARK_NAMES", "MASKS", "PortraitTruth", "render"):
+        from . import clay
+
+        return getattr(clay, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -26,7 +26,7 @@ CENTRE_Y = -0.13  # the height that the camera looks at
 HALF_EXTENT = 1.72  # half of the shorter side of the picture, measured at the middle of the head
 NEAR, FAR = 5.2, 8.6
 PIVOT = (0.0, -0.75, -0.15)  # the head turns about the top of the neck
-LEAST_STEP = 0.022
+LEAST_STEP = 0.006
 EDGE = 0.045  # neighbouring pixels that differ by more are supersampled
 
 MASKS = ("face", "hair", "neck", "body", "glasses", "beard", "background")
@@ -392,11 +392,12 @@ def _trace(rays: _Rays, start: Tensor, steps: int, precision: float) -> Tensor:
     for step in range(steps):
         world, head = current.points(t)
         distance = _nearest(_parts(world, head, current.group.at(current.index), current.group))
-        # rays that graze a surface would creep: they go on by a least step
-        t = t + torch.where(distance > precision, distance.clamp(min=LEAST_STEP), distance)
+        # rays that graze a surface would creep: they go on by a least step, longer the later it is
+        least = min(LEAST_STEP * step, 10 * LEAST_STEP)
+        t = t + torch.where(distance > precision, distance.clamp(min=least), distance)
         if step % 2 == 1 or step == steps - 1:
             result[active] = t
-            going = (distance > precision) & (t < FAR)
+            going = (distance.abs() > precision) & (t < FAR)
             going = going.nonzero()[:, 0]
             if len(going) == 0:
                 return result
@@ -670,7 +671,7 @@ def _draw(group: _Group, count: int, size: tuple[int, int], supersample: int, tr
     coarse_size = (-(-height // 2), -(-width // 2))
     index, rows, columns = _grid(count, height, width, 2, device)
     rays = _cast(group, index, rows, columns, size)
-    coarse = _trace(rays, torch.full_like(rows, NEAR), 42, 0.02).reshape(count, *coarse_size)
+    coarse = _trace(rays, torch.full_like(rows, NEAR), 24, 0.02).reshape(count, *coarse_size)
     start = _nearest_around(coarse, 1) - 0.12
     start = start.repeat_interleave(2, 1).repeat_interleave(2, 2)[:, :height, :width]
 
@@ -678,7 +679,7 @@ def _draw(group: _Group, count: int, size: tuple[int, int], supersample: int, tr
     rays = _cast(group, index, rows, columns, size)
     t = torch.full_like(rows, FAR)
     near = (start.flatten() < FAR - 0.2).nonzero()[:, 0]
-    t[near] = _trace(rays.take(near), start.flatten()[near], 36, 0.003)
+    t[near] = _trace(rays.take(near), start.flatten()[near], 26, 0.003)
     surface = _shade(rays, t)
     image = surface.rgb.reshape(count, height, width, 3)
     if supersample > 1:
@@ -711,7 +712,7 @@ def _smoothed(group: _Group, image: Tensor, t: Tensor, supersample: int) -> Tens
     index = index.repeat_interleave(rays_each)
     start = (_nearest_around(t, 1) - 0.05).flatten()[place].repeat_interleave(rays_each)
     rays = _cast(group, index, rows, columns, (height, width))
-    distance = _trace(rays, start, 33, 0.003)
+    distance = _trace(rays, start, 24, 0.003)
     colours = _shade(rays, distance).rgb.reshape(-1, rays_each, 3).mean(1)
     image = image.clone().reshape(-1, 3)
     image[place] = colours
