@@ -91,9 +91,10 @@ def parse(text: str) -> dict[str, str]:
             f"cannot read {text[:80]!r} as a portrait: write something like "
             "'a smiling person with long red hair, glasses and no beard, wearing a blue sweater'"
         )
-    found = {name: match[name] for name in ("clothes", "background") if match[name]}
-    if match["expression"]:
-        found["expression"] = _SAID[match["expression"]][1]
+    background = next((match[f"background{place}"] for place in range(len(_BEFORE)) if match[f"background{place}"]), None)
+    expression = _SAID[match["expression"]][1] if match["expression"] else None
+    said = {"clothes": match["clothes"], "background": background, "expression": expression}
+    found = {name: value for name, value in said.items() if value}
     parts = re.split(r", | and ", match["features"])
     if match["shave"]:
         parts.append(match["shave"])
@@ -138,9 +139,9 @@ def _feature(part: str) -> dict[str, str]:
     match = _HAIR.fullmatch(part)
     if not match:
         raise ValueError(f"cannot read {part[:40]!r} in a portrait's caption: name the hair, glasses and the beard")
-    found = {"hair_colour": match["colour"] or match["bun_colour"]}
-    style = match["style"] or ("bun" if match["bun"] or match["bun_colour"] else None)
-    return found | ({"hair_style": style} if style else {})
+    if match["colour"]:
+        return {"hair_colour": match["colour"]} | ({"hair_style": match["style"]} if match["style"] else {})
+    return {"hair_colour": match["tied"] or match["bun"], "hair_style": "bun"}
 
 
 def _either(words: Collection[str]) -> str:
@@ -153,17 +154,21 @@ _SAID = {
     for value, phrases in table.items()
     for phrase in phrases
 } | {word: ("beard", value) for value, word in _BEARD_ADJECTIVE.items()}
+_COLOUR = _either(HAIR_COLOURS)
+_LOOSE = _either([style for style in HAIR_STYLES if style != "bun"])
 _HAIR = re.compile(
-    f"(?:(?P<style>{_either([style for style in HAIR_STYLES if style != 'bun'])}) )?"
-    f"(?P<colour>{_either(HAIR_COLOURS)}) hair(?P<bun> in a bun)?"
-    f"|a (?P<bun_colour>{_either(HAIR_COLOURS)}) bun"
+    f"(?:(?P<style>{_LOOSE}) )?(?P<colour>{_COLOUR}) hair"
+    f"|(?P<tied>{_COLOUR}) hair in a bun|a (?P<bun>{_COLOUR}) bun"
+)
+_BACKGROUND = "|".join(
+    f"{re.escape(before)}(?P<background{place}>{_either(BACKGROUNDS)}){re.escape(after)}"
+    for place, (before, after) in enumerate(_BEFORE)
 )
 _SENTENCE = re.compile(
     f"(?:{_either(_OPENINGS[1:])})?a "
     f"(?:(?P<shave>{_either(_BEARD_ADJECTIVE.values())}) )?"
-    f"(?:(?P<expression>{_either([w for words in _EXPRESSION_WORDS.values() for w in words])}) )?"
+    f"(?:(?P<expression>{_either([word for words in _EXPRESSION_WORDS.values() for word in words])}) )?"
     "person with (?P<features>.+?)"
     f"(?:(?:{_either(_WEARING)})(?P<clothes>{_either(CLOTHES)}) (?:{_either(_GARMENTS)}))?"
-    f"(?:(?:{_either([before for before, _ in _BEFORE])})(?P<background>{_either(BACKGROUNDS)})"
-    f"(?:{_either([after for _, after in _BEFORE])}))?"
+    f"(?:{_BACKGROUND})?"
 )

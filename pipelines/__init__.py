@@ -1,0 +1,1 @@
+"""Everything that computes. Nothing in this package imports gradio."""
