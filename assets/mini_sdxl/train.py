@@ -1,0 +1,414 @@
+"""Train ``mini-sdxl`` from nothing: autoencoder, text encoders, UNet.
+
+    python -m assets.data --world tabletop --shards 0:20     # and portrait, see there
+    python -m assets.mini_sdxl.train vae  --minutes 30
+    python -m assets.mini_sdxl.train text --minutes 6
+    python -m assets.mini_sdxl.train unet --minutes 90
+
+Seed 0. Two CPU cores or one GPU (``--device cuda``). Each stage resumes from ``data/runs`` after a kill and
+writes its part of the diffusers folder ``assets/mini_sdxl`` in float16; figures are in the card (README.md).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+from pathlib import Path
+
+import numpy
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from assets import training
+from pipelines import tiny_diffusion
+
+HERE = Path(__file__).parent
+RUNS = Path("data/runs")
+SEED = 0
+
+
+def to_signed(pictures: numpy.ndarray, device: str) -> Tensor:
+    """uint8 (B, 3, H, W) to float in [-1, 1]."""
+    return torch.from_numpy(pictures).to(device).float() / 127.5 - 1
+
+
+# --------------------------------------------------------------------------------------- autoencoder
+
+
+def crops(worlds: list[training.Pictures], step: int, batch: int, size: int) -> numpy.ndarray:
+    """A batch of random crops, evenly from every world that has pictures."""
+    rng = numpy.random.default_rng((SEED, step))
+    filled = [world for world in worlds if len(world)]
+    chosen = []
+    for place in range(batch):
+        world = filled[place % len(filled)]
+        picture = world.picture(int(rng.integers(len(world))))
+        top, left = rng.integers(0, picture.shape[1] - size + 1, 2)
+        crop = picture[:, top : top + size, left : left + size]
+        chosen.append(crop[:, :, ::-1] if rng.random() < 0.5 else crop)
+    return numpy.stack(chosen)
+
+
+def edges(image: Tensor) -> tuple[Tensor, Tensor]:
+    """Differences between neighbours, across and down: where outlines live."""
+    return image[..., :, 1:] - image[..., :, :-1], image[..., 1:, :] - image[..., :-1, :]
+
+
+def train_vae(minutes: float, device: str) -> None:
+    torch.manual_seed(SEED)
+    model = tiny_diffusion.vae().to(device, memory_format=torch.channels_last)
+    worlds = [training.Pictures(Path("data"), name) for name in ("tabletop", "portrait")]
+
+    def step(number: int) -> Tensor:
+        if number % 100 == 0:
+            for world in worlds:
+                world.refresh()
+        image = to_signed(crops(worlds, number, 8, 64), device).contiguous(memory_format=torch.channels_last)
+        with training.autocast(device):
+            posterior = model.encode(image).latent_dist
+            drawn = model.decode(posterior.sample()).sample
+        drawn = drawn.float()
+        sharp = sum((a - b).abs().mean() for a, b in zip(edges(drawn), edges(image), strict=True))
+        return (drawn - image).abs().mean() + F.mse_loss(drawn, image) + sharp + 3e-4 * posterior.kl().mean() / 256
+
+    def report(average: torch.nn.Module) -> str:
+        with torch.no_grad():
+            scores = []
+            for world in worlds:
+                if not len(world):
+                    continue
+                image = to_signed(numpy.stack([world.picture(i) for i in range(8)]), device)
+                latents = average.encode(image).latent_dist.mode()
+                error = F.mse_loss(average.decode(latents).sample.clamp(-1, 1), image)
+                scores.append(f"{world.name} PSNR {10 * torch.log10(4 / error):.2f} std {latents.std():.2f}")
+        return ", ".join(scores)
+
+    model, facts = training.train(
+        model, step, minutes, RUNS / "vae.pt", 1e-3, SEED, report=report, report_every=200, weight_decay=1e-4
+    )
+    with torch.no_grad():
+        image = to_signed(numpy.stack([w.picture(i) for w in worlds if len(w) for i in range(0, 1000, 8)]), device)
+        latents = torch.cat([model.encode(part).latent_dist.mode() for part in image.split(25)])
+    model.register_to_config(scaling_factor=round(1 / latents.std().item(), 5))
+    model.half().save_pretrained(HERE / "vae", max_shard_size="9MB")
+    training.write_json(RUNS / "vae.json", facts)
+    print(json.dumps(facts))
+
+
+# ----------------------------------------------------------------------------- words and text encoders
+
+
+def make_tokenizer():
+    """A CLIPTokenizer in which every word of our captions is one token; other words fall into pieces."""
+    import string
+
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+    from transformers import CLIPTokenizer
+
+    from pipelines.scenes import grammar, portrait
+
+    known = sorted({*grammar.vocabulary(), *portrait.vocabulary()})
+    learner = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
+    learner.normalizer, learner.pre_tokenizer = normalizers.Lowercase(), pre_tokenizers.ByteLevel(False)
+    special = ["<|startoftext|>", "<|endoftext|>", "<|unknown|>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=4000, special_tokens=special, end_of_word_suffix="</w>", initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+    )
+    pieces = sorted({piece for word in known for piece in word.split("-")})
+    learner.train_from_iterator([*pieces * 2, *string.ascii_lowercase * 2, *string.digits * 2, *",.-" * 2], trainer)
+    model = json.loads(learner.to_str())["model"]
+    return CLIPTokenizer(
+        vocab=model["vocab"],
+        merges=[tuple(pair) for pair in model["merges"]],
+        unk_token="<|unknown|>",
+        model_max_length=tiny_diffusion.TOKENS,
+    )
+
+
+def tokens(tokenizer, captions: list[str]) -> Tensor:
+    """Padded token ids (B, TOKENS)."""
+    return tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
+
+
+def text_heads() -> dict[str, int]:
+    """What the text encoders are first taught to tell from a caption: name -> number of answers (0 = not said)."""
+    from pipelines.scenes import grammar, portrait
+
+    heads = {"world": 2, "count": 4, "relation": len(grammar.RELATIONS) + 1}
+    heads |= {"floor": len(grammar.FLOORS) + 1, "backdrop": len(grammar.BACKDROPS) + 1}
+    for place in (*range(3), "left", "right"):
+        heads |= {f"{place} shape": len(grammar.SHAPES) + 1, f"{place} colour": len(grammar.COLOURS) + 1}
+        heads |= {f"{place} finish": len(grammar.FINISHES) + 1}
+    return heads | {name: len(values) + 1 for name, values in portrait.ATTRIBUTES.items()}
+
+
+def text_answers(caption: str, is_portrait: bool) -> dict[str, int]:
+    """The right answers for one caption of our own grammar."""
+    from pipelines.scenes import grammar, portrait
+
+    def index(values, value) -> int:
+        return 0 if value is None else values.index(value) + 1
+
+    answers = dict.fromkeys(text_heads(), 0)
+    if is_portrait:
+        said = portrait.parse(caption)
+        return answers | {"world": 1} | {n: index(v, said.get(n)) for n, v in portrait.ATTRIBUTES.items()}
+    asked = grammar.parse(caption)
+    answers |= {"count": len(asked.things), "relation": index(grammar.RELATIONS, asked.relation)}
+    answers |= {"floor": index(grammar.FLOORS, asked.floor), "backdrop": index(grammar.BACKDROPS, asked.backdrop)}
+    places: dict[object, grammar.Thing] = dict(enumerate(asked.things))
+    if asked.relation in ("left", "right"):
+        places["left"], places["right"] = asked.things if asked.relation == "left" else asked.things[::-1]
+    for place, thing in places.items():
+        answers[f"{place} shape"] = index(grammar.SHAPES, thing.shape)
+        answers[f"{place} colour"] = index(grammar.COLOURS, thing.colour)
+        answers[f"{place} finish"] = index(grammar.FINISHES, thing.finish)
+    return answers
+
+
+def random_caption(rng: random.Random) -> tuple[str, bool]:
+    """A caption of either world, and whether it is a portrait's."""
+    from pipelines.scenes import grammar, portrait
+
+    if rng.random() < 0.3:
+        return portrait.caption(portrait.sample(rng.randrange(10**9)), rng), True
+    return grammar.phrase(grammar.random_request(rng, rng.choices((1, 2, 3), (0.35, 0.5, 0.15))[0]), rng), False
+
+
+class TextTeacher(torch.nn.Module):
+    """Both text encoders with linear read-outs at the places where SDXL takes its conditioning from:
+    the last but one hidden states (at the end of the text) and the second encoder's projected embedding."""
+
+    def __init__(self, first, second) -> None:
+        super().__init__()
+        self.first, self.second = first, second
+        width = first.config.hidden_size + second.config.hidden_size
+        heads = text_heads()
+        self.from_tokens = torch.nn.ModuleDict({n: torch.nn.Linear(width, k) for n, k in heads.items()})
+        self.from_pooled = torch.nn.ModuleDict({n: torch.nn.Linear(second.config.projection_dim, k) for n, k in heads.items()})
+
+    def embed(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Prompt embeddings (B, T, D) and pooled embedding (B, P), as StableDiffusionXLPipeline makes them."""
+        one, two = (encoder(ids, output_hidden_states=True) for encoder in (self.first, self.second))
+        return torch.cat((one.hidden_states[-2], two.hidden_states[-2]), -1), two.text_embeds
+
+    def forward(self, ids: Tensor) -> list[dict[str, Tensor]]:
+        states, pooled = self.embed(ids)
+        ends = (ids == self.second.config.eos_token_id).int().argmax(1)
+        at_end = states[torch.arange(len(ids), device=ids.device), ends]
+        at_last = states[:, -1]
+        read = {n: self.from_tokens[n] for n in self.from_tokens}
+        return [
+            {n: head(at_end) for n, head in read.items()},
+            {n: head(at_last) for n, head in read.items()},
+            {n: self.from_pooled[n](pooled) for n in self.from_pooled},
+        ]
+
+
+def make_teacher(tokenizer) -> TextTeacher:
+    torch.manual_seed(SEED)
+    encoders = tiny_diffusion.text_encoders(
+        len(tokenizer), tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id
+    )
+    return TextTeacher(*encoders)
+
+
+def train_text(minutes: float, device: str) -> None:
+    tokenizer = make_tokenizer()
+    for name in ("tokenizer", "tokenizer_2"):
+        tokenizer.save_pretrained(HERE / name)
+    teacher = make_teacher(tokenizer).to(device)
+
+    def batch(seed: str, size: int) -> tuple[Tensor, dict[str, Tensor]]:
+        rng = random.Random(seed)
+        captions = [random_caption(rng) for _ in range(size)]
+        answers = [text_answers(*caption) for caption in captions]
+        wanted = {n: torch.tensor([a[n] for a in answers], device=device) for n in answers[0]}
+        return tokens(tokenizer, [text for text, _ in captions]).to(device), wanted
+
+    def step(number: int) -> Tensor:
+        ids, wanted = batch(f"text {SEED} {number}", 64)
+        with training.autocast(device):
+            readings = teacher(ids)
+        return sum(F.cross_entropy(r[n].float(), wanted[n]) for r in readings for n in wanted) / len(readings)
+
+    @torch.no_grad()
+    def report(average: torch.nn.Module) -> str:
+        ids, wanted = batch("text check", 512)
+        shares = [{n: (r[n].argmax(1) == wanted[n]).float().mean().item() for n in wanted} for r in average(ids)]
+        return ", ".join(f"mean {sum(s.values()) / len(s):.4f} worst {min(s, key=s.get)} {min(s.values()):.3f}" for s in shares)
+
+    teacher, facts = training.train(teacher, step, minutes, RUNS / "text.pt", 2e-3, SEED, report=report, report_every=200)
+    facts["reading"] = report(teacher)
+    for name, encoder in (("text_encoder", teacher.first), ("text_encoder_2", teacher.second)):
+        encoder.half().save_pretrained(HERE / name)
+        # Stored in float16, but a plain from_pretrained should give float32, as it does for the other parts.
+        config = HERE / name / "config.json"
+        training.write_json(config, json.loads(config.read_text()) | {"dtype": "float32"})
+    training.write_json(RUNS / "text.json", facts)
+    print(json.dumps(facts))
+
+
+# --------------------------------------------------------------------------------------------- UNet
+
+
+class Latents:
+    """Scaled latents of every cached picture, encoded once and kept beside the pictures."""
+
+    def __init__(self, device: str) -> None:
+        from diffusers import AutoencoderKL
+
+        self.vae = AutoencoderKL.from_pretrained(HERE / "vae", torch_dtype=torch.float32).eval().to(device)
+        self.worlds = [training.Pictures(Path("data"), name) for name in ("tabletop", "portrait")]
+        self.mark = training.hashes(HERE / "vae")
+        self.rows: dict[str, Tensor] = {}
+        self.scenes: dict[str, list] = {}
+        self.device = device
+        self.refresh()
+
+    @torch.no_grad()
+    def encode(self, pictures: numpy.ndarray) -> Tensor:
+        parts = [self.vae.encode(to_signed(p, self.device)).latent_dist.mode() for p in numpy.array_split(pictures, 20)]
+        return torch.cat(parts).cpu() * self.vae.config.scaling_factor
+
+    def refresh(self) -> None:
+        """Encode shards that have come since the last look (about ten seconds each on a CPU)."""
+        from assets import data
+
+        for world in self.worlds:
+            world.refresh()
+            rows = []
+            for number in world.numbers:
+                path = Path("data") / f"latents-{world.name}-{number:03d}.pt"
+                stored = torch.load(path, weights_only=True) if path.exists() else None
+                if stored is None or stored["mark"] != self.mark:
+                    stored = {"mark": self.mark, "latents": self.encode(numpy.asarray(world.arrays[number]))}
+                    torch.save(stored, path)
+                rows.append(stored["latents"])
+            if len(world) > len(self.scenes.get(world.name, ())):
+                self.rows[world.name] = torch.cat(rows)
+                module = data.world(world.name)
+                self.scenes[world.name] = [module.sample(world.seed(i)) for i in range(len(world))]
+
+
+def conditioning(teacher, ids: Tensor, dropped: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """What the pipeline hands the UNet: zeros stand for the empty prompt, as in SDXL."""
+    keep = (~dropped).float()
+    with torch.no_grad(), training.autocast(str(ids.device)):
+        states, pooled = teacher.embed(ids)
+    size = float(tiny_diffusion.SIZE)
+    time_ids = torch.tensor([size, size, 0.0, 0.0, size, size], device=ids.device).expand(len(ids), -1)
+    return states.float() * keep.view(-1, 1, 1), {"text_embeds": pooled.float() * keep.view(-1, 1), "time_ids": time_ids}
+
+
+def train_unet(minutes: float, device: str, batch: int = 64) -> None:
+    from diffusers import DDIMScheduler
+    from transformers import CLIPTokenizer
+
+    from assets import data
+
+    tokenizer = CLIPTokenizer.from_pretrained(HERE / "tokenizer")
+    teacher = make_teacher(tokenizer).to(device)
+    teacher.load_state_dict(torch.load(RUNS / "text.pt", map_location=device, weights_only=True)["average"])
+    teacher.eval()
+    torch.manual_seed(SEED)
+    model = tiny_diffusion.unet().to(device, memory_format=torch.channels_last)
+    scheduler = DDIMScheduler(**tiny_diffusion.sampler(tiny_diffusion.TRAINED_STEPS))
+    signal = scheduler.alphas_cumprod.to(device)
+    latents = Latents(device)
+
+    def step(number: int) -> Tensor:
+        if number and number % 400 == 0:
+            latents.refresh()
+        rng = random.Random(f"unet {SEED} {number}")
+        generator = torch.Generator().manual_seed(SEED * 1_000_003 + number)
+        rows, captions = [], []
+        names = [name for name in latents.rows if len(latents.scenes[name])]
+        for place in range(batch):
+            name = names[-1] if place % 10 < 3 else names[0]  # three portraits to seven tabletop scenes
+            index = rng.randrange(len(latents.scenes[name]))
+            rows.append(latents.rows[name][index])
+            captions.append(data.world(name).caption(latents.scenes[name][index], rng))
+        clean = torch.stack(rows).to(device)
+        noise = torch.randn(clean.shape, generator=generator).to(device)
+        # One timestep in each of `batch` equal slices: the same distribution with less variance.
+        position = (torch.arange(batch) + torch.rand(batch, generator=generator)) / batch
+        order = torch.randperm(batch, generator=generator)
+        steps = (position[order] * tiny_diffusion.TRAINED_STEPS).long().to(device)
+        share = signal[steps].view(-1, 1, 1, 1)
+        noisy = share.sqrt() * clean + (1 - share).sqrt() * noise
+        velocity = share.sqrt() * noise - (1 - share).sqrt() * clean
+        dropped = torch.tensor([rng.random() < 0.1 for _ in range(batch)], device=device)
+        states, added = conditioning(teacher, tokens(tokenizer, captions).to(device), dropped)
+        with training.autocast(device):
+            noisy = noisy.contiguous(memory_format=torch.channels_last)
+            predicted = model(noisy, steps, states, added_cond_kwargs=added).sample.float()
+        snr = share / (1 - share)
+        weight = snr.clamp_max(5) / (snr + 1)  # min-SNR-5 for v-prediction (arXiv 2303.09556)
+        return (weight * (predicted - velocity) ** 2).mean() / weight.mean()
+
+    def report(average: torch.nn.Module) -> str:
+        from torchvision.utils import save_image
+
+        pipe = assemble(average, latents.vae, teacher, tokenizer)
+        pipe.set_progress_bar_config(disable=True)
+        rng = random.Random("unet report")
+        prompts = [random_caption(rng)[0] for _ in range(18)]
+        generator = [torch.Generator().manual_seed(i) for i in range(18)]
+        pictures = pipe(prompts, num_inference_steps=15, guidance_scale=4.0, generator=generator, output_type="pt").images
+        save_image(pictures, RUNS / "unet.png", nrow=6)
+        return f"wrote {RUNS / 'unet.png'}"
+
+    model, facts = training.train(
+        model, step, minutes, RUNS / "unet.pt", 8e-4, SEED, warmup=300, report=report, report_every=800, weight_decay=1e-3
+    )
+    training.write_json(RUNS / "unet.json", facts)
+    save_pipeline(assemble(model, latents.vae, teacher, tokenizer))
+    print(json.dumps(facts))
+
+
+def assemble(unet, vae, teacher, tokenizer):
+    """The plain diffusers pipeline around the trained parts."""
+    from diffusers import DDIMScheduler, StableDiffusionXLPipeline
+
+    return StableDiffusionXLPipeline(
+        vae=vae,
+        text_encoder=teacher.first,
+        text_encoder_2=teacher.second,
+        tokenizer=tokenizer,
+        tokenizer_2=tokenizer,
+        unet=unet,
+        scheduler=DDIMScheduler(**tiny_diffusion.sampler()),
+        add_watermarker=False,
+    )
+
+
+def save_pipeline(pipe) -> None:
+    """Write UNet, scheduler and index; the other parts were written by their own stages."""
+    pipe.unet.half().save_pretrained(HERE / "unet", max_shard_size="9MB")
+    pipe.scheduler.save_pretrained(HERE / "scheduler")
+    pipe.save_config(HERE)
+    facts = {path.stem: json.loads(path.read_text()) for path in sorted(RUNS.glob("*.json"))}
+    training.write_manifest(HERE, {"training": {name: facts[name] for name in ("vae", "text", "unet") if name in facts}})
+
+
+STAGES = {"vae": train_vae, "text": train_text, "unet": train_unet}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("stage", choices=STAGES)
+    parser.add_argument("--minutes", type=float, required=True)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=0)
+    arguments = parser.parse_args()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    random.seed(SEED)
+    STAGES[arguments.stage](arguments.minutes, arguments.device)
+
+
+if __name__ == "__main__":
+    main()

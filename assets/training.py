@@ -1,0 +1,153 @@
+"""What the training scripts share: a resumable loop, an averaged copy of the weights, the cached pictures."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import math
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy
+import torch
+from torch import Tensor, nn
+
+from assets import data as shards
+
+
+class Pictures:
+    """The cached shards of one world, read through the page cache; new shards join at :meth:`refresh`."""
+
+    def __init__(self, root: Path, name: str) -> None:
+        self.root, self.name = root, name
+        self.arrays: dict[int, numpy.ndarray] = {}
+        self.refresh()
+
+    def refresh(self) -> None:
+        for path in sorted(self.root.glob(f"{self.name}-{shards.SIZE}-*.npy")):
+            number = int(path.stem.rsplit("-", 1)[1])
+            if number not in self.arrays:
+                self.arrays[number] = numpy.load(path, mmap_mode="r")
+        self.numbers = sorted(self.arrays)
+
+    def __len__(self) -> int:
+        return shards.PER_SHARD * len(self.numbers)
+
+    def seed(self, index: int) -> int:
+        """Seed of the scene in picture ``index``."""
+        return shards.seeds(self.numbers[index // shards.PER_SHARD])[index % shards.PER_SHARD]
+
+    def picture(self, index: int) -> numpy.ndarray:
+        """Picture ``index``, (3, 128, 128) uint8."""
+        return self.arrays[self.numbers[index // shards.PER_SHARD]][index % shards.PER_SHARD]
+
+
+class Average:
+    """Exponential moving average of a module's weights, with the usual short memory at the start."""
+
+    def __init__(self, model: nn.Module, decay: float = 0.999) -> None:
+        self.model, self.decay, self.steps = copy.deepcopy(model).eval().requires_grad_(False), decay, 0
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        self.steps += 1
+        weight = 1 - min(self.decay, (1 + self.steps) / (10 + self.steps))
+        for mine, theirs in zip(self.model.state_dict().values(), model.state_dict().values(), strict=True):
+            mine.lerp_(theirs, weight) if mine.is_floating_point() else mine.copy_(theirs)
+
+
+def autocast(device: str):
+    """bfloat16 where matrix work gains from it; weights and losses stay float32."""
+    return torch.autocast(torch.device(device).type, torch.bfloat16)
+
+
+def train(
+    model: nn.Module,
+    step: Callable[[int], Tensor],
+    minutes: float,
+    checkpoint: Path,
+    learning_rate: float,
+    seed: int,
+    warmup: int = 100,
+    decay: float = 0.999,
+    weight_decay: float = 0.01,
+    report: Callable[[nn.Module], str] | None = None,
+    report_every: int = 500,
+    clip: float = 1.0,
+) -> tuple[nn.Module, dict[str, float]]:
+    """Run AdamW for ``minutes`` of compute in all, over as many starts as it takes; returns the averaged model.
+
+    The learning rate follows a cosine over the time budget. State goes to ``checkpoint`` every two minutes
+    and at the end, by rename, so that a kill at any moment loses at most two minutes. ``step(n)`` returns the
+    loss of step ``n`` and must draw its randomness from ``n`` (a resumed run then sees the same batches).
+    """
+    torch.manual_seed(seed)
+    average = Average(model, decay)
+    optimiser = torch.optim.AdamW(model.parameters(), learning_rate, weight_decay=weight_decay, betas=(0.9, 0.99))
+    done, spent, smooth = 0, 0.0, None
+    if checkpoint.exists():
+        state = torch.load(checkpoint, map_location=next(model.parameters()).device, weights_only=True)
+        model.load_state_dict(state["model"])
+        average.model.load_state_dict(state["average"])
+        optimiser.load_state_dict(state["optimiser"])
+        done, spent, average.steps = state["step"], state["spent"], state["step"]
+        print(f"resuming at step {done}, {spent / 60:.1f} min", flush=True)
+    budget, saved, started = minutes * 60, time.monotonic(), time.monotonic()
+
+    def save() -> None:
+        checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        scratch = checkpoint.with_suffix(f".{os.getpid()}.tmp")
+        state = {"model": model.state_dict(), "average": average.model.state_dict()}
+        torch.save(state | {"optimiser": optimiser.state_dict(), "step": done, "spent": elapsed()}, scratch)
+        scratch.rename(checkpoint)
+
+    def elapsed() -> float:
+        return spent + time.monotonic() - started
+
+    model.train()
+    while elapsed() < budget:
+        progress = elapsed() / budget
+        rate = learning_rate * min(1.0, (done + 1) / warmup) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+        loss = step(done)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(model.parameters(), clip)
+        if torch.isfinite(norm):  # one broken batch must not end a long run
+            optimiser.step()
+            average.update(model)
+        done += 1
+        smooth = loss.item() if smooth is None else smooth + 0.02 * (loss.item() - smooth)
+        if done % 50 == 0:
+            print(f"step {done} loss {smooth:.4f} lr {rate:.2e} {elapsed() / 60:.1f}/{minutes:g} min", flush=True)
+        if report and done % report_every == 0:
+            print(f"  {report(average.model)}", flush=True)
+            model.train()
+        if time.monotonic() - saved > 120:
+            save()
+            saved = time.monotonic()
+    save()
+    return average.model, {"steps": done, "minutes": round(elapsed() / 60, 1), "loss": round(smooth or math.nan, 5)}
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """SHA-256 of every weights file below ``folder``, by relative path."""
+    files = sorted(p for p in folder.rglob("*") if p.suffix in {".safetensors"})
+    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+
+def write_json(path: Path, value: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
+
+
+def write_manifest(folder: Path, news: dict[str, object]) -> None:
+    """Merge ``news`` into ``folder/manifest.json`` and renew hashes and sizes of the weights beside it."""
+    path = folder / "manifest.json"
+    facts = json.loads(path.read_text()) if path.exists() else {}
+    found = hashes(folder)
+    write_json(path, {**facts, **news, "sha256": found, "bytes": {name: (folder / name).stat().st_size for name in found}})

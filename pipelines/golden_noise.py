@@ -1,0 +1,397 @@
+"""Golden Noise for Diffusion Models (Zhou et al., ICCV 2025, arXiv 2411.09502), usable.
+
+A picture's starting noise is not neutral: some noises follow a prompt better. The paper draws pairs of a noise
+and its "golden" twin by *re-denoise sampling* (one denoising step with strong guidance, one inversion step with
+weak guidance: :func:`redenoise`), keeps those that a reward prefers, and trains a network, NPNet
+(``pipelines/npnet.py``), to go from the one to the other in a single pass. :func:`generate` draws one prompt from
+both noises in one batch, so that nothing but the noise differs.
+
+Module level is free of torch; models come from the registry for the length of a run.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pipelines import sdxl
+from pipelines.papers import Paper
+from pipelines.registry import ModelSpec, resolve
+from pipelines.scenes.prompts import surprise
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import Tensor
+
+    from pipelines.lane import Job
+    from pipelines.registry import Registry
+    from pipelines.verifier import Verdict
+
+__all__ = ["EXAMPLES", "PAPER", "Outcome", "Preview", "Settings", "draw_noise", "generate", "redenoise", "surprise"]
+
+PAPER = Paper(
+    title="Golden Noise for Diffusion Models: A Learning Framework",
+    authors=("Zikai Zhou", "Shitong Shao", "Lichen Bai", "Shufei Zhang", "Zhiqiang Xu", "Bo Han", "Zeke Xie"),
+    venue="ICCV 2025",
+    url="https://arxiv.org/abs/2411.09502",
+    idea=(
+        "The random noise that a diffusion model starts from already leans towards some pictures and away from others. "
+        "A small network, NPNet, reads the prompt and moves the noise a little, once, before the model draws."
+    ),
+    ours=(
+        "The code, the embedded image model, its small NPNet, the rendered world with its exact verifier, and the measurements."
+    ),
+    theirs="The method (re-denoise sampling, reward filter, NPNet's architecture) and, with the full set, the SDXL weights of NPNet.",
+    licence="Code and embedded weights Apache-2.0; Stable Diffusion XL is openrail++; see the authors' page for their NPNet.",
+    code_url="https://github.com/xie-lab-ml/Golden-Noise-for-Diffusion-Models",
+)
+
+EXAMPLES: tuple[tuple[str, int], ...] = (
+    ("a red cube to the left of a blue ball on a wooden floor", 7),
+    ("a glossy green cone in front of a white cylinder on a marble floor", 12),
+    ("a shiny purple sphere on tiles under the sky", 3),
+    ("a yellow cylinder to the right of a black box against a wall", 21),
+    ("a smiling person with long red hair, glasses and no beard, wearing a green sweater", 5),
+    ("a bearded person with curly black hair and no glasses in a yellow jumper against a blue wall", 9),
+)
+"""Prompts of the embedded model's world, each with a seed."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that decides a run; the same settings give the same pictures, byte for byte, on the same machine."""
+
+    prompt: str
+    seed: int = 0
+    steps: int = 25
+    guidance: float = 5.0
+    strength: float = 1.0
+    model_set: str = "mini"
+
+    PROMPT_MAX: ClassVar[int] = 300
+    SEED: ClassVar[tuple[int, int]] = (0, 2**31 - 1)
+    STEPS: ClassVar[tuple[int, int]] = (1, 100)
+    GUIDANCE: ClassVar[tuple[float, float]] = (1.0, 20.0)
+    STRENGTH: ClassVar[tuple[float, float]] = (-1.0, 4.0)
+
+    def validated(self) -> Settings:
+        """These settings with exact types.
+
+        Raises:
+            ValueError: one sentence that says what came, what was wanted and what to do.
+        """
+        if not isinstance(self.prompt, str) or not self.prompt.strip():
+            raise ValueError("The prompt is empty: describe a picture, or press an example.")
+        if len(self.prompt) > self.PROMPT_MAX:
+            raise ValueError(
+                f"The prompt has {len(self.prompt):,} characters, at most {self.PROMPT_MAX} are allowed: shorten it."
+            )
+        if self.model_set not in sdxl.BASES:
+            raise ValueError(f"Model set {self.model_set!r} is unknown: choose one of {', '.join(sdxl.BASES)}.")
+        return Settings(
+            self.prompt.strip(),
+            int(_number("seed", self.seed, *self.SEED, whole=True)),
+            int(_number("number of steps", self.steps, *self.STEPS, whole=True)),
+            float(_number("guidance", self.guidance, *self.GUIDANCE)),
+            float(_number("golden strength", self.strength, *self.STRENGTH)),
+            self.model_set,
+        )
+
+
+def _number(name: str, value: Any, low: float, high: float, whole: bool = False) -> float:
+    """``value`` if it is a number within [low, high]; otherwise a ValueError of one sentence."""
+    kind = "a whole number" if whole else "a number"
+    plain = isinstance(value, int | float) and not isinstance(value, bool)
+    if not plain or not math.isfinite(value) or (whole and value != int(value)) or not low <= value <= high:
+        shown = repr(value)[:40]
+        raise ValueError(f"The {name} is {shown} but must be {kind} from {low:g} to {high:.10g}: choose one in that range.")
+    return value
+
+
+@dataclass
+class Preview:
+    """What both rows look like after ``step`` of ``steps``."""
+
+    step: int
+    steps: int
+    standard: Image
+    golden: Image
+
+
+@dataclass
+class Outcome:
+    """A finished run: both pictures, their verdicts and what was measured on the way (JSON-able)."""
+
+    settings: Settings
+    standard: Image
+    golden: Image
+    verdict_standard: list[Verdict]
+    verdict_golden: list[Verdict]
+    measurements: dict[str, Any]
+
+
+# ------------------------------------------------------------------------------------------- models
+
+
+def _load_npnet(spec: ModelSpec) -> Any:
+    from pipelines.npnet import NPNet, load_official
+
+    folder = resolve(spec)
+    if spec.key.startswith("mini"):
+        return NPNet.from_pretrained(folder)
+    files = sorted(p for p in folder.rglob("*sdxl*") if p.suffix in (".pth", ".pt", ".safetensors"))
+    if not files:
+        raise FileNotFoundError(f"no SDXL checkpoint of NPNet is in {spec.source}: put sdxl.pth there")
+    return load_official(files[0])
+
+
+def _load_verifier(spec: ModelSpec) -> Any:
+    from pipelines.verifier import SceneVerifier
+
+    return SceneVerifier.from_pretrained(resolve(spec)).float().eval().requires_grad_(False)
+
+
+JUDGE = sdxl.asset_spec("verifier/judge", "assets/verifier/judge", _load_verifier, card="judges pictures against a prompt")
+REWARD = sdxl.asset_spec("verifier/reward", "assets/verifier/reward", _load_verifier, card="reward used in training")
+NPNETS: dict[str, ModelSpec] = {
+    "mini": sdxl.asset_spec("mini-npnet", "assets/mini_npnet", _load_npnet, card="our small NPNet"),
+    "full": ModelSpec(
+        "npnet-sdxl", "Klayand/GoldenNoiseModel", _load_npnet, "see the authors' model page", 121_960_000,
+        card="the authors' NPNet for SDXL", files=("*sdxl*",),
+    ),
+}  # fmt: skip
+
+
+def specs(model_set: str) -> tuple[ModelSpec, ...]:
+    """The parts that a run of ``model_set`` leases: the base model's, NPNet, and the judge of our own world."""
+    return (*sdxl.BASES[model_set].parts, NPNETS[model_set], JUDGE)
+
+
+# ------------------------------------------------------------------------------------------- stages
+
+
+def draw_noise(seed: int, shape: tuple[int, ...]) -> Tensor:
+    """Standard normal noise, float32, drawn on the CPU so that a seed means the same noise on every device."""
+    import torch
+
+    return torch.randn(shape, generator=torch.Generator("cpu").manual_seed(seed))
+
+
+def redenoise(
+    noise: Tensor, predict: Callable[[Tensor, int, float], Tensor], scheduler: Any, strong: float, weak: float
+) -> Tensor:
+    """Golden noise without a network: one DDIM step down with guidance ``strong``, one exact step back with ``weak``.
+
+    ``predict(latents, timestep, guidance)`` returns the guided noise prediction (epsilon). With strong = weak and a
+    prediction that does not depend on the latents, the result is ``noise`` itself. The scheduler's first two
+    timesteps are used, so its number of steps sets how far the noise moves (section 3.1 of the paper).
+    """
+    import torch
+
+    first, second = (int(t) for t in scheduler.timesteps[:2])
+    table = scheduler.alphas_cumprod.to(noise.device, torch.float64)
+    high, low = table[first].item(), table[second].item()  # shares of signal: `high` noise, `low` noise
+    epsilon = predict(noise, first, strong)
+    clean = (noise - math.sqrt(1 - high) * epsilon) / math.sqrt(high)
+    moved = math.sqrt(low) * clean + math.sqrt(1 - low) * epsilon
+    epsilon = predict(moved, second, weak)
+    clean = (moved - math.sqrt(1 - low) * epsilon) / math.sqrt(low)
+    return math.sqrt(high) * clean + math.sqrt(1 - high) * epsilon
+
+
+def guided_prediction(pipe: Any, prompt_embeds: tuple[Tensor, ...]) -> Callable[[Tensor, int, float], Tensor]:
+    """``predict`` for :func:`redenoise` from an SDXL pipeline and what its ``encode_prompt`` returned."""
+    import torch
+
+    positive, negative, pooled, negative_pooled = prompt_embeds
+    size = float(pipe.vae_scale_factor * pipe.unet.config.sample_size)
+    ids = torch.tensor([size, size, 0, 0, size, size], device=positive.device, dtype=positive.dtype)
+
+    def predict(latents: Tensor, timestep: int, guidance: float) -> Tensor:
+        rows = len(latents)
+        table = pipe.scheduler.alphas_cumprod.to(latents.device)
+        share = table[timestep].to(latents.dtype)
+        with_prompt = pipe.unet(
+            latents, timestep, positive, added_cond_kwargs={"text_embeds": pooled, "time_ids": ids.expand(rows, -1)}
+        ).sample
+        out = with_prompt
+        if guidance != 1.0:
+            without = pipe.unet(
+                latents, timestep, negative,
+                added_cond_kwargs={"text_embeds": negative_pooled, "time_ids": ids.expand(rows, -1)},
+            ).sample  # fmt: skip
+            out = without + guidance * (with_prompt - without)
+        if pipe.scheduler.config.prediction_type == "v_prediction":
+            out = share.sqrt() * out + (1 - share).sqrt() * latents
+        return out
+
+    return predict
+
+
+def noise_statistics(noise: Tensor, golden: Tensor) -> dict[str, float]:
+    """How the noise changed: mean and standard deviation before and after, root mean square of the change."""
+    change = (golden - noise).float()
+    return {
+        "mean_before": round(noise.mean().item(), 6),
+        "mean_after": round(golden.mean().item(), 6),
+        "std_before": round(noise.std().item(), 6),
+        "std_after": round(golden.std().item(), 6),
+        "change_rms": round(change.square().mean().sqrt().item(), 6),
+    }
+
+
+# ------------------------------------------------------------------------------------------ pipeline
+
+
+class GoldenNoise:
+    """NPNet in front of an SDXL pipeline. Holds leased models only; makes no change to them."""
+
+    def __init__(self, pipe: Any, npnet: Any) -> None:
+        self.pipe, self.npnet = pipe, npnet
+
+    def embed(self, prompts: list[str]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Prompt, negative, pooled and negative pooled embeddings, one row per prompt (the negative is empty)."""
+        return self.pipe.encode_prompt(prompts, device=self.pipe.unet.device, do_classifier_free_guidance=True)
+
+    def noises(self, seed: int, strength: float, prompt_embeds: Tensor) -> tuple[Tensor, Tensor]:
+        """Standard and golden noise (1, 4, h, w), float32; strength 0 gives the very same tensor twice."""
+        from pipelines.npnet import golden_with_strength
+
+        side = self.pipe.unet.config.sample_size
+        noise = draw_noise(seed, (1, self.pipe.unet.config.in_channels, side, side)).to(self.pipe.unet.device)
+        if strength == 0:
+            return noise, noise
+        golden = self.npnet(noise, prompt_embeds[:1])
+        return noise, golden_with_strength(noise, golden, strength)
+
+    def draw(
+        self,
+        noises: Tensor,
+        embeds: tuple[Tensor, Tensor, Tensor, Tensor],
+        steps: int,
+        guidance: float,
+        on_step: Callable[[int, Tensor], None] = lambda step, clean: None,
+    ) -> Tensor:
+        """Pictures (B, 3, H, W) in [0, 1] from ``noises`` (B, 4, h, w); all rows in one batch.
+
+        ``on_step(step, clean)`` is called after each step with the model's current guess of the clean latents.
+        """
+        guess = _remember_guess(self.pipe.scheduler)
+
+        def after(pipe: Any, step: int, timestep: Any, given: dict[str, Tensor]) -> dict[str, Tensor]:
+            on_step(step + 1, guess.get("clean", given["latents"]))
+            return given
+
+        positive, negative, pooled, negative_pooled = embeds
+        return self.pipe(
+            prompt_embeds=positive,
+            negative_prompt_embeds=negative,
+            pooled_prompt_embeds=pooled,
+            negative_pooled_prompt_embeds=negative_pooled,
+            latents=noises.to(self.pipe.unet.dtype),
+            num_inference_steps=steps,
+            guidance_scale=guidance,
+            output_type="pt",
+            callback_on_step_end=after,
+        ).images.float()
+
+
+def _remember_guess(scheduler: Any) -> dict[str, Tensor]:
+    """Let this run's own scheduler note its guess of the clean latents at each step, for previews."""
+    seen: dict[str, Tensor] = {}
+    step = scheduler.step
+
+    def noted(*args: Any, **kwargs: Any) -> Any:
+        result = step(*args, **(kwargs | {"return_dict": True}))
+        if getattr(result, "pred_original_sample", None) is not None:
+            seen["clean"] = result.pred_original_sample
+        return result if kwargs.get("return_dict", True) else (result.prev_sample,)
+
+    scheduler.step = noted
+    return seen
+
+
+def _preview(vae: Any, clean: Tensor) -> list[Image]:
+    """Small pictures of clean latents. The small VAE decodes; a large one would cost too much, so its latents' first
+    three channels stand for the picture."""
+    import torch
+
+    from pipelines.images import to_pil
+
+    if vae.config.sample_size <= 256:
+        picture = vae.decode(clean / vae.config.scaling_factor).sample / 2 + 0.5
+    else:
+        picture = torch.nn.functional.interpolate(clean[:, :3] / 6 + 0.5, scale_factor=2)
+    return to_pil(picture.float().clamp(0, 1))
+
+
+def generate(job: Job, registry: Registry, settings: Settings) -> Outcome:
+    """Draw ``settings.prompt`` from the standard and from the golden noise; called on the lane's thread.
+
+    Emits progress and previews, and ends within one denoising step when the job is stopped.
+
+    Raises:
+        ValueError: settings outside their limits.
+    """
+    settings = settings.validated()
+    base = sdxl.BASES[settings.model_set]
+    wanted = specs(settings.model_set)
+    job.progress(0.0, f"loading {base.title}")
+
+    def work(*models: Any) -> Outcome:
+        *parts, npnet, judge = models
+        return _run(job, registry.device, settings, GoldenNoise(sdxl.build(parts), npnet), judge)
+
+    outcome = registry.run(wanted, work)
+    outcome.measurements["models"] = [
+        {"key": s.key, "source": s.source, "licence": s.licence} for s in wanted if "/" not in s.key or s.key.endswith(("unet", "judge"))
+    ]
+    return outcome
+
+
+def _run(job: Job, device: str, settings: Settings, golden_noise: GoldenNoise, judge: Any) -> Outcome:
+    import torch
+
+    from pipelines import verifier
+    from pipelines.images import to_pil
+    from pipelines.scenes.prompts import read_prompt
+
+    with torch.inference_mode():
+        started = time.perf_counter()
+        embeds = golden_noise.embed([settings.prompt] * 2)
+        before = time.perf_counter()
+        standard, golden = golden_noise.noises(settings.seed, settings.strength, embeds[0])
+        npnet_seconds = time.perf_counter() - before
+        every = max(1, settings.steps // 8)
+
+        def on_step(step: int, clean: Tensor) -> None:
+            job.progress(step / settings.steps, f"step {step} of {settings.steps}")
+            if step % every == 0 and step < settings.steps:
+                job.emit(Preview(step, settings.steps, *_preview(golden_noise.pipe.vae, clean)))
+
+        pictures = golden_noise.draw(torch.cat((standard, golden)), embeds, settings.steps, settings.guidance, on_step)
+        seconds = time.perf_counter() - started
+        verdicts = verifier.verify(judge, pictures, settings.prompt)
+    asked = read_prompt(settings.prompt)
+    measurements = {
+        "seconds": round(seconds, 3),
+        "npnet_seconds": round(npnet_seconds, 4),
+        "device": device,
+        "noise": noise_statistics(standard, golden),
+        "fully_right": {
+            name: (verifier.fully_right(rows) if rows else None) for name, rows in zip(("standard", "golden"), verdicts, strict=True)
+        },
+        "unknown_words": list(asked.unknown),
+        "claim": claim(),
+        "settings": asdict(settings),
+    }
+    first, second = to_pil(pictures)
+    return Outcome(settings, first, second, verdicts[0], verdicts[1], measurements)
+
+
+def claim() -> str:
+    """The one measured sentence about which noise is better, from the small NPNet's manifest."""
+    return sdxl.manifest("assets/mini_npnet").get("claim", "Not measured yet.")

@@ -1,0 +1,121 @@
+"""The image model that several papers steer: SDXL, at its own size or as our ``mini-sdxl``.
+
+Both are the same diffusers and transformers classes; a :class:`Base` lists the parts as data for the registry
+and :func:`build` puts a ``StableDiffusionXLPipeline`` around leased parts for the length of one run. The
+scheduler is made anew each time, because schedulers keep step state.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipelines.registry import ModelSpec, resolve
+
+ROOT = Path(__file__).resolve().parent.parent
+PARTS = ("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
+_CLASSES = {
+    "unet": ("diffusers", "UNet2DConditionModel"),
+    "vae": ("diffusers", "AutoencoderKL"),
+    "text_encoder": ("transformers", "CLIPTextModel"),
+    "text_encoder_2": ("transformers", "CLIPTextModelWithProjection"),
+    "tokenizer": ("transformers", "CLIPTokenizer"),
+    "tokenizer_2": ("transformers", "CLIPTokenizer"),
+}
+
+
+@dataclass(frozen=True)
+class Base:
+    """A base model: its parts for the registry, the side of its pictures in pixels, and its default settings."""
+
+    name: str
+    title: str
+    licence: str
+    source: str
+    parts: tuple[ModelSpec, ...]
+    size: int
+    guidance: float
+    steps: int
+    download: str = ""
+    """What choosing it would fetch, in words; empty where everything is shipped."""
+
+
+def _load_part(spec: ModelSpec) -> Any:
+    """Loader of every part: the class by the part's name, in the spec's dtype, in eval mode."""
+    import diffusers
+    import torch
+    import transformers
+
+    part = spec.key.rsplit("/", 1)[1]
+    folder = resolve(spec) / part
+    if part == "scheduler":
+        index = json.loads((folder / "scheduler_config.json").read_text())
+        return getattr(diffusers, index["_class_name"]).from_pretrained(folder)
+    library, name = _CLASSES[part]
+    kind = getattr(diffusers if library == "diffusers" else transformers, name)
+    if part.startswith("tokenizer"):
+        return kind.from_pretrained(folder)
+    options = {"dtype": getattr(torch, spec.dtype)} if library == "transformers" else {
+        "torch_dtype": getattr(torch, spec.dtype), "variant": "fp16" if "stabilityai" in spec.source else None,
+    }  # fmt: skip
+    if library == "transformers" and "stabilityai" in spec.source:
+        options["variant"] = "fp16"
+    return kind.from_pretrained(folder, use_safetensors=True, **options).eval().requires_grad_(False)
+
+
+def manifest(folder: str) -> dict[str, Any]:
+    """What the training script wrote about shipped weights: hashes, sizes, scores. Empty before the first training."""
+    path = ROOT / folder / "manifest.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def asset_spec(key: str, folder: str, load: Any, part: str = "", card: str = "") -> ModelSpec:
+    """A spec for weights shipped in ``folder`` (of which ``part`` is a subfolder), with hashes from its manifest."""
+    facts = manifest(folder)
+    prefix = f"{part}/" if part else ""
+    hashes = {name: value for name, value in facts.get("sha256", {}).items() if name.startswith(prefix)}
+    size = 2 * sum(facts.get("bytes", {}).get(name, 0) for name in hashes)  # float16 on disk, float32 in memory
+    return ModelSpec(key, folder, load, "Apache-2.0", size or 1 << 20, sha256=hashes, card=card)
+
+
+def _mini() -> Base:
+    folder = "assets/mini_sdxl"
+    parts = tuple(asset_spec(f"mini-sdxl/{part}", folder, _load_part, part, "our small SDXL") for part in PARTS)
+    return Base("mini", "mini-sdxl (ours, 128 px)", "Apache-2.0", folder, parts, 128, 5.0, 25)
+
+
+def _full() -> Base:
+    source, licence = "stabilityai/stable-diffusion-xl-base-1.0", "openrail++"
+    sizes = {"unet": 5_135_149_760, "vae": 167_335_342, "text_encoder": 246_144_352, "text_encoder_2": 1_389_382_176}
+    parts = tuple(
+        ModelSpec(
+            f"sdxl-base-1.0/{part}", source, _load_part, licence, sizes.get(part, 1 << 20), dtype="float16",
+            card="Stable Diffusion XL 1.0", files=(f"{part}/*.json", f"{part}/*.txt", f"{part}/*.fp16.safetensors"),
+        )
+        for part in PARTS
+    )  # fmt: skip
+    return Base(
+        "full", "Stable Diffusion XL 1.0 (Stability AI, 1024 px)", licence, source, parts, 1024, 5.5, 50,
+        download="about 7 GB from the Hub on first use; needs a GPU with 12 GB or patience",
+    )  # fmt: skip
+
+
+MINI = _mini()
+FULL = _full()
+BASES: dict[str, Base] = {base.name: base for base in (MINI, FULL)}
+
+
+def build(parts: Sequence[Any]) -> Any:
+    """A ``StableDiffusionXLPipeline`` around the leased ``parts`` (in the order of :data:`PARTS`) and a new scheduler."""
+    from diffusers import StableDiffusionXLPipeline
+
+    from pipelines.patching import fresh_scheduler
+
+    components = dict(zip(PARTS, parts, strict=True))
+    components["scheduler"] = fresh_scheduler(components["scheduler"])
+    pipe = StableDiffusionXLPipeline(**components, add_watermarker=False)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe

@@ -1,0 +1,107 @@
+"""Sizes and builders of ``mini-sdxl``: the real SDXL classes, small enough for a laptop's CPU.
+
+Everything here is a configuration of a diffusers or transformers class; nothing is a class of our own.
+Pictures are 128 x 128, the VAE reduces by 8 to a latent of 4 x 16 x 16, and the UNet has SDXL's pattern
+(a plain block, then two with cross attention; pooled text and size conditioning added to the time).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+SIZE = 128
+LATENT = 16
+TOKENS = 40  # tokens a prompt is padded to
+WIDTHS = (64, 128)  # of the two text encoders; the UNet reads both side by side
+POOLED = 128
+TIME_IDS = 6
+TIME_ID_WIDTH = 16
+
+# SDXL's own betas, cut where a 16 x 16 latent keeps about the signal that SDXL's 128 x 128 latent keeps at its
+# end: the signal-to-noise ratio of large structures grows with the number of cells (docs: model card).
+BETA_START, BETA_END, BETA_STEPS = 0.00085, 0.012, 1000
+TRAINED_STEPS = 720  # the UNet has seen noise up to here (signal share 0.07) ...
+SCHEDULE_STEPS = 640  # ... and sampling starts here; see the model card for the choice
+
+
+def cut_schedule(steps: int) -> dict[str, Any]:
+    """Scheduler settings for the first ``steps`` of SDXL's 1,000 training steps (a prefix of the same betas)."""
+    low, high = BETA_START**0.5, BETA_END**0.5
+    end = (low + (high - low) * (steps - 1) / (BETA_STEPS - 1)) ** 2
+    return {"num_train_timesteps": steps, "beta_schedule": "scaled_linear", "beta_start": BETA_START, "beta_end": end}
+
+
+def sampler(steps: int | None = None) -> dict[str, Any]:
+    """Settings of the DDIM sampler: velocity prediction, deterministic, starting at the last trained step."""
+    return {
+        **cut_schedule(steps or SCHEDULE_STEPS),
+        "prediction_type": "v_prediction",
+        "timestep_spacing": "trailing",
+        "clip_sample": False,
+        "set_alpha_to_one": True,
+    }
+
+
+def vae():
+    """AutoencoderKL, 3.1 M parameters, factor 8, four channels."""
+    from diffusers import AutoencoderKL
+
+    widths = (24, 48, 96, 128)
+    return AutoencoderKL(
+        in_channels=3,
+        out_channels=3,
+        latent_channels=4,
+        sample_size=SIZE,
+        block_out_channels=widths,
+        down_block_types=("DownEncoderBlock2D",) * len(widths),
+        up_block_types=("UpDecoderBlock2D",) * len(widths),
+        layers_per_block=1,
+        norm_num_groups=8,
+        mid_block_add_attention=False,  # fully convolutional: it may be trained on crops
+        force_upcast=False,
+    )
+
+
+def unet():
+    """UNet2DConditionModel in SDXL's pattern, 11 M parameters."""
+    from diffusers import UNet2DConditionModel
+
+    return UNet2DConditionModel(
+        sample_size=LATENT,
+        in_channels=4,
+        out_channels=4,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        block_out_channels=(64, 128, 192),
+        layers_per_block=1,
+        transformer_layers_per_block=(1, 1, 1),
+        attention_head_dim=(2, 4, 6),  # as in SDXL's files, this field holds the number of heads
+        use_linear_projection=True,
+        cross_attention_dim=sum(WIDTHS),
+        norm_num_groups=16,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=TIME_ID_WIDTH,
+        projection_class_embeddings_input_dim=POOLED + TIME_IDS * TIME_ID_WIDTH,
+    )
+
+
+def text_encoders(vocabulary: int, bos: int, eos: int, pad: int):
+    """SDXL's pair of text encoders at toy width: CLIPTextModel and CLIPTextModelWithProjection."""
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+    def config(width: int) -> CLIPTextConfig:
+        return CLIPTextConfig(
+            vocab_size=vocabulary,
+            hidden_size=width,
+            intermediate_size=3 * width,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            max_position_embeddings=TOKENS,
+            projection_dim=POOLED,
+            bos_token_id=bos,
+            eos_token_id=eos,
+            pad_token_id=pad,
+            hidden_act="quick_gelu",
+        )
+
+    return CLIPTextModel(config(WIDTHS[0])), CLIPTextModelWithProjection(config(WIDTHS[1]))
