@@ -87,13 +87,21 @@ def test_the_gpu_draws_what_the_cpu_draws(people, truth):
 
 def test_shapes_and_ranges(people, truth):
     count = len(people)
-    assert truth.image.shape == (count, 3, *SIZE) and truth.image.dtype == torch.float32
-    assert truth.image.min() >= 0 and truth.image.max() <= 1
+    assert truth.image.shape == (count, 3, *SIZE)
+    assert truth.image.dtype == torch.float32
+    assert truth.image.min() >= 0
+    assert truth.image.max() <= 1
     assert truth.depth.shape == truth.valid.shape == truth.shading.shape == (count, 1, *SIZE)
     assert truth.normals.shape == (count, 3, *SIZE)
     assert truth.landmarks.shape == (count, len(portraits.LANDMARK_NAMES), 2)
     assert portraits.render(people[:1], (56, 40)).image.shape == (1, 3, 56, 40)
     assert portraits.render(people[:1], 24, supersample=1).image.shape == (1, 3, 24, 24)
+
+
+def test_pictures_can_be_trained_on(people):
+    weight = torch.ones(1, requires_grad=True)
+    (portraits.render(people[:1], (12, 16)).image * weight).sum().backward()
+    assert weight.grad is not None
 
 
 def test_every_pixel_has_exactly_one_mask(truth):
@@ -112,7 +120,8 @@ def test_masks_show_what_the_portrait_has(people, truth):
 def test_depth_normals_and_shading_are_those_of_the_surface(truth):
     there = truth.valid[:, 0]
     assert torch.equal(there, ~truth.masks["background"])
-    assert (truth.depth[:, 0][there] > 5).all() and (truth.depth[:, 0][there] < 9).all()
+    assert (truth.depth[:, 0][there] > 5).all()
+    assert (truth.depth[:, 0][there] < 9).all()
     length = truth.normals.norm(dim=1)
     torch.testing.assert_close(length[there], torch.ones_like(length[there]), atol=1e-4, rtol=0)
     for picture in (truth.depth[:, 0], truth.shading[:, 0], length):
@@ -126,9 +135,11 @@ def test_visible_landmarks_lie_on_the_face(people, truth):
     for place in range(len(people)):
         for (y, x), seen in zip(truth.landmarks[place], truth.visible[place], strict=True):
             assert not seen or face[place, math.floor(y), math.floor(x)]
-    left, right, nose, left_mouth, right_mouth = truth.landmarks[:, :5].unbind(1)
-    assert (left[:, 1] < right[:, 1]).all() and (left_mouth[:, 1] < right_mouth[:, 1]).all()
-    assert (left[:, 0] < left_mouth[:, 0]).all() and (right[:, 0] < right_mouth[:, 0]).all()
+    left, right, _, left_mouth, right_mouth = truth.landmarks[:, :5].unbind(1)
+    assert (left[:, 1] < right[:, 1]).all()
+    assert (left_mouth[:, 1] < right_mouth[:, 1]).all()
+    assert (left[:, 0] < left_mouth[:, 0]).all()
+    assert (right[:, 0] < right_mouth[:, 0]).all()
     bare = [place for place, one in enumerate(people) if not one.identity.glasses]
     assert truth.visible[bare, :3].all()
 
@@ -160,7 +171,8 @@ def test_a_person_stays_the_same_in_another_shot(people):
 
 def test_identity_vectors_name_their_numbers():
     vectors = torch.stack([portraits.sample_identity(seed).vector() for seed in range(50)])
-    assert vectors.shape == (50, len(portraits.IDENTITY_FIELDS)) and vectors.abs().max() <= 1
+    assert vectors.shape == (50, len(portraits.IDENTITY_FIELDS))
+    assert vectors.abs().max() <= 1
     who = portraits.sample_identity(1, hair_colour="red", glasses=True)
     assert who.vector()[portraits.IDENTITY_FIELDS.index("hair_colour=red")] == 1
     assert who.vector()[portraits.IDENTITY_FIELDS.index("glasses")] == 1
@@ -187,7 +199,8 @@ def test_captions_can_be_read_back():
         said, facts = portraits.parse(text), portraits.attributes(one)
         assert said == {name: facts[name] for name in said}, text
         assert {"hair_colour", "glasses", "beard"} <= set(said)
-        assert len(text.split()) <= 30 and text == text.lower()
+        assert len(text.split()) <= 30
+        assert text == text.lower()
         assert set(text.replace(",", " ,").split()) <= set(portraits.vocabulary())
 
 
@@ -227,7 +240,8 @@ def test_a_caption_from_the_description_reads_as_meant():
 def test_text_outside_the_grammar_gets_one_sentence(text, says):
     with pytest.raises(ValueError, match=says) as caught:
         portraits.parse(text)
-    assert len(str(caught.value)) < 300 and "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 300
+    assert "\n" not in str(caught.value)
 
 
 def test_wrong_input_gets_one_sentence(people):
@@ -241,7 +255,7 @@ def test_wrong_input_gets_one_sentence(people):
         portraits.caption(people[0], mention=["hat"])
     with pytest.raises(ValueError, match="no portrait to render"):
         portraits.render([])
-    with pytest.raises(ValueError, match="size is 4x40"):
+    with pytest.raises(ValueError, match="size is 4x40:"):
         portraits.render(people, (4, 40))
     with pytest.raises(ValueError, match="supersample is 0"):
         portraits.render(people, SIZE, supersample=0)

@@ -1,6 +1,6 @@
 """Portraits: friendly clay heads, drawn from a seed, with everything about the picture known.
 
-`people` says who and how, `words` writes and reads captions, `clay` renders. Only `clay` needs torch, so its names
+`people` says who and how, `words` writes and reads captions, `shapes` and `paint` make the heads, `clay` renders them. Only `clay` needs torch, so its names
 are imported when they are first used: a page can write and read captions without it.
 """
 

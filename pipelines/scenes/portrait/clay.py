@@ -1,11 +1,7 @@
-"""The renderer: a head of smoothly blended signed distance fields, sphere traced and shaded like clay.
+"""The renderer: sphere tracing of the shapes, and light as on clay.
 
-Shapes live in two frames. Head, hair, beard and glasses are in the head's frame (origin in the middle of the skull, x to
-the right of the picture, y up, z out of the face); neck and clothes are in the world's. Eyes, brows, mouth and freckles
-are painted: colours chosen from a surface point's place on the face.
-
-Work goes in four steps: a coarse trace on half the pixels, a refining trace on all, shading, and the same again with
-`supersample`^2 rays in the pixels where the picture has an edge. The numbers below were found by looking at pictures.
+Work goes in four steps: a coarse trace on half the rows and columns, a refining trace on all, shading, and the same
+again with `supersample`^2 rays in the pixels where the picture has an edge.
 """
 
 from __future__ import annotations
@@ -19,18 +15,35 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .people import COLLARS, Portrait
+from .paint import coloured, palette_of
+from .people import Portrait
+from .shapes import (
+    BACKGROUND,
+    BEARD,
+    CLOTH,
+    EYE,
+    GLASSES,
+    HAIR,
+    NECK,
+    SKIN,
+    Kinds,
+    face,
+    materials,
+    nearest,
+    numbers_of,
+    parts,
+    rotation_of,
+)
 
 DISTANCE = 7.0  # camera to the middle of the head
 CENTRE_Y = -0.13  # the height that the camera looks at
 HALF_EXTENT = 1.72  # half of the shorter side of the picture, measured at the middle of the head
-NEAR, FAR = 5.2, 8.6
+NEAR, FAR = 5.2, 8.6  # where rays begin and give up
 PIVOT = (0.0, -0.75, -0.15)  # the head turns about the top of the neck
-LEAST_STEP = 0.006
+LEAST_STEP = 0.006  # head units per step taken so far
 EDGE = 0.045  # neighbouring pixels that differ by more are supersampled
 
 MASKS = ("face", "hair", "neck", "body", "glasses", "beard", "background")
-BACKGROUND, SKIN, EYE, HAIR, BEARD, GLASSES, NECK, CLOTH = range(8)
 _MASK_OF_MATERIAL = {
     "face": (SKIN, EYE), "hair": (HAIR,), "neck": (NECK,), "body": (CLOTH,),
     "glasses": (GLASSES,), "beard": (BEARD,), "background": (BACKGROUND,),
@@ -42,33 +55,7 @@ LANDMARK_NAMES = (
 )  # fmt: skip
 """Left and right as seen in the picture; the outline runs from the left ear along the chin to the right ear."""
 
-SKIN_TONES = (
-    (1.00, 0.85, 0.74), (0.97, 0.77, 0.62), (0.89, 0.66, 0.49), (0.76, 0.53, 0.36), (0.58, 0.38, 0.26), (0.44, 0.29, 0.21),
-)  # fmt: skip
-HAIR_RGB = {
-    "black": (0.11, 0.10, 0.12), "brown": (0.46, 0.27, 0.14), "blond": (0.97, 0.82, 0.42),
-    "red": (0.86, 0.32, 0.10), "grey": (0.74, 0.75, 0.78), "blue": (0.20, 0.38, 0.85),
-}  # fmt: skip
-EYE_RGB = {
-    "brown": (0.42, 0.24, 0.10),
-    "blue": (0.16, 0.50, 0.88),
-    "green": (0.20, 0.58, 0.30),
-    "grey": (0.46, 0.52, 0.58),
-}
-CLOTHES_RGB = {
-    "red": (0.85, 0.17, 0.17), "blue": (0.18, 0.36, 0.80), "green": (0.16, 0.58, 0.30), "yellow": (0.96, 0.78, 0.18),
-    "purple": (0.54, 0.26, 0.70), "white": (0.91, 0.90, 0.88), "black": (0.16, 0.16, 0.18),
-}  # fmt: skip
-BACKGROUND_RGB = {
-    "white": (0.95, 0.95, 0.94), "blue": (0.56, 0.76, 0.95), "green": (0.64, 0.86, 0.62),
-    "yellow": (0.99, 0.90, 0.56), "pink": (0.98, 0.70, 0.78), "purple": (0.75, 0.66, 0.93),
-}  # fmt: skip
 LIGHT_RGB = {"warm": (1.06, 0.99, 0.86), "neutral": (1.0, 1.0, 1.0), "cool": (0.90, 0.98, 1.08)}
-FRECKLES = (
-    (0.30, -0.24), (0.42, -0.20), (0.54, -0.23), (0.36, -0.32), (0.48, -0.31), (0.60, -0.30),
-    (-0.29, -0.23), (-0.41, -0.21), (-0.55, -0.22), (-0.35, -0.32), (-0.49, -0.30), (-0.61, -0.31), (0.02, -0.02), (-0.06, -0.07),
-)  # fmt: skip
-FRAME_RGB = (0.07, 0.07, 0.09)
 
 
 @dataclass
@@ -93,51 +80,6 @@ class PortraitTruth:
     """(B, L) bool, True where the landmark is inside the picture, on face or beard, with nothing before it."""
 
 
-# --- parameters: one number per portrait and name ---------------------------------------------------------------
-
-
-def _parameters(portrait: Portrait) -> dict[str, float]:
-    """All numbers that the shapes and the paint need."""
-    who, shot = portrait.identity, portrait.shot
-    surprised, smiling = shot.expression == "surprised", shot.expression == "smiling"
-    width, height, depth = who.head_width, who.head_height, 0.88
-    spacing, eye_y = who.eye_spacing, 0.04
-    eye = who.eye_size * (1.10 if surprised else 1.0)
-    face_z = depth * math.sqrt(1 - (spacing / width) ** 2 - ((eye_y - 0.05) / height) ** 2)
-    eye_z = face_z - 0.52 * eye
-    ring = 0.085 + who.eye_size * 0.95
-    gaze = _rows_of_rotation(shot)[2]  # the camera's direction in the head's frame is the third row
-    return {
-        "width": width, "height": height, "depth": depth,
-        "jaw_w": who.jaw_width, "jaw_h": who.jaw_length, "cheek": who.cheeks,
-        "nose_w": who.nose_width, "nose": who.nose_size, "nose_z": depth + 0.02,
-        "ear_x": width + 0.04, "ear_h": 0.20 * who.ear_size, "ear_w": 0.12 * who.ear_size, "ear_d": 0.10 * who.ear_size,
-        "spacing": spacing, "eye_y": eye_y, "eye_z": eye_z, "eye": eye, "spacing2": spacing * spacing,
-        "gaze_x": gaze[0] * 0.75, "gaze_y": gaze[1] * 0.75,
-        "brow_y": eye_y + eye + (0.19 if surprised else 0.11), "brow_t": who.brow_thickness, "brow_a": who.brow_angle,
-        "mouth_w": who.mouth_width, "smiling": float(smiling), "surprised": float(surprised), "freckles": float(who.freckles),
-        "shell_w": width + 0.10, "shell_h": height + 0.14, "shell_d": depth + 0.14,
-        "open_x": 0.10 * who.parting, "open_w": width * 0.94, "open_h": who.hairline + (0.08 if who.hair_style == "curly" else 0.0), "part": 0.25 * who.parting,
-        "ring": ring, "ring_z": face_z + 0.13, "temple_x": spacing + ring, "temple_end": width + 0.05,
-        "collar": float(COLLARS.index(shot.collar)),
-    }  # fmt: skip
-
-
-def _rows_of_rotation(shot: Any) -> list[list[float]]:
-    """The matrix that takes the head's frame to the world's."""
-    cy, sy = math.cos(shot.yaw), math.sin(shot.yaw)
-    cp, sp = math.cos(shot.pitch), math.sin(shot.pitch)
-    cr, sr = math.cos(shot.roll), math.sin(shot.roll)
-    yaw = [[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]]
-    pitch = [[1, 0, 0], [0, cp, -sp], [0, sp, cp]]
-    roll = [[cr, -sr, 0], [sr, cr, 0], [0, 0, 1]]
-    return _product(_product(yaw, pitch), roll)
-
-
-def _product(a: list[list[float]], b: list[list[float]]) -> list[list[float]]:
-    return [[sum(a[i][k] * b[k][j] for k in range(3)) for j in range(3)] for i in range(3)]
-
-
 class _Group:
     """Portraits that share the kinds of shapes, with their numbers as a table (B, P) on the device.
 
@@ -147,8 +89,8 @@ class _Group:
     def __init__(self, portraits: Sequence[Portrait], device: torch.device):
         rows = []
         for portrait in portraits:
-            numbers = _parameters(portrait)
-            rotation = _rows_of_rotation(portrait.shot)
+            numbers = numbers_of(portrait)
+            rotation = rotation_of(portrait.shot)
             numbers |= {f"r{i}{j}": rotation[i][j] for i in range(3) for j in range(3)}
             azimuth, elevation = portrait.shot.light_azimuth, portrait.shot.light_elevation
             numbers["light_x"] = math.sin(azimuth) * math.cos(elevation)
@@ -158,9 +100,8 @@ class _Group:
         self.names = {name: column for column, name in enumerate(rows[0])}
         self.single = SimpleNamespace(**rows[0]) if len(rows) == 1 else None
         self.table = torch.tensor([list(row.values()) for row in rows], dtype=torch.float32, device=device)
-        who = portraits[0].identity
-        self.style, self.glasses, self.beard = who.hair_style, who.glasses, who.beard
-        self.palette = torch.tensor([_palette(portrait) for portrait in portraits], device=device)
+        self.kinds = Kinds.of(portraits[0].identity)
+        self.palette = torch.tensor([palette_of(portrait) for portrait in portraits], device=device)
         lights = [LIGHT_RGB[portrait.shot.light_colour] for portrait in portraits]
         self.light_rgb = torch.tensor(lights, device=device)
 
@@ -177,162 +118,6 @@ class _Columns:
         values = self._group.table[:, self._group.names[name]][self._index]
         setattr(self, name, values)
         return values
-
-
-PAINTS = ("background", "skin", "eye", "hair", "beard", "glasses", "neck", "cloth", "iris", "lip")
-
-
-def _palette(portrait: Portrait) -> list[tuple[float, float, float]]:
-    """Colours in the order of `PAINTS`; the first eight are the materials' own."""
-    who, shot = portrait.identity, portrait.shot
-    low = min(int(who.skin), len(SKIN_TONES) - 2)
-    share = who.skin - low
-    skin = tuple(a + (b - a) * share for a, b in zip(SKIN_TONES[low], SKIN_TONES[low + 1], strict=True))
-    hair = HAIR_RGB[who.hair_colour]
-    beard = tuple(0.92 * channel for channel in hair)
-    lip = (skin[0] * 0.84, skin[1] * 0.56, skin[2] * 0.56)
-    eye = EYE_RGB[who.eye_colour]
-    return [
-        BACKGROUND_RGB[shot.background], skin, (0.97, 0.97, 0.97), hair, beard, FRAME_RGB, skin,
-        CLOTHES_RGB[shot.clothes], eye, lip,
-    ]  # fmt: skip
-
-
-# --- distance fields ----------------------------------------------------------------------------------------------
-
-
-def _blend(a: Tensor, b: Tensor, k: float) -> Tensor:
-    """Smooth minimum with a blend of width `k` (polynomial, after Inigo Quilez)."""
-    h = (k - (a - b).abs()).clamp_(min=0)
-    return torch.minimum(a, b) - h * h * (0.25 / k)
-
-
-def _carve(a: Tensor, b: Tensor, k: float) -> Tensor:
-    """Smooth maximum of `a` and `b`."""
-    h = (k - (a - b).abs()).clamp_(min=0)
-    return torch.maximum(a, b) + h * h * (0.25 / k)
-
-
-def _ellipsoid(x: Tensor, y: Tensor, z: Tensor, a: Any, b: Any, c: Any) -> Tensor:
-    """Distance to an ellipsoid about the origin, first order (after Inigo Quilez)."""
-    u, v, w = x * (1 / a), y * (1 / b), z * (1 / c)
-    k0 = (u * u + v * v + w * w).sqrt()
-    u, v, w = u * (1 / a), v * (1 / b), w * (1 / c)
-    k1 = (u * u + v * v + w * w).sqrt()
-    return k0 * (k0 - 1) / (k1 + 1e-6)
-
-
-def _sphere(x: Tensor, y: Tensor, z: Tensor, r: Any) -> Tensor:
-    return (x * x + y * y + z * z).sqrt() - r
-
-
-def _segment(x: Tensor, y: Tensor, z: Tensor, a: tuple, b: tuple, r: Any) -> Tensor:
-    """Distance to a capsule from `a` to `b`."""
-    px, py, pz = x - a[0], y - a[1], z - a[2]
-    bx, by, bz = b[0] - a[0], b[1] - a[1], b[2] - a[2]
-    inverse = 1 / (bx * bx + by * by + bz * bz)
-    h = ((px * bx + py * by + pz * bz) * inverse).clamp(0, 1)
-    return _sphere(px - h * bx, py - h * by, pz - h * bz, r)
-
-
-def _skin(x: Tensor, y: Tensor, z: Tensor, ax: Tensor, p: Any) -> Tensor:
-    """Skull, jaw, cheeks, nose and ears; `ax` is |x|."""
-    skull = _ellipsoid(x, y - 0.05, z, p.width, p.height, p.depth)
-    jaw = _ellipsoid(x, y + 0.42, z - 0.10, p.jaw_w, p.jaw_h, 0.72)
-    head = _blend(skull, jaw, 0.35)
-    head = _blend(head, _sphere(ax - 0.40, y + 0.30, z - 0.46, p.cheek), 0.25)
-    nose = _ellipsoid(x, y + 0.17, z - p.nose_z, p.nose_w, p.nose, p.nose)
-    ear = _ellipsoid(ax - p.ear_x, y + 0.05, z + 0.02, p.ear_w, p.ear_h, p.ear_d)
-    return _blend(_blend(head, nose, 0.10), ear, 0.06)
-
-
-def _hair(x: Tensor, y: Tensor, z: Tensor, ax: Tensor, p: Any, style: str) -> Tensor:
-    shell = _ellipsoid(x, y - 0.09, z + 0.05, p.shell_w, p.shell_h, p.shell_d)
-    opening = _ellipsoid(x - p.open_x, y + 0.20 + p.part * x, z - 0.95, p.open_w, p.open_h, 0.98)
-    if style == "long":
-        back = _ellipsoid(x, y + 0.45, z + 0.32, p.shell_w + 0.10, 1.25, 0.62)
-        lock = _segment(ax, y, z, (0.86, 0.35, -0.05), (0.98, -1.25, 0.10), 0.22)
-        return _carve(_blend(_blend(shell, back, 0.2), lock, 0.18), -opening, 0.10)
-    if style == "curly":
-        bumps = torch.sin(8.5 * x + 0.7) * torch.sin(8.5 * y) * torch.sin(8.5 * z + 0.4)
-        shell = _carve(shell - 0.20, -(0.9 * y - 0.42 * z + 0.50), 0.15)
-        return (_carve(shell, -opening, 0.10) - 0.075 * bumps) * 0.8
-    if style == "bun":
-        hair = _carve(shell + 0.03, -(0.9 * y - 0.45 * z + 0.10), 0.10)
-        hair = _carve(hair, -opening, 0.08)
-        return _blend(hair, _sphere(x, y - 1.22, z + 0.12, 0.30), 0.08)
-    # short: a quiff combed to one side, with grooves as of thick locks
-    quiff = _ellipsoid(x - 1.4 * p.part, y - 0.92, z - 0.34, 0.62, 0.24, 0.46)
-    hair = _carve(_blend(shell, quiff, 0.22), -(0.9 * y - 0.45 * z + 0.02), 0.10)
-    return (_carve(hair, -opening, 0.08) + 0.022 * torch.sin(11 * x + 2.5 * y + 10 * p.part * z)) * 0.9
-
-
-def _beard(x: Tensor, y: Tensor, z: Tensor, p: Any) -> Tensor:
-    """A coat around the jaw that leaves cheeks and eyes free; the mouth is painted on it."""
-    coat = _ellipsoid(x, y + 0.50, z - 0.12, p.jaw_w + 0.10, p.jaw_h + 0.06, 0.80)
-    edge = y + 0.28 - 0.55 * x * x  # the moustache lies just under the nose, the sides climb towards the ears
-    return _carve(_carve(coat, edge, 0.06), -(z - 0.02), 0.06)
-
-
-def _glasses(x: Tensor, y: Tensor, z: Tensor, ax: Tensor, p: Any) -> Tensor:
-    dx, dy = ax - p.spacing, y - p.eye_y
-    dz = z - p.ring_z + 0.35 * (ax * ax - p.spacing2)
-    around = (dx * dx + dy * dy).sqrt() - p.ring
-    rim = (around * around + dz * dz).sqrt() - 0.042
-    bridge = _segment(
-        ax, y, z, (0.0, p.eye_y + 0.06, p.ring_z + 0.04), (p.spacing - p.ring, p.eye_y + 0.05, p.ring_z + 0.01), 0.036
-    )
-    temple = _segment(
-        ax, y, z, (p.temple_x, p.eye_y + 0.03, p.ring_z - 0.25), (p.temple_end, p.eye_y + 0.05, -0.05), 0.036
-    )
-    return torch.minimum(torch.minimum(rim, bridge), temple)
-
-
-def _parts(world: tuple, head: tuple, p: Any, group: _Group) -> list[tuple[int, Tensor]]:
-    """Distance (N,) to the nearest surface of every material."""
-    x, y, z = head
-    ax = x.abs()
-    parts = [
-        (SKIN, _skin(x, y, z, ax, p)),
-        (EYE, _sphere(ax - p.spacing, y - p.eye_y, z - p.eye_z, p.eye)),
-        (HAIR, _hair(x, y, z, ax, p, group.style)),
-    ]
-    if group.beard:
-        parts.append((BEARD, _beard(x, y, z, p)))
-    if group.glasses:
-        parts.append((GLASSES, _glasses(x, y, z, ax, p)))
-    x, y, z = world
-    flat = x * x + (z + 0.14) * (z + 0.14)
-    radius = flat.sqrt()
-    neck = _carve(radius - 0.36, (y + 1.0).abs() - 0.7, 0.1)
-    body = _ellipsoid(x, y + 3.18, z + 0.15, 1.85, 1.80, 0.95)
-    high = 0.10 + 0.16 * p.collar  # half the height of the collar
-    collar = (
-        (radius - 0.42 - 0.02 * (1 - p.collar)) ** 2
-        + (((y + 1.42 - 0.6 * high + 0.1).abs() - 0.5 * high).clamp(min=0)) ** 2
-    ).sqrt()
-    parts.append((NECK, neck))
-    parts.append((CLOTH, _blend(body, collar - 0.085, 0.12)))
-    return parts
-
-
-def _nearest(parts: list[tuple[int, Tensor]]) -> Tensor:
-    distance = parts[0][1]
-    for _, other in parts[1:]:
-        distance = torch.minimum(distance, other)
-    return distance
-
-
-def _material(parts: list[tuple[int, Tensor]]) -> tuple[Tensor, Tensor]:
-    distance = parts[0][1]
-    material = torch.full_like(distance, parts[0][0], dtype=torch.long)
-    for kind, other in parts[1:]:
-        material = torch.where(other < distance, kind, material)
-        distance = torch.minimum(distance, other)
-    return distance, material
-
-
-# --- rays -----------------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -391,7 +176,7 @@ def _trace(rays: _Rays, start: Tensor, steps: int, precision: float) -> Tensor:
     current, t = rays, start.clone()
     for step in range(steps):
         world, head = current.points(t)
-        distance = _nearest(_parts(world, head, current.group.at(current.index), current.group))
+        distance = nearest(parts(world, head, current.group.at(current.index), current.group.kinds))
         # rays that graze a surface would creep: they go on by a least step, longer the later it is
         least = min(LEAST_STEP * step, 10 * LEAST_STEP)
         t = t + torch.where(distance > precision, distance.clamp(min=least), distance)
@@ -405,105 +190,6 @@ def _trace(rays: _Rays, start: Tensor, steps: int, precision: float) -> Tensor:
     # rays that ran out of steps graze something: they hit it if they are next to it
     result[active] = torch.where(distance[going] < 3 * precision, t, FAR)
     return result
-
-
-# --- paint and light --------------------------------------------------------------------------------------------
-
-
-def _step(value: Tensor, width: float) -> Tensor:
-    """0 where `value` is negative, 1 where it is positive, with a soft edge."""
-    return (value * (1 / width) + 0.5).clamp(0, 1)
-
-
-def _mix(colour: Tensor, paint: Any, amount: Tensor) -> Tensor:
-    return colour + (paint - colour) * amount[:, None]
-
-
-def _paint_eye(point: tuple, palette: Tensor, p: Any) -> Tensor:
-    """Colours (N, 3) on the eyeballs: white, iris with a dark rim, pupil, two highlights, a lash line."""
-    x, y, _ = point
-    side = torch.sign(x)
-    u = (x - side * p.spacing) / p.eye - p.gaze_x
-    v = (y - p.eye_y) / p.eye - p.gaze_y
-    radius = (u * u + v * v).sqrt()
-    colour = palette[:, EYE]
-    iris = palette[:, PAINTS.index("iris")]
-    iris = iris * (1.15 - 0.55 * v.clamp(-0.6, 0.6))[:, None]  # lighter below, as if lit from above
-    colour = _mix(colour, iris * 0.45, _step(0.62 - radius, 0.10))
-    colour = _mix(colour, iris, _step(0.53 - radius, 0.10))
-    colour = _mix(colour, torch.tensor((0.03, 0.03, 0.04), device=x.device), _step(0.30 - radius, 0.08))
-    shine = ((u + 0.20) ** 2 + (v - 0.22) ** 2).sqrt()
-    colour = _mix(colour, torch.ones(3, device=x.device), _step(0.17 - shine, 0.06))
-    small = ((u - 0.20) ** 2 + (v + 0.22) ** 2).sqrt()
-    return _mix(colour, torch.ones(3, device=x.device), 0.7 * _step(0.08 - small, 0.05))
-
-
-def _paint_face(point: tuple, colour: Tensor, palette: Tensor, p: Any) -> Tensor:
-    """Cheeks, freckles, lids, brows on the skin."""
-    x, y, z = point
-    ax = x.abs()
-    front = (z > 0.1).float()
-    cheek = torch.exp(-((ax - 0.50) ** 2 + (y + 0.26) ** 2) * 22)
-    warm = colour * torch.tensor((1.02, 0.72, 0.72), device=x.device)
-    colour = _mix(colour, warm, 0.65 * cheek * front)
-    nose = torch.exp(-(x**2 + (y + 0.17) ** 2) * 40)
-    colour = _mix(colour, warm, 0.35 * nose * front)
-    apart = torch.full_like(x, 1.0)
-    for spot_x, spot_y in FRECKLES:
-        apart = torch.minimum(apart, (x - spot_x) ** 2 + (y - spot_y) ** 2)
-    spots = _step(0.030 - apart.sqrt(), 0.025) * front * p.freckles
-    colour = _mix(colour, colour * torch.tensor((0.72, 0.52, 0.42), device=x.device), spots)
-    ring = ((ax - p.spacing) ** 2 + (y - p.eye_y) ** 2).sqrt() - p.eye
-    lid = _step(0.02 - ring, 0.05) * _step(y - p.eye_y, 0.08)
-    colour = _mix(colour, colour * 0.45, lid * front)
-    along = (ax - p.spacing - 0.02) / 0.23
-    middle = p.brow_y + p.brow_a * (ax - p.spacing) - 0.055 * along * along
-    half = p.brow_t * (1 - 0.35 * along * along).clamp(min=0)
-    brow = _step(half - (y - middle).abs(), 0.025) * _step(1 - along.abs(), 0.15)
-    hair = palette[:, HAIR] * 0.8
-    return _mix(colour, hair, brow * front)
-
-
-def _paint_mouth(point: tuple, colour: Tensor, palette: Tensor, p: Any) -> Tensor:
-    """The mouth, on skin and beard alike."""
-    x, y, z = point
-    front = (z > 0.2).float()
-    y = y + 0.50
-    lip = palette[:, PAINTS.index("lip")]
-    dark = torch.tensor((0.30, 0.07, 0.08), device=x.device)
-    teeth = torch.tensor((0.97, 0.96, 0.93), device=x.device)
-    tongue = torch.tensor((0.86, 0.36, 0.36), device=x.device)
-    u = x / p.mouth_w
-    arch = (1 - u * u).clamp(min=0)
-
-    # neutral: two lips and the line between them
-    line = 0.012 * (u * u) * 2 - 0.01
-    lips = _step(0.062 * arch.sqrt() - (y - line).abs(), 0.02) * _step(0.94 - u.abs(), 0.08)
-    gap = _step(0.014 - (y - line).abs(), 0.015) * _step(1 - u.abs(), 0.08)
-    neutral = (1 - p.smiling) * (1 - p.surprised) * front
-    colour = _mix(colour, lip, lips * neutral)
-    colour = _mix(colour, dark, 0.85 * gap * neutral)
-
-    # smiling: a wide bowl with teeth above and a tongue below
-    wide = x / (p.mouth_w * 1.18)
-    arch = 1 - wide * wide
-    top, bottom = 0.07 - 0.075 * arch, 0.07 - 0.27 * arch
-    inside = torch.minimum(top - y, y - bottom)
-    smile = p.smiling * front
-    colour = _mix(colour, lip, _step(inside + 0.035, 0.02) * _step(arch + 0.25, 0.1) * smile)
-    bowl = _step(inside, 0.018) * smile
-    mouth = _mix(dark.expand_as(colour), tongue, _step(-y - 0.075 - 0.8 * x * x, 0.03))
-    mouth = _mix(mouth, teeth, _step(y - (top - 0.085), 0.018))
-    colour = colour + (mouth - colour) * bowl[:, None]
-
-    # surprised: a round O
-    radius = ((x / 0.125) ** 2 + ((y + 0.04) / 0.155) ** 2).sqrt()
-    wow = p.surprised * front
-    colour = _mix(colour, lip, _step(1.30 - radius, 0.15) * wow)
-    colour = _mix(colour, dark, _step(1 - radius, 0.15) * wow)
-    return _mix(
-        colour, tongue, _step(1 - radius - 0.25 * ((y + 0.11) / 0.06).clamp(min=0), 0.15) * _step(-y - 0.10, 0.03) * wow
-    )
 
 
 def _background(rays: _Rays) -> Tensor:
@@ -540,12 +226,12 @@ def _shade_hits(rays: _Rays, t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]
     """Colour (N, 3), material (N,), normal (N, 3) and shading (N,) where rays meet a surface."""
     group, p = rays.group, rays.group.at(rays.index)
     world, head = rays.points(t)
-    here, material = _material(_parts(world, head, p, group))
+    here, material = materials(parts(world, head, p, group.kinds))
 
     def field_at(dx: Any, dy: Any, dz: Any) -> Tensor:
         moved = (world[0] + dx, world[1] + dy, world[2] + dz)
         turned = tuple(a + b for a, b in zip(head, _into_head(dx, dy, dz, p), strict=True))
-        return _nearest(_parts(moved, turned, p, group))
+        return nearest(parts(moved, turned, p, group.kinds))
 
     tiny = 0.004
     slope = torch.stack([field_at(tiny, 0.0, 0.0), field_at(0.0, tiny, 0.0), field_at(0.0, 0.0, tiny)], 1)
@@ -583,30 +269,13 @@ def _shade_hits(rays: _Rays, t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]
     warm = torch.where(is_skin, 0.74 * (red - key).clamp(min=0), 0.0)
     light = light + warm[:, None] * torch.tensor((0.55, 0.12, 0.06), device=t.device)
 
-    colour = _coloured(head, material, rays, p)
+    colour = coloured(head, material, group.palette[rays.index], p)
     hx, hy, hz = lx - dx, ly - dy, lz - dz
     half = (nx * hx + ny * hy + nz * hz) / (hx * hx + hy * hy + hz * hz).sqrt()
     gloss = half.clamp(0, 1) ** 24 * lit
     strength = torch.tensor((0, 0.07, 0.10, 0.10, 0.04, 0.35, 0.05, 0.02), device=t.device)[material]
     colour = colour * colour * light + (gloss * strength + 0.02 * rim)[:, None]
     return colour.clamp(0, 1).sqrt(), material, normal, shading
-
-
-def _coloured(head: tuple, material: Tensor, rays: _Rays, p: Any) -> Tensor:
-    """Surface colours (N, 3), sRGB-like."""
-    palette = rays.group.palette[rays.index]
-    colour = palette[torch.arange(len(material), device=material.device), material]
-    x, y, z = head
-    strands = torch.sin(24 * x * (1 + 0.25 * y) + 7 * z) * 0.5 + torch.sin(41 * x + 11 * y - 13 * z) * 0.25
-    hairy = (material == HAIR) | (material == BEARD)
-    colour = colour * (1 + torch.where(hairy, 0.10 * strands, 0.0))[:, None]
-    colour = torch.where((material == EYE)[:, None], _paint_eye(head, palette, p), colour)
-    colour = torch.where((material == SKIN)[:, None], _paint_face(head, colour, palette, p), colour)
-    mouth = _paint_mouth(head, colour, palette, p)
-    return torch.where(((material == SKIN) | (material == BEARD))[:, None], mouth, colour)
-
-
-# --- pictures -------------------------------------------------------------------------------------------------------
 
 
 def render(
@@ -629,7 +298,7 @@ def render(
         raise ValueError(f"supersample is {supersample}: give a whole number from 1 to 8")
     device = torch.device(device)
     drawn: list[PortraitTruth | None] = [None] * len(portraits)
-    with torch.inference_mode():
+    with torch.no_grad():  # not inference_mode: training saves these tensors for its backward pass
         for places in _groups(portraits, device, height * width):
             group = _Group([portraits[place] for place in places], device)
             for place, one in zip(places, _draw(group, len(places), (height, width), supersample, truth), strict=True):
@@ -642,10 +311,9 @@ def _groups(portraits: Sequence[Portrait], device: torch.device, pixels: int) ->
     """Places of portraits to draw together: one at a time on the CPU (fits its cache), those of one kind on a GPU."""
     if device.type == "cpu":
         return [[place] for place in range(len(portraits))]
-    kinds: dict[tuple, list[int]] = {}
+    kinds: dict[Kinds, list[int]] = {}
     for place, portrait in enumerate(portraits):
-        who = portrait.identity
-        kinds.setdefault((who.hair_style, who.glasses, who.beard), []).append(place)
+        kinds.setdefault(Kinds.of(portrait.identity), []).append(place)
     most = max(1, (64 * 256 * 256) // pixels)
     return [places[i : i + most] for places in kinds.values() for i in range(0, len(places), most)]
 
@@ -779,9 +447,7 @@ def _landmarks(group: _Group, count: int, size: tuple[int, int]) -> tuple[Tensor
     t = torch.zeros(len(start), device=device)
     for _ in range(24):
         x, y, z = (start + way * t[:, None]).unbind(1)
-        ax = x.abs()
-        bare = torch.minimum(_skin(x, y, z, ax, p), _sphere(ax - p.spacing, y - p.eye_y, z - p.eye_z, p.eye))
-        t = t + 0.9 * (torch.minimum(bare, _beard(x, y, z, p)) if group.beard else bare)
+        t = t + 0.9 * face(x, y, z, p, group.kinds)
     x, y, z = (start + way * t[:, None]).unbind(1)
     x, y, z = x - PIVOT[0], y - PIVOT[1], z - PIVOT[2]
     wx = p.r00 * x + p.r01 * y + p.r02 * z + PIVOT[0]
