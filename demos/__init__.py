@@ -42,6 +42,8 @@ GPU: dict[str, Any] = {"concurrency_id": "gpu", "concurrency_limit": 8}
 """For every event that needs a model: one Gradio queue. Eight may hold a line to the lane, which runs one."""
 LIGHT: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 """For events that only change the page."""
+TALKS: dict[str, Any] = {**LIGHT, "queue": True, "concurrency_limit": 8}
+"""For light events that may show a message: Gradio sends those through the queue only."""
 MAX_AGE_S = 86_400
 """Files of a visitor who never said goodbye are removed after a day."""
 
@@ -223,7 +225,7 @@ def status_text(registry: Registry, model_set: str) -> str:
     loaded = [part for part in parts if part["state"] in ("ram", "gpu")]
     loading = [part["key"] for part in parts if part["state"] == "loading"]
     failed = [part["key"] for part in parts if part["state"] == "failed"]
-    device = registry.summary()["device"] or "decided at the first run"
+    device = registry.summary()["device"] or "not chosen yet"
     ahead = lane.waiting()
     facts = [
         ("Models", model_set),

@@ -13,7 +13,20 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 from gradio.components.api_component import Api
 
-from demos import GPU, LIGHT, Entry, History, Tab, explain, on_gpu, paper_card, progress_line, stop_run, workspace
+from demos import (
+    GPU,
+    LIGHT,
+    TALKS,
+    Entry,
+    History,
+    Tab,
+    explain,
+    on_gpu,
+    paper_card,
+    progress_line,
+    stop_run,
+    workspace,
+)
 from pipelines import golden_noise, images
 from pipelines.golden_noise import EXAMPLES, PAPER, Outcome, Preview, Settings
 from pipelines.lane import IDLE, Progress, Result, stream
@@ -90,14 +103,11 @@ def build(registry: Registry, model_set: str) -> None:
             with gr.Row(elem_classes="run-row"):
                 run = gr.Button("Run", variant="primary", size="lg", scale=3, min_width=120, elem_classes="studio-run")
                 stop = gr.Button("Stop", size="lg", scale=1, min_width=90, elem_classes="studio-stop")
-            chips = gr.Dataset(
-                components=[prompt],
-                samples=[[text] for text, _ in EXAMPLES],
-                type="index",
-                label="Examples, one click runs",
-                elem_classes="studio-chips",
-            )
-            surprise = gr.Button("Surprise me", size="sm", elem_classes="surprise")
+            with gr.Column(elem_classes="studio-chips"):
+                gr.HTML("<p class='label'>Examples: one click runs</p>", padding=False)
+                with gr.Row(elem_classes="chips"):
+                    chips = [gr.Button(text, size="sm", elem_classes="example") for text, _ in EXAMPLES]
+                    surprise = gr.Button("Surprise me", size="sm", elem_classes="surprise")
             with gr.Row(elem_classes="seed-row"):
                 seed = gr.Number(label="Seed", value=EXAMPLES[0][1], precision=0, min_width=110, scale=3)
                 dice = gr.Button("New seed", size="sm", min_width=80, scale=1)
@@ -180,6 +190,9 @@ def build(registry: Registry, model_set: str) -> None:
                 entry = Entry(shown.golden, f"{settings.prompt[:60]} · seed {settings.seed}", shown)
                 yield {**show(shown, text), **history.add(entries, entry)}
 
+    def example(event: gr.EventData) -> list[Any]:
+        return list(EXAMPLES[chips.index(event.target)])
+
     def restored(settings: Settings) -> list[Any]:
         return [getattr(settings, name) for name in CONTROLS]
 
@@ -202,14 +215,14 @@ def build(registry: Registry, model_set: str) -> None:
     shared |= {"api_visibility": "private", "trigger_mode": "multiple", **GPU}
     handler = on_gpu(compare)
     runs = [run.click(handler, **shared)]
-    fill = chips.click(lambda index: list(EXAMPLES[index]), chips, [prompt, seed], **LIGHT)
+    fill = gr.on([chip.click for chip in chips], example, None, [prompt, seed], **LIGHT)
     runs.append(fill.then(handler, **shared))
     stop.click(halt, None, line, cancels=runs, **LIGHT)
 
     surprise.click(lambda: golden_noise.surprise(secrets.randbelow(2**31)), None, prompt, **LIGHT)
     dice.click(lambda: secrets.randbelow(2**31), None, seed, **LIGHT)
     reuse.click(lambda last: gr.skip() if last is None else last, last_seed, seed, **LIGHT)
-    dropped.upload(restore, dropped, [*controls, dropped], **LIGHT)
+    dropped.upload(restore, dropped, [*controls, dropped], **TALKS)
     history.on_pick(
         lambda entry: {
             **dict(zip(controls, restored(entry.outcome.outcome.settings), strict=True)),

@@ -22,7 +22,7 @@
   );
   // On a narrow screen the results lie below the controls: go there when a run starts.
   document.addEventListener("click", (event) => {
-    const starts = event.target.closest("button.studio-run, .studio-chips button");
+    const starts = event.target.closest("button.studio-run, .chips button.example");
     if (!starts || window.innerWidth > 820) return;
     const panel = visible(".studio-results");
     const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;

@@ -106,7 +106,9 @@ def head() -> str:
 
     colours = block(":root", LIGHT) + block(":root.dark, :root .dark", DARK)
     rules = CSS.read_text(encoding="utf-8")
-    return f"<style>\n:root{{--studio-serif:{SERIF};}}\n{colours}{rules}</style>"
+    return (
+        f"<style>\n:root{{--studio-serif:{SERIF};}}\n{colours}.gradio-container.gradio-container {{\n{rules}}}</style>"
+    )
 
 
 def script() -> str:
