@@ -249,7 +249,7 @@ def test_wrong_input_gets_one_sentence(people):
         portraits.sample(0, hat="green")
     with pytest.raises(ValueError, match="choose from black, brown"):
         portraits.sample(0, hair_colour="pink")
-    with pytest.raises(ValueError, match="yaw is nan: give a number from -0.5 to 0.5"):
+    with pytest.raises(ValueError, match="yaw is nan: give a number from"):
         portraits.sample(0, yaw=math.nan)
     with pytest.raises(ValueError, match="cannot mention 'hat'"):
         portraits.caption(people[0], mention=["hat"])
