@@ -618,3 +618,34 @@ def _add_truth(result: Truth, packed: _Packed, height: int, width: int) -> None:
     result.instances, result.shadows, result.reflections = (
         mask.movedim(0, 1).reshape(shape) for mask in (own, shadows, reflections)
     )
+
+
+def main() -> None:
+    """Write the contact sheet: ``python -m pipelines.scenes.tabletop --out assets/contact_sheets/tabletop.png``.
+
+    Upper rows are scenes; the last row is one scene's truth: picture, depth, normals, solids, shadows, reflections,
+    and the same scene without its first solid.
+    """
+    import argparse
+    from pathlib import Path
+
+    from torchvision.utils import make_grid, save_image
+
+    parser = argparse.ArgumentParser(description=main.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--size", type=int, default=144)
+    given = parser.parse_args()
+    columns = 7
+    pictures = [render([sample(given.seed + i)], given.size).image[0] for i in range(3 * columns)]
+    scene = replace(sample(given.seed + 1, 2), floor="marble")
+    truth = render([scene], given.size, truth=True)
+    near = (1.4 - truth.depth[0] / 10).clamp(0, 1).expand(3, -1, -1)
+    masks = [mask[0].float() for mask in (truth.instances, truth.shadows, truth.reflections)]
+    row = [truth.image[0], near, truth.normals[0] / 2 + 0.5, *masks, render([scene.without(0)], given.size).image[0]]
+    given.out.parent.mkdir(parents=True, exist_ok=True)
+    save_image(make_grid(torch.stack(pictures + row), columns, padding=2, pad_value=1.0), given.out)
+
+
+if __name__ == "__main__":
+    main()
