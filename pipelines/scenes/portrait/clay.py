@@ -71,7 +71,7 @@ class PortraitTruth:
     normals: Tensor | None = None
     """(B, 3, H, W) unit vectors in the camera's frame (x right, y up, z towards the camera); 0 on the background."""
     shading: Tensor | None = None
-    """(B, 1, H, W) brightness of the light that arrives, colour of the surface left out; 0 on the background."""
+    """(B, 1, H, W) light that arrives, about 0 to 1.2, without the surface's colour; 0 on the background."""
     masks: dict[str, Tensor] = field(default_factory=dict)
     """Name in `MASKS` -> (B, H, W) bool; every pixel is in exactly one. Eyes, brows and mouth count as face."""
     landmarks: Tensor | None = None

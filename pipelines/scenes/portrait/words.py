@@ -91,7 +91,9 @@ def parse(text: str) -> dict[str, str]:
             f"cannot read {text[:80]!r} as a portrait: write something like "
             "'a smiling person with long red hair, glasses and no beard, wearing a blue sweater'"
         )
-    background = next((match[f"background{place}"] for place in range(len(_BEFORE)) if match[f"background{place}"]), None)
+    background = next(
+        (match[f"background{place}"] for place in range(len(_BEFORE)) if match[f"background{place}"]), None
+    )
     expression = _SAID[match["expression"]][1] if match["expression"] else None
     said = {"clothes": match["clothes"], "background": background, "expression": expression}
     found = {name: value for name, value in said.items() if value}
@@ -157,8 +159,7 @@ _SAID = {
 _COLOUR = _either(HAIR_COLOURS)
 _LOOSE = _either([style for style in HAIR_STYLES if style != "bun"])
 _HAIR = re.compile(
-    f"(?:(?P<style>{_LOOSE}) )?(?P<colour>{_COLOUR}) hair"
-    f"|(?P<tied>{_COLOUR}) hair in a bun|a (?P<bun>{_COLOUR}) bun"
+    f"(?:(?P<style>{_LOOSE}) )?(?P<colour>{_COLOUR}) hair|(?P<tied>{_COLOUR}) hair in a bun|a (?P<bun>{_COLOUR}) bun"
 )
 _BACKGROUND = "|".join(
     f"{re.escape(before)}(?P<background{place}>{_either(BACKGROUNDS)}){re.escape(after)}"
