@@ -1,0 +1,245 @@
+"""A visitor in a real browser: headless Chromium, wide and on a phone, light and dark.
+
+The browser is `LATENT_STUDIO_CHROMIUM`, or `chromium` on the path; without one these tests are skipped.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from pipelines import images
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install -e '.[test]'")
+CHROMIUM = os.environ.get("LATENT_STUDIO_CHROMIUM") or shutil.which("chromium")
+FLAGS = ["--no-sandbox", "--disable-dev-shm-usage", "--enable-unsafe-swiftshader", "--disable-background-networking"]
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.browser,
+    pytest.mark.skipif(not CHROMIUM, reason="no Chromium: install it, or name it in LATENT_STUDIO_CHROMIUM"),
+]
+
+WIDE = {"viewport": {"width": 1280, "height": 900}}
+PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
+RUN_MS = 120_000
+"""The first run loads the models on a busy machine."""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[sync_api.Browser]:
+    with sync_api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+class Visit:
+    """The page as a visitor uses it, by labels and roles, and a record of what went wrong or went out."""
+
+    def __init__(self, browser: sync_api.Browser, url: str, theme: str, **device: object) -> None:
+        self.context = browser.new_context(accept_downloads=True, **device)
+        self.page = self.context.new_page()
+        self.page.set_default_timeout(20_000)
+        self.problems: list[str] = []
+        self.outside: list[str] = []
+        self.page.on("pageerror", lambda error: self.problems.append(str(error)))
+        self.page.on("console", lambda m: self.problems.append(m.text) if m.type == "error" else None)
+        self.page.on("request", lambda request: self._note(request.url, url))
+        self.page.goto(f"{url}/?__theme={theme}")
+        self.run = self.page.get_by_role("button", name="Run", exact=True)
+        self.stop = self.page.get_by_role("button", name="Stop", exact=True)
+        self.prompt = self.page.get_by_label("Prompt", exact=True)
+        self.seed = self.page.get_by_label("Seed", exact=True)
+        self.line = self.page.locator(".progress-line")
+        self.run.wait_for()
+        self.page.wait_for_timeout(500)
+
+    def _note(self, url: str, own: str) -> None:
+        if not url.startswith((own, "data:", "blob:")):
+            self.outside.append(url)
+
+    def set(self, label: str, value: object) -> None:
+        field = self.page.get_by_label(f"number input for {label}")
+        field.fill(str(value))
+        field.press("Tab")
+
+    def wait_for(self, state: str) -> None:
+        self.page.locator(f".progress-line.{state}").wait_for(timeout=RUN_MS)
+
+    def picture(self, kind: str) -> str:
+        """Where the picture comes from: another address for every preview."""
+        image = self.page.locator(f".picture.{kind} img")
+        return image.get_attribute("src") if image.count() else ""
+
+    def message(self, words: str) -> str:
+        toast = self.page.locator(".toast-body", has_text=re.compile(words))
+        toast.first.wait_for()
+        return toast.first.inner_text()
+
+    def overflow(self) -> int:
+        """By how many pixels the page is wider than its window."""
+        return self.page.evaluate("document.documentElement.scrollWidth - screen.width")
+
+
+@pytest.fixture(params=["light", "dark"])
+def scheme(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(params=[WIDE, PHONE], ids=["wide", "phone"])
+def visit(request: pytest.FixtureRequest, browser: sync_api.Browser, served: str, scheme: str) -> Iterator[Visit]:
+    visit = Visit(browser, served, scheme, **request.param)
+    yield visit
+    visit.context.close()
+    assert not visit.outside, "the page asked somebody else"
+    assert not visit.problems
+
+
+@pytest.fixture
+def wide(browser: sync_api.Browser, served: str) -> Iterator[Visit]:
+    visit = Visit(browser, served, "light", **WIDE)
+    yield visit
+    visit.context.close()
+    assert not visit.outside
+    assert not [problem for problem in visit.problems if "the server responded with a status" not in problem]
+
+
+def test_a_first_visit(visit: Visit, scheme: str, tmp_path: Path):
+    """An example, previews, Stop, another run at once, a download, and the download restored."""
+    assert visit.overflow() <= 0
+    assert ("dark" in visit.page.evaluate("document.body.className")) == (scheme == "dark")
+
+    example = visit.page.locator(".chips button.example").nth(2)
+    example.click()
+    visit.wait_for("running")
+    visit.wait_for("done")
+    assert visit.prompt.input_value() == example.inner_text().strip()
+    assert re.match(r"Done: 25 steps in \d", visit.line.inner_text())
+
+    visit.set("Steps", 100)
+    finished = visit.picture("golden")
+    visit.run.click()
+    visit.page.wait_for_function(
+        "before => { const i = document.querySelector('.picture.golden img'); return i && i.src !== before }",
+        arg=visit.page.locator(".picture.golden img").evaluate("image => image.src"),
+        timeout=RUN_MS,
+    )
+    assert visit.picture("golden") != finished
+    assert re.match(r"Step \d+ of 100 · \d", visit.line.inner_text())
+
+    visit.stop.click()
+    visit.wait_for("stopped")
+    visit.set("Steps", 4)
+    visit.seed.fill("42")
+    visit.run.click()
+    visit.wait_for("done")
+    assert visit.line.inner_text().startswith("Done: 4 steps")
+    assert visit.page.locator(".toast-body").count() == 0, "nothing may complain"
+    assert visit.overflow() <= 0
+
+    prompt = visit.prompt.input_value()
+    with visit.page.expect_download() as download:
+        visit.page.locator("a, button").filter(has_text="Download golden PNG").last.click()
+    path = tmp_path / download.value.suggested_filename
+    download.value.save_as(path)
+    assert path.name == "golden_noise_42_golden.png"
+    inside = images.read_settings(path, tab="golden_noise")["settings"]
+    assert (inside["prompt"], inside["seed"], inside["steps"]) == (prompt, 42, 4)
+
+    visit.prompt.fill("something else")
+    visit.seed.fill("1")
+    visit.page.locator(".restore input[type=file]").set_input_files(path)
+    visit.message("Settings restored")
+    assert visit.prompt.input_value() == prompt
+    assert visit.seed.input_value() == "42"
+
+    strip = visit.page.locator(".history-strip .thumbnail-item")
+    assert strip.count() == 2
+    strip.nth(1).click()
+    visit.page.get_by_text("Brought back from your results").wait_for()
+    assert visit.seed.input_value() != "42"
+    assert visit.overflow() <= 0
+
+
+def test_stop_and_run_in_one_breath(wide: Visit):
+    wide.set("Steps", 100)
+    wide.run.click()
+    wide.wait_for("running")
+    wide.stop.click()
+    wide.run.click()
+    wide.page.locator(".progress-line.running", has_text="Step").wait_for(timeout=RUN_MS)
+    assert wide.page.locator(".toast-body").count() == 0
+    wide.run.click()
+    wide.message("One run at a time")
+    assert "running" in wide.line.get_attribute("class"), "a refusal leaves the run alone"
+    wide.stop.click()
+    wide.wait_for("stopped")
+
+
+def test_keys(wide: Visit):
+    wide.set("Steps", 100)
+    wide.prompt.fill("a shiny purple sphere on tiles under the sky")
+    wide.page.keyboard.press("Control+Enter")
+    wide.wait_for("running")
+    wide.page.keyboard.press("Escape")
+    wide.wait_for("stopped")
+    assert wide.prompt.input_value() == "a shiny purple sphere on tiles under the sky"
+
+
+def test_wrong_input_keeps_the_work_on_the_page(wide: Visit):
+    wide.set("Steps", 2)
+    wide.run.click()
+    wide.wait_for("done")
+    before = wide.picture("golden")
+    wide.prompt.fill("")
+    wide.run.click()
+    wide.message("The prompt is empty")
+    wide.prompt.fill("x" * 5000)
+    wide.run.click()
+    wide.message("5,000 characters")
+    assert wide.picture("golden") == before
+
+
+def test_files_that_restore_nothing(wide: Visit, tmp_path: Path):
+    files = {name: tmp_path / f"{name}.png" for name in ("text", "cut", "foreign", "huge", "limits")}
+    files["text"].write_text("hello")
+    Image.new("RGB", (64, 48)).save(files["foreign"])
+    files["cut"].write_bytes(files["foreign"].read_bytes()[:60])
+    data = bytearray(files["foreign"].read_bytes())
+    data[16:24] = struct.pack(">II", 20_000, 20_000)
+    files["huge"].write_bytes(data)
+    images.save_png(Image.new("RGB", (8, 6)), files["limits"], {"prompt": "a", "steps": 10**9}, tab="golden_noise")
+    words = {"text": "not a PNG", "cut": "cut short", "foreign": "holds no settings", "huge": "20,000 x 20,000",
+             "limits": "1000000000"}  # fmt: skip
+    prompt = wide.prompt.input_value()
+    for name, path in files.items():
+        wide.page.locator(".restore input[type=file]").set_input_files(path)
+        wide.message(words[name])
+        wide.page.reload()  # the file that was refused stays in the zone; start from an empty one
+        wide.run.wait_for()
+        wide.page.wait_for_timeout(500)
+    assert wide.prompt.input_value() == prompt
+
+
+def test_dice_surprise_and_last_seed(wide: Visit):
+    seed, prompt = wide.seed.input_value(), wide.prompt.input_value()
+    wide.page.get_by_role("button", name="New seed").click()
+    wide.page.wait_for_function("before => document.querySelector('.seed-row input').value !== before", arg=seed)
+    wide.page.get_by_role("button", name="Surprise me").click()
+    wide.page.wait_for_function("before => document.querySelector('textarea').value !== before", arg=prompt)
+    drawn = wide.seed.input_value()
+    assert 0 <= int(drawn) < 2**31
+    wide.set("Steps", 1)
+    wide.run.click()
+    wide.wait_for("done")
+    wide.seed.fill("1")
+    wide.page.get_by_role("button", name="Last seed").click()
+    wide.page.wait_for_function("wanted => document.querySelector('.seed-row input').value === wanted", arg=drawn)
