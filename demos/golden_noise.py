@@ -206,8 +206,9 @@ def build(registry: Registry, model_set: str) -> None:
         gr.Info("Settings restored. Press Run to make the pictures again.", title="Restored")
         return [*values, None]
 
-    def halt(request: gr.Request) -> Any:
-        if stop_run(request):
+    def halt(shown: str, request: gr.Request) -> Any:
+        # Gradio may have cancelled the run already, so what the page shows counts too.
+        if stop_run(request) or "progress-line running" in shown:
             return progress_line("Stopped. What was drawn so far stays; Run starts anew.", 0.0, "stopped")
         return gr.skip()
 
@@ -217,7 +218,7 @@ def build(registry: Registry, model_set: str) -> None:
     runs = [run.click(handler, **shared)]
     fill = gr.on([chip.click for chip in chips], example, None, [prompt, seed], **LIGHT)
     runs.append(fill.then(handler, **shared))
-    stop.click(halt, None, line, cancels=runs, **LIGHT)
+    stop.click(halt, line, line, cancels=runs, **LIGHT)
 
     surprise.click(lambda: golden_noise.surprise(secrets.randbelow(2**31)), None, prompt, **LIGHT)
     dice.click(lambda: secrets.randbelow(2**31), None, seed, **LIGHT)

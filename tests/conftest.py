@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import importlib.metadata
 import os
 import platform
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 
 # Before anything imports gradio or huggingface_hub.
 _scratch = tempfile.mkdtemp(prefix="latent-studio-tests-")
+atexit.register(shutil.rmtree, _scratch, ignore_errors=True)
 os.environ.update(
     GRADIO_ANALYTICS_ENABLED="False",
     GRADIO_TEMP_DIR=os.path.join(_scratch, "gradio"),
@@ -28,10 +30,6 @@ def pytest_report_header() -> str:
     names = ("torch", "gradio", "diffusers", "transformers")
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
     return f"Latent Studio on Python {platform.python_version()}: {versions}; {os.cpu_count()} CPU cores"
-
-
-def pytest_unconfigure() -> None:
-    shutil.rmtree(_scratch, ignore_errors=True)
 
 
 def free_port() -> int:

@@ -72,7 +72,7 @@ class Visit:
         field.press("Tab")
 
     def wait_for(self, state: str) -> None:
-        self.page.locator(f".progress-line.{state}").wait_for(timeout=RUN_MS)
+        self.page.locator(f".progress-line.{state}").wait_for(timeout=20_000 if state == "stopped" else RUN_MS)
 
     def picture(self, kind: str) -> str:
         """Where the picture comes from: another address for every preview."""

@@ -1,0 +1,146 @@
+"""How fast the page answers, how fast a run is, and how much memory the app takes. The last line is JSON.
+
+    python -m tests.bench               # start-up, then runs through the public endpoint
+    python -m tests.bench --starts 9 --runs 0
+
+Start-up is the time from starting the process to the first complete answer of `/`, for the app and, in turn with it,
+for an empty `gr.Blocks` in the same environment. Memory is the peak of the process (VmHWM, Linux only).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.conftest import free_port
+
+ROOT = Path(__file__).resolve().parent.parent
+EMPTY = (
+    "import os, sys; os.environ['GRADIO_ANALYTICS_ENABLED'] = 'False'\n"
+    "import gradio as gr\n"
+    "with gr.Blocks() as page: pass\n"
+    "page.launch(server_port=int(sys.argv[1]), quiet=True)\n"
+)
+PROMPT = "a red cube to the left of a blue ball on a wooden floor"
+
+
+@contextmanager
+def serving(command: list[str], port: int):
+    """Run a server until the block ends; gives its process id and the seconds until `/` answered."""
+    began = time.perf_counter()
+    server = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        while True:
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=60).read()
+                break
+            except OSError:
+                if server.poll() is not None:
+                    raise SystemExit(f"{command} ended with {server.returncode} before it answered") from None
+                time.sleep(0.01)
+        yield server.pid, time.perf_counter() - began
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+def commands(port: int) -> dict[str, list[str]]:
+    return {
+        "empty": [sys.executable, "-c", EMPTY, str(port)],
+        "app": [sys.executable, "app.py", "--port", str(port)],
+    }
+
+
+def peak_mib(pid: int) -> float | None:
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return None
+    return round(next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024, 1)
+
+
+def start_up(times: int) -> dict:
+    """Seconds until the page answers, the app and an empty page in turn. One round before is thrown away."""
+    seconds: dict[str, list[float]] = {"empty": [], "app": []}
+    memory: dict[str, float | None] = {}
+    for turn in range(times + 1):
+        for name in ("empty", "app") if turn % 2 else ("app", "empty"):
+            port = free_port()
+            with serving(commands(port)[name], port) as (pid, took):
+                memory[name] = peak_mib(pid)
+                if turn:
+                    seconds[name].append(round(took, 3))
+        print(f"start-up {turn} of {times}: { ({n: s[-1] for n, s in seconds.items() if s} or 'warm-up') }", flush=True)
+    median = {name: statistics.median(values) for name, values in seconds.items()}
+    return {
+        "seconds": seconds,
+        "median_s": median,
+        "ratio": round(median["app"] / median["empty"], 3),
+        "peak_rss_mib": memory,
+    }
+
+
+def runs(times: int, visitors: int) -> dict:
+    """One first run, `times` runs one after the other, then `visitors` at once, all with 25 steps."""
+    from gradio_client import Client
+
+    port = free_port()
+    with serving(commands(port)["app"], port) as (pid, _):
+        url = f"http://127.0.0.1:{port}"
+        before = peak_mib(pid)
+
+        def run(seed: int) -> tuple[float, dict]:
+            client = Client(url, verbose=False)
+            began = time.perf_counter()
+            facts = client.predict(prompt=PROMPT, seed=seed, steps=25, api_name="/golden_noise")[2]
+            return round(time.perf_counter() - began, 3), facts
+
+        first, facts = run(0)
+        print(f"first run, with loading: {first} s", flush=True)
+        after_first = peak_mib(pid)
+        later = [run(seed)[0] for seed in range(1, times + 1)]
+        began = time.perf_counter()
+        with ThreadPoolExecutor(visitors) as pool:
+            list(pool.map(run, range(visitors)))
+        together = round(time.perf_counter() - began, 3)
+        return {
+            "device": facts["device"],
+            "first_s": first,
+            "later_median_s": statistics.median(later),
+            "visitors": visitors,
+            "visitors_s": together,
+            "peak_rss_mib": {"page": before, "first run": after_first, "end": peak_mib(pid)},
+        }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--starts", type=int, default=5, help="start-ups to measure of each page")
+    parser.add_argument("--runs", type=int, default=3, help="runs after the first one; 0 loads no model")
+    parser.add_argument("--visitors", type=int, default=8, help="runs at once at the end")
+    chosen = parser.parse_args()
+    result: dict = {"commit": commit(), "python": platform.python_version(), "cores": os.cpu_count()}
+    if chosen.starts:
+        result["start_up"] = start_up(chosen.starts)
+    if chosen.runs:
+        result["runs"] = runs(chosen.runs, chosen.visitors)
+    print(json.dumps(result))
+
+
+def commit() -> str:
+    asked = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    return asked.stdout.strip() or "unknown"
+
+
+if __name__ == "__main__":
+    main()

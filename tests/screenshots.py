@@ -1,0 +1,51 @@
+"""Take the README's pictures: `python -m tests.screenshots docs/`. Needs Chromium, as the browser tests do.
+
+Each of wide and phone, light and dark: the page after a finished run of the first example.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from playwright.sync_api import sync_playwright
+
+import app
+from tests.conftest import free_port
+from tests.test_browser import CHROMIUM, FLAGS, PHONE, WIDE
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--example", type=int, default=0, help="which example to run")
+    parser.add_argument("--full", action="store_true", help="the whole page instead of the first screen")
+    parser.add_argument("--only", nargs="*", help="such as wide-light phone-dark")
+    chosen = parser.parse_args()
+    chosen.folder.mkdir(parents=True, exist_ok=True)
+    port = free_port()
+    app.serve(app.demo, "127.0.0.1", port, block=False)
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        for name, device in {"wide": WIDE, "phone": PHONE}.items():
+            for scheme in ("light", "dark"):
+                if chosen.only and f"{name}-{scheme}" not in chosen.only:
+                    continue
+                page = chromium.new_context(**device).new_page()
+                page.goto(f"http://127.0.0.1:{port}/?__theme={scheme}")
+                page.locator(".chips button.example").nth(chosen.example).click()
+                page.locator(".progress-line.done").wait_for(timeout=300_000)
+                page.wait_for_timeout(5000)  # the status line has been renewed, the pictures have faded in
+                page.evaluate("scrollTo(0, 0)")
+                if name == "phone" and not chosen.full:
+                    page.locator(".studio-results").scroll_into_view_if_needed()
+                path = chosen.folder / f"{name}-{scheme}.png"
+                page.screenshot(path=path, full_page=chosen.full)
+                print(path)
+                page.context.close()
+        chromium.close()
+    app.demo.close()
+
+
+if __name__ == "__main__":
+    main()
