@@ -297,7 +297,8 @@ class Registry:
         _collect()
 
     def _load_and_place(self, parts: list[_Part]) -> None:
-        for part in parts:
+        # What is loaded goes to the GPU first: there it takes no room in RAM from the parts still to load.
+        for part in sorted(parts, key=lambda part: part.obj is None):
             if part.obj is None:
                 self._make_room("ram", part.size, parts)
                 self._load(part)
@@ -367,7 +368,7 @@ class Registry:
             if self._in_use(tier) + need <= limit:
                 return
             self._evict(part)
-            _collect()
+            _return_cached_memory()  # without gc: it takes 0.3 s here, and evicted models have no cycles
         if self._in_use(tier) + need > limit:
             raise self._too_big(parts, tier)
 
@@ -589,6 +590,10 @@ def _is_cuda_error(error: BaseException) -> bool:
 
 def _collect() -> None:
     gc.collect()
+    _return_cached_memory()
+
+
+def _return_cached_memory() -> None:
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
         torch.cuda.empty_cache()

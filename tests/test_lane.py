@@ -16,7 +16,6 @@ import pytest
 from pipelines import lane
 from pipelines.lane import IDLE, Job, Progress, Result, run_blocking, stream, waiting, warm
 
-
 ROOT = Path(__file__).resolve().parents[1]
 
 
