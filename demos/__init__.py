@@ -107,8 +107,12 @@ class _Visitors:
 _visitors = _Visitors()
 
 
-def on_gpu(handler: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
-    """Wrap a generator `handler(session, *inputs)` that reads `lane.stream` for an event of the GPU queue."""
+def on_gpu(handler: Callable[..., Iterator[Any]], stopped: Any = None) -> Callable[..., Iterator[Any]]:
+    """Wrap a generator `handler(session, *inputs)` that reads `lane.stream` for an event of the GPU queue.
+
+    `stopped` is the last update of a run that `stop_run` ended. It comes down the run's own stream, so that no
+    late progress can overtake it; Gradio's `cancels=` cannot promise that.
+    """
 
     def guarded(request: gr.Request, *inputs: Any) -> Iterator[Any]:
         session = request.session_hash or secrets.token_hex(8)
@@ -120,8 +124,10 @@ def on_gpu(handler: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]
             with closing(handler(session, *inputs)) as updates:
                 for update in updates:
                     if run.stopped:
-                        return
+                        break
                     yield update
+            if run.stopped and stopped is not None:
+                yield stopped
         except lane.Cancelled:
             return
         except gr.Error:

@@ -53,7 +53,7 @@ random noise and the prompt and returns a slightly changed noise, before the fir
 3. **Here.** One noise is drawn from your seed. The left picture starts from it, the right one from what NPNet makes of it.
    Everything else is equal, and both run in one batch.
 
-**Golden strength** mixes the two noises: 0 leaves the noise as it is, so both pictures are the same to the byte; 1 is the
+**Golden strength** mixes the two noises: 0 leaves the noise as it is, so both pictures are the same, pixel for pixel; 1 is the
 paper's setting; above 1 exaggerates the change, below 0 goes the other way.
 
 The table below the pictures comes from a classifier that was trained on rendered scenes. It says what it sees and how
@@ -86,7 +86,8 @@ from pipelines.golden_noise import Settings, generate
 from pipelines.lane import run_blocking
 from pipelines.registry import from_environment
 
-outcome = run_blocking(generate, from_environment(), Settings({prompt}, seed=7))
+settings = Settings({prompt}, seed=7)
+outcome = run_blocking(generate, from_environment(), settings)
 outcome.golden.save("golden.png")
 ```
 """
@@ -206,19 +207,17 @@ def build(registry: Registry, model_set: str) -> None:
         gr.Info("Settings restored. Press Run to make the pictures again.", title="Restored")
         return [*values, None]
 
-    def halt(shown: str, request: gr.Request) -> Any:
-        # Gradio may have cancelled the run already, so what the page shows counts too.
-        if stop_run(request) or "progress-line running" in shown:
-            return progress_line("Stopped. What was drawn so far stays; Run starts anew.", 0.0, "stopped")
-        return gr.skip()
+    def halt(request: gr.Request) -> None:
+        stop_run(request)
 
     shared = {"inputs": [*controls, history.entries], "outputs": [*result, *history.outputs], "show_progress": "hidden"}
     shared |= {"api_visibility": "private", "trigger_mode": "multiple", **GPU}
-    handler = on_gpu(compare)
-    runs = [run.click(handler, **shared)]
+    stopped = progress_line("Stopped. What was drawn so far stays; Run starts anew.", 0.0, "stopped")
+    handler = on_gpu(compare, stopped={line: stopped})
+    run.click(handler, **shared)
     fill = gr.on([chip.click for chip in chips], example, None, [prompt, seed], **LIGHT)
-    runs.append(fill.then(handler, **shared))
-    stop.click(halt, line, line, cancels=runs, **LIGHT)
+    fill.then(handler, **shared)
+    stop.click(halt, **LIGHT)
 
     surprise.click(lambda: golden_noise.surprise(secrets.randbelow(2**31)), None, prompt, **LIGHT)
     dice.click(lambda: secrets.randbelow(2**31), None, seed, **LIGHT)

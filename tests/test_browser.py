@@ -18,6 +18,7 @@ from PIL import Image
 from pipelines import images
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install -e '.[test]'")
+expect = sync_api.expect
 CHROMIUM = os.environ.get("LATENT_STUDIO_CHROMIUM") or shutil.which("chromium")
 FLAGS = ["--no-sandbox", "--disable-dev-shm-usage", "--enable-unsafe-swiftshader", "--disable-background-networking"]
 
@@ -158,14 +159,18 @@ def test_a_first_visit(visit: Visit, scheme: str, tmp_path: Path):
     visit.seed.fill("1")
     visit.page.locator(".restore input[type=file]").set_input_files(path)
     visit.message("Settings restored")
-    assert visit.prompt.input_value() == prompt
-    assert visit.seed.input_value() == "42"
+    expect(visit.prompt).to_have_value(prompt)
+    expect(visit.seed).to_have_value("42")
 
     strip = visit.page.locator(".history-strip .thumbnail-item")
     assert strip.count() == 2
     strip.nth(1).click()
     visit.page.get_by_text("Brought back from your results").wait_for()
-    assert visit.seed.input_value() != "42"
+    expect(visit.seed).not_to_have_value("42")
+    visit.page.locator("summary").click()
+    for name in ("How it works", "Use it from Python"):
+        visit.page.get_by_role("button", name=name).click()
+    visit.page.get_by_text("gradio_client import Client").wait_for()
     assert visit.overflow() <= 0
 
 
