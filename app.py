@@ -25,9 +25,9 @@ import demos
 from demos import theme
 from pipelines import images
 from pipelines.registry import Registry, from_environment
+from pipelines.sdxl import BASES
 
 Image.MAX_IMAGE_PIXELS = images.MAX_PIXELS
-MODEL_SETS = ("mini", "full")
 MARK = """<svg viewBox="0 0 48 48" aria-hidden="true"><rect width="48" height="48" rx="9" fill="#14525e"/>
 <g fill="#e9c777"><circle cx="34" cy="24" r="8"/><circle cx="21" cy="17" r="3"/><circle cx="21" cy="31" r="3"/>
 <circle cx="21" cy="24" r="3.6"/><circle cx="12.5" cy="13" r="1.7"/><circle cx="12.5" cy="20.5" r="1.9"/>
@@ -80,11 +80,14 @@ def options(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--port", type=int, help="port (GRADIO_SERVER_PORT; default the first free one from 7860)")
     parser.add_argument(
         "--model-set",
-        choices=MODEL_SETS,
+        choices=tuple(BASES),
         default=os.environ.get("LATENT_STUDIO_MODEL_SET", "mini"),
         help="mini: small models that come along, for any CPU; full: the published models, for a GPU",
     )
-    return parser.parse_args(arguments)
+    chosen = parser.parse_args(arguments)
+    if chosen.model_set not in BASES:  # argparse does not check a default, which may come from the environment
+        parser.error(f"LATENT_STUDIO_MODEL_SET is {chosen.model_set!r}: choose one of {', '.join(BASES)}")
+    return chosen
 
 
 chosen = options(sys.argv[1:] if __name__ == "__main__" else [])

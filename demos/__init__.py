@@ -159,7 +159,9 @@ def explain(error: BaseException) -> str:
     foreseen = foreseen or (isinstance(error, FileNotFoundError | ConnectionError) and error.errno is None)
     if foreseen and type(error).__module__.partition(".")[0] in ("builtins", "pipelines") and str(error):
         text = str(error).strip()
-        return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
+        if text.split()[0].isalpha():  # not the key of a model
+            text = text[:1].upper() + text[1:]
+        return text + ("" if text.endswith((".", "!", "?")) else ".")
     reference = secrets.token_hex(3)
     log.error("unexpected error, reference %s", reference, exc_info=error)
     return f"Something went wrong on our side; your settings are still here. The log has it as reference {reference}."

@@ -31,6 +31,7 @@ from pipelines import golden_noise, images
 from pipelines.golden_noise import EXAMPLES, PAPER, Outcome, Preview, Settings
 from pipelines.lane import IDLE, Progress, Result, stream
 from pipelines.registry import Registry
+from pipelines.sdxl import BASES
 
 if TYPE_CHECKING:
     from pipelines.verifier import Verdict
@@ -95,7 +96,10 @@ outcome.golden.save("golden.png")
 
 def build(registry: Registry, model_set: str) -> None:
     """The widgets of the tab and what they do."""
+    base = BASES[model_set]
     paper_card(PAPER)
+    if base.download:
+        gr.HTML(f"<p class='remark'>{_text(base.title)}: {_text(base.download)}.</p>", padding=False)
     with gr.Row(equal_height=False):
         with gr.Column(scale=4, min_width=320, elem_classes="studio-controls"):
             prompt = gr.Textbox(
@@ -121,8 +125,8 @@ def build(registry: Registry, model_set: str) -> None:
                 info="0 keeps the noise as it is, 1 is the paper’s setting.",
                 elem_classes="gold-slider",
             )
-            steps = gr.Slider(*Settings.STEPS, value=25, step=1, label="Steps")
-            guidance = gr.Slider(*Settings.GUIDANCE, value=5.0, step=0.5, label="Guidance")
+            steps = gr.Slider(*Settings.STEPS, value=base.steps, step=1, label="Steps")
+            guidance = gr.Slider(*Settings.GUIDANCE, value=base.guidance, step=0.5, label="Guidance")
             dropped = gr.File(
                 label="Restore settings from a PNG made here",
                 file_types=[".png"],
@@ -247,9 +251,10 @@ def _picture(label: str, kind: str) -> gr.Image:
 
 def _endpoint(registry: Registry, model_set: str) -> None:
     """The public endpoint `/golden_noise`. Its inputs arrive as they were sent, so that our own checks answer."""
+    base = BASES[model_set]
 
     def golden_noise_endpoint(
-        session, prompt, seed=0, steps=25, guidance=5.0, strength=1.0, model_set=model_set
+        session, prompt, seed=0, steps=base.steps, guidance=base.guidance, strength=1.0, model_set=model_set
     ) -> Iterator[Any]:
         settings = Settings(prompt, seed, steps, guidance, strength, model_set).validated()
         for item in stream(golden_noise.generate, registry, settings, limit_s=LIMIT_S):
@@ -260,7 +265,7 @@ def _endpoint(registry: Registry, model_set: str) -> None:
                 yield gr.skip()
 
     kinds = ["string", "integer", "integer", "number", "number", "string"]
-    values = [EXAMPLES[0][0], 0, 25, 5.0, 1.0, model_set]
+    values = [EXAMPLES[0][0], 0, base.steps, base.guidance, 1.0, model_set]
     names = [*CONTROLS, "model_set"]
     trigger = gr.Button(visible=False)
     trigger.click(
