@@ -156,7 +156,7 @@ def build(registry: Registry, model_set: str) -> None:
     with gr.Accordion("How it works", open=False):
         gr.Markdown(HOW_IT_WORKS, elem_classes="reading")
     with gr.Accordion("Use it from Python", open=False):
-        gr.Markdown(FROM_PYTHON.replace("{prompt}", repr(EXAMPLES[0][0])), elem_classes="reading")
+        gr.Markdown(from_python(), elem_classes="reading")
 
     controls = [prompt, seed, steps, guidance, strength]
     result = [line, standard, golden, verdict, details, slider, save_standard, save_golden, figures, last_seed]
@@ -235,6 +235,11 @@ def build(registry: Registry, model_set: str) -> None:
         [*controls, *result],
     )
     _endpoint(registry, model_set)
+
+
+def from_python() -> str:
+    """The words and programs under "Use it from Python"."""
+    return FROM_PYTHON.replace("{prompt}", f'"{EXAMPLES[0][0]}"')
 
 
 def _picture(label: str, kind: str) -> gr.Image:

@@ -1,6 +1,6 @@
-"""Take the README's pictures: `python -m tests.screenshots docs/`. Needs Chromium, as the browser tests do.
+"""Take the README's pictures: `python -m tests.screenshots`. Needs Chromium, as the browser tests do.
 
-Each of wide and phone, light and dark: the page after a finished run of the first example.
+Desktop and phone, light and dark: the page after a finished run of an example.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from tests.test_browser import CHROMIUM, FLAGS, PHONE, WIDE
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder", type=Path, nargs="?", default=Path("assets/screenshots"))
     parser.add_argument("--example", type=int, default=0, help="which example to run")
     parser.add_argument("--full", action="store_true", help="the whole page instead of the first screen")
-    parser.add_argument("--only", nargs="*", help="such as wide-light phone-dark")
+    parser.add_argument("--only", nargs="*", help="such as desktop-light phone-dark")
     chosen = parser.parse_args()
     chosen.folder.mkdir(parents=True, exist_ok=True)
     port = free_port()
     app.serve(app.demo, "127.0.0.1", port, block=False)
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        for name, device in {"wide": WIDE, "phone": PHONE}.items():
+        for name, device in {"desktop": WIDE, "phone": PHONE}.items():
             for scheme in ("light", "dark"):
                 if chosen.only and f"{name}-{scheme}" not in chosen.only:
                     continue
@@ -39,7 +39,7 @@ def main() -> None:
                 page.evaluate("scrollTo(0, 0)")
                 if name == "phone" and not chosen.full:
                     page.locator(".studio-results").scroll_into_view_if_needed()
-                path = chosen.folder / f"{name}-{scheme}.png"
+                path = chosen.folder / f"golden-noise-{name}-{scheme}.png"
                 page.screenshot(path=path, full_page=chosen.full)
                 print(path)
                 page.context.close()

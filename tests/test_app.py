@@ -251,6 +251,19 @@ def test_the_same_seed_gives_the_same_bytes_and_the_pipeline_gives_them_too(serv
 
 
 @pytest.mark.slow
+def test_the_programs_on_the_page_work(served: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from demos.golden_noise import from_python
+
+    monkeypatch.chdir(tmp_path)
+    over_http, in_process = re.findall(r"```python\n(.*?)```", from_python(), re.DOTALL)
+    seen: dict = {}
+    exec(over_http.replace("http://127.0.0.1:7860", served).replace("steps=25", "steps=2"), seen)
+    assert images.read_settings(seen["golden"], tab="golden_noise")["settings"]["seed"] == 7
+    exec(in_process.replace("seed=7", "seed=7, steps=2"), {})
+    assert images.open_upload(tmp_path / "golden.png").tobytes() == images.open_upload(seen["golden"]).tobytes()
+
+
+@pytest.mark.slow
 def test_strength_zero_is_the_same_noise(served: str):
     standard, golden, _ = Client(served, verbose=False).predict(
         prompt=PROMPT, seed=3, steps=3, strength=0, api_name=API
