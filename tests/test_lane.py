@@ -136,8 +136,7 @@ def test_closing_the_reader_stops_the_job_at_its_next_check_and_cleans_up():
     def work(job):
         try:
             for step in range(1000):
-                job.check()
-                job.emit(step)
+                job.emit(step)  # a check() too
                 time.sleep(0.01)
         finally:
             ended.set()
@@ -256,7 +255,7 @@ def test_an_error_that_is_kept_does_not_keep_what_the_job_held():
     assert until(lambda: Latents.alive == 0)
 
 
-def test_a_result_is_not_kept_by_the_lane():
+def test_pictures_are_not_kept_by_the_lane_whether_somebody_took_them_or_not():
     class Picture:
         alive = 0
 
@@ -267,9 +266,18 @@ def test_a_result_is_not_kept_by_the_lane():
             Picture.alive -= 1
 
     def work(job):
+        for _ in range(3):
+            job.emit(Picture())
         return Picture()
 
     run_blocking(work)
+    assert until(lambda: Picture.alive == 0)
+    reader = stream(work)
+    next(reader)
+    assert until(lambda: waiting() == 0)
+    assert Picture.alive > 0  # unread previews wait for the reader
+    reader.close()
+    del reader
     assert until(lambda: Picture.alive == 0)
 
 

@@ -257,6 +257,14 @@ def test_fingerprint_sees_one_bit_of_one_weight_and_of_one_buffer():
         assert fingerprint(net) != before
 
 
+def test_fingerprint_sees_a_dtype_even_where_the_bytes_agree():
+    zeros = [nn.Linear(2, 2, dtype=dtype) for dtype in (torch.float16, torch.bfloat16)]
+    for net in zeros:
+        nn.init.zeros_(net.weight)
+        nn.init.zeros_(net.bias)
+    assert fingerprint(zeros[0]) != fingerprint(zeros[1])
+
+
 def test_fingerprint_is_the_same_for_the_same_weights_in_another_object():
     assert fingerprint(small_unet()) == fingerprint(small_unet())
     assert fingerprint(small_net().to(torch.bfloat16)) == fingerprint(small_net().to(torch.bfloat16))

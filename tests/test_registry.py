@@ -326,16 +326,22 @@ def test_out_of_memory_on_the_cpu_lets_go_of_everything_idle():
 
 
 def test_the_first_attempts_tensors_are_gone_before_the_second():
-    registry, kept = Registry("cpu"), []
+    """Also when something, a logger say, holds on to the error and so to the frames of the attempt."""
+    registry, kept, errors = Registry("cpu"), [], []
 
     def work(net: nn.Module) -> bool:
         if kept:
             return kept[0]() is None
         latents = torch.zeros(1000)
         kept.append(weakref.ref(latents))
-        out_of_memory()
+        try:
+            out_of_memory()
+        except torch.OutOfMemoryError as error:
+            errors.append(error)
+            raise
 
     assert registry.run(part("a", 1), work)
+    assert len(errors) == 1
 
 
 @pytest.mark.parametrize("use_run", [True, False], ids=["run", "lease"])
