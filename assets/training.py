@@ -64,6 +64,29 @@ def autocast(device: str):
     return torch.autocast(torch.device(device).type, torch.bfloat16)
 
 
+def rank_and_size() -> tuple[int, int]:
+    """This process's number and how many there are; joins the group when started by torchrun or accelerate launch."""
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size > 1 and not torch.distributed.is_initialized():
+        torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    return int(os.environ.get("RANK", "0")), size
+
+
+def _share_gradients(model: nn.Module, elapsed: float) -> float:
+    """Average the gradients over all processes; everybody gets the first one's clock, so that all stop together."""
+    rank, size = rank_and_size()
+    if size == 1:
+        return elapsed
+    wanted = [p for p in model.parameters() if p.requires_grad]
+    grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in wanted]
+    clock = grads[0].new_tensor([elapsed if rank == 0 else 0.0])
+    flat = torch.cat([*(g.flatten() for g in grads), clock])
+    torch.distributed.all_reduce(flat)
+    for parameter, part in zip(wanted, flat[:-1].div_(size).split([g.numel() for g in grads]), strict=True):
+        parameter.grad = part.view_as(parameter)
+    return flat[-1].item()
+
+
 def train(
     model: nn.Module,
     step: Callable[[int], Tensor],
@@ -83,7 +106,10 @@ def train(
     The learning rate follows a cosine over the time budget. State goes to ``checkpoint`` every two minutes
     and at the end, by rename, so that a kill at any moment loses at most two minutes. ``step(n)`` returns the
     loss of step ``n`` and must draw its randomness from ``n`` (a resumed run then sees the same batches).
+    Under ``torchrun`` or ``accelerate launch`` the processes share gradients; process ``r`` of ``k`` gets the step
+    numbers ``k n + r``, so each sees batches of its own.
     """
+    rank, size = rank_and_size()
     torch.manual_seed(seed)
     average = Average(model, decay)
     optimiser = torch.optim.AdamW(model.parameters(), learning_rate, weight_decay=weight_decay, betas=(0.9, 0.99))
@@ -108,29 +134,32 @@ def train(
         return spent + time.monotonic() - started
 
     model.train()
-    while elapsed() < budget:
-        progress = elapsed() / budget
+    now = elapsed()
+    while now < budget:
+        progress = now / budget
         rate = learning_rate * min(1.0, (done + 1) / warmup) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
         for group in optimiser.param_groups:
             group["lr"] = rate
-        loss = step(done)
+        loss = step(done * size + rank)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
+        now = _share_gradients(model, elapsed())
         norm = nn.utils.clip_grad_norm_(model.parameters(), clip)
         if torch.isfinite(norm):  # one broken batch must not end a long run
             optimiser.step()
             average.update(model)
         done += 1
         smooth = loss.item() if smooth is None else smooth + 0.02 * (loss.item() - smooth)
-        if done % 50 == 0:
+        if done % 50 == 0 and rank == 0:
             print(f"step {done} loss {smooth:.4f} lr {rate:.2e} {elapsed() / 60:.1f}/{minutes:g} min", flush=True)
-        if report and done % report_every == 0:
+        if report and done % report_every == 0 and rank == 0:
             print(f"  {report(average.model)}", flush=True)
             model.train()
-        if time.monotonic() - saved > 120:
+        if rank == 0 and time.monotonic() - saved > 120:
             save()
             saved = time.monotonic()
-    save()
+    if rank == 0:
+        save()
     return average.model, {"steps": done, "minutes": round(elapsed() / 60, 1), "loss": round(smooth or math.nan, 5)}
 
 

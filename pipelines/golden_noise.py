@@ -321,7 +321,7 @@ def _preview(vae: Any, clean: Tensor) -> list[Image]:
 
     from pipelines.images import to_pil
 
-    if vae.config.sample_size <= 256:
+    if type(vae).__name__ == "AutoencoderTiny":
         picture = vae.decode(clean / vae.config.scaling_factor).sample / 2 + 0.5
     else:
         picture = torch.nn.functional.interpolate(clean[:, :3] / 6 + 0.5, scale_factor=2)

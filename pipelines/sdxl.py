@@ -55,6 +55,8 @@ def _load_part(spec: ModelSpec) -> Any:
         index = json.loads((folder / "scheduler_config.json").read_text())
         return getattr(diffusers, index["_class_name"]).from_pretrained(folder)
     library, name = _CLASSES[part]
+    if part == "vae":  # the small model has another autoencoder than SDXL; each folder says which
+        name = json.loads((folder / "config.json").read_text())["_class_name"]
     kind = getattr(diffusers if library == "diffusers" else transformers, name)
     if part.startswith("tokenizer"):
         return kind.from_pretrained(folder)

@@ -2,7 +2,7 @@
 
 One network of our own around a transformers backbone, trained on renders whose truth is known
 (``assets/verifier/train.py``). Two are shipped: ``reward`` (ResNet) may be used to choose or to teach,
-``judge`` (RegNet, other seed, other data) only to evaluate, so that nothing is graded by its own teacher.
+``judge`` (RegNet, other seed) only to evaluate, so that nothing is graded by its own teacher.
 
 A picture is read into a fixed set of heads. Things on the table are read from left to right; a request is
 matched to them by its relation ("left of", "in front of", ...), and without one by the better assignment.

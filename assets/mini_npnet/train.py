@@ -112,7 +112,7 @@ def fit(minutes: float) -> None:
     held = torch.arange(len(texts)) % 10 == 9
     use, check = (keep & ~held).nonzero().flatten(), held.nonzero().flatten()
     torch.manual_seed(SEED)
-    net = NPNet(**{**SMALL, "tokens": embeds.shape[1], "text_dim": embeds.shape[2]})
+    net = NPNet(**{**SMALL, "resolution": noises.shape[-1], "tokens": embeds.shape[1], "text_dim": embeds.shape[2]})
 
     def step(number: int) -> Tensor:
         generator = torch.Generator().manual_seed(SEED * 1_000_003 + number)

@@ -1,18 +1,24 @@
 """Train ``mini-sdxl`` from nothing: autoencoder, text encoders, UNet.
 
     python -m assets.data --world tabletop --shards 0:20     # and portrait, see there
-    python -m assets.mini_sdxl.train vae  --minutes 30
-    python -m assets.mini_sdxl.train text --minutes 6
-    python -m assets.mini_sdxl.train unet --minutes 90
+    python -m assets.mini_sdxl.train vae  --minutes 9
+    python -m assets.mini_sdxl.train decoder --minutes 6
+    python -m assets.mini_sdxl.train text --minutes 11
+    python -m assets.mini_sdxl.train latents
+    OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 -m assets.mini_sdxl.train unet --minutes 70
 
-Seed 0. Two CPU cores or one GPU (``--device cuda``). Each stage resumes from ``data/runs`` after a kill and
+Seed 0. On a CPU one thread a process is several times faster than two threads in one; with a GPU, ``--device cuda``
+and no torchrun. Each stage resumes from ``data/runs`` after a kill and
 writes its part of the diffusers folder ``assets/mini_sdxl`` in float16; figures are in the card (README.md).
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
+import hashlib
 import json
+import os
 import random
 from pathlib import Path
 
@@ -31,19 +37,19 @@ SEED = 0
 
 def to_signed(pictures: numpy.ndarray, device: str) -> Tensor:
     """uint8 (B, 3, H, W) to float in [-1, 1]."""
-    return torch.from_numpy(pictures).to(device).float() / 127.5 - 1
+    return torch.from_numpy(pictures.copy()).to(device).float() / 127.5 - 1
 
 
 # --------------------------------------------------------------------------------------- autoencoder
 
 
 def crops(worlds: list[training.Pictures], step: int, batch: int, size: int) -> numpy.ndarray:
-    """A batch of random crops, evenly from every world that has pictures."""
+    """A batch of random crops; faces have the finer detail, so five of eight come from portraits."""
     rng = numpy.random.default_rng((SEED, step))
     filled = [world for world in worlds if len(world)]
     chosen = []
     for place in range(batch):
-        world = filled[place % len(filled)]
+        world = filled[-1] if (place + step) % 8 < 5 else filled[0]
         picture = world.picture(int(rng.integers(len(world))))
         top, left = rng.integers(0, picture.shape[1] - size + 1, 2)
         crop = picture[:, top : top + size, left : left + size]
@@ -67,11 +73,13 @@ def train_vae(minutes: float, device: str) -> None:
                 world.refresh()
         image = to_signed(crops(worlds, number, 8, 64), device).contiguous(memory_format=torch.channels_last)
         with training.autocast(device):
-            posterior = model.encode(image).latent_dist
-            drawn = model.decode(posterior.sample()).sample
+            latents = model.encode(image).latents
+            # A little noise makes neighbouring latents mean neighbouring pictures, which diffusion needs.
+            drawn = model.decode(latents + 0.03 * torch.randn_like(latents)).sample
         drawn = drawn.float()
         sharp = sum((a - b).abs().mean() for a, b in zip(edges(drawn), edges(image), strict=True))
-        return (drawn - image).abs().mean() + F.mse_loss(drawn, image) + sharp + 3e-4 * posterior.kl().mean() / 256
+        keep_small = 1e-3 * latents.float().square().mean()  # the decoder squashes beyond 3
+        return (drawn - image).abs().mean() + F.mse_loss(drawn, image) + sharp + keep_small
 
     def report(average: torch.nn.Module) -> str:
         with torch.no_grad():
@@ -80,20 +88,72 @@ def train_vae(minutes: float, device: str) -> None:
                 if not len(world):
                     continue
                 image = to_signed(numpy.stack([world.picture(i) for i in range(8)]), device)
-                latents = average.encode(image).latent_dist.mode()
+                latents = average.encode(image).latents
                 error = F.mse_loss(average.decode(latents).sample.clamp(-1, 1), image)
                 scores.append(f"{world.name} PSNR {10 * torch.log10(4 / error):.2f} std {latents.std():.2f}")
         return ", ".join(scores)
 
     model, facts = training.train(
-        model, step, minutes, RUNS / "vae.pt", 1e-3, SEED, report=report, report_every=200, weight_decay=1e-4
+        model, step, minutes, RUNS / "vae.pt", 1.5e-3, SEED, report=report, report_every=200, weight_decay=1e-4, decay=0.995
     )
-    with torch.no_grad():
-        image = to_signed(numpy.stack([w.picture(i) for w in worlds if len(w) for i in range(0, 1000, 8)]), device)
-        latents = torch.cat([model.encode(part).latent_dist.mode() for part in image.split(25)])
-    model.register_to_config(scaling_factor=round(1 / latents.std().item(), 5))
-    model.half().save_pretrained(HERE / "vae", max_shard_size="9MB")
+    centre(model, worlds, device)
+    save_vae(model)
     training.write_json(RUNS / "vae.json", facts)
+    print(json.dumps(facts))
+
+
+SPREAD = 0.6  # standard deviation of raw latents; small enough for the decoder's soft limit at 3 to be almost linear
+
+
+@torch.no_grad()
+def centre(model, worlds: list[training.Pictures], device: str) -> None:
+    """Fold mean and spread of the latents into the weights: afterwards every channel has mean 0 and deviation SPREAD.
+
+    Diffusion starts from noise of mean 0 in every channel, so latents that sit elsewhere would handicap it. Exact for
+    the encoder. The decoder's soft limit makes it approximate there, which the stage ``decoder`` then repairs.
+    """
+    image = to_signed(numpy.stack([w.picture(i) for w in worlds if len(w) for i in range(0, 2000, 8)]), device)
+    latents = torch.cat([model.encode(part).latents for part in image.split(25)])
+    mean, deviation = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
+    last, first = model.encoder.layers[-1], model.decoder.layers[0]
+    last.weight.mul_((SPREAD / deviation).view(-1, 1, 1, 1))
+    last.bias.sub_(mean).mul_(SPREAD / deviation)
+    first.bias.add_((first.weight * mean.view(1, -1, 1, 1)).sum((1, 2, 3)))
+    first.weight.mul_((deviation / SPREAD).view(1, -1, 1, 1))
+
+
+def save_vae(model) -> None:
+    """Write the autoencoder in float16."""
+    model.register_to_config(scaling_factor=1 / SPREAD)
+    copy.deepcopy(model).half().save_pretrained(HERE / "vae", max_shard_size="9MB")
+    settings = json.loads((HERE / "vae" / "config.json").read_text())
+    del settings["block_out_channels"]  # set again at load; in the file it only makes diffusers warn
+    training.write_json(HERE / "vae" / "config.json", settings)
+
+
+def train_decoder(minutes: float, device: str) -> None:
+    """Train the decoder on, on whole pictures, with the encoder frozen: latents that were computed stay valid."""
+    from diffusers import AutoencoderTiny
+
+    model = AutoencoderTiny.from_pretrained(HERE / "vae", torch_dtype=torch.float32).to(device)
+    model = model.to(memory_format=torch.channels_last)
+    worlds = [training.Pictures(Path("data"), name) for name in ("tabletop", "portrait")]
+
+    def step(number: int) -> Tensor:
+        image = to_signed(crops(worlds, 10**6 + number, 6, 96), device).contiguous(memory_format=torch.channels_last)
+        with training.autocast(device), torch.no_grad():
+            latents = model.encode(image).latents
+        with training.autocast(device):
+            drawn = model.decode(latents + 0.02 * torch.randn_like(latents)).sample.float()
+        sharp = sum((a - b).abs().mean() for a, b in zip(edges(drawn), edges(image), strict=True))
+        return (drawn - image).abs().mean() + F.mse_loss(drawn, image) + sharp
+
+    model.encoder.requires_grad_(False)
+    model, facts = training.train(
+        model, step, minutes, RUNS / "decoder.pt", 6e-4, SEED, weight_decay=1e-4, decay=0.995
+    )
+    save_vae(model)
+    training.write_json(RUNS / "decoder.json", facts)
     print(json.dumps(facts))
 
 
@@ -254,43 +314,75 @@ def train_text(minutes: float, device: str) -> None:
 # --------------------------------------------------------------------------------------------- UNet
 
 
+def pictures(world: training.Pictures, number: int) -> numpy.ndarray:
+    """The pictures of a shard; of portraits also the mirror images, after them."""
+    found = numpy.asarray(world.arrays[number])
+    return numpy.concatenate((found, found[..., ::-1])) if world.name == "portrait" else found
+
+
 class Latents:
     """Scaled latents of every cached picture, encoded once and kept beside the pictures."""
 
     def __init__(self, device: str) -> None:
-        from diffusers import AutoencoderKL
+        from diffusers import AutoencoderTiny
 
-        self.vae = AutoencoderKL.from_pretrained(HERE / "vae", torch_dtype=torch.float32).eval().to(device)
+        self.vae = AutoencoderTiny.from_pretrained(HERE / "vae", torch_dtype=torch.float32).eval().to(device)
+        self.vae = self.vae.to(memory_format=torch.channels_last)
         self.worlds = [training.Pictures(Path("data"), name) for name in ("tabletop", "portrait")]
-        self.mark = training.hashes(HERE / "vae")
+        weights = b"".join(p.detach().cpu().numpy().tobytes() for p in self.vae.encoder.parameters())
+        self.mark = hashlib.sha256(weights).hexdigest()
         self.rows: dict[str, Tensor] = {}
         self.scenes: dict[str, list] = {}
+        self.usable: dict[str, list[int]] = {}
+        self.taken: set[tuple[str, int]] = set()
         self.device = device
-        self.refresh()
+        self.refresh(4)
 
     @torch.no_grad()
     def encode(self, pictures: numpy.ndarray) -> Tensor:
-        parts = [self.vae.encode(to_signed(p, self.device)).latent_dist.mode() for p in numpy.array_split(pictures, 20)]
-        return torch.cat(parts).cpu() * self.vae.config.scaling_factor
+        """Scaled latents (N, 4, 32, 32) of pictures (N, 3, 128, 128), uint8."""
+        parts = []
+        for part in numpy.array_split(pictures, max(1, len(pictures) // 25)):
+            image = to_signed(part, self.device).contiguous(memory_format=torch.channels_last)
+            with training.autocast(self.device):
+                parts.append(self.vae.encode(image).latents.float().cpu())
+        return torch.cat(parts) * self.vae.config.scaling_factor
 
-    def refresh(self) -> None:
-        """Encode shards that have come since the last look (about ten seconds each on a CPU)."""
+    def refresh(self, most: int) -> None:
+        """Take in shards that have come since the last look, at most ``most`` of each world; a new shard takes
+        some seconds on a CPU, one that was encoded before none. Portraits, of which there are fewer, come with their
+        mirror images: their captions say nothing of left and right, so they stay true."""
         from assets import data
 
         for world in self.worlds:
             world.refresh()
-            rows = []
-            for number in world.numbers:
+            module, fresh = data.world(world.name), 0
+            for place, number in enumerate(world.numbers):
+                if (world.name, number) in self.taken or fresh == most:
+                    continue
                 path = Path("data") / f"latents-{world.name}-{number:03d}.pt"
                 stored = torch.load(path, weights_only=True) if path.exists() else None
                 if stored is None or stored["mark"] != self.mark:
-                    stored = {"mark": self.mark, "latents": self.encode(numpy.asarray(world.arrays[number]))}
-                    torch.save(stored, path)
-                rows.append(stored["latents"])
-            if len(world) > len(self.scenes.get(world.name, ())):
-                self.rows[world.name] = torch.cat(rows)
-                module = data.world(world.name)
-                self.scenes[world.name] = [module.sample(world.seed(i)) for i in range(len(world))]
+                    stored = {"mark": self.mark, "latents": self.encode(pictures(world, number))}
+                    scratch = path.with_suffix(f".{os.getpid()}.tmp")
+                    torch.save(stored, scratch)
+                    scratch.rename(path)
+                scenes = [module.sample(world.seed(place * data.PER_SHARD + i)) for i in range(data.PER_SHARD)]
+                copies = len(stored["latents"]) // len(scenes)
+                self.scenes.setdefault(world.name, []).extend(scenes * copies)
+                earlier = [self.rows[world.name]] if world.name in self.rows else []
+                self.rows[world.name] = torch.cat([*earlier, stored["latents"]])
+                self.taken.add((world.name, number))
+                # Three things at once are left to a larger model.
+                self.usable[world.name] = [
+                    i for i, scene in enumerate(self.scenes[world.name]) if len(getattr(scene, "solids", ())) < 3
+                ]
+                fresh += 1
+
+
+def encode_all(minutes: float, device: str) -> None:
+    """Encode every cached picture now, rather than while the UNet trains."""
+    Latents(device).refresh(10**6)
 
 
 def conditioning(teacher, ids: Tensor, dropped: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -303,32 +395,49 @@ def conditioning(teacher, ids: Tensor, dropped: Tensor) -> tuple[Tensor, dict[st
     return states.float() * keep.view(-1, 1, 1), {"text_embeds": pooled.float() * keep.view(-1, 1), "time_ids": time_ids}
 
 
-def train_unet(minutes: float, device: str, batch: int = 64) -> None:
-    from diffusers import DDIMScheduler
+def readers(device: str):
+    """Tokenizer and the trained text encoders, from the stage ``text``."""
     from transformers import CLIPTokenizer
-
-    from assets import data
 
     tokenizer = CLIPTokenizer.from_pretrained(HERE / "tokenizer")
     teacher = make_teacher(tokenizer).to(device)
     teacher.load_state_dict(torch.load(RUNS / "text.pt", map_location=device, weights_only=True)["average"])
-    teacher.eval()
+    return tokenizer, teacher.eval()
+
+
+def export(minutes: float, device: str) -> None:
+    """Write the pipeline from the UNet's last checkpoint, while or after it trains."""
+    from diffusers import AutoencoderTiny
+
+    model = tiny_diffusion.unet()
+    model.load_state_dict(torch.load(RUNS / "unet.pt", map_location="cpu", weights_only=True)["average"])
+    vae = AutoencoderTiny.from_pretrained(HERE / "vae", torch_dtype=torch.float32)
+    tokenizer, teacher = readers("cpu")
+    save_pipeline(assemble(model, vae, teacher, tokenizer))
+
+
+def train_unet(minutes: float, device: str, batch: int = 32) -> None:
+    from diffusers import DDIMScheduler
+
+    from assets import data
+
+    tokenizer, teacher = readers(device)
     torch.manual_seed(SEED)
     model = tiny_diffusion.unet().to(device, memory_format=torch.channels_last)
-    scheduler = DDIMScheduler(**tiny_diffusion.sampler(tiny_diffusion.TRAINED_STEPS))
+    scheduler = DDIMScheduler(**tiny_diffusion.sampler())
     signal = scheduler.alphas_cumprod.to(device)
     latents = Latents(device)
 
     def step(number: int) -> Tensor:
-        if number and number % 400 == 0:
-            latents.refresh()
+        if number and number % 100 == 0:
+            latents.refresh(1)
         rng = random.Random(f"unet {SEED} {number}")
         generator = torch.Generator().manual_seed(SEED * 1_000_003 + number)
         rows, captions = [], []
         names = [name for name in latents.rows if len(latents.scenes[name])]
         for place in range(batch):
             name = names[-1] if place % 10 < 3 else names[0]  # three portraits to seven tabletop scenes
-            index = rng.randrange(len(latents.scenes[name]))
+            index = rng.choice(latents.usable[name])
             rows.append(latents.rows[name][index])
             captions.append(data.world(name).caption(latents.scenes[name][index], rng))
         clean = torch.stack(rows).to(device)
@@ -336,7 +445,7 @@ def train_unet(minutes: float, device: str, batch: int = 64) -> None:
         # One timestep in each of `batch` equal slices: the same distribution with less variance.
         position = (torch.arange(batch) + torch.rand(batch, generator=generator)) / batch
         order = torch.randperm(batch, generator=generator)
-        steps = (position[order] * tiny_diffusion.TRAINED_STEPS).long().to(device)
+        steps = (position[order] * tiny_diffusion.SCHEDULE_STEPS).long().to(device)
         share = signal[steps].view(-1, 1, 1, 1)
         noisy = share.sqrt() * clean + (1 - share).sqrt() * noise
         velocity = share.sqrt() * noise - (1 - share).sqrt() * clean
@@ -362,8 +471,12 @@ def train_unet(minutes: float, device: str, batch: int = 64) -> None:
         return f"wrote {RUNS / 'unet.png'}"
 
     model, facts = training.train(
-        model, step, minutes, RUNS / "unet.pt", 8e-4, SEED, warmup=300, report=report, report_every=800, weight_decay=1e-3
+        model, step, minutes, RUNS / "unet.pt", 8e-4, SEED, warmup=300, report=report, report_every=1000, weight_decay=1e-3
     )
+    rank, processes = training.rank_and_size()
+    facts["processes"] = processes
+    if rank:
+        return
     training.write_json(RUNS / "unet.json", facts)
     save_pipeline(assemble(model, latents.vae, teacher, tokenizer))
     print(json.dumps(facts))
@@ -391,16 +504,16 @@ def save_pipeline(pipe) -> None:
     pipe.scheduler.save_pretrained(HERE / "scheduler")
     pipe.save_config(HERE)
     facts = {path.stem: json.loads(path.read_text()) for path in sorted(RUNS.glob("*.json"))}
-    training.write_manifest(HERE, {"training": {name: facts[name] for name in ("vae", "text", "unet") if name in facts}})
+    training.write_manifest(HERE, {"training": {name: facts[name] for name in ("vae", "decoder", "text", "unet") if name in facts}})
 
 
-STAGES = {"vae": train_vae, "text": train_text, "unet": train_unet}
+STAGES = {"vae": train_vae, "decoder": train_decoder, "text": train_text, "latents": encode_all, "unet": train_unet, "export": export}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("stage", choices=STAGES)
-    parser.add_argument("--minutes", type=float, required=True)
+    parser.add_argument("--minutes", type=float, default=0.0, help="of training in all, over every start")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=0)
     arguments = parser.parse_args()

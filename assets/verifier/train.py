@@ -3,9 +3,8 @@
     python -m assets.verifier.train reward --minutes 14
     python -m assets.verifier.train judge  --minutes 14
 
-``reward`` is a ResNet with seed 11, ``judge`` a RegNet with seed 23; they see different pictures (even and odd
-shards). Pictures are blurred, brightened and made noisy at random, because drawn pictures are never as crisp as
-renders. Resumes after a kill; writes float16 weights and the accuracy per attribute on held-out renders.
+``reward`` is a ResNet with seed 11, ``judge`` a RegNet with seed 23. Pictures are mirrored (and so are their labels),
+shifted, blurred, brightened and made grainy at random, because drawn pictures are never as crisp as renders. Resumes after a kill; writes float16 weights and the accuracy per attribute on held-out renders.
 """
 
 from __future__ import annotations
@@ -27,8 +26,8 @@ from pipelines.scenes import portrait, tabletop
 HERE = Path(__file__).parent
 RUNS = Path("data/runs")
 SETTINGS = {
-    "reward": {"architecture": "resnet", "widths": (32, 64, 96, 128), "seed": 11, "shards": 0},
-    "judge": {"architecture": "regnet", "widths": (32, 64, 96, 144), "seed": 23, "shards": 1},
+    "reward": {"architecture": "resnet", "widths": (32, 64, 96, 128), "seed": 11},
+    "judge": {"architecture": "regnet", "widths": (32, 64, 96, 144), "seed": 23},
 }
 HELD_OUT_SEED = 500_000
 
@@ -61,14 +60,15 @@ def loss_of(logits: dict[str, Tensor], wanted: dict[str, Tensor]) -> Tensor:
     return total / max(count, 1)
 
 
-def worn(image: Tensor, generator: torch.Generator) -> Tensor:
-    """Blur, exposure and noise at random, picture by picture."""
+def worn(image: Tensor, generator: torch.Generator, grain: Tensor) -> Tensor:
+    """Shift by a few pixels, blur, exposure and grain at random; ``grain`` is a bank of noise pictures."""
+    down, left = (int(x) for x in torch.randint(-6, 7, (2,), generator=generator))
+    image = F.pad(image, (6, 6, 6, 6), mode="replicate")[..., 6 + down :, 6 + left :][..., : data.SIZE, : data.SIZE]
     draw = torch.rand(4, len(image), 1, 1, 1, generator=generator)
-    soft = F.avg_pool2d(F.pad(image, (1, 1, 1, 1), mode="replicate"), 3, 1)
-    image = torch.where(draw[0] < 0.4, image.lerp(soft, draw[1].clamp_min(0.3)), image)
-    image = image * (0.9 + 0.2 * draw[2]) + (draw[3] - 0.5) * 0.08
-    strength = 0.04 * torch.rand(len(image), 1, 1, 1, generator=generator)
-    return image + strength * torch.randn(image.shape, generator=generator)
+    if draw[0, 0] < 0.4:
+        image = image.lerp(F.avg_pool2d(F.pad(image, (1, 1, 1, 1), mode="replicate"), 3, 1), draw[1])
+    rows = torch.randint(len(grain), (len(image),), generator=generator)
+    return image * (0.9 + 0.2 * draw[2]) + (draw[3] - 0.5) * 0.08 + 0.04 * draw[1].flip(0) * grain[rows]
 
 
 def held_out(world: str, count: int, size: int = data.SIZE) -> tuple[Tensor, list]:
@@ -101,7 +101,7 @@ def accuracy(model: verifier.SceneVerifier, count: int) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("which", choices=SETTINGS)
-    parser.add_argument("--minutes", type=float, required=True)
+    parser.add_argument("--minutes", type=float, required=True, help="of training in all, over every start")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--held-out", type=int, default=1000)
     arguments = parser.parse_args()
@@ -110,7 +110,8 @@ def main() -> None:
     torch.manual_seed(seed)
     model = verifier.SceneVerifier(settings["architecture"], settings["widths"]).to(device, memory_format=torch.channels_last)
     worlds = [training.Pictures(Path("data"), name) for name in ("tabletop", "portrait")]
-    known: dict[tuple[str, int], dict[str, int]] = {}
+    known: dict[tuple[str, int, bool], dict[str, int]] = {}
+    grain = torch.randn(64, 3, data.SIZE, data.SIZE, generator=torch.Generator().manual_seed(seed))
 
     def step(number: int) -> Tensor:
         if number % 200 == 0:
@@ -121,14 +122,15 @@ def main() -> None:
         filled = [world for world in worlds if len(world)]
         for place in range(48):
             world = filled[-1] if place % 3 == 0 else filled[0]
-            mine = [i for i, n in enumerate(world.numbers) if n % 2 == settings["shards"]] or [0]
-            index = rng.choice(mine) * data.PER_SHARD + rng.randrange(data.PER_SHARD)
-            scene_seed = world.seed(index)
-            if (world.name, scene_seed) not in known:
-                known[world.name, scene_seed] = labels(data.world(world.name).sample(scene_seed))
-            pictures.append(world.picture(index))
-            rows.append(known[world.name, scene_seed])
-        image = worn(torch.from_numpy(numpy.stack(pictures)).float() / 255, generator).to(device)
+            index, mirror = rng.randrange(len(world)), rng.random() < 0.5
+            key = world.name, world.seed(index), mirror
+            if key not in known:
+                scene = data.world(world.name).sample(key[1])
+                known[key] = labels(scene.mirrored() if mirror and world.name == "tabletop" else scene)
+            picture = world.picture(index)
+            pictures.append(picture[..., ::-1] if mirror else picture)
+            rows.append(known[key])
+        image = worn(torch.from_numpy(numpy.stack(pictures)).float() / 255, generator, grain).to(device)
         wanted = {head: target.to(device) for head, target in stacked(rows).items()}
         with training.autocast(device):
             logits = model(image.contiguous(memory_format=torch.channels_last))

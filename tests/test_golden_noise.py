@@ -1,0 +1,247 @@
+"""Golden Noise: the algebra of re-denoising, the settings' limits, and whole runs on the shipped models."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pytest
+import torch
+
+from pipelines import golden_noise, sdxl
+from pipelines.golden_noise import Outcome, Preview, Settings
+from pipelines.lane import Cancelled, Job, Progress
+from pipelines.patching import fingerprint
+from pipelines.registry import Registry
+
+PROMPT = "a red cube to the left of a blue ball on a wooden floor"
+
+
+def scheduler(steps: int = 10):
+    from diffusers import DDIMScheduler
+
+    from pipelines import tiny_diffusion
+
+    made = DDIMScheduler(**tiny_diffusion.sampler())
+    made.set_timesteps(steps)
+    return made
+
+
+# ------------------------------------------------------------------------------------------- algebra
+
+
+def test_redenoise_with_equal_guidance_gives_the_noise_back():
+    noise, constant = torch.randn(2, 4, 6, 5).double(), torch.randn(2, 4, 6, 5).double()
+    back = golden_noise.redenoise(noise, lambda x, t, w: constant, scheduler(), 3.0, 3.0)
+    torch.testing.assert_close(back, noise)
+
+
+def test_redenoise_moves_along_the_guidance_direction():
+    noise, direction = torch.randn(1, 4, 6, 5).double(), torch.randn(1, 4, 6, 5).double()
+    made = scheduler()
+    golden = golden_noise.redenoise(noise, lambda x, t, w: w * direction, made, 5.5, 1.0)
+    high, low = (made.alphas_cumprod[int(t)].double().item() for t in made.timesteps[:2])
+    # x' - x = k (w_strong - w_weak) direction, with k from the two noise levels (derived, spec section 6).
+    k = math.sqrt(high / low) * math.sqrt(1 - low) - math.sqrt(1 - high)
+    torch.testing.assert_close(golden - noise, 4.5 * k * direction)
+    assert k < 0, "stronger guidance pushes against the predicted noise"
+
+
+def test_noise_is_the_seed_s_and_normal():
+    noise = golden_noise.draw_noise(3, (1, 4, 32, 32))
+    assert torch.equal(noise, golden_noise.draw_noise(3, (1, 4, 32, 32)))
+    assert abs(noise.mean()) < 0.1 and abs(noise.std() - 1) < 0.1
+
+
+def test_the_cut_schedule_is_a_prefix_of_sdxl_s():
+    from diffusers import DDIMScheduler
+
+    from pipelines import tiny_diffusion
+
+    whole = DDIMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, num_train_timesteps=1000)
+    for steps in (10, 720, 1000):
+        cut = DDIMScheduler(**tiny_diffusion.cut_schedule(steps)).alphas_cumprod
+        torch.testing.assert_close(cut, whole.alphas_cumprod[:steps], atol=1e-6, rtol=1e-4)
+
+
+# ------------------------------------------------------------------------------------------- settings
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"prompt": ""}, "prompt is empty"),
+        ({"prompt": "   "}, "prompt is empty"),
+        ({"prompt": None}, "prompt is empty"),
+        ({"prompt": "a" * 100_000}, "100,000 characters"),
+        ({"steps": 10**9}, "number of steps is 1000000000"),
+        ({"steps": 2.5}, "whole number"),
+        ({"steps": True}, "whole number"),
+        ({"guidance": float("nan")}, "guidance is nan"),
+        ({"guidance": "5"}, "guidance is '5'"),
+        ({"strength": float("inf")}, "golden strength is inf"),
+        ({"seed": -1}, "seed is -1"),
+        ({"seed": 2**31}, "from 0 to 2147483647"),
+        ({"model_set": "huge"}, "choose one of mini, full"),
+    ],
+)
+def test_wrong_settings_get_one_sentence(change, says):
+    with pytest.raises(ValueError, match=says) as caught:
+        Settings(**{"prompt": PROMPT, **change}).validated()
+    assert str(caught.value).count("\n") == 0 and len(str(caught.value)) < 200
+
+
+def test_right_settings_come_back_with_exact_types():
+    settings = Settings(PROMPT + " ", seed=3.0, steps=4.0, guidance=2, strength=0).validated()
+    assert settings == Settings(PROMPT, 3, 4, 2.0, 0.0)
+    assert type(settings.seed) is int and type(settings.guidance) is float
+
+
+def test_every_example_and_surprise_is_valid():
+    from pipelines.scenes.prompts import read_prompt
+
+    for prompt, seed in golden_noise.EXAMPLES:
+        Settings(prompt, seed).validated()
+        assert not read_prompt(prompt).unknown
+    for seed in range(50):
+        Settings(golden_noise.surprise(seed)).validated()
+
+
+# ---------------------------------------------------------------------------------------- whole runs
+
+
+@pytest.fixture(scope="module")
+def registry():
+    return Registry("cpu")
+
+
+def run(registry: Registry, settings: Settings, job: Job | None = None) -> Outcome:
+    return golden_noise.generate(job or Job(), registry, settings)
+
+
+def same(first, second) -> bool:
+    return first.tobytes() == second.tobytes()
+
+
+def test_the_same_settings_give_the_same_bytes(registry):
+    settings = Settings(PROMPT, seed=5, steps=4)
+    first, second = run(registry, settings), run(registry, settings)
+    assert same(first.standard, second.standard) and same(first.golden, second.golden)
+    assert first.standard.size == (128, 128)
+    other = run(registry, dataclasses.replace(settings, seed=6))
+    assert not same(first.standard, other.standard)
+
+
+def test_strength_zero_is_the_standard_noise(registry):
+    outcome = run(registry, Settings(PROMPT, seed=5, steps=4, strength=0))
+    assert same(outcome.standard, outcome.golden)
+    assert outcome.measurements["noise"]["change_rms"] == 0
+    moved = run(registry, Settings(PROMPT, seed=5, steps=4, strength=1))
+    assert same(outcome.standard, moved.standard), "the standard picture does not depend on the golden noise"
+    assert moved.measurements["noise"]["change_rms"] > 0 and not same(moved.standard, moved.golden)
+
+
+def test_previews_and_progress_arrive_while_drawing(registry):
+    job = Job()
+    run(registry, Settings(PROMPT, steps=8), job)
+    items = [job.out.get_nowait() for _ in range(job.out.qsize())]
+    previews = [item for item in items if isinstance(item, Preview)]
+    assert len(previews) >= 4 and [p.step for p in previews] == sorted(p.step for p in previews)
+    assert all(p.standard.size == p.golden.size for p in previews)
+    progress = [item.fraction for item in items if isinstance(item, Progress)]
+    assert progress == sorted(progress) and progress[-1] == 1.0
+
+
+def test_stop_ends_within_one_step_and_changes_no_model(registry):
+    class StopsAtStepTwo(Job):
+        steps = 0
+
+        def progress(self, fraction, text=""):
+            self.steps += text.startswith("step")
+            if self.steps == 2:
+                self.stop.set()
+            super().progress(fraction, text)
+
+    with registry.lease(*golden_noise.specs("mini")) as models:
+        modules = [m for m in models if isinstance(m, torch.nn.Module)]
+        before = [fingerprint(m) for m in modules]
+    job = StopsAtStepTwo()
+    with pytest.raises(Cancelled):
+        run(registry, Settings(PROMPT, steps=50), job)
+    assert job.steps == 2
+    first = run(registry, Settings(PROMPT, seed=1, steps=3))
+    run(registry, Settings("a smiling person with long red hair, glasses and no beard", seed=2, steps=3))
+    assert same(first.golden, run(registry, Settings(PROMPT, seed=1, steps=3)).golden)
+    assert [fingerprint(m) for m in modules] == before
+
+
+def test_verdicts_name_every_attribute_of_the_prompt(registry):
+    outcome = run(registry, Settings("a glossy red cube left of a blue ball on marble under the sky", steps=4))
+    asked = {(v.attribute, v.wanted) for v in outcome.verdict_standard}
+    assert ("shape of the left object", "cube") in asked and ("colour of the right object", "blue") in asked
+    assert ("finish of the left object", "glossy") in asked and ("backdrop", "sky") in asked
+    assert all(v.right == (v.wanted == v.seen) and 0 <= v.confidence <= 1 for v in outcome.verdict_golden)
+
+
+def test_a_prompt_outside_the_world_is_drawn_but_not_judged(registry):
+    outcome = run(registry, Settings("zebra quantum", steps=2))
+    assert outcome.verdict_standard == [] and outcome.measurements["unknown_words"] == ["zebra", "quantum"]
+    assert outcome.measurements["fully_right"] == {"standard": None, "golden": None}
+
+
+def test_measurements_are_json_and_say_which_models_answered(registry):
+    import json
+
+    outcome = run(registry, Settings(PROMPT, steps=2))
+    told = json.loads(json.dumps(outcome.measurements))
+    assert {m["licence"] for m in told["models"]} == {"Apache-2.0"}
+    assert {"mini-sdxl/unet", "mini-npnet", "verifier/judge"} <= {m["key"] for m in told["models"]}
+    assert told["npnet_seconds"] < told["seconds"]
+
+
+def test_the_folder_loads_with_plain_diffusers_and_draws_the_same(registry):
+    from diffusers import StableDiffusionXLPipeline
+
+    pipe = StableDiffusionXLPipeline.from_pretrained(sdxl.ROOT / "assets/mini_sdxl")
+    pipe.set_progress_bar_config(disable=True)
+    noise = golden_noise.draw_noise(5, (1, 4, 32, 32))
+    picture = pipe(PROMPT, latents=noise, num_inference_steps=4, guidance_scale=5.0, output_type="pt").images
+    with registry.lease(*sdxl.MINI.parts) as parts, torch.inference_mode():
+        golden = golden_noise.GoldenNoise(sdxl.build(parts), None)
+        ours = golden.draw(noise, golden.embed([PROMPT]), 4, 5.0)
+    torch.testing.assert_close(picture, ours, atol=2e-3, rtol=0)
+
+
+def test_a_batch_of_two_equals_two_of_one(registry):
+    with registry.lease(*sdxl.MINI.parts) as parts, torch.inference_mode():
+        noises = torch.cat([golden_noise.draw_noise(i, (1, 4, 32, 32)) for i in range(2)])
+        texts = [PROMPT, "a green cone on marble"]
+        golden = golden_noise.GoldenNoise(sdxl.build(parts), None)
+        both = golden.draw(noises, golden.embed(texts), 3, 5.0)
+        for row in range(2):
+            golden = golden_noise.GoldenNoise(sdxl.build(parts), None)
+            alone = golden.draw(noises[row : row + 1], golden.embed(texts[row : row + 1]), 3, 5.0)
+            torch.testing.assert_close(both[row : row + 1], alone, atol=2e-3, rtol=0)
+
+
+def test_the_full_set_is_declared_and_says_what_it_fetches():
+    assert sdxl.FULL.download and "GB" in sdxl.FULL.download
+    assert {spec.key.split("/")[0] for spec in sdxl.FULL.parts} == {"sdxl-base-1.0"}
+    assert golden_noise.NPNETS["full"].source == "Klayand/GoldenNoiseModel"
+
+
+def test_a_missing_checkpoint_of_the_authors_is_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.setenv("LATENT_STUDIO_MODELS", str(tmp_path))
+    (tmp_path / "GoldenNoiseModel").mkdir()
+    spec = dataclasses.replace(golden_noise.NPNETS["full"], files=())
+    with pytest.raises(FileNotFoundError, match="sdxl.pth"):
+        spec.load(spec)
+
+
+def test_remembered_guess_leaves_the_step_as_it_was():
+    made = scheduler(4)
+    latents, output = torch.randn(1, 4, 4, 4), torch.randn(1, 4, 4, 4)
+    plain = made.step(output, made.timesteps[0], latents, return_dict=False)[0]
+    seen = golden_noise._remember_guess(made)
+    noted = made.step(output, made.timesteps[0], latents, return_dict=False)[0]
+    assert torch.equal(plain, noted) and seen["clean"].shape == latents.shape

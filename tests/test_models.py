@@ -1,0 +1,163 @@
+"""The shipped weights: whole, small enough, described by cards that agree with them, and as good as the cards say."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import pytest
+import torch
+
+from assets import cards
+from pipelines import golden_noise, sdxl, tiny_diffusion, verifier
+from pipelines.registry import Registry
+from pipelines.scenes import grammar, portrait, tabletop
+from pipelines.scenes.prompts import PortraitRequest, read_prompt
+
+ASSETS = sdxl.ROOT / "assets"
+FOLDERS = sorted(cards.CARDS)
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_manifest_matches_the_files(folder):
+    facts = json.loads((ASSETS / folder / "manifest.json").read_text())
+    assert facts["sha256"], "no weights are listed"
+    on_disk = {str(p.relative_to(ASSETS / folder)) for p in (ASSETS / folder).rglob("*.safetensors")}
+    assert set(facts["sha256"]) == on_disk
+    for name, wanted in facts["sha256"].items():
+        content = (ASSETS / folder / name).read_bytes()
+        assert hashlib.sha256(content).hexdigest() == wanted, name
+        assert len(content) == facts["bytes"][name]
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_the_card_says_what_was_measured(folder):
+    assert (ASSETS / folder / "README.md").read_text() == cards.CARDS[folder](), "run python -m assets.cards"
+
+
+def test_every_asset_is_small_enough_for_a_space():
+    files = [p for p in ASSETS.rglob("*") if p.is_file() and "__pycache__" not in p.parts]
+    assert max(p.stat().st_size for p in files) < 10_000_000
+    assert sum(p.stat().st_size for p in files) < 100_000_000
+
+
+def test_no_config_carries_a_path_of_the_training_machine():
+    for path in ASSETS.rglob("*.json"):
+        assert "_name_or_path" not in json.loads(path.read_text()) or not str(
+            json.loads(path.read_text())["_name_or_path"]
+        ).startswith("/"), path
+
+
+@pytest.fixture(scope="module")
+def registry():
+    return Registry("cpu")
+
+
+# ------------------------------------------------------------------------------------------ verifier
+
+
+@pytest.mark.parametrize("spec", [golden_noise.JUDGE, golden_noise.REWARD], ids=["judge", "reward"])
+def test_a_verifier_reads_held_out_renders(registry, spec):
+    from assets.verifier.train import accuracy
+
+    with registry.lease(spec) as (model,):
+        shares = accuracy(model, 80)
+    assert sum(shares.values()) / len(shares) > 0.97, shares
+    assert min(shares.values()) > 0.9, shares
+
+
+def logits_that_say(**wanted: str) -> dict[str, torch.Tensor]:
+    """Logits of one picture that read ``wanted`` and otherwise the first answer."""
+    rows = {}
+    for head, values in verifier.HEADS.items():
+        rows[head] = torch.full((1, len(values)), -4.0)
+        rows[head][0, values.index(wanted.get(head.replace(" ", "_"), wanted.get(head, values[0])))] = 4.0
+    return rows
+
+
+def reading(*things: tuple[str, str], **more: str) -> dict[str, torch.Tensor]:
+    named = {f"{slot} shape": shape for slot, (_, shape) in enumerate(things)}
+    named |= {f"{slot} colour": colour for slot, (colour, _) in enumerate(things)}
+    return logits_that_say(**{"count": str(len(things)), **named, **more})
+
+
+@pytest.mark.parametrize(
+    ("prompt", "things", "more", "right"),
+    [
+        ("a red cube left of a blue sphere", (("red", "cube"), ("blue", "sphere")), {}, True),
+        ("a red cube left of a blue sphere", (("blue", "sphere"), ("red", "cube")), {}, False),
+        ("a red cube right of a blue sphere", (("blue", "sphere"), ("red", "cube")), {}, True),
+        ("a red cube and a blue sphere", (("blue", "sphere"), ("red", "cube")), {}, True),
+        ("a red cube and a blue sphere", (("red", "sphere"), ("blue", "cube")), {}, False),
+        ("a red cube in front of a blue sphere", (("blue", "sphere"), ("red", "cube")), {"0 nearer": "right"}, True),
+        ("a red cube behind a blue sphere", (("blue", "sphere"), ("red", "cube")), {"0 nearer": "right"}, False),
+        ("a red cube", (("red", "cube"), ("red", "cube")), {}, False),
+        ("a red cube on marble", (("red", "cube"),), {"floor": "wood"}, False),
+        ("a red cube on marble", (("red", "cube"),), {"floor": "marble"}, True),
+    ],
+)
+def test_a_reading_is_matched_to_what_was_asked(prompt, things, more, right):
+    (verdicts,) = verifier.judge(reading(*things, **more), read_prompt(prompt))
+    assert verifier.fully_right(verdicts) is right
+
+
+def test_the_reward_prefers_the_right_picture_and_has_a_gradient():
+    request = read_prompt("a red cube left of a blue sphere")
+    good, bad = reading(("red", "cube"), ("blue", "sphere")), reading(("red", "cube"), ("green", "sphere"))
+    assert verifier.log_likelihood(good, request) > verifier.log_likelihood(bad, request)
+    leaf = {head: value.requires_grad_() for head, value in good.items()}
+    verifier.log_likelihood(leaf, request).sum().backward()
+    assert leaf["0 colour"].grad.abs().sum() > 0
+
+
+def test_a_portrait_is_judged_by_what_the_prompt_names():
+    request = read_prompt("a person with red hair, glasses and no beard")
+    assert isinstance(request, PortraitRequest)
+    (verdicts,) = verifier.judge(
+        logits_that_say(world="portrait", hair_colour="red", glasses="yes", beard="yes"), request
+    )
+    assert {v.attribute: v.right for v in verdicts} == {"hair colour": True, "glasses": True, "beard": False}
+
+
+def test_an_unknown_backbone_is_one_sentence():
+    with pytest.raises(ValueError, match="use 'resnet' or 'regnet'"):
+        verifier.SceneVerifier("vgg")
+
+
+# ----------------------------------------------------------------------------------------- mini-sdxl
+
+
+def test_the_parts_are_sdxl_s_classes_and_sizes(registry):
+    with registry.lease(*sdxl.MINI.parts) as parts:
+        pipe = sdxl.build(parts)
+    assert type(pipe).__name__ == "StableDiffusionXLPipeline"
+    assert pipe.unet.config.addition_embed_type == "text_time"
+    assert pipe.unet.config.sample_size == tiny_diffusion.LATENT
+    assert pipe.text_encoder_2.config.projection_dim == tiny_diffusion.POOLED
+
+
+def test_every_caption_word_is_one_token(registry):
+    with registry.lease(*sdxl.MINI.parts) as parts:
+        tokenizer = dict(zip(sdxl.PARTS, parts, strict=True))["tokenizer"]
+    for word in {*grammar.vocabulary(), *portrait.vocabulary()} - {","}:
+        assert len(tokenizer.tokenize(word)) == (1 if "-" not in word else 3), word
+    assert tokenizer.unk_token_id not in tokenizer("zebra quantum é 漢").input_ids[1:3]
+
+
+def test_the_autoencoder_gives_scenes_back(registry):
+    with registry.lease(*sdxl.MINI.parts) as parts, torch.inference_mode():
+        vae = dict(zip(sdxl.PARTS, parts, strict=True))["vae"]
+        image = tabletop.render([tabletop.sample(i) for i in range(4)], 128).image * 2 - 1
+        drawn = vae.decode(vae.encode(image).latents).sample.clamp(-1, 1)
+    assert 10 * torch.log10(4 / (drawn - image).square().mean()) > 27
+
+
+@pytest.mark.slow
+def test_pictures_are_what_prompts_say_as_often_as_the_card_tells(registry):
+    from assets.mini_sdxl import evaluate
+
+    report, _ = evaluate.evaluate(25, 25, sdxl.MINI.guidance, 25, 20)
+    measured = cards.facts("mini_sdxl", "evaluation.json")
+    for kind in evaluate.KINDS:
+        low = evaluate.wilson(round(25 * measured[kind]["fully_right"]["share"]), 25, z=3.3)[0]
+        assert report[kind]["fully_right"]["share"] >= low, kind
