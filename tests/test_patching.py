@@ -98,10 +98,15 @@ def test_an_error_inside_removes_these_hooks_and_no_others():
     assert torch.equal(net(x), plain)
 
 
-def test_a_list_with_something_else_in_it_leaves_no_hook():
+class Hookless(nn.Identity):
+    def register_forward_hook(self, *args: object, **kwargs: object) -> None:
+        raise TypeError("this module takes no hooks")
+
+
+def test_a_module_that_takes_no_hooks_leaves_none_on_the_others():
     net = small_net()
     before = fingerprint(net)
-    with pytest.raises(AttributeError), edited_outputs([net[0], "not a module"], lambda module, output: None):
+    with pytest.raises(TypeError, match="takes no hooks"), edited_outputs([net[0], Hookless()], lambda *_: None):
         pass
     assert fingerprint(net) == before
 

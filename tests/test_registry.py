@@ -773,15 +773,14 @@ def test_eight_users_at_once_get_what_each_would_get_alone(toy_models, mode):
 def test_eight_threads_that_lease_without_the_lane_get_whole_models_too(toy_models):
     """lease() from any thread is safe: the load lock keeps the loaders apart, here in a registry per lease."""
     wanted = {key: fingerprint(Registry("cpu").run(spec, lambda net: net)) for key, spec in toy_models.items()}
-    faults = []
+    faults, whole = [], []
 
     def visit(user: int) -> None:
         rng = random.Random(user)
         for _ in range(4):
             key = rng.choice(list(toy_models))
             with Registry("cpu").lease(toy_models[key]) as (net,):
-                if fingerprint(net) != wanted[key]:
-                    faults.append(key)
+                (whole if fingerprint(net) == wanted[key] else faults).append(key)
 
     users = [threading.Thread(target=visit, args=(user,)) for user in range(8)]
     for user in users:
@@ -789,6 +788,7 @@ def test_eight_threads_that_lease_without_the_lane_get_whole_models_too(toy_mode
     for user in users:
         user.join(60)
     assert faults == []
+    assert len(whole) == 32  # without the lock, most threads die of a half-made model
 
 
 def test_two_tabs_interleaved_leave_the_shared_models_as_they_were(toy_models):
