@@ -28,7 +28,7 @@ def facts(folder: str, name: str = "manifest.json") -> dict[str, Any]:
 
 
 def percent(entry: dict[str, Any]) -> str:
-    """"87.3 % [84.1, 90.0] of 1000"."""
+    """ "87.3 % [84.1, 90.0] of 1000"."""
     low, high = entry["interval"]
     return f"{100 * entry['share']:.1f} % [{100 * low:.1f}, {100 * high:.1f}] of {entry['of']:,}"
 
@@ -73,7 +73,13 @@ def sdxl_card() -> str:
     text += "## Training\n\n" + table(
         [("stage", "command", "minutes", "steps", "final loss")]
         + [
-            (name, f"`python -m assets.mini_sdxl.train {name} --minutes {t['minutes']:g}`", f"{t['minutes']:g}", f"{t['steps']:,}", f"{t['loss']:.4f}")
+            (
+                name,
+                f"`python -m assets.mini_sdxl.train {name} --minutes {t['minutes']:g}`",
+                f"{t['minutes']:g}",
+                f"{t['steps']:,}",
+                f"{t['loss']:.4f}",
+            )
             for name, t in training.items()
         ]
     )
@@ -83,7 +89,11 @@ def sdxl_card() -> str:
         "attribute of a caption (linear read-outs), then stay frozen.\n\n"
     )
     if measured:
-        text += "## Measured\n\n`python -m assets.mini_sdxl.evaluate --prompts " + str(measured["prompts_per_kind"]) + " --sheet`"
+        text += (
+            "## Measured\n\n`python -m assets.mini_sdxl.evaluate --prompts "
+            + str(measured["prompts_per_kind"])
+            + " --sheet`"
+        )
         text += f" ({measured['steps']} steps, guidance {measured['guidance']:g}, standard noise, {measured['minutes']:g} minutes on {measured['threads']} threads).\n"
         text += "Shares with Wilson 95 % intervals; judged by the `judge` verifier.\n\n"
         rows = [("held-out prompts", "all attributes right", "bar")]
@@ -122,7 +132,9 @@ def verifier_card(which: str) -> str:
         "reward": "It may be used to filter or to teach; it never grades.",
         "judge": "It only grades: nothing in this repository was trained or chosen with it.",
     }
-    text = HEAD.format(library="diffusers", tags="image-classification, rendered-scenes", title=f"Scene verifier: {which}")
+    text = HEAD.format(
+        library="diffusers", tags="image-classification, rendered-scenes", title=f"Scene verifier: {which}"
+    )
     text += (
         f"Reads a picture of our rendered worlds into its attributes: what stands where, in which colour and finish, floor and "
         f"backdrop; or a portrait's hair, glasses, beard, expression, clothes and background. {kind[which]}. {use[which]}\n\n"
@@ -155,8 +167,20 @@ def npnet_card() -> str:
         rows.append(("standard", percent(measured["standard"]), "", "", "", ""))
         for name, entry in measured.items():
             if name != "standard":
-                rows.append((name, percent(entry), str(entry["wins"]), str(entry["losses"]), f"{entry['p']:.2g}", f"{entry['points']:+.2f}"))
-        text += table(rows) + "\nPrompts and seeds other than those of collection, the same noise in every arm, judged by the `judge`.\n\n"
+                rows.append(
+                    (
+                        name,
+                        percent(entry),
+                        str(entry["wins"]),
+                        str(entry["losses"]),
+                        f"{entry['p']:.2g}",
+                        f"{entry['points']:+.2f}",
+                    )
+                )
+        text += (
+            table(rows)
+            + "\nPrompts and seeds other than those of collection, the same noise in every arm, judged by the `judge`.\n\n"
+        )
     return text + hashes("mini_npnet") + tried("mini_npnet")
 
 

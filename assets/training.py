@@ -179,4 +179,6 @@ def write_manifest(folder: Path, news: dict[str, object]) -> None:
     path = folder / "manifest.json"
     facts = json.loads(path.read_text()) if path.exists() else {}
     found = hashes(folder)
-    write_json(path, {**facts, **news, "sha256": found, "bytes": {name: (folder / name).stat().st_size for name in found}})
+    write_json(
+        path, {**facts, **news, "sha256": found, "bytes": {name: (folder / name).stat().st_size for name in found}}
+    )

@@ -107,7 +107,9 @@ def _number(name: str, value: Any, low: float, high: float, whole: bool = False)
     plain = isinstance(value, int | float) and not isinstance(value, bool)
     if not plain or not math.isfinite(value) or (whole and value != int(value)) or not low <= value <= high:
         shown = repr(value)[:40]
-        raise ValueError(f"The {name} is {shown} but must be {kind} from {low:g} to {high:.10g}: choose one in that range.")
+        raise ValueError(
+            f"The {name} is {shown} but must be {kind} from {low:g} to {high:.10g}: choose one in that range."
+        )
     return value
 
 
@@ -154,7 +156,9 @@ def _load_verifier(spec: ModelSpec) -> Any:
     return SceneVerifier.from_pretrained(resolve(spec)).float().eval().requires_grad_(False)
 
 
-JUDGE = sdxl.asset_spec("verifier/judge", "assets/verifier/judge", _load_verifier, card="judges pictures against a prompt")
+JUDGE = sdxl.asset_spec(
+    "verifier/judge", "assets/verifier/judge", _load_verifier, card="judges pictures against a prompt"
+)
 REWARD = sdxl.asset_spec("verifier/reward", "assets/verifier/reward", _load_verifier, card="reward used in training")
 NPNETS: dict[str, ModelSpec] = {
     "mini": sdxl.asset_spec("mini-npnet", "assets/mini_npnet", _load_npnet, card="our small NPNet"),
@@ -347,7 +351,9 @@ def generate(job: Job, registry: Registry, settings: Settings) -> Outcome:
 
     outcome = registry.run(wanted, work)
     outcome.measurements["models"] = [
-        {"key": s.key, "source": s.source, "licence": s.licence} for s in wanted if "/" not in s.key or s.key.endswith(("unet", "judge"))
+        {"key": s.key, "source": s.source, "licence": s.licence}
+        for s in wanted
+        if "/" not in s.key or s.key.endswith(("unet", "judge"))
     ]
     return outcome
 
@@ -382,7 +388,8 @@ def _run(job: Job, device: str, settings: Settings, golden_noise: GoldenNoise, j
         "device": device,
         "noise": noise_statistics(standard, golden),
         "fully_right": {
-            name: (verifier.fully_right(rows) if rows else None) for name, rows in zip(("standard", "golden"), verdicts, strict=True)
+            name: (verifier.fully_right(rows) if rows else None)
+            for name, rows in zip(("standard", "golden"), verdicts, strict=True)
         },
         "unknown_words": list(asked.unknown),
         "claim": claim(),

@@ -112,12 +112,20 @@ BASES: dict[str, Base] = {base.name: base for base in (MINI, FULL)}
 
 def build(parts: Sequence[Any]) -> Any:
     """A ``StableDiffusionXLPipeline`` around the leased ``parts`` (in the order of :data:`PARTS`) and a new scheduler."""
+    import diffusers
     from diffusers import StableDiffusionXLPipeline
 
     from pipelines.patching import fresh_scheduler
 
     components = dict(zip(PARTS, parts, strict=True))
     components["scheduler"] = fresh_scheduler(components["scheduler"])
-    pipe = StableDiffusionXLPipeline(**components, add_watermarker=False)
+    # The class says AutoencoderKL in its signature and would warn, at every run, of the AutoencoderTiny that it accepts.
+    logger = diffusers.utils.logging.get_logger("diffusers.pipelines.pipeline_utils")
+    level = logger.level
+    logger.setLevel("ERROR")
+    try:
+        pipe = StableDiffusionXLPipeline(**components, add_watermarker=False)
+    finally:
+        logger.setLevel(level)
     pipe.set_progress_bar_config(disable=True)
     return pipe

@@ -19,19 +19,25 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
-from pipelines.scenes import grammar
-from pipelines.scenes.prompts import PortraitRequest, read_prompt
 from pipelines.scenes.grammar import BACKDROPS, COLOURS, FINISHES, FLOORS, SHAPES, Request
 from pipelines.scenes.portrait import words as portrait_words
+from pipelines.scenes.prompts import PortraitRequest, read_prompt
 
 SLOTS = 3
-PLACES = {1: ("the object",), 2: ("the left object", "the right object"), 3: ("the left object", "the middle object", "the right object")}
+PLACES = {
+    1: ("the object",),
+    2: ("the left object", "the right object"),
+    3: ("the left object", "the middle object", "the right object"),
+}
 
 HEADS: dict[str, tuple[str, ...]] = {
     "world": ("tabletop", "portrait"),
     "count": ("1", "2", "3"),
-    **{f"{slot} {name}": values for slot in range(SLOTS) for name, values in
-       (("shape", SHAPES), ("colour", COLOURS), ("finish", FINISHES))},
+    **{
+        f"{slot} {name}": values
+        for slot in range(SLOTS)
+        for name, values in (("shape", SHAPES), ("colour", COLOURS), ("finish", FINISHES))
+    },
     **{f"{slot} nearer": ("left", "right") for slot in range(SLOTS - 1)},
     "floor": FLOORS,
     "backdrop": BACKDROPS,
@@ -51,7 +57,9 @@ class SceneVerifier(ModelMixin, ConfigMixin):
     """
 
     @register_to_config
-    def __init__(self, architecture: str = "resnet", widths: Sequence[int] = (32, 64, 96, 128), size: int = 128) -> None:
+    def __init__(
+        self, architecture: str = "resnet", widths: Sequence[int] = (32, 64, 96, 128), size: int = 128
+    ) -> None:
         super().__init__()
         from transformers import RegNetConfig, RegNetModel, ResNetConfig, ResNetModel
 
@@ -60,11 +68,15 @@ class SceneVerifier(ModelMixin, ConfigMixin):
             config = ResNetConfig(embedding_size=24, hidden_sizes=widths, depths=[1, 1, 1, 1], layer_type="basic")
             self.backbone = ResNetModel(config)
         elif architecture == "regnet":
-            config = RegNetConfig(embedding_size=24, hidden_sizes=widths, depths=[1, 2, 2, 1], groups_width=16, layer_type="x")
+            config = RegNetConfig(
+                embedding_size=24, hidden_sizes=widths, depths=[1, 2, 2, 1], groups_width=16, layer_type="x"
+            )
             self.backbone = RegNetModel(config)
         else:
             raise ValueError(f"architecture {architecture!r} is unknown: use 'resnet' or 'regnet'")
-        self.squeeze = nn.Sequential(nn.Conv2d(widths[-1], 64, 1), nn.Flatten(), nn.Linear(64 * (size // 32) ** 2, 192), nn.GELU())
+        self.squeeze = nn.Sequential(
+            nn.Conv2d(widths[-1], 64, 1), nn.Flatten(), nn.Linear(64 * (size // 32) ** 2, 192), nn.GELU()
+        )
         self.read = nn.ModuleDict({name: nn.Linear(192, len(values)) for name, values in HEADS.items()})
 
     def features(self, images: Tensor) -> Tensor:
@@ -144,14 +156,23 @@ def judge(logits: dict[str, Tensor], request: Request | PortraitRequest) -> list
     out = []
     probabilities = {name: value.float().softmax(1).cpu() for name, value in logits.items()}
     for row in range(len(next(iter(logits.values())))):
-        best = max(options, key=lambda w: sum(probabilities[h][row, HEADS[h].index(v)].clamp_min(1e-9).log().item() for h, v in w.items()))
+        best = max(
+            options,
+            key=lambda w: sum(
+                probabilities[h][row, HEADS[h].index(v)].clamp_min(1e-9).log().item() for h, v in w.items()
+            ),
+        )
         verdicts = []
         for head, value in best.items():
             seen = probabilities[head][row]
             answer = int(seen.argmax())
             if head == "world" and HEADS[head][answer] == value:
                 continue
-            verdicts.append(Verdict(_name(head, count), value, HEADS[head][answer], seen[answer].item(), HEADS[head][answer] == value))
+            verdicts.append(
+                Verdict(
+                    _name(head, count), value, HEADS[head][answer], seen[answer].item(), HEADS[head][answer] == value
+                )
+            )
         out.append(verdicts)
     return out
 

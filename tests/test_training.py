@@ -86,11 +86,15 @@ def test_text_answers_say_what_the_caption_says():
     assert answers["right finish"] == grammar.FINISHES.index("matte") + 1 and answers["backdrop"] == 0
     person = portrait.sample(3)
     answers = sdxl_training.text_answers(portrait.caption(person), True)
-    assert answers["world"] == 1 and answers["hair_colour"] == portrait.HAIR_COLOURS.index(person.identity.hair_colour) + 1
+    assert (
+        answers["world"] == 1 and answers["hair_colour"] == portrait.HAIR_COLOURS.index(person.identity.hair_colour) + 1
+    )
 
 
 def test_labels_of_a_mirrored_scene_are_mirrored():
-    scene = next(s for s in map(tabletop.sample, range(99)) if len(s.solids) == 2 and s.solids[0].shape != s.solids[1].shape)
+    scene = next(
+        s for s in map(tabletop.sample, range(99)) if len(s.solids) == 2 and s.solids[0].shape != s.solids[1].shape
+    )
     plain, mirrored = verifier_training.labels(scene), verifier_training.labels(scene.mirrored())
     assert (plain["0 shape"], plain["1 shape"]) == (mirrored["1 shape"], mirrored["0 shape"])
     assert plain["floor"] == mirrored["floor"] and set(plain) <= set(verifier.HEADS)
@@ -137,7 +141,11 @@ def test_distances_between_sets_of_features():
 
 def test_the_sentence_reports_whatever_came_out():
     plain = {"share": 0.5, "of": 100}
-    better = npnet_training.sentence({"standard": plain, "NPNet": {"share": 0.6, "wins": 15, "losses": 5, "p": 0.004, "points": 10.0}}, 25)
-    worse = npnet_training.sentence({"standard": plain, "NPNet": {"share": 0.4, "wins": 5, "losses": 15, "p": 0.04, "points": -10.0}}, 25)
+    better = npnet_training.sentence(
+        {"standard": plain, "NPNet": {"share": 0.6, "wins": 15, "losses": 5, "p": 0.004, "points": 10.0}}, 25
+    )
+    worse = npnet_training.sentence(
+        {"standard": plain, "NPNet": {"share": 0.4, "wins": 5, "losses": 15, "p": 0.04, "points": -10.0}}, 25
+    )
     assert "more right pictures" in better and "unlikely to be chance" in better
     assert "fewer right pictures" in worse and "may be chance" in worse

@@ -66,7 +66,9 @@ def rewards(reward, pictures: Tensor, texts: list[str]) -> Tensor:
     """Log-probability of each picture's own prompt, (B,)."""
     logits = reward(pictures)
     rows = [{head: value[i : i + 1] for head, value in logits.items()} for i in range(len(texts))]
-    return torch.cat([verifier.log_likelihood(row, words.read_prompt(text)) for row, text in zip(rows, texts, strict=True)])
+    return torch.cat(
+        [verifier.log_likelihood(row, words.read_prompt(text)) for row, text in zip(rows, texts, strict=True)]
+    )
 
 
 def collect(shards: range) -> None:
@@ -95,7 +97,9 @@ def collect(shards: range) -> None:
         torch.save(found, scratch)
         scratch.rename(path)
         kept = (found["after"] > found["before"]).float().mean()
-        print(f"{path}: reward {found['before'].mean():.3f} -> {found['after'].mean():.3f}, kept {kept:.2f}", flush=True)
+        print(
+            f"{path}: reward {found['before'].mean():.3f} -> {found['after'].mean():.3f}, kept {kept:.2f}", flush=True
+        )
 
 
 def fit(minutes: float) -> None:
@@ -169,7 +173,10 @@ def compare(pairs: int, steps: int) -> dict[str, object]:
                 for text, picture in zip(part, pictures.split(1), strict=True):
                     (verdicts,) = verifier.judge(judge(picture), words.read_prompt(text))
                     right.setdefault(name, []).append(verifier.fully_right(verdicts))
-        print(f"{start + len(part)} of {pairs}: " + ", ".join(f"{n} {sum(r) / len(r):.3f}" for n, r in right.items()), flush=True)
+        print(
+            f"{start + len(part)} of {pairs}: " + ", ".join(f"{n} {sum(r) / len(r):.3f}" for n, r in right.items()),
+            flush=True,
+        )
     table = {"standard": judged.share(sum(right["standard"]), pairs)}
     for name, hits in right.items():
         if name != "standard":

@@ -54,7 +54,11 @@ def wilson(hits: int, total: int, z: float = 1.96) -> tuple[float, float]:
 
 
 def share(hits: int, total: int) -> dict[str, object]:
-    return {"share": round(hits / max(total, 1), 4), "interval": [round(x, 4) for x in wilson(hits, total)], "of": total}
+    return {
+        "share": round(hits / max(total, 1), 4),
+        "interval": [round(x, 4) for x in wilson(hits, total)],
+        "of": total,
+    }
 
 
 def frechet(first: Tensor, second: Tensor) -> float:
@@ -96,7 +100,9 @@ def open_models() -> tuple[object, verifier.SceneVerifier]:
         return sdxl.build(parts), judge
 
 
-def evaluate(count: int, steps: int, guidance: float, batch: int, renders: int) -> tuple[dict[str, object], dict[str, Tensor]]:
+def evaluate(
+    count: int, steps: int, guidance: float, batch: int, renders: int
+) -> tuple[dict[str, object], dict[str, Tensor]]:
     pipe, judge = open_models()
     report: dict[str, object] = {"prompts_per_kind": count, "steps": steps, "guidance": guidance}
     pictures: dict[str, Tensor] = {}
@@ -161,7 +167,9 @@ def main() -> None:
     parser.add_argument("--guidance", type=float, default=sdxl.MINI.guidance)
     parser.add_argument("--batch", type=int, default=25)
     parser.add_argument("--renders", type=int, default=300, help="held-out renders of each world for the judge")
-    parser.add_argument("--sheet", action="store_true", help="also write the first 36 pictures, uncurated, as samples.png")
+    parser.add_argument(
+        "--sheet", action="store_true", help="also write the first 36 pictures, uncurated, as samples.png"
+    )
     parser.add_argument("--out", type=Path, help="also write the JSON here")
     arguments = parser.parse_args()
     started = time.monotonic()

@@ -94,7 +94,16 @@ def train_vae(minutes: float, device: str) -> None:
         return ", ".join(scores)
 
     model, facts = training.train(
-        model, step, minutes, RUNS / "vae.pt", 1.5e-3, SEED, report=report, report_every=200, weight_decay=1e-4, decay=0.995
+        model,
+        step,
+        minutes,
+        RUNS / "vae.pt",
+        1.5e-3,
+        SEED,
+        report=report,
+        report_every=200,
+        weight_decay=1e-4,
+        decay=0.995,
     )
     centre(model, worlds, device)
     save_vae(model)
@@ -149,9 +158,7 @@ def train_decoder(minutes: float, device: str) -> None:
         return (drawn - image).abs().mean() + F.mse_loss(drawn, image) + sharp
 
     model.encoder.requires_grad_(False)
-    model, facts = training.train(
-        model, step, minutes, RUNS / "decoder.pt", 6e-4, SEED, weight_decay=1e-4, decay=0.995
-    )
+    model, facts = training.train(model, step, minutes, RUNS / "decoder.pt", 6e-4, SEED, weight_decay=1e-4, decay=0.995)
     save_vae(model)
     training.write_json(RUNS / "decoder.json", facts)
     print(json.dumps(facts))
@@ -174,7 +181,10 @@ def make_tokenizer():
     learner.normalizer, learner.pre_tokenizer = normalizers.Lowercase(), pre_tokenizers.ByteLevel(False)
     special = ["<|startoftext|>", "<|endoftext|>", "<|unknown|>"]
     trainer = trainers.BpeTrainer(
-        vocab_size=4000, special_tokens=special, end_of_word_suffix="</w>", initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+        vocab_size=4000,
+        special_tokens=special,
+        end_of_word_suffix="</w>",
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     )
     pieces = sorted({piece for word in known for piece in word.split("-")})
     learner.train_from_iterator([*pieces * 2, *string.ascii_lowercase * 2, *string.digits * 2, *",.-" * 2], trainer)
@@ -247,7 +257,9 @@ class TextTeacher(torch.nn.Module):
         width = first.config.hidden_size + second.config.hidden_size
         heads = text_heads()
         self.from_tokens = torch.nn.ModuleDict({n: torch.nn.Linear(width, k) for n, k in heads.items()})
-        self.from_pooled = torch.nn.ModuleDict({n: torch.nn.Linear(second.config.projection_dim, k) for n, k in heads.items()})
+        self.from_pooled = torch.nn.ModuleDict(
+            {n: torch.nn.Linear(second.config.projection_dim, k) for n, k in heads.items()}
+        )
 
     def embed(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """Prompt embeddings (B, T, D) and pooled embedding (B, P), as StableDiffusionXLPipeline makes them."""
@@ -298,9 +310,13 @@ def train_text(minutes: float, device: str) -> None:
     def report(average: torch.nn.Module) -> str:
         ids, wanted = batch("text check", 512)
         shares = [{n: (r[n].argmax(1) == wanted[n]).float().mean().item() for n in wanted} for r in average(ids)]
-        return ", ".join(f"mean {sum(s.values()) / len(s):.4f} worst {min(s, key=s.get)} {min(s.values()):.3f}" for s in shares)
+        return ", ".join(
+            f"mean {sum(s.values()) / len(s):.4f} worst {min(s, key=s.get)} {min(s.values()):.3f}" for s in shares
+        )
 
-    teacher, facts = training.train(teacher, step, minutes, RUNS / "text.pt", 2e-3, SEED, report=report, report_every=200)
+    teacher, facts = training.train(
+        teacher, step, minutes, RUNS / "text.pt", 2e-3, SEED, report=report, report_every=200
+    )
     facts["reading"] = report(teacher)
     for name, encoder in (("text_encoder", teacher.first), ("text_encoder_2", teacher.second)):
         encoder.half().save_pretrained(HERE / name)
@@ -392,7 +408,10 @@ def conditioning(teacher, ids: Tensor, dropped: Tensor) -> tuple[Tensor, dict[st
         states, pooled = teacher.embed(ids)
     size = float(tiny_diffusion.SIZE)
     time_ids = torch.tensor([size, size, 0.0, 0.0, size, size], device=ids.device).expand(len(ids), -1)
-    return states.float() * keep.view(-1, 1, 1), {"text_embeds": pooled.float() * keep.view(-1, 1), "time_ids": time_ids}
+    return states.float() * keep.view(-1, 1, 1), {
+        "text_embeds": pooled.float() * keep.view(-1, 1),
+        "time_ids": time_ids,
+    }
 
 
 def readers(device: str):
@@ -466,12 +485,23 @@ def train_unet(minutes: float, device: str, batch: int = 32) -> None:
         rng = random.Random("unet report")
         prompts = [random_caption(rng)[0] for _ in range(18)]
         generator = [torch.Generator().manual_seed(i) for i in range(18)]
-        pictures = pipe(prompts, num_inference_steps=15, guidance_scale=4.0, generator=generator, output_type="pt").images
+        pictures = pipe(
+            prompts, num_inference_steps=15, guidance_scale=4.0, generator=generator, output_type="pt"
+        ).images
         save_image(pictures, RUNS / "unet.png", nrow=6)
         return f"wrote {RUNS / 'unet.png'}"
 
     model, facts = training.train(
-        model, step, minutes, RUNS / "unet.pt", 8e-4, SEED, warmup=300, report=report, report_every=1000, weight_decay=1e-3
+        model,
+        step,
+        minutes,
+        RUNS / "unet.pt",
+        8e-4,
+        SEED,
+        warmup=300,
+        report=report,
+        report_every=1000,
+        weight_decay=1e-3,
     )
     rank, processes = training.rank_and_size()
     facts["processes"] = processes
@@ -504,10 +534,19 @@ def save_pipeline(pipe) -> None:
     pipe.scheduler.save_pretrained(HERE / "scheduler")
     pipe.save_config(HERE)
     facts = {path.stem: json.loads(path.read_text()) for path in sorted(RUNS.glob("*.json"))}
-    training.write_manifest(HERE, {"training": {name: facts[name] for name in ("vae", "decoder", "text", "unet") if name in facts}})
+    training.write_manifest(
+        HERE, {"training": {name: facts[name] for name in ("vae", "decoder", "text", "unet") if name in facts}}
+    )
 
 
-STAGES = {"vae": train_vae, "decoder": train_decoder, "text": train_text, "latents": encode_all, "unet": train_unet, "export": export}
+STAGES = {
+    "vae": train_vae,
+    "decoder": train_decoder,
+    "text": train_text,
+    "latents": encode_all,
+    "unet": train_unet,
+    "export": export,
+}
 
 
 def main() -> None:

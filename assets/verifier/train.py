@@ -38,7 +38,12 @@ def labels(scene) -> dict[str, int]:
         facts = {"world": "portrait", **portrait.attributes(scene)}
     else:
         seen = tabletop.attributes(scene)
-        facts = {"world": "tabletop", "count": str(len(seen["things"])), "floor": seen["floor"], "backdrop": seen["backdrop"]}
+        facts = {
+            "world": "tabletop",
+            "count": str(len(seen["things"])),
+            "floor": seen["floor"],
+            "backdrop": seen["backdrop"],
+        }
         for slot, thing in enumerate(seen["things"]):
             facts |= {f"{slot} shape": thing.shape, f"{slot} colour": thing.colour, f"{slot} finish": thing.finish}
         for slot, nearer in enumerate(seen["nearer"]):
@@ -108,7 +113,9 @@ def main() -> None:
     settings, device = SETTINGS[arguments.which], arguments.device
     seed = settings["seed"]
     torch.manual_seed(seed)
-    model = verifier.SceneVerifier(settings["architecture"], settings["widths"]).to(device, memory_format=torch.channels_last)
+    model = verifier.SceneVerifier(settings["architecture"], settings["widths"]).to(
+        device, memory_format=torch.channels_last
+    )
     worlds = [training.Pictures(Path("data"), name) for name in ("tabletop", "portrait")]
     known: dict[tuple[str, int, bool], dict[str, int]] = {}
     grain = torch.randn(64, 3, data.SIZE, data.SIZE, generator=torch.Generator().manual_seed(seed))
@@ -117,7 +124,10 @@ def main() -> None:
         if number % 200 == 0:
             for world in worlds:
                 world.refresh()
-        rng, generator = random.Random(f"{arguments.which} {number}"), torch.Generator().manual_seed(number + 7919 * seed)
+        rng, generator = (
+            random.Random(f"{arguments.which} {number}"),
+            torch.Generator().manual_seed(number + 7919 * seed),
+        )
         pictures, rows = [], []
         filled = [world for world in worlds if len(world)]
         for place in range(48):

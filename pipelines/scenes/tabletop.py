@@ -13,6 +13,7 @@ same scene everywhere; CPU and CUDA renders agree to float32 rounding.
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 from collections.abc import Iterator, Sequence
@@ -170,7 +171,7 @@ def attributes(scene: Scene) -> dict[str, object]:
     """What can be verified in a picture of ``scene``: the things from left to right, which of each pair of
     neighbours is clearly nearer (0 left, 1 right, None when they stand level), floor and backdrop."""
     solids = [scene.solids[i] for i in scene.left_to_right()]
-    gaps = [b.z - a.z for a, b in zip(solids, solids[1:], strict=False)]
+    gaps = [b.z - a.z for a, b in itertools.pairwise(solids)]
     return {
         "things": tuple(Thing(s.shape, s.colour, s.finish) for s in solids),
         "nearer": tuple(None if abs(gap) < CLEARLY_NEARER else int(gap > 0) for gap in gaps),
