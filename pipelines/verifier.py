@@ -19,7 +19,7 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
-from pipelines.scenes.grammar import BACKDROPS, COLOURS, FINISHES, FLOORS, SHAPES, Request
+from pipelines.scenes.grammar import BACKDROPS, COLOURS, FINISHES, FLOORS, NO_FINISH, SHAPES, Request
 from pipelines.scenes.portrait import words as portrait_words
 from pipelines.scenes.prompts import PortraitRequest, read_prompt
 
@@ -122,7 +122,8 @@ def answers(request: Request | PortraitRequest, nearer_first: bool | None = None
         wanted = dict(common)
         for slot, index in enumerate(order):
             thing = request.things[index]
-            fields = (("shape", thing.shape), ("colour", thing.colour), ("finish", thing.finish))
+            finish = None if thing.colour in NO_FINISH else thing.finish
+            fields = (("shape", thing.shape), ("colour", thing.colour), ("finish", finish))
             wanted |= {f"{slot} {name}": value for name, value in fields if value}
         if request.relation in ("front", "behind"):
             first_is_nearer = request.relation == "front"

@@ -45,7 +45,8 @@ def labels(scene) -> dict[str, int]:
             "backdrop": seen["backdrop"],
         }
         for slot, thing in enumerate(seen["things"]):
-            facts |= {f"{slot} shape": thing.shape, f"{slot} colour": thing.colour, f"{slot} finish": thing.finish}
+            facts |= {f"{slot} shape": thing.shape, f"{slot} colour": thing.colour}
+            facts |= {f"{slot} finish": thing.finish} if thing.finish else {}
         for slot, nearer in enumerate(seen["nearer"]):
             facts |= {f"{slot} nearer": ("left", "right")[nearer]} if nearer is not None else {}
     return {head: verifier.HEADS[head].index(value) for head, value in facts.items()}

@@ -16,6 +16,8 @@ FINISHES = ("matte", "glossy")
 FLOORS = ("wood", "marble", "tile", "plain")
 BACKDROPS = ("wall", "sky")
 COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "white", "black")
+# A highlight does not show on white: matte and glossy white look the same, so nothing is said or judged of it.
+NO_FINISH = ("white",)
 RELATIONS = ("left", "right", "front", "behind", "row")
 
 _SHAPE_WORDS = {"cube": ("cube", "box"), "sphere": ("sphere", "ball"), "cylinder": ("cylinder",), "cone": ("cone",)}

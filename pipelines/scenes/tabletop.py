@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from pipelines.scenes import grammar
-from pipelines.scenes.grammar import BACKDROPS, FINISHES, FLOORS, SHAPES, Request, Thing
+from pipelines.scenes.grammar import BACKDROPS, FINISHES, FLOORS, NO_FINISH, SHAPES, Request, Thing
 
 # Linear RGB albedo. Hues are spread so that a reader (and a classifier) never hesitates.
 ALBEDO: dict[str, tuple[float, float, float]] = {
@@ -173,7 +173,7 @@ def attributes(scene: Scene) -> dict[str, object]:
     solids = [scene.solids[i] for i in scene.left_to_right()]
     gaps = [b.z - a.z for a, b in itertools.pairwise(solids)]
     return {
-        "things": tuple(Thing(s.shape, s.colour, s.finish) for s in solids),
+        "things": tuple(Thing(s.shape, s.colour, None if s.colour in NO_FINISH else s.finish) for s in solids),
         "nearer": tuple(None if abs(gap) < CLEARLY_NEARER else int(gap > 0) for gap in gaps),
         "floor": scene.floor,
         "backdrop": scene.backdrop,
