@@ -24,6 +24,7 @@ from pipelines.scenes.portrait import words as portrait_words
 from pipelines.scenes.prompts import PortraitRequest, read_prompt
 
 SLOTS = 3
+ORDINALS = ("the first object", "the second object", "the third object")
 PLACES = {
     1: ("the object",),
     2: ("the left object", "the right object"),
@@ -104,21 +105,28 @@ class Verdict:
     right: bool
 
 
-def answers(request: Request | PortraitRequest, nearer_first: bool | None = None) -> list[dict[str, str]]:
-    """The readings that would fulfil a request: one dict head -> answer per allowed assignment of things to places."""
+@dataclass(frozen=True)
+class Reading:
+    """One way to fulfil a request: head -> answer, and which thing of the request stands in which place from the left."""
+
+    wanted: dict[str, str]
+    order: tuple[int, ...] = ()
+
+
+def readings(request: Request | PortraitRequest) -> list[Reading]:
+    """Every way to fulfil a request: one, unless it leaves open what stands where."""
     if isinstance(request, PortraitRequest):
-        return [{"world": "portrait", **request.attributes}]
+        return [Reading({"world": "portrait", **request.attributes})]
     count = len(request.things)
     common = {"world": "tabletop"} if count or request.floor or request.backdrop else {}
-    common |= {"count": str(count)} if 1 <= count <= SLOTS else {}
     common |= {name: value for name, value in (("floor", request.floor), ("backdrop", request.backdrop)) if value}
     if not 1 <= count <= SLOTS:
-        return [common]
-    orders = {
-        "left": [(0, 1)], "right": [(1, 0)], "row": [tuple(range(count))], "front": [(0, 1), (1, 0)], "behind": [(0, 1), (1, 0)],
-    }.get(request.relation or "", list(itertools.permutations(range(count))))  # fmt: skip
-    readings = []
-    for order in orders:
+        return [Reading(common)]
+    common |= {"count": str(count)}
+    straight = tuple(range(count))
+    orders = {"left": [straight], "right": [straight[::-1]], "row": [straight]}.get(request.relation or "")
+    found = []
+    for order in orders or itertools.permutations(straight):
         wanted = dict(common)
         for slot, index in enumerate(order):
             thing = request.things[index]
@@ -128,53 +136,57 @@ def answers(request: Request | PortraitRequest, nearer_first: bool | None = None
         if request.relation in ("front", "behind"):
             first_is_nearer = request.relation == "front"
             wanted["0 nearer"] = "left" if (order[0] == 0) == first_is_nearer else "right"
-        readings.append(wanted)
-    return list({tuple(sorted(r.items())): r for r in readings}.values())
+        found.append(Reading(wanted, tuple(order)))
+    return found
 
 
 def log_likelihood(logits: dict[str, Tensor], request: Request | PortraitRequest) -> Tensor:
-    """Log-probability (B,) that each picture fulfils the request, best assignment; differentiable: the reward."""
+    """Log-probability (B,) that each picture fulfils the request, best reading; differentiable: the reward."""
     scores = []
-    for wanted in answers(request):
-        parts = [logits[h].float().log_softmax(1)[:, HEADS[h].index(v)] for h, v in wanted.items()]
+    for reading in readings(request):
+        parts = [logits[h].float().log_softmax(1)[:, HEADS[h].index(v)] for h, v in reading.wanted.items()]
         scores.append(torch.stack(parts).sum(0))
     return torch.stack(scores).amax(0)
 
 
-def _name(head: str, count: int) -> str:
+def _verdict(head: str, seen: Tensor, reading: Reading, placed: bool) -> tuple[tuple[int, int], Verdict]:
+    """The verdict on one head, and its place in the list: the same for every reading of a request."""
+    answer = int(seen.argmax())
+    wanted, found = reading.wanted[head], HEADS[head][answer]
     slot, _, field = head.partition(" ")
     if not field:
-        return {"world": "kind of picture", "count": "number of objects"}.get(head, head.replace("_", " "))
-    if field == "nearer":
-        return "which object is nearer"
-    return f"{field} of {PLACES[count][int(slot)]}"
+        name, place = {"world": "kind of picture", "count": "number of objects"}.get(head, head.replace("_", " ")), 99
+    elif field == "nearer":
+        # Left and right of the picture become first and second of the prompt.
+        turn = {side: ORDINALS[index] for side, index in zip(("left", "right"), reading.order, strict=True)}
+        name, place, wanted, found = "which object is nearer", 98, turn[wanted], turn[found]
+    else:
+        place = reading.order[int(slot)]
+        name = f"{field} of {PLACES[len(reading.order)][int(slot)] if placed else ORDINALS[place]}"
+    return (place, list(HEADS).index(f"0 {field}" if field else head)), Verdict(
+        name, wanted, found, seen[answer].item(), wanted == found
+    )
 
 
 def judge(logits: dict[str, Tensor], request: Request | PortraitRequest) -> list[list[Verdict]]:
-    """Verdicts for every picture of a batch, one per attribute that the request names (the world is implied)."""
-    count = 1 if isinstance(request, PortraitRequest) else max(1, len(request.things))
-    options = answers(request)
-    out = []
+    """Verdicts for every picture of a batch, one per attribute that the request names.
+
+    Things are named by their place where the request fixes it, else by their order in the prompt, so that the lists
+    of all pictures have the same rows.
+    """
+    options = readings(request)
+    placed = len(options) == 1
     probabilities = {name: value.float().softmax(1).cpu() for name, value in logits.items()}
+
+    def score(reading: Reading, row: int) -> float:
+        found = (probabilities[h][row, HEADS[h].index(v)] for h, v in reading.wanted.items())
+        return sum(p.clamp_min(1e-9).log().item() for p in found)
+
+    out = []
     for row in range(len(next(iter(logits.values())))):
-        best = max(
-            options,
-            key=lambda w: sum(
-                probabilities[h][row, HEADS[h].index(v)].clamp_min(1e-9).log().item() for h, v in w.items()
-            ),
-        )
-        verdicts = []
-        for head, value in best.items():
-            seen = probabilities[head][row]
-            answer = int(seen.argmax())
-            if head == "world" and HEADS[head][answer] == value:
-                continue
-            verdicts.append(
-                Verdict(
-                    _name(head, count), value, HEADS[head][answer], seen[answer].item(), HEADS[head][answer] == value
-                )
-            )
-        out.append(verdicts)
+        best = max(options, key=lambda reading: score(reading, row))
+        pairs = [_verdict(head, probabilities[head][row], best, placed) for head in best.wanted]
+        out.append([verdict for _, verdict in sorted(pairs, key=lambda pair: pair[0])])
     return out
 
 

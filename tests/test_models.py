@@ -101,6 +101,23 @@ def test_a_reading_is_matched_to_what_was_asked(prompt, things, more, right):
     assert verifier.fully_right(verdicts) is right
 
 
+@pytest.mark.parametrize("prompt", ["a glossy red cube and a blue sphere", "a glossy red cube behind a blue sphere"])
+def test_all_pictures_of_a_prompt_get_the_same_rows(prompt):
+    here, there = reading(("red", "cube"), ("blue", "sphere")), reading(("blue", "sphere"), ("red", "cube"))
+    portrait_there = logits_that_say(world="portrait")
+    logits = {head: torch.cat([x[head] for x in (here, there, portrait_there)]) for head in verifier.HEADS}
+    rows = [[(v.attribute, v.wanted) for v in verdicts] for verdicts in verifier.judge(logits, read_prompt(prompt))]
+    assert rows[0] == rows[1] == rows[2]
+    assert ("finish of the first object", "glossy") in rows[0] and ("colour of the second object", "blue") in rows[0]
+
+
+def test_nearer_is_told_in_the_prompt_s_own_order():
+    behind = read_prompt("a red cube behind a blue sphere")
+    (verdicts,) = verifier.judge(reading(("blue", "sphere"), ("red", "cube"), **{"0 nearer": "right"}), behind)
+    (nearer,) = [v for v in verdicts if v.attribute == "which object is nearer"]
+    assert (nearer.wanted, nearer.seen, nearer.right) == ("the second object", "the first object", False)
+
+
 def test_the_reward_prefers_the_right_picture_and_has_a_gradient():
     request = read_prompt("a red cube left of a blue sphere")
     good, bad = reading(("red", "cube"), ("blue", "sphere")), reading(("red", "cube"), ("green", "sphere"))
@@ -116,7 +133,8 @@ def test_a_portrait_is_judged_by_what_the_prompt_names():
     (verdicts,) = verifier.judge(
         logits_that_say(world="portrait", hair_colour="red", glasses="yes", beard="yes"), request
     )
-    assert {v.attribute: v.right for v in verdicts} == {"hair colour": True, "glasses": True, "beard": False}
+    told = {v.attribute: v.right for v in verdicts}
+    assert told == {"kind of picture": True, "hair colour": True, "glasses": True, "beard": False}
 
 
 def test_an_unknown_backbone_is_one_sentence():

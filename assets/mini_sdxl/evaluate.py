@@ -122,7 +122,7 @@ def evaluate(
                 (verdicts,) = verifier.judge(judge(picture), read_prompt(text))
                 right += verifier.fully_right(verdicts)
                 for verdict in verdicts:
-                    name = verdict.attribute.split(" of ")[0]
+                    name = verdict.attribute.split(" of the ")[0]
                     hits, total = attributes.get(name, (0, 0))
                     attributes[name] = (hits + verdict.right, total + 1)
             report[kind] = {"fully_right": share(right, count)}
