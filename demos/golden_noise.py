@@ -97,6 +97,7 @@ outcome.golden.save("golden.png")
 def build(registry: Registry, model_set: str) -> None:
     """The widgets of the tab and what they do."""
     base = BASES[model_set]
+    registry.declare(*golden_noise.specs(model_set))
     paper_card(PAPER)
     if base.download:
         gr.HTML(f"<p class='remark'>{_text(base.title)}: {_text(base.download)}.</p>", padding=False)

@@ -132,8 +132,8 @@ def evaluate(
                 report[kind]["hair colour, glasses, beard"] = [share(*value)["share"] for value in named]
             features.append(torch.cat([judge.features(p) for p in pictures[kind].split(64)]))
             world, solids = ("portrait", None) if kind == "portrait" else ("tabletop", KINDS.index(kind) + 1)
-            real.append(torch.cat([judge.features(p) for p in renders_like(world, solids, 2 * count).split(64)]))
-        drawn = torch.cat(features).double()
+            real.append(torch.cat([judge.features(p) for p in renders_like(world, solids, count).split(64)]))
+        drawn = torch.cat([x[::2] for x in features]).double()  # as many as there are renders in a half
         halves = [torch.cat([x[i::2] for x in real]).double() for i in range(2)]
         report["distance_to_renders"] = {
             "kernel": round(kernel_distance(drawn, halves[0]), 5),
