@@ -64,10 +64,11 @@ def sdxl_card() -> str:
         'pipe("a red cube to the left of a blue ball on a wooden floor", num_inference_steps=25).images[0]\n```\n\n'
         "**Intended use**: demonstrations, tests and teaching. **Licence**: Apache-2.0; trained from nothing on pictures "
         "and captions that our own code makes (`pipelines/scenes`), no other data.\n\n"
-        "**Noise schedule**: SDXL's own betas, cut after {steps} of 1,000 steps (signal share {signal:.3f} at the end). SDXL "
-        "ends at a share of 0.005 on a 128 x 128 latent; the signal-to-noise ratio of large structures grows with the number "
-        "of cells, and a 32 x 32 latent has 16 times fewer: the same share at the end would leave far less to see, and with it "
-        "nothing of what golden noise acts on. Prediction is of velocity; the loss has min-SNR-5 weights.\n\n"
+        "**Noise schedule**: the UNet is trained on all 1,000 of SDXL's own noise levels; sampling starts at level {steps} "
+        "(signal share {signal:.3f}). SDXL ends at a share of 0.005 on a 128 x 128 latent; the signal-to-noise ratio of large "
+        "structures grows with the number of cells, so a 32 x 32 latent, with 16 times fewer, has SDXL's ratio at a share of "
+        "0.07 (level 720). The betas are a prefix of SDXL's own, so other starts need no other weights. Prediction "
+        "is of velocity.\n\n"
     ).format(**schedule())
     text += "## Uncurated samples\n\nThe first twelve held-out prompts of each kind, in order, none left out.\n\n![samples](samples.png)\n\n"
     text += "## Training\n\n" + table(
@@ -85,8 +86,9 @@ def sdxl_card() -> str:
     )
     text += (
         "\nSeed 0, two CPU cores that were shared with other work, bfloat16 autocast. Data: `python -m assets.data`, "
-        "13,000 tabletop scenes and 9,000 portraits with their mirror images. The text encoders first learn to read every "
-        "attribute of a caption (linear read-outs), then stay frozen.\n\n"
+        "13,000 tabletop scenes and 5,000 portraits with their mirror images; scenes with three things were left out of the "
+        "UNet's training. The text encoders first learn to read every attribute of a caption (linear read-outs), then stay "
+        "frozen. How the UNet's run really went stands under *Tried*.\n\n"
     )
     if measured:
         text += (

@@ -290,6 +290,15 @@ class GoldenNoise:
             return given
 
         positive, negative, pooled, negative_pooled = embeds
+        dtype = self.pipe.vae.dtype
+        try:
+            return self._sample(noises, positive, negative, pooled, negative_pooled, steps, guidance, after)
+        finally:
+            # SDXL's VAE is cast up for decoding; a run that ends in between must not leave it so for the next.
+            if self.pipe.vae.dtype != dtype:
+                self.pipe.vae.to(dtype)
+
+    def _sample(self, noises, positive, negative, pooled, negative_pooled, steps, guidance, after) -> Tensor:
         return self.pipe(
             prompt_embeds=positive,
             negative_prompt_embeds=negative,

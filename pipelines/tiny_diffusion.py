@@ -21,7 +21,7 @@ TIME_ID_WIDTH = 16
 # end: the signal-to-noise ratio of large structures grows with the number of cells (docs: model card).
 BETA_START, BETA_END, BETA_STEPS = 0.00085, 0.012, 1000
 # SDXL ends at an SNR of 0.0047 on 128 x 128 cells; 32 x 32 are 16 times fewer, so 0.075, a signal share of 0.07.
-SCHEDULE_STEPS = 720
+SCHEDULE_STEPS = 850
 
 
 def cut_schedule(steps: int) -> dict[str, Any]:

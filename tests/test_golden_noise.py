@@ -224,6 +224,19 @@ def test_a_batch_of_two_equals_two_of_one(registry):
             torch.testing.assert_close(both[row : row + 1], alone, atol=2e-3, rtol=0)
 
 
+def test_a_run_that_breaks_leaves_the_vae_as_it_was(registry):
+    def breaks(step, clean):
+        golden.pipe.vae.double()
+        raise RuntimeError("in the middle")
+
+    with registry.lease(*sdxl.MINI.parts) as parts, torch.inference_mode():
+        golden = golden_noise.GoldenNoise(sdxl.build(parts), None)
+        before = fingerprint(golden.pipe.vae)
+        with pytest.raises(RuntimeError, match="in the middle"):
+            golden.draw(golden_noise.draw_noise(0, (1, 4, 32, 32)), golden.embed([PROMPT]), 2, 5.0, breaks)
+        assert fingerprint(golden.pipe.vae) == before
+
+
 def test_the_full_set_is_declared_and_says_what_it_fetches():
     assert sdxl.FULL.download and "GB" in sdxl.FULL.download
     assert {spec.key.split("/")[0] for spec in sdxl.FULL.parts} == {"sdxl-base-1.0"}

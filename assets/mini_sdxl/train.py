@@ -9,7 +9,8 @@
 
 Seed 0. On a CPU one thread a process is several times faster than two threads in one; with a GPU, ``--device cuda``
 and no torchrun. Each stage resumes from ``data/runs`` after a kill and
-writes its part of the diffusers folder ``assets/mini_sdxl`` in float16; figures are in the card (README.md).
+writes its part of the diffusers folder ``assets/mini_sdxl`` in float16; figures are in the card (README.md). Where no
+checkpoint is left, ``unet`` goes on from the weights in the folder: delete ``assets/mini_sdxl/unet`` to start anew.
 """
 
 from __future__ import annotations
@@ -436,14 +437,20 @@ def export(minutes: float, device: str) -> None:
 
 
 def train_unet(minutes: float, device: str, batch: int = 32) -> None:
-    from diffusers import DDIMScheduler
+    from diffusers import DDIMScheduler, UNet2DConditionModel
 
     from assets import data
 
     tokenizer, teacher = readers(device)
     torch.manual_seed(SEED)
-    model = tiny_diffusion.unet().to(device, memory_format=torch.channels_last)
-    scheduler = DDIMScheduler(**tiny_diffusion.sampler())
+    shipped = HERE / "unet"
+    if not (RUNS / "unet.pt").exists() and shipped.exists():  # a checkpoint of this machine goes before
+        print(f"going on from the weights in {shipped}", flush=True)
+        model = UNet2DConditionModel.from_pretrained(shipped, torch_dtype=torch.float32)
+    else:
+        model = tiny_diffusion.unet()
+    model = model.to(device, memory_format=torch.channels_last)
+    scheduler = DDIMScheduler(**tiny_diffusion.sampler(tiny_diffusion.BETA_STEPS))
     signal = scheduler.alphas_cumprod.to(device)
     latents = Latents(device)
 
@@ -464,7 +471,7 @@ def train_unet(minutes: float, device: str, batch: int = 32) -> None:
         # One timestep in each of `batch` equal slices: the same distribution with less variance.
         position = (torch.arange(batch) + torch.rand(batch, generator=generator)) / batch
         order = torch.randperm(batch, generator=generator)
-        steps = (position[order] * tiny_diffusion.SCHEDULE_STEPS).long().to(device)
+        steps = (position[order] * tiny_diffusion.BETA_STEPS).long().to(device)
         share = signal[steps].view(-1, 1, 1, 1)
         noisy = share.sqrt() * clean + (1 - share).sqrt() * noise
         velocity = share.sqrt() * noise - (1 - share).sqrt() * clean
@@ -474,7 +481,8 @@ def train_unet(minutes: float, device: str, batch: int = 32) -> None:
             noisy = noisy.contiguous(memory_format=torch.channels_last)
             predicted = model(noisy, steps, states, added_cond_kwargs=added).sample.float()
         snr = share / (1 - share)
-        weight = snr.clamp_max(5) / (snr + 1)  # min-SNR-5 for v-prediction (arXiv 2303.09556)
+        # Full weight where the layout is decided; where only grain is left, at most that of min-SNR-5 (arXiv 2303.09556).
+        weight = (5 / (snr + 1)).clamp_max(1)
         return (weight * (predicted - velocity) ** 2).mean() / weight.mean()
 
     def report(average: torch.nn.Module) -> str:
@@ -496,12 +504,13 @@ def train_unet(minutes: float, device: str, batch: int = 32) -> None:
         step,
         minutes,
         RUNS / "unet.pt",
-        8e-4,
+        1.6e-3,
         SEED,
         warmup=300,
         report=report,
         report_every=1000,
         weight_decay=1e-3,
+        decay=0.995,
     )
     rank, processes = training.rank_and_size()
     facts["processes"] = processes
