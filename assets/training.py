@@ -119,7 +119,7 @@ def train(
         model.load_state_dict(state["model"])
         average.model.load_state_dict(state["average"])
         optimiser.load_state_dict(state["optimiser"])
-        done, spent, average.steps = state["step"], state["spent"], state["step"]
+        done, spent, average.steps, smooth = state["step"], state["spent"], state["step"], state.get("loss")
         print(f"resuming at step {done}, {spent / 60:.1f} min", flush=True)
     budget, saved, started = minutes * 60, time.monotonic(), time.monotonic()
 
@@ -127,7 +127,9 @@ def train(
         checkpoint.parent.mkdir(parents=True, exist_ok=True)
         scratch = checkpoint.with_suffix(f".{os.getpid()}.tmp")
         state = {"model": model.state_dict(), "average": average.model.state_dict()}
-        torch.save(state | {"optimiser": optimiser.state_dict(), "step": done, "spent": elapsed()}, scratch)
+        torch.save(
+            state | {"optimiser": optimiser.state_dict(), "step": done, "spent": elapsed(), "loss": smooth}, scratch
+        )
         scratch.rename(checkpoint)
 
     def elapsed() -> float:
@@ -160,7 +162,11 @@ def train(
             saved = time.monotonic()
     if rank == 0:
         save()
-    return average.model, {"steps": done, "minutes": round(elapsed() / 60, 1), "loss": round(smooth or math.nan, 5)}
+    return average.model, {
+        "steps": done,
+        "minutes": round(elapsed() / 60, 1),
+        "loss": None if smooth is None else round(smooth, 5),
+    }
 
 
 def hashes(folder: Path) -> dict[str, str]:

@@ -67,7 +67,7 @@ class Settings:
     prompt: str
     seed: int = 0
     steps: int = 25
-    guidance: float = 5.0
+    guidance: float = 5.5
     strength: float = 1.0
     model_set: str = "mini"
 
@@ -89,8 +89,9 @@ class Settings:
             raise ValueError(
                 f"The prompt has {len(self.prompt):,} characters, at most {self.PROMPT_MAX} are allowed: shorten it."
             )
-        if self.model_set not in sdxl.BASES:
-            raise ValueError(f"Model set {self.model_set!r} is unknown: choose one of {', '.join(sdxl.BASES)}.")
+        if not isinstance(self.model_set, str) or self.model_set not in sdxl.BASES:
+            shown = repr(self.model_set)[:40]
+            raise ValueError(f"Model set {shown} is unknown: choose one of {', '.join(sdxl.BASES)}.")
         return Settings(
             self.prompt.strip(),
             int(_number("seed", self.seed, *self.SEED, whole=True)),

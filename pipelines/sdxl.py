@@ -86,7 +86,7 @@ def asset_spec(key: str, folder: str, load: Any, part: str = "", card: str = "")
 def _mini() -> Base:
     folder = "assets/mini_sdxl"
     parts = tuple(asset_spec(f"mini-sdxl/{part}", folder, _load_part, part, "our small SDXL") for part in PARTS)
-    return Base("mini", "mini-sdxl (ours, 128 px)", "Apache-2.0", folder, parts, 128, 5.0, 25)
+    return Base("mini", "mini-sdxl (ours, 128 px)", "Apache-2.0", folder, parts, 128, 5.5, 25)
 
 
 def _full() -> Base:

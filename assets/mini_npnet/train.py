@@ -1,6 +1,6 @@
 """Train the small NPNet of ``mini-sdxl`` by the paper's recipe: collect pairs, filter them, learn, compare.
 
-    python -m assets.mini_npnet.train collect  --shards 0:8       # 500 pairs each
+    python -m assets.mini_npnet.train collect  --shards 0:8       # 250 pairs each
     python -m assets.mini_npnet.train fit      --minutes 6
     python -m assets.mini_npnet.train evaluate --pairs 1000
 
@@ -35,7 +35,7 @@ HERE = Path(__file__).parent
 PAIRS = Path("data/pairs")
 RUNS = Path("data/runs")
 SEED = 5
-PER_SHARD = 500
+PER_SHARD = 250
 GRID = 10  # steps of the grid on which a pair is made, as in the paper's code
 DRAW_STEPS = 8  # steps of the two pictures that the filter compares
 STRONG, WEAK = 5.5, 1.0

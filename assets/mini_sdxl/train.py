@@ -138,6 +138,7 @@ def save_vae(model) -> None:
     copy.deepcopy(model).half().save_pretrained(HERE / "vae", max_shard_size="9MB")
     settings = json.loads((HERE / "vae" / "config.json").read_text())
     del settings["block_out_channels"]  # set again at load; in the file it only makes diffusers warn
+    settings.pop("_name_or_path", None)  # a path of this machine
     training.write_json(HERE / "vae" / "config.json", settings)
 
 
