@@ -149,3 +149,5 @@ def test_the_sentence_reports_whatever_came_out():
     )
     assert "more right pictures" in better and "unlikely to be chance" in better
     assert "fewer right pictures" in worse and "may be chance" in worse
+    even = {"share": 0.5, "wins": 4, "losses": 4, "p": 1.0, "points": 0.0}
+    assert "as many right pictures" in npnet_training.sentence({"standard": plain, "NPNet": even}, 25)

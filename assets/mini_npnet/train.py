@@ -192,7 +192,7 @@ def compare(pairs: int, steps: int) -> dict[str, object]:
 def sentence(table: dict[str, object], steps: int) -> str:
     """What the page says, whatever came out."""
     ours, plain = table["NPNet"], table["standard"]
-    verdict = "more" if ours["points"] > 0 else "fewer"
+    verdict = "more" if ours["points"] > 0 else "fewer" if ours["points"] < 0 else "as many"
     sure = "a difference unlikely to be chance" if ours["p"] < 0.01 else "a difference that may be chance"
     return (
         f"Measured on {plain['of']:,} held-out prompts with {steps} steps: all attributes right in "
