@@ -133,7 +133,7 @@ def verifier_card(which: str) -> str:
     kind = {"reward": "ResNet (basic blocks), seed 11", "judge": "RegNet (grouped convolutions), seed 23"}
     use = {
         "reward": "It may be used to filter or to teach; it never grades.",
-        "judge": "It only grades: nothing in this repository was trained or chosen with it.",
+        "judge": "It only grades: nothing was trained with it. Two settings of mini-sdxl (guidance, start of sampling) were chosen with it.",
     }
     text = HEAD.format(
         library="diffusers", tags="image-classification, rendered-scenes", title=f"Scene verifier: {which}"
