@@ -23,7 +23,7 @@ from starlette.routing import Route
 
 import demos
 from demos import theme
-from pipelines import images
+from pipelines import images, zero
 from pipelines.registry import Registry, from_environment
 from pipelines.sdxl import BASES
 
@@ -51,6 +51,8 @@ def build(registry: Registry, model_set: str = "mini") -> gr.Blocks:
                     tab.build(registry, model_set)
         gr.HTML(COLOPHON, padding=False)
         page.unload(demos.forget_visitor)
+    if registry.mode == "zero":
+        zero.install(registry)  # after the tabs have declared their models
     return page.queue(max_size=16)
 
 

@@ -42,6 +42,9 @@ class _Idle:
     def __repr__(self) -> str:
         return "IDLE"
 
+    def __reduce__(self) -> str:
+        return "IDLE"  # the very same object on the other side of a process border
+
 
 IDLE = _Idle()
 """Yielded while a job is silent. Map it to `gr.skip()`: Gradio can close a generator at a `yield` only."""
@@ -67,7 +70,7 @@ class Result:
 
 
 @dataclass(frozen=True)
-class _Failure:
+class Failure:
     error: BaseException
 
 
@@ -154,7 +157,25 @@ _lane: _Lane | None = None
 _birth = threading.Lock()
 
 
+_elsewhere: Callable[..., Iterator[Any]] | None = None
+
+
+def send_elsewhere(dispatch: Callable[..., Iterator[Any]] | None) -> None:
+    """Let `dispatch(fn, args, kwargs, limit_s)` answer every `stream` (ZeroGPU); None: run here again."""
+    global _elsewhere
+    _elsewhere = dispatch
+
+
 def stream(
+    fn: Callable[..., Any], *args: Any, limit_s: float = LIMIT_S, beat_s: float = 0.5, **kwargs: Any
+) -> Iterator[Any]:
+    """`stream_here`, or its equal in another process where the platform gives a GPU only there."""
+    if _elsewhere is None:
+        return stream_here(fn, *args, limit_s=limit_s, beat_s=beat_s, **kwargs)
+    return _elsewhere(fn, args, kwargs, limit_s)
+
+
+def stream_here(
     fn: Callable[..., Any], *args: Any, limit_s: float = LIMIT_S, beat_s: float = 0.5, **kwargs: Any
 ) -> Iterator[Any]:
     """Run `fn(job, *args, **kwargs)` on the lane and yield what it emits, then `Result(its value)`.
@@ -183,7 +204,7 @@ def stream(
                 else:
                     yield IDLE
                 continue
-            if isinstance(item, _Failure):
+            if isinstance(item, Failure):
                 raise item.error
             yield item
             if isinstance(item, Result):
@@ -243,7 +264,7 @@ def _execute(job: Job) -> None:
         while chained is not None:
             traceback.clear_frames(chained.__traceback__)
             chained = chained.__cause__ or chained.__context__
-        job.out.put(_Failure(error))
+        job.out.put(Failure(error))
     finally:
         job._call = None
 
