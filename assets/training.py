@@ -55,8 +55,13 @@ class Average:
     def update(self, model: nn.Module) -> None:
         self.steps += 1
         weight = 1 - min(self.decay, (1 + self.steps) / (10 + self.steps))
-        for mine, theirs in zip(self.model.state_dict().values(), model.state_dict().values(), strict=True):
+        # Not the state dict, which names tied weights twice.
+        for mine, theirs in zip(_numbers(self.model), _numbers(model), strict=True):
             mine.lerp_(theirs, weight) if mine.is_floating_point() else mine.copy_(theirs)
+
+
+def _numbers(model: nn.Module) -> list[Tensor]:
+    return [*model.parameters(), *model.buffers()]
 
 
 def autocast(device: str):
@@ -175,6 +180,11 @@ def hashes(folder: Path) -> dict[str, str]:
     return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 
+def read_json(path: Path) -> dict[str, object]:
+    """The JSON object in a file; empty when there is no file."""
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
 def write_json(path: Path, value: object) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
@@ -183,7 +193,7 @@ def write_json(path: Path, value: object) -> None:
 def write_manifest(folder: Path, news: dict[str, object]) -> None:
     """Merge ``news`` into ``folder/manifest.json`` and renew hashes and sizes of the weights beside it."""
     path = folder / "manifest.json"
-    facts = json.loads(path.read_text()) if path.exists() else {}
+    facts = read_json(path)
     found = hashes(folder)
     write_json(
         path, {**facts, **news, "sha256": found, "bytes": {name: (folder / name).stat().st_size for name in found}}

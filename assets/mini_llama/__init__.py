@@ -1,0 +1,1 @@
+"""mini-llama: the small language model of the Concept Guidance tab, and how it was trained."""
