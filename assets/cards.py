@@ -64,40 +64,37 @@ def sdxl_card() -> str:
         'pipe("a red cube to the left of a blue ball on a wooden floor", num_inference_steps=25).images[0]\n```\n\n'
         "**Intended use**: demonstrations, tests and teaching. **Licence**: Apache-2.0; trained from nothing on pictures "
         "and captions that our own code makes (`pipelines/scenes`), no other data.\n\n"
-        "**Noise schedule**: SDXL's own 1,000 noise levels; sampling starts at level {steps} (signal share {signal:.4f}). The "
+        "**Noise schedule**: SDXL's own noise levels; sampling starts at level {steps} of 1,000 (signal share {signal:.4f}). The "
         "signal-to-noise ratio of large structures grows with the number of cells: a 32 x 32 latent meets SDXL's own situation "
-        "(share 0.005 on 128 x 128) at level 720. Started there, pictures believe the noise where it contradicts the prompt "
-        "(*Tried*: skies become walls), which is what golden noise acts on, and the bars below are missed; so the default is "
-        "the full schedule. Any start between needs no other weights: "
+        "(share 0.005 on 128 x 128) at level 720 (share 0.07). Started there, pictures believe the noise where it contradicts "
+        "the prompt (*Tried*: skies become walls), which is what golden noise acts on, and the bars below are missed; so the "
+        "default is the lowest level at which they hold with a margin. Any start up to 1,000 needs no other weights: "
         "`DDIMScheduler(**tiny_diffusion.sampler(720))`. Prediction is of velocity.\n\n"
     ).format(**schedule())
     text += "## Uncurated samples\n\nThe first twelve held-out prompts of each kind, in order, none left out.\n\n![samples](samples.png)\n\n"
+    runs = [(name, run) for name, facts in training.items() for run in (*facts.get("earlier", ()), facts)]
     text += "## Training\n\n" + table(
         [("stage", "command", "minutes", "steps", "final loss")]
         + [
-            (
-                name,
-                f"`python -m assets.mini_sdxl.train {name} --minutes {t['minutes']:g}`",
-                f"{t['minutes']:g}",
-                f"{t['steps']:,}",
-                f"{t['loss']:.4f}",
-            )
-            for name, t in training.items()
+            (name, f"`{command(name, run)}`", f"{run['minutes']:g}", f"{run['steps']:,}", f"{run['loss']:.4f}")
+            for name, run in runs
         ]
     )
     text += (
         "\nSeed 0, two CPU cores that were shared with other work, bfloat16 autocast. Data: `python -m assets.data`, "
-        "13,000 tabletop scenes and 5,000 portraits with their mirror images; scenes with three things were left out of the "
-        "UNet's training. The text encoders first learn to read every attribute of a caption (linear read-outs), then stay "
-        "frozen. How the UNet's run really went stands under *Tried*.\n\n"
+        "24,000 tabletop scenes and 8,000 portraits with their mirror images, of which the first 13,000 and 5,000 were seen in "
+        "the UNet's first run and the others in its second; scenes with three things were left out of the UNet's training. "
+        "The text encoders first learn to read every attribute of a caption (linear read-outs), then stay frozen. A second "
+        "run of the UNet goes on from the weights of the first, with a new learning-rate schedule; how the first really went "
+        "stands under *Tried*.\n\n"
     )
     if measured:
         text += (
             "## Measured\n\n`python -m assets.mini_sdxl.evaluate --prompts "
             + str(measured["prompts_per_kind"])
-            + " --sheet`"
+            + " --sheet --write`"
         )
-        text += f" ({measured['steps']} steps, guidance {measured['guidance']:g}, standard noise, {measured['minutes']:g} minutes on {measured['threads']} threads).\n"
+        text += f" ({measured['steps']} steps, guidance {measured['guidance']:g}, standard noise).\n"
         text += "Shares with Wilson 95 % intervals; judged by the `judge` verifier.\n\n"
         rows = [("held-out prompts", "all attributes right", "bar")]
         for kind, bar in (("one object", "85 %"), ("two objects", "55 %"), ("portrait", "-")):
@@ -118,6 +115,12 @@ def sdxl_card() -> str:
     return text + hashes("mini_sdxl") + tried("mini_sdxl")
 
 
+def command(stage: str, run: dict[str, Any]) -> str:
+    """The command of a training run; with several processes it goes through torchrun."""
+    launcher = f"torchrun --nproc-per-node {run['processes']}" if run.get("processes", 1) > 1 else "python"
+    return f"{launcher} -m assets.mini_sdxl.train {stage} --minutes {run['minutes']:g}"
+
+
 def schedule() -> dict[str, Any]:
     from pipelines import tiny_diffusion
 
@@ -133,7 +136,7 @@ def verifier_card(which: str) -> str:
     kind = {"reward": "ResNet (basic blocks), seed 11", "judge": "RegNet (grouped convolutions), seed 23"}
     use = {
         "reward": "It may be used to filter or to teach; it never grades.",
-        "judge": "It only grades: nothing was trained with it. Two settings of mini-sdxl (guidance, start of sampling) were chosen with it.",
+        "judge": "It only grades: nothing was trained with it. Guidance and the start of sampling of mini-sdxl were chosen with it, on validation prompts that no figure stands on.",
     }
     text = HEAD.format(
         library="diffusers", tags="image-classification, rendered-scenes", title=f"Scene verifier: {which}"
@@ -151,38 +154,62 @@ def verifier_card(which: str) -> str:
     return text + hashes(f"verifier/{which}") + tried(f"verifier/{which}")
 
 
+STAGES = {
+    ("paper", "fit"): "regression onto the pairs that the reward prefers",
+    ("film", "fit"): "regression onto the pairs that the reward prefers",
+    ("reward", "fit"): "regression onto all pairs",
+    ("reward", "teach"): "the reward's gradient through a four-step sampler into the network",
+}
+
+
 def npnet_card() -> str:
+    from pipelines import noise_lab
+
     found = facts("mini_npnet")
-    training, measured = found.get("training", {}), found.get("evaluation", {})
-    text = HEAD.format(library="diffusers", tags="golden-noise", title="Small NPNet for mini-sdxl") + (
-        "NPNet (arXiv 2411.09502) in the published architecture at small size, trained by the paper's recipe: re-denoise "
-        "sampling, then the reward filter. Class: `pipelines/npnet.py`.\n\n"
+    training, report = found.get("training", {}), found.get("evaluation", {})
+    text = HEAD.format(library="diffusers", tags="golden-noise", title="Small NPNets for mini-sdxl") + (
+        "Two networks that turn random noise into golden noise for a prompt, by the paper's recipe (arXiv 2411.09502): "
+        "re-denoise sampling, then the reward filter.\n\n"
+        "- `paper/`: NPNet in the published architecture at small size (`pipelines/npnet.py`).\n"
+        "- `film/`: a FiLM U-Net (`pipelines/film_npnet.py`, 0.9 M parameters); the prompt can move the noise at places.\n\n"
+        "**Intended use**: demonstrations, tests and teaching; they fit `mini-sdxl` only. **Licence**: Apache-2.0.\n\n"
     )
-    if training:
-        text += (
-            f"`python -m assets.mini_npnet.train collect` made {training['pairs']:,} pairs, of which the reward preferred {training['kept']:,}; "
-            f"`fit --minutes {training['minutes']:g}`: {training['steps']:,} steps. {training['check'].capitalize()}. "
-            f"Root mean square of the change: {training['change_rms']}.\n\n"
-        )
-    if measured:
+    rows = [
+        ("recipe", "stage", "pairs", "reward prefers", "steps", "minutes", "explained share of the change, held out")
+    ]
+    for recipe, stages in training.items():
+        for stage, t in stages.items():
+            pairs = (f"{t['pairs']:,}", f"{t['better']:,}") if "pairs" in t else ("new in each step", "")
+            explained = f"{t['explained']:.3f}" if "explained" in t else ""
+            rows.append((recipe, STAGES[recipe, stage], *pairs, f"{t['steps']:,}", f"{t['minutes']:g}", explained))
+    text += (
+        "## Training\n\nCommands: top of `assets/mini_npnet/train.py`. Seed 5, shared CPU cores.\n\n"
+        + table(rows)
+        + "\n"
+    )
+    if report:
         text += "## Measured\n\n" + found.get("claim", "") + "\n\n"
-        rows = [("starting noise", "all attributes right", "won", "lost", "exact McNemar p", "points")]
-        rows.append(("standard", percent(measured["standard"]), "", "", "", ""))
-        for name, entry in measured.items():
-            if name != "standard":
-                rows.append(
-                    (
-                        name,
-                        percent(entry),
-                        str(entry["wins"]),
-                        str(entry["losses"]),
-                        f"{entry['p']:.2g}",
-                        f"{entry['points']:+.2f}",
-                    )
+        rows = [("arm", "all right", "won", "lost", "exact McNemar p", "points", "UNet runs", "s a picture")]
+        for name in (key for key in noise_lab.ARMS if key in report["arms"]):
+            entry = report["arms"][name]
+            low, high = entry["points_interval"]
+            plain = name == "standard"
+            rows.append(
+                (
+                    noise_lab.ARMS[name].title + (" (control)" if noise_lab.ARMS[name].control else ""),
+                    percent(entry),
+                    "" if plain else str(entry["wins"]),
+                    "" if plain else str(entry["losses"]),
+                    "" if plain else f"{entry['p']:.2g}",
+                    "" if plain else f"{entry['points']:+.2f} [{low:+.2f}, {high:+.2f}]",
+                    str(entry["evaluations"]),
+                    f"{entry['seconds']:.2f}",
                 )
-        text += (
-            table(rows)
-            + "\nPrompts and seeds other than those of collection, the same noise in every arm, judged by the `judge`.\n\n"
+            )
+        text += table(rows) + (
+            f"\n`python -m assets.mini_npnet.evaluate --stream {report['stream']} --pairs {report['pairs']} --write`: {report['steps']} steps, guidance "
+            f"{report['guidance']:g}, strength {report['strength']:g}; prompts and seeds other than those of training, the same in "
+            "every arm; judged by the `judge`. The plan of the full run: `PLAN.md`.\n\n"
         )
     return text + hashes("mini_npnet") + tried("mini_npnet")
 

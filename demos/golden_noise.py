@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import html
+import math
 import secrets
 import time
 from collections.abc import Iterator
@@ -21,13 +21,14 @@ from demos import (
     History,
     Tab,
     explain,
+    golden_lab,
     on_gpu,
     paper_card,
     progress_line,
-    stop_run,
     workspace,
 )
-from pipelines import golden_noise, images
+from demos.figures import Line, bars, data_uri, lines, safe, signed
+from pipelines import golden_noise, images, noise_lab
 from pipelines.golden_noise import EXAMPLES, PAPER, Outcome, Preview, Settings
 from pipelines.lane import IDLE, Progress, Result, stream
 from pipelines.registry import Registry
@@ -37,9 +38,10 @@ if TYPE_CHECKING:
     from pipelines.verifier import Verdict
 
 SLUG = "golden_noise"
+API_INPUTS = ("prompt", "seed", "steps", "guidance", "strength", "model_set", "source")
 LIMIT_S = 300.0
 NOTHING_YET = "Type a prompt or pick an example, then press Run."
-CONTROLS = ("prompt", "seed", "steps", "guidance", "strength")
+CONTROLS = ("prompt", "seed", "steps", "guidance", "strength", "source")
 """The settings that have a widget, in the order in which the handlers get them."""
 
 HOW_IT_WORKS = """
@@ -47,19 +49,34 @@ A diffusion model starts from random noise and removes it step by step. The nois
 to pictures that follow the prompt better than others. **Golden Noise** trains a small network, NPNet, that takes the
 random noise and the prompt and returns a slightly changed noise, before the first step.
 
-1. **Training pairs.** Noise is denoised one step with strong guidance and noised back with weak guidance. What comes
-   back carries a trace of the prompt. A reward model keeps only the pairs where the changed noise gave the better picture.
-2. **NPNet.** It learns to turn the first noise of a pair into the second: one branch rescales the singular values of the
-   noise, another predicts what is left, and the prompt steers both.
-3. **Here.** One noise is drawn from your seed. The left picture starts from it, the right one from what NPNet makes of it.
-   Everything else is equal, and both run in one batch.
+**Where golden noise comes from**
+
+- **Re-denoise sampling** needs no network of its own: the noise is denoised one step with strong guidance and noised back
+  with weak guidance. What comes back carries a trace of the prompt. To first order this pushes the noise along the very
+  direction that guidance pushes the first step, so it amounts to **stronger guidance in the first step**, which anybody can
+  have for nothing. The lab has that as a baseline.
+- **NPNet, the paper’s network**: many such pairs are collected, a reward model keeps those where the changed noise gave the
+  better picture, and NPNet learns to turn the first noise of a pair into the second, in a single pass. In the published
+  architecture the prompt is heard through eight numbers.
+- **NPNet, our network**: the same pairs, but a small U-Net in which the prompt speaks in every layer and can move the noise at
+  places.
 
 **Golden strength** mixes the two noises: 0 leaves the noise as it is, so both pictures are the same, pixel for pixel; 1 is the
-paper's setting; above 1 exaggerates the change, below 0 goes the other way.
+paper’s setting; above 1 exaggerates the change, below 0 goes the other way.
 
-The table below the pictures comes from a classifier that was trained on rendered scenes. It says what it sees and how
-sure it is; it can be wrong. One pair of pictures says little about which noise is better: look at the measured
-figure, and try several seeds.
+**What the lab compares, and why.** Golden noise has to beat what is free (stronger guidance, in the first step or throughout)
+and what the same or more compute buys (more steps; two seeds of which the reward keeps the better). The *controls* are there to
+fail: a random change of the same size, the change that NPNet makes for another prompt, and simply another seed. If one of them
+wins as well, it was not the golden noise.
+
+**Related ideas.** *Best of N* draws several seeds and lets a reward choose: simple, strong, N times the cost. *ReNO* moves the
+noise by the gradient of rewards anew for each picture, with few-step models. *InitNO* moves it until the attention
+maps answer to every word of the prompt. *Z-Sampling* denoises and inverts in zigzag at every step, not only at the first, at about three times the cost.
+
+**What to keep in mind.** The verdicts come from a classifier that was trained on rendered scenes: it says what it sees
+and how sure it is, and it can be wrong. One pair of pictures says little; the lab speaks of one prompt, the measured figures
+of many prompts of a small world. Whether golden noise helps also depends on how much signal the model’s last noise level leaves,
+so nothing here can be carried over to SDXL.
 """
 FROM_PYTHON = """
 The page has one public endpoint, `/golden_noise`. The same seed gives the same files, byte for byte.
@@ -75,10 +92,16 @@ standard, golden, facts = client.predict(
     guidance=5.5,
     strength=1.0,
     model_set="mini",
+    source="npnet",
     api_name="/golden_noise",
 )
 print(standard, golden, facts["seconds"])  # two PNG files and the measurements
 ```
+
+`source` is {sources}. Of the measurements, `verdict_standard` and `verdict_golden` are lists of what was wanted and seen,
+`fully_right` sums them up (null where the prompt names nothing known), and `noise` says how the noise changed: mean and deviation,
+`change_rms` and `change_peak`, channel means, the shares of the change’s `energy`, singular values and radial spectrum,
+each before and after.
 
 Without a server, from a checkout:
 
@@ -97,10 +120,13 @@ outcome.golden.save("golden.png")
 def build(registry: Registry, model_set: str) -> None:
     """The widgets of the tab and what they do."""
     base = BASES[model_set]
-    registry.declare(*golden_noise.specs(model_set))
+    choices = golden_noise.sources(model_set)
+    for key in choices:
+        registry.declare(*golden_noise.specs(model_set, key))
     paper_card(PAPER)
-    if base.download:
-        gr.HTML(f"<p class='remark'>{_text(base.title)}: {_text(base.download)}.</p>", padding=False)
+    fetched = golden_noise.download(model_set)
+    if fetched:
+        gr.HTML(f"<p class='remark'>{safe(base.title)}: {safe(fetched)}.</p>", padding=False)
     with gr.Row(equal_height=False):
         with gr.Column(scale=4, min_width=320, elem_classes="studio-controls"):
             prompt = gr.Textbox(
@@ -118,6 +144,12 @@ def build(registry: Registry, model_set: str) -> None:
                 seed = gr.Number(label="Seed", value=EXAMPLES[0][1], precision=0, min_width=110, scale=3)
                 dice = gr.Button("New seed", size="sm", min_width=80, scale=1)
                 reuse = gr.Button("Last seed", size="sm", min_width=80, scale=1)
+            source = gr.Radio(
+                [(words, key) for key, words in choices.items()],
+                value=next(iter(choices)),
+                label="Golden noise from",
+                elem_classes="sources",
+            )
             strength = gr.Slider(
                 *Settings.STRENGTH,
                 value=1.0,
@@ -136,22 +168,30 @@ def build(registry: Registry, model_set: str) -> None:
                 elem_classes="restore",
             )
         with gr.Column(scale=7, min_width=320, elem_classes="studio-results"):
-            line = gr.HTML(progress_line(NOTHING_YET), padding=False)
-            with gr.Row(elem_classes="pair"):
-                standard = _picture("Standard noise", "standard")
-                golden = _picture("Golden noise", "golden")
-            verdict = gr.HTML(padding=False)
-            with gr.Column(visible=False) as details:
-                slider = gr.ImageSlider(
-                    label="Slide between standard (left) and golden (right)",
-                    type="filepath",
-                    buttons=["fullscreen"],
-                    elem_classes="slide",
-                )
-                with gr.Row(elem_classes="run-row"):
-                    save_standard = gr.DownloadButton("Download standard PNG", size="md", min_width=150)
-                    save_golden = gr.DownloadButton("Download golden PNG", size="md", min_width=150)
-                figures = gr.HTML(padding=False)
+            with gr.Tabs(elem_classes="parts", overflow_behavior="wrap") as parts:
+                with gr.Tab("One picture", id="picture", render_children=True):
+                    line = gr.HTML(progress_line(NOTHING_YET), padding=False, elem_classes="run-line")
+                    with gr.Row(elem_classes="pair"):
+                        standard = _picture("Standard noise", "standard")
+                        golden = _picture("Golden noise", "golden")
+                    verdict = gr.HTML(padding=False)
+                    with gr.Column(visible=False) as details:
+                        slider = gr.ImageSlider(
+                            label="Slide between standard (left) and golden (right)",
+                            type="filepath",
+                            buttons=["fullscreen"],
+                            elem_classes="slide",
+                        )
+                        with gr.Row(elem_classes="run-row"):
+                            save_standard = gr.DownloadButton("Download standard PNG", size="md", min_width=150)
+                            save_golden = gr.DownloadButton("Download golden PNG", size="md", min_width=150)
+                        figures = gr.HTML(padding=False)
+                        with gr.Accordion("Inspect the noise", open=False, elem_classes="inspector"):
+                            inspected = gr.HTML(padding=False)
+                with gr.Tab("Win-rate lab", id="lab", render_children=True):
+                    golden_lab.build(registry, model_set, [prompt, steps, guidance, strength])
+                with gr.Tab("Measured figures", id="measured", render_children=True):
+                    gr.HTML(golden_lab.measured_html(model_set), padding=False)
     history = History()
     last_seed = gr.State(None)
     with gr.Accordion("How it works", open=False):
@@ -159,8 +199,9 @@ def build(registry: Registry, model_set: str) -> None:
     with gr.Accordion("Use it from Python", open=False):
         gr.Markdown(from_python(), elem_classes="reading")
 
-    controls = [prompt, seed, steps, guidance, strength]
-    result = [line, standard, golden, verdict, details, slider, save_standard, save_golden, figures, last_seed]
+    controls = [prompt, seed, steps, guidance, strength, source]
+    result = [line, standard, golden, verdict, details, slider, save_standard, save_golden, figures, inspected]
+    result += [last_seed, parts]
 
     def show(shown: Shown, text: str) -> dict[Any, Any]:
         """The updates that put a finished run on the page."""
@@ -174,33 +215,40 @@ def build(registry: Registry, model_set: str) -> None:
             save_standard: gr.DownloadButton(value=shown.standard),
             save_golden: gr.DownloadButton(value=shown.golden),
             figures: figures_html(shown.outcome),
+            inspected: inspect_html(shown.outcome),
             last_seed: shown.outcome.settings.seed,
         }
 
-    def compare(session, prompt, seed, steps, guidance, strength, entries) -> Iterator[Any]:
-        settings = Settings(prompt, seed, steps, guidance, strength, model_set).validated()
-        yield {line: progress_line("Starting…", 0.0, "running")}
+    def compare(session, prompt, seed, steps, guidance, strength, source, entries) -> Iterator[Any]:
+        settings = Settings(prompt, seed, steps, guidance, strength, model_set, source).validated()
+        yield {line: progress_line("Starting…", 0.0, "running"), parts: gr.Tabs(selected="picture")}
         began = time.monotonic()
-        for item in stream(golden_noise.generate, registry, settings, limit_s=LIMIT_S):
-            if item is IDLE:
-                yield gr.skip()
-            elif isinstance(item, Progress):
-                waited = time.monotonic() - began
-                text = item.text[:1].upper() + item.text[1:]
-                yield {line: progress_line(f"{text} · {waited:.1f} s", item.fraction, "running")}
-            elif isinstance(item, Preview):
-                yield {standard: item.standard, golden: item.golden}
-            elif isinstance(item, Result):
-                shown = write(item.value, session)
-                text = f"Done: {settings.steps} steps in {time.monotonic() - began:.1f} s"
-                entry = Entry(shown.golden, f"{settings.prompt[:60]} · seed {settings.seed}", shown)
-                yield {**show(shown, text), **history.add(entries, entry)}
+        try:
+            for item in stream(golden_noise.generate, registry, settings, limit_s=LIMIT_S):
+                if item is IDLE:
+                    yield gr.skip()
+                elif isinstance(item, Progress):
+                    waited = time.monotonic() - began
+                    text = item.text[:1].upper() + item.text[1:]
+                    yield {line: progress_line(f"{text} · {waited:.1f} s", item.fraction, "running")}
+                elif isinstance(item, Preview):
+                    yield {standard: item.standard, golden: item.golden}
+                elif isinstance(item, Result):
+                    shown = write(item.value, session)
+                    text = f"Done: {settings.steps} steps in {time.monotonic() - began:.1f} s"
+                    entry = Entry(shown.golden, f"{settings.prompt[:60]} · seed {settings.seed}", shown)
+                    yield {**show(shown, text), **history.add(entries, entry)}
+        except Exception:
+            yield {line: progress_line(golden_lab.BROKE, 0.0, "stopped")}
+            raise
 
     def example(event: gr.EventData) -> list[Any]:
         return list(EXAMPLES[chips.index(event.target)])
 
     def restored(settings: Settings) -> list[Any]:
-        return [getattr(settings, name) for name in CONTROLS]
+        # A picture of another model set may name a source that this one has under another name.
+        known = settings.source if settings.source in choices else next(iter(choices))
+        return [getattr(dataclasses.replace(settings, source=known), name) for name in CONTROLS]
 
     def restore(path: str | None) -> list[Any]:
         if path is None:
@@ -212,9 +260,6 @@ def build(registry: Registry, model_set: str) -> None:
         gr.Info("Settings restored. Press Run to make the pictures again.", title="Restored")
         return [*values, None]
 
-    def halt(request: gr.Request) -> None:
-        stop_run(request)
-
     shared = {"inputs": [*controls, history.entries], "outputs": [*result, *history.outputs], "show_progress": "hidden"}
     shared |= {"api_visibility": "private", "trigger_mode": "multiple", **GPU}
     stopped = progress_line("Stopped. What was drawn so far stays; Run starts anew.", 0.0, "stopped")
@@ -222,7 +267,7 @@ def build(registry: Registry, model_set: str) -> None:
     run.click(handler, **shared)
     fill = gr.on([chip.click for chip in chips], example, None, [prompt, seed], **LIGHT)
     fill.then(handler, **shared)
-    stop.click(halt, **LIGHT)
+    stop.click(golden_lab.halt, **LIGHT)
 
     surprise.click(lambda: golden_noise.surprise(secrets.randbelow(2**31)), None, prompt, **LIGHT)
     dice.click(lambda: secrets.randbelow(2**31), None, seed, **LIGHT)
@@ -232,6 +277,7 @@ def build(registry: Registry, model_set: str) -> None:
         lambda entry: {
             **dict(zip(controls, restored(entry.outcome.outcome.settings), strict=True)),
             **show(entry.outcome, "Brought back from your results"),
+            parts: gr.Tabs(selected="picture"),
         },
         [*controls, *result],
     )
@@ -240,7 +286,9 @@ def build(registry: Registry, model_set: str) -> None:
 
 def from_python() -> str:
     """The words and programs under "Use it from Python"."""
-    return FROM_PYTHON.replace("{prompt}", f'"{EXAMPLES[0][0]}"')
+    named = [f'`"{key}"` ({words})' for key, words in golden_noise.SOURCES.items()]
+    listed = ", ".join(named[:-1]) + " or " + named[-1]
+    return FROM_PYTHON.replace("{prompt}", f'"{EXAMPLES[0][0]}"').replace("{sources}", listed)
 
 
 def _picture(label: str, kind: str) -> gr.Image:
@@ -260,9 +308,16 @@ def _endpoint(registry: Registry, model_set: str) -> None:
     base = BASES[model_set]
 
     def golden_noise_endpoint(
-        session, prompt, seed=0, steps=base.steps, guidance=base.guidance, strength=1.0, model_set=model_set
+        session,
+        prompt,
+        seed=0,
+        steps=base.steps,
+        guidance=base.guidance,
+        strength=1.0,
+        model_set=model_set,
+        source="npnet",
     ) -> Iterator[Any]:
-        settings = Settings(prompt, seed, steps, guidance, strength, model_set).validated()
+        settings = Settings(prompt, seed, steps, guidance, strength, model_set, source).validated()
         for item in stream(golden_noise.generate, registry, settings, limit_s=LIMIT_S):
             if isinstance(item, Result):
                 shown = write(item.value, session)
@@ -270,20 +325,20 @@ def _endpoint(registry: Registry, model_set: str) -> None:
             else:
                 yield gr.skip()
 
-    kinds = ["string", "integer", "integer", "number", "number", "string"]
-    values = [EXAMPLES[0][0], 0, base.steps, base.guidance, 1.0, model_set]
-    names = [*CONTROLS, "model_set"]
+    kinds = ["string", "integer", "integer", "number", "number", "string", "string"]
+    values = [EXAMPLES[0][0], 0, base.steps, base.guidance, 1.0, model_set, "npnet"]
     trigger = gr.Button(visible=False)
     trigger.click(
         on_gpu(golden_noise_endpoint),
-        [Api(value, {"type": kind}, name) for value, kind, name in zip(values, kinds, names, strict=True)],
+        [Api(value, {"type": kind}, name) for value, kind, name in zip(values, kinds, API_INPUTS, strict=True)],
         [
             gr.File(visible=False, label="standard"),
             gr.File(visible=False, label="golden"),
             gr.JSON(visible=False, label="measurements"),
         ],
         api_name=SLUG,
-        api_description=f"Two pictures of one prompt, from standard and from golden noise. {_limits()}",
+        api_description=f"Two pictures of one prompt, from standard and from golden noise, with verdicts and the statistics "
+        f"of both noises. {_limits()}",
         show_progress="hidden",
         **GPU,
     )
@@ -293,7 +348,8 @@ def _limits() -> str:
     ranges = {"seed": Settings.SEED, "steps": Settings.STEPS, "guidance": Settings.GUIDANCE}
     ranges["strength"] = Settings.STRENGTH
     text = ", ".join(f"{name} {low} to {high}" for name, (low, high) in ranges.items())
-    return f"Limits: prompt at most {Settings.PROMPT_MAX} characters, {text}."
+    listed = ", ".join(golden_noise.SOURCES)
+    return f"Limits: prompt at most {Settings.PROMPT_MAX} characters, {text}, source one of {listed}."
 
 
 # --- a run on the page ------------------------------------------------------------------------------------------
@@ -351,7 +407,7 @@ def verdict_table(outcome: Outcome) -> str:
     if not both:
         return '<p class="quiet">The prompt asks for nothing that the classifier knows, so there is no verdict.</p>'
     rows = "".join(
-        f"<tr><th scope='row'>{_text(left.attribute)}</th><td>{_text(left.wanted)}</td>{_seen(left)}{_seen(right)}</tr>"
+        f"<tr><th scope='row'>{safe(left.attribute)}</th><td>{safe(left.wanted)}</td>{_seen(left)}{_seen(right)}</tr>"
         for left, right in both
     )
     heads = "".join(
@@ -369,7 +425,7 @@ def verdict_table(outcome: Outcome) -> str:
 
 def _seen(verdict: Verdict) -> str:
     word = "<b class='yes'>✓ right</b>" if verdict.right else "<b class='no'>✗ wrong</b>"
-    return f"<td>{word}, {_text(verdict.seen)} <span>({100 * verdict.confidence:.0f} % sure)</span></td>"
+    return f"<td>{word}, {safe(verdict.seen)} <span>({100 * verdict.confidence:.0f} % sure)</span></td>"
 
 
 def figures_html(outcome: Outcome) -> str:
@@ -377,17 +433,16 @@ def figures_html(outcome: Outcome) -> str:
     told, noise = outcome.measurements, outcome.measurements["noise"]
     figures = {
         "Both pictures": f"{told['seconds']:.1f} s on {'the GPU' if told['device'] == 'cuda' else 'the CPU'}",
-        "NPNet alone": f"{1000 * told['npnet_seconds']:.0f} ms",
+        "Re-denoising" if outcome.settings.source == "redenoise" else "NPNet": f"{1000 * told['npnet_seconds']:.0f} ms",
         "Noise moved by": f"{noise['change_rms']:.3f} RMS",
         "Its mean": f"{noise['mean_before']:+.3f} → {noise['mean_after']:+.3f}",
         "Its deviation": f"{noise['std_before']:.3f} → {noise['std_after']:.3f}",
     }
-    cells = "".join(f"<div><dt>{name}</dt><dd>{_text(value)}</dd></div>" for name, value in figures.items())
+    cells = "".join(f"<div><dt>{name}</dt><dd>{safe(value)}</dd></div>" for name, value in figures.items())
     answered = "".join(
-        f"<li>{_text(model['key'])} ({_text(model['source'])}), {_text(model['licence'])}</li>"
-        for model in told["models"]
+        f"<li>{safe(model['key'])} ({safe(model['source'])}), {safe(model['licence'])}</li>" for model in told["models"]
     )
-    claim = f"<h4>Which noise is better, measured over many prompts</h4><p class='claim'>{_text(told['claim'])}</p>"
+    claim = f"<h4>Which noise is better, measured over many prompts</h4><p class='claim'>{safe(told['claim'])}</p>"
     return (
         f"<div class='figures'><h4>This run</h4><dl>{cells}</dl>{claim}"
         f"<h4>Models that answered</h4><ul>{answered}</ul></div>"
@@ -399,14 +454,94 @@ def unknown_words(outcome: Outcome) -> str:
     words = outcome.measurements.get("unknown_words", [])
     if not words or outcome.settings.model_set != "mini":
         return ""
-    listed = ", ".join(f"“{_text(word)}”" for word in words[:8])
+    listed = ", ".join(f"“{safe(word)}”" for word in words[:8])
     return (
         f"<p class='remark'>The mini model never learned {listed}: it knows plain solids on floors, and portraits.</p>"
     )
 
 
-def _text(value: Any) -> str:
-    return html.escape(str(value))
+def inspect_html(outcome: Outcome) -> str:
+    """What was done to the noise: a map, shares, singular values and spectrum, each with its facts in words."""
+    noise = outcome.measurements["noise"]
+    quiet = "" if noise["change_rms"] else "<p class='remark'>At strength 0 the noise is not changed at all.</p>"
+    side = len(noise["singular_values_before"]) // 2
+    return (
+        f"<div class='inspect'>{quiet}<div class='inspect-grid'>{_map(outcome)}{_shares(noise, side)}"
+        f"{_singular_values(noise)}{_spectrum(noise)}{_channels(noise, side)}</div></div>"
+    )
+
+
+def _map(outcome: Outcome) -> str:
+    noise = outcome.measurements["noise"]
+    peak = noise["change_peak"]
+    facts = (
+        f"Every cell of the latent, in its place in the picture: dark was not changed, light was changed most, by {peak:.3f} "
+        f"(root mean square over the four channels; {noise['change_rms']:.3f} over all cells). The noise itself is about 1."
+    )
+    colours = ", ".join(f"rgb{stop}" for stop in noise_lab.HEAT)
+    return (
+        f"<figure class='heat'><h5>Where the noise was changed</h5><img src='{data_uri(outcome.heat)}' "
+        f"alt='Map of the change of the noise. {safe(facts)}'><p class='scale'><span>0</span>"
+        f"<i style='background: linear-gradient(to right, {colours})'></i><span>{peak:.3f}</span></p>"
+        f"<figcaption>{safe(facts)}</figcaption></figure>"
+    )
+
+
+def _shares(noise: dict[str, Any], side: int) -> str:
+    energy = noise["energy"]
+    patch = math.gcd(8, side)
+    chance = (1 / side**2, 1 / patch**2 - 1 / side**2, 1 - 1 / patch**2)
+    by_chance = ", ".join(f"{100 * share:.1f} %" for share in chance)
+    names = ("One shift for each channel", f"Flat patches of {patch} × {patch} cells", "Finer than that")
+    shares = list(zip(names, (energy["shift"], energy["patches"], energy["fine"]), strict=True))
+    told = ", ".join(f"{name[:1].lower() + name[1:]} {100 * share:.1f} %" for name, share in shares)
+    return bars("What the change is made of", f"Of its energy: {told}. A random change would have {by_chance}.", shares)
+
+
+def _channels(noise: dict[str, Any], side: int) -> str:
+    rows = "".join(
+        f"<tr><th scope='row'>Channel {number}</th><td>{signed(before, 3)}</td><td>{signed(after, 3)}</td></tr>"
+        for number, (before, after) in enumerate(
+            zip(noise["channel_means_before"], noise["channel_means_after"], strict=True), 1
+        )
+    )
+    return (
+        "<div class='verdicts channels'><h5>Mean of each channel</h5><table><thead><tr><th scope='col'></th>"
+        f"<th scope='col'>Before</th><th scope='col'>After</th></tr></thead><tbody>{rows}</tbody></table>"
+        f"<p class='quiet'>Of plain noise, 95 in 100 lie within ±{2 / side:.3f}.</p></div>"
+    )
+
+
+def _singular_values(noise: dict[str, Any]) -> str:
+    before, after = noise["singular_values_before"], noise["singular_values_after"]
+    change = [b - a for a, b in zip(before, after, strict=True)]
+    numbers = list(range(1, len(before) + 1))
+    most, least = max(numbers, key=lambda n: change[n - 1]), min(numbers, key=lambda n: change[n - 1])
+    both = (
+        f"The {len(before)} singular values of the four channels laid out as tiles. The largest goes from {before[0]:.2f} to "
+        f"{after[0]:.2f}; the curves nearly lie on each other, so their difference has a chart of its own."
+    )
+    apart = (
+        f"After minus before: the largest gain is {signed(change[most - 1], 3)} (value {most}), the largest loss "
+        f"{signed(change[least - 1], 3)} (value {least})."
+    )
+    axes = ("number of the singular value", "singular value")
+    return lines(
+        "Singular values", both, numbers, [Line("before", before), Line("after", after, dashed=True)], axes
+    ) + lines(
+        "Difference of the singular values", apart, numbers, [Line("change", change)], (axes[0], "after − before"), 0.0
+    )
+
+
+def _spectrum(noise: dict[str, Any]) -> str:
+    before, after, frequency = noise["spectrum_before"], noise["spectrum_after"], noise["frequency"]
+    moved = max(range(len(before)), key=lambda i: abs(after[i] - before[i]))
+    facts = (
+        "Mean power in rings of spatial frequency, from whole-picture shifts (0) to every second cell (0.5); white noise "
+        f"has about 1 in all of them. Most changed at {frequency[moved]:g}: from {before[moved]:.2f} to {after[moved]:.2f}."
+    )
+    curves = [Line("before", before), Line("after", after, dashed=True)]
+    return lines("Radial spectrum", facts, frequency, curves, ("frequency, cycles per latent cell", "power"), 1.0, True)
 
 
 TAB = Tab("Golden Noise", SLUG, 10, build, PAPER)

@@ -11,10 +11,13 @@ Module level is free of torch; models come from the registry for the length of a
 
 from __future__ import annotations
 
+import json
 import math
+import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pipelines import sdxl
@@ -60,6 +63,20 @@ EXAMPLES: tuple[tuple[str, int], ...] = (
 """Prompts of the embedded model's world, each with a seed."""
 
 
+SOURCES: dict[str, str] = {
+    "npnet": "NPNet, our FiLM network",
+    "npnet_paper": "NPNet, the paper's network",
+    "redenoise": "Re-denoise sampling, no network",
+}
+"""Where golden noise may come from: key -> words of the page."""
+
+LOCAL = "LATENT_STUDIO_NPNET"
+"""Environment variable: a local copy of the authors' NPNet for SDXL, so that it is not fetched."""
+
+GRID, STRONG, WEAK = 10, 5.5, 1.0
+"""Re-denoise sampling as in the paper's code: on a grid of ten steps, guidance 5.5 down and 1 back."""
+
+
 @dataclass(frozen=True)
 class Settings:
     """Everything that decides a run; the same settings give the same pictures, byte for byte, on the same machine."""
@@ -70,6 +87,7 @@ class Settings:
     guidance: float = 5.5
     strength: float = 1.0
     model_set: str = "mini"
+    source: str = "npnet"
 
     PROMPT_MAX: ClassVar[int] = 300
     SEED: ClassVar[tuple[int, int]] = (0, 2**31 - 1)
@@ -92,17 +110,21 @@ class Settings:
         if not isinstance(self.model_set, str) or self.model_set not in sdxl.BASES:
             shown = repr(self.model_set)[:40]
             raise ValueError(f"Model set {shown} is unknown: choose one of {', '.join(sdxl.BASES)}.")
+        if not isinstance(self.source, str) or self.source not in SOURCES:
+            shown = repr(self.source)[:40]
+            raise ValueError(f"Golden noise from {shown} is unknown: choose one of {', '.join(SOURCES)}.")
         return Settings(
             self.prompt.strip(),
-            int(_number("seed", self.seed, *self.SEED, whole=True)),
-            int(_number("number of steps", self.steps, *self.STEPS, whole=True)),
-            float(_number("guidance", self.guidance, *self.GUIDANCE)),
-            float(_number("golden strength", self.strength, *self.STRENGTH)),
+            int(checked("seed", self.seed, *self.SEED, whole=True)),
+            int(checked("number of steps", self.steps, *self.STEPS, whole=True)),
+            float(checked("guidance", self.guidance, *self.GUIDANCE)),
+            float(checked("golden strength", self.strength, *self.STRENGTH)),
             self.model_set,
+            self.source,
         )
 
 
-def _number(name: str, value: Any, low: float, high: float, whole: bool = False) -> float:
+def checked(name: str, value: Any, low: float, high: float, whole: bool = False) -> float:
     """``value`` if it is a number within [low, high]; otherwise a ValueError of one sentence."""
     kind = "a whole number" if whole else "a number"
     plain = isinstance(value, int | float) and not isinstance(value, bool)
@@ -134,21 +156,39 @@ class Outcome:
     verdict_standard: list[Verdict]
     verdict_golden: list[Verdict]
     measurements: dict[str, Any]
+    heat: Image
+    """Where the noise was changed, see ``noise_lab.heat_map``."""
 
 
 # ------------------------------------------------------------------------------------------- models
 
 
 def _load_npnet(spec: ModelSpec) -> Any:
+    from pipelines.film_npnet import FilmNPNet
     from pipelines.npnet import NPNet, load_official
 
-    folder = resolve(spec)
     if spec.key.startswith("mini"):
-        return NPNet.from_pretrained(folder)
-    files = sorted(p for p in folder.rglob("*sdxl*") if p.suffix in (".pth", ".pt", ".safetensors"))
+        folder = resolve(spec) / spec.key.rsplit("/", 1)[1]
+        name = json.loads((folder / "config.json").read_text())["_class_name"]
+        return {"NPNet": NPNet, "FilmNPNet": FilmNPNet}[name].from_pretrained(folder).eval().requires_grad_(False)
+    file = _official_file(spec)
+    try:
+        return load_official(file)
+    except (ValueError, FileNotFoundError) as error:  # a visitor may read it: where the file lies is not for them
+        raise type(error)(str(error).replace(str(file), file.name)) from error
+
+
+def _official_file(spec: ModelSpec) -> Path:
+    """The authors' checkpoint: the file, or the folder with it, that :data:`LOCAL` names; else from the Hub."""
+    named = os.environ.get(LOCAL)
+    place = Path(named) if named else resolve(spec)
+    if place.is_file():
+        return place
+    files = sorted(p for p in place.rglob("*sdxl*") if p.suffix in (".pth", ".pt", ".safetensors"))
     if not files:
-        raise FileNotFoundError(f"no SDXL checkpoint of NPNet is in {spec.source}: put sdxl.pth there")
-    return load_official(files[0])
+        where = f"where {LOCAL} points" if named else f"in {spec.source}"
+        raise FileNotFoundError(f"no SDXL checkpoint of NPNet is {where}: put sdxl.pth there")
+    return files[0]
 
 
 def _load_verifier(spec: ModelSpec) -> Any:
@@ -161,18 +201,48 @@ JUDGE = sdxl.asset_spec(
     "verifier/judge", "assets/verifier/judge", _load_verifier, card="judges pictures against a prompt"
 )
 REWARD = sdxl.asset_spec("verifier/reward", "assets/verifier/reward", _load_verifier, card="reward used in training")
-NPNETS: dict[str, ModelSpec] = {
-    "mini": sdxl.asset_spec("mini-npnet", "assets/mini_npnet", _load_npnet, card="our small NPNet"),
-    "full": ModelSpec(
-        "npnet-sdxl", "Klayand/GoldenNoiseModel", _load_npnet, "see the authors' model page", 121_960_000,
-        card="the authors' NPNet for SDXL", files=("*sdxl*",),
-    ),
-}  # fmt: skip
 
 
-def specs(model_set: str) -> tuple[ModelSpec, ...]:
-    """The parts that a run of ``model_set`` leases: the base model's, NPNet, and the judge of our own world."""
-    return (*sdxl.BASES[model_set].parts, NPNETS[model_set], JUDGE)
+def _small_npnet(part: str, card: str) -> ModelSpec:
+    return sdxl.asset_spec(f"mini-npnet/{part}", "assets/mini_npnet", _load_npnet, part, card)
+
+
+_OFFICIAL = ModelSpec(
+    "npnet-sdxl", "Klayand/GoldenNoiseModel", _load_npnet, "see the authors' model page", 121_960_000,
+    card="the authors' NPNet for SDXL", files=("*sdxl*",),
+)  # fmt: skip
+NPNETS: dict[str, dict[str, ModelSpec]] = {
+    "mini": {
+        "npnet": _small_npnet("film", "our small NPNet, a FiLM U-Net"),
+        "npnet_paper": _small_npnet("paper", "our small NPNet, the paper's network"),
+    },
+    "full": {"npnet": _OFFICIAL, "npnet_paper": _OFFICIAL},
+}
+"""Model set -> source -> network. The authors published one NPNet for SDXL, by their own recipe."""
+
+
+def sources(model_set: str) -> dict[str, str]:
+    """The different sources that ``model_set`` has: key -> words of the page."""
+    if model_set == "mini":
+        return SOURCES
+    return {"npnet_paper": "NPNet, the authors' weights for SDXL", "redenoise": SOURCES["redenoise"]}
+
+
+def download(model_set: str) -> str:
+    """What choosing ``model_set`` fetches before its first pictures, in words; empty where everything is shipped."""
+    base = sdxl.BASES[model_set].download
+    if not base:
+        return ""
+    fetched = f"{_OFFICIAL.bytes / 1e6:.0f} MB more from {_OFFICIAL.source}"
+    npnet = f"a local file, the one that {LOCAL} names" if os.environ.get(LOCAL) else fetched
+    return f"{base}; NPNet is {npnet}, and is left out where golden noise comes from re-denoising"
+
+
+def specs(model_set: str, source: str = "npnet") -> tuple[ModelSpec, ...]:
+    """The parts that a run leases: the base model's, then NPNet (unless nothing but re-denoising is asked for), then,
+    for our own world, the judge."""
+    network = () if source == "redenoise" else (NPNETS[model_set][source],)
+    return (*sdxl.BASES[model_set].parts, *network, *((JUDGE,) if model_set == "mini" else ()))
 
 
 # ------------------------------------------------------------------------------------------- stages
@@ -261,16 +331,26 @@ class GoldenNoise:
         """Prompt, negative, pooled and negative pooled embeddings, one row per prompt (the negative is empty)."""
         return self.pipe.encode_prompt(prompts, device=self.pipe.unet.device, do_classifier_free_guidance=True)
 
-    def noises(self, seed: int, strength: float, prompt_embeds: Tensor) -> tuple[Tensor, Tensor]:
-        """Standard and golden noise (1, 4, h, w), float32; strength 0 gives the very same tensor twice."""
+    def noises(self, seed: int, strength: float, embeds: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        """Standard and golden noise (1, 4, h, w), float32; strength 0 gives the very same tensor twice.
+
+        Without an NPNet the golden noise comes from re-denoising. Only the first row of ``embeds`` is used.
+        """
         from pipelines.npnet import golden_with_strength
 
         side = self.pipe.unet.config.sample_size
         noise = draw_noise(seed, (1, self.pipe.unet.config.in_channels, side, side)).to(self.pipe.unet.device)
         if strength == 0:
             return noise, noise
-        golden = self.npnet(noise, prompt_embeds[:1])
+        first = tuple(part[:1] for part in embeds)
+        golden = self.redenoised(noise, first) if self.npnet is None else self.npnet(noise, first[0])
         return noise, golden_with_strength(noise, golden, strength)
+
+    def redenoised(self, noises: Tensor, embeds: tuple[Tensor, ...]) -> Tensor:
+        """Golden noises (B, 4, h, w), float32, by re-denoise sampling as in the paper's code (:data:`GRID`)."""
+        self.pipe.scheduler.set_timesteps(GRID)
+        predict = guided_prediction(self.pipe, embeds)
+        return redenoise(noises.to(self.pipe.unet.dtype), predict, self.pipe.scheduler, STRONG, WEAK).float()
 
     def draw(
         self,
@@ -279,21 +359,25 @@ class GoldenNoise:
         steps: int,
         guidance: float,
         on_step: Callable[[int, Tensor], None] = lambda step, clean: None,
+        first_guidance: float | None = None,
     ) -> Tensor:
         """Pictures (B, 3, H, W) in [0, 1] from ``noises`` (B, 4, h, w); all rows in one batch.
 
         ``on_step(step, clean)`` is called after each step with the model's current guess of the clean latents.
+        ``first_guidance``: another guidance in the first step.
         """
         guess = _remember_guess(self.pipe.scheduler)
 
         def after(pipe: Any, step: int, timestep: Any, given: dict[str, Tensor]) -> dict[str, Tensor]:
+            pipe._guidance_scale = guidance  # the pipeline reads it anew in every step
             on_step(step + 1, guess.get("clean", given["latents"]))
             return given
 
         positive, negative, pooled, negative_pooled = embeds
         dtype = self.pipe.vae.dtype
         try:
-            return self._sample(noises, positive, negative, pooled, negative_pooled, steps, guidance, after)
+            first = guidance if first_guidance is None else first_guidance
+            return self._sample(noises, positive, negative, pooled, negative_pooled, steps, first, after)
         finally:
             # SDXL's VAE is cast up for decoding; a run that ends in between must not leave it so for the next.
             if self.pipe.vae.dtype != dtype:
@@ -316,10 +400,10 @@ class GoldenNoise:
 def _remember_guess(scheduler: Any) -> dict[str, Tensor]:
     """Let this run's own scheduler note its guess of the clean latents at each step, for previews."""
     seen: dict[str, Tensor] = {}
-    step = scheduler.step
+    step = type(scheduler).step  # not the note of an earlier draw: hundreds of draws would pile up
 
     def noted(*args: Any, **kwargs: Any) -> Any:
-        result = step(*args, **(kwargs | {"return_dict": True}))
+        result = step(scheduler, *args, **(kwargs | {"return_dict": True}))
         if getattr(result, "pred_original_sample", None) is not None:
             seen["clean"] = result.pred_original_sample
         return result if kwargs.get("return_dict", True) else (result.prev_sample,)
@@ -352,26 +436,32 @@ def generate(job: Job, registry: Registry, settings: Settings) -> Outcome:
     """
     settings = settings.validated()
     base = sdxl.BASES[settings.model_set]
-    wanted = specs(settings.model_set)
+    wanted = specs(settings.model_set, settings.source)
     job.progress(0.0, f"loading {base.title}")
 
     def work(*models: Any) -> Outcome:
-        *parts, npnet, judge = models
+        parts, rest = models[: len(base.parts)], list(models[len(base.parts) :])
+        npnet = None if settings.source == "redenoise" else rest.pop(0)
+        judge = rest.pop(0) if rest else None
         return _run(job, registry.device, settings, GoldenNoise(sdxl.build(parts), npnet), judge)
 
     outcome = registry.run(wanted, work)
     outcome.measurements["models"] = [
-        {"key": s.key, "source": s.source, "licence": s.licence}
+        {"key": s.key, "source": _told_source(s), "licence": s.licence}
         for s in wanted
-        if "/" not in s.key or s.key.endswith(("unet", "judge"))
+        if s not in base.parts or s.key.endswith("unet")
     ]
     return outcome
+
+
+def _told_source(spec: ModelSpec) -> str:
+    return f"a local file, named by {LOCAL}" if spec is _OFFICIAL and os.environ.get(LOCAL) else spec.source
 
 
 def _run(job: Job, device: str, settings: Settings, golden_noise: GoldenNoise, judge: Any) -> Outcome:
     import torch
 
-    from pipelines import verifier
+    from pipelines import noise_lab, verifier
     from pipelines.images import to_pil
     from pipelines.scenes.prompts import read_prompt
 
@@ -379,7 +469,7 @@ def _run(job: Job, device: str, settings: Settings, golden_noise: GoldenNoise, j
         started = time.perf_counter()
         embeds = golden_noise.embed([settings.prompt] * 2)
         before = time.perf_counter()
-        standard, golden = golden_noise.noises(settings.seed, settings.strength, embeds[0])
+        standard, golden = golden_noise.noises(settings.seed, settings.strength, embeds)
         npnet_seconds = time.perf_counter() - before
         every = max(1, settings.steps // 8)
 
@@ -390,23 +480,27 @@ def _run(job: Job, device: str, settings: Settings, golden_noise: GoldenNoise, j
 
         pictures = golden_noise.draw(torch.cat((standard, golden)), embeds, settings.steps, settings.guidance, on_step)
         seconds = time.perf_counter() - started
-        verdicts = verifier.verify(judge, pictures, settings.prompt)
+        # The judge knows our own world only; of SDXL's pictures it would say something, and be wrong.
+        verdicts = verifier.verify(judge, pictures, settings.prompt) if judge is not None else ([], [])
     asked = read_prompt(settings.prompt)
+    heat, peak = noise_lab.heat_map(standard, golden)
     measurements = {
         "seconds": round(seconds, 3),
         "npnet_seconds": round(npnet_seconds, 4),
         "device": device,
-        "noise": noise_statistics(standard, golden),
+        "noise": noise_statistics(standard, golden)
+        | {"change_peak": round(peak, 4)}
+        | noise_lab.noise_portrait(standard, golden),
         "fully_right": {
             name: (verifier.fully_right(rows) if rows else None)
             for name, rows in zip(("standard", "golden"), verdicts, strict=True)
         },
-        "unknown_words": list(asked.unknown),
+        "unknown_words": list(asked.unknown) if settings.model_set == "mini" else [],
         "claim": claim(),
         "settings": asdict(settings),
     }
     first, second = to_pil(pictures)
-    return Outcome(settings, first, second, verdicts[0], verdicts[1], measurements)
+    return Outcome(settings, first, second, verdicts[0], verdicts[1], measurements, heat)
 
 
 def claim() -> str:

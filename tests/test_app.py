@@ -21,9 +21,11 @@ from gradio_client import Client
 
 import app
 import demos
-from demos import theme
-from pipelines import images, lane
+from demos import golden_lab, theme
+from pipelines import golden_noise, images, lane, noise_lab
+from pipelines.noise_lab import Tally
 from pipelines.papers import Paper
+from pipelines.statistics import Paired
 
 ROOT = Path(__file__).resolve().parent.parent
 TABS = demos.discover()
@@ -160,7 +162,7 @@ def test_the_endpoint_says_what_it_takes(served: str):
     info = Client(served, verbose=False).view_api(return_format="dict")["named_endpoints"]
     assert list(info) == [API]
     names = [parameter["parameter_name"] for parameter in info[API]["parameters"]]
-    assert names == ["prompt", "seed", "steps", "guidance", "strength", "model_set"]
+    assert names == ["prompt", "seed", "steps", "guidance", "strength", "model_set", "source"]
     assert [returned["label"] for returned in info[API]["returns"]] == ["standard", "golden", "measurements"]
 
 
@@ -182,12 +184,15 @@ BAD = {
     "strength too low": ({"strength": -1.01}, "strength"),
     "unknown model set": ({"model_set": "maxi"}, "'maxi' is unknown"),
     "model set is a list": ({"model_set": ["mini"]}, "odel set"),
+    "unknown source": ({"source": "magic"}, "choose one of npnet, npnet_paper, redenoise"),
+    "source is a number": ({"source": 1}, "Golden noise from 1"),
 }
 
 
 def post(served: str, values: dict) -> tuple[str, str]:
     """Event and data of the raw endpoint's last message: what a program without our client would see."""
-    given = {"prompt": PROMPT, "seed": 0, "steps": 1, "guidance": 5.0, "strength": 1.0, "model_set": "mini"} | values
+    given = {"prompt": PROMPT, "seed": 0, "steps": 1, "guidance": 5.0, "strength": 1.0, "model_set": "mini"}
+    given |= {"source": "npnet"} | values
     body = json.dumps({"data": list(given.values())})  # Python writes NaN and Infinity, as some clients do
     headers = {"content-type": "application/json"}
     answer = httpx.post(f"{served}/gradio_api/call{API}", content=body, headers=headers)
@@ -234,7 +239,7 @@ def test_the_same_seed_gives_the_same_bytes_and_the_pipeline_gives_them_too(serv
     from pipelines.golden_noise import Settings, generate
 
     client = Client(served, verbose=False)
-    given = {"prompt": PROMPT, "seed": 7, "steps": 4, "guidance": 4.0, "strength": 1.5}
+    given = {"prompt": PROMPT, "seed": 7, "steps": 4, "guidance": 4.0, "strength": 1.5, "source": "redenoise"}
     runs = [client.predict(**given, api_name=API) for _ in range(2)]
     files = [[Path(path).read_bytes() for path in run[:2]] for run in runs]
     assert files[0] == files[1]
@@ -247,7 +252,11 @@ def test_the_same_seed_gives_the_same_bytes_and_the_pipeline_gives_them_too(serv
     assert {name: inside[name] for name in given} == given
     facts = runs[0][2]
     assert facts["seconds"] > 0
-    assert {"verdict_standard", "verdict_golden", "models", "claim", "settings"} <= set(facts)
+    assert {"verdict_standard", "verdict_golden", "fully_right", "models", "claim", "settings"} <= set(facts)
+    assert {"attribute", "wanted", "seen", "confidence", "right"} == set(facts["verdict_golden"][0])
+    pairs = {f"{name}_{when}" for name in ("mean", "std", "channel_means", "singular_values", "spectrum")
+             for when in ("before", "after")}  # fmt: skip
+    assert {"change_rms", "change_peak", "energy", "frequency"} | pairs == set(facts["noise"])
 
 
 @pytest.mark.slow
@@ -308,6 +317,108 @@ def wait_until(true, seconds: float = 30) -> None:
 
 def visit(session: str = "s") -> gr.Request:
     return gr.Request(session_hash=session)
+
+
+def handler(name: str):
+    """The page's handler of that name, as Gradio calls it."""
+    return next(function.fn for function in functions() if function.fn.__name__ == name)
+
+
+def shown(updates: list) -> str:
+    """Everything that the updates put on the page, as text."""
+    return " ".join(str(value) for update in updates if isinstance(update, dict) for value in update.values())
+
+
+def tallies(updates: list) -> list[Tally]:
+    values = [value for update in updates if isinstance(update, dict) for value in update.values()]
+    return [value for value in values if isinstance(value, Tally)]
+
+
+@pytest.mark.slow
+def test_the_lab_stops_goes_on_and_starts_anew(monkeypatch: pytest.MonkeyPatch):
+    asked = [PROMPT, 1, 3.0, 1.0, 3, 8, ["npnet", "first_step"]]
+    straight = list(handler("lab")(visit("lab"), *asked))
+    assert [tally.done for tally in tallies(straight)] == [4, 8]
+    page = shown(straight)
+    for words in ("8 of 8 seeds counted", "Head to head", "Done: 8 seeds", "Decide how many seeds"):
+        assert words in page
+    assert page.count("✓ right") + page.count("✗ wrong") == page.count("<li><img") == (4 + 6) * 3
+    assert page.count("<li><img") == page.count(" alt='Seed "), "a mark has its word, a picture its description"
+
+    run, seen = handler("lab")(visit("lab"), *asked), []
+    while not tallies(seen):
+        seen.append(next(run))
+    assert demos.stop_run(visit("lab"))
+    rest = list(run)
+    assert "What was counted stays" in shown(rest) and not tallies(rest)
+    (kept,) = tallies(seen)
+    on = list(handler("lab_continued")(visit("lab"), *asked, kept))
+    assert [tally.done for tally in tallies(on)] == [8] and tallies(on)[0].right == tallies(straight)[-1].right
+
+    assert not tallies(list(handler("lab_continued")(visit("lab"), *asked, tallies(on)[0]))), "nothing is left to count"
+    other = ["a shiny purple sphere on tiles", *asked[1:5], 2, asked[6]]
+    anew = list(handler("lab_continued")(visit("lab"), *other, kept))
+    assert [tally.done for tally in tallies(anew)] == [2] and tallies(anew)[0].settings.prompt == other[0]
+
+    monkeypatch.setattr(golden_lab, "LIMIT_S", 0.0)
+    late = list(handler("lab_continued")(visit("lab"), *asked, kept))
+    assert "the limit of one run. What was counted stays" in shown(late) and not tallies(late)
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "words"),
+    [(0, "", "prompt is empty"), (0, "zebra", "nothing that the judge knows"), (4, None, "seed is None"),
+     (5, 0, "number of seeds"), (6, [], "compare nothing"), (6, ["magic"], "'magic'")],
+)  # fmt: skip
+def test_the_lab_tells_what_is_wrong_and_clears_nothing(place: int, value: object, words: str):
+    asked = [PROMPT, 1, 3.0, 1.0, 3, 8, ["npnet"]]
+    asked[place] = value
+    for name, more in (("lab", []), ("lab_continued", [None])):
+        with pytest.raises(gr.Error) as caught:
+            next(handler(name)(visit("lab"), *asked, *more))
+        assert words in caught.value.message and caught.value.message.endswith(".")
+
+
+def test_a_run_that_breaks_does_not_look_as_if_it_went_on(monkeypatch: pytest.MonkeyPatch):
+    def breaks(job, *rest):
+        raise MemoryError("there is no room")
+
+    monkeypatch.setattr(noise_lab, "compare", breaks)
+    monkeypatch.setattr(golden_noise, "generate", breaks)
+    for name, asked in (
+        ("lab", [PROMPT, 1, 3.0, 1.0, 3, 8, ["npnet"]]),
+        ("compare", [PROMPT, 1, 1, 3.0, 1.0, "npnet", []]),
+    ):
+        seen = []
+        with pytest.raises(gr.Error, match="There is no room."):
+            for update in handler(name)(visit("lab"), *asked):
+                seen.append(update)  # not a comprehension: what came before the error is kept
+        assert "running" in shown(seen[:1]) and "progress-line stopped" in shown(seen[-1:])
+
+
+def test_the_measured_figures_are_a_table_or_one_sentence(monkeypatch: pytest.MonkeyPatch):
+    standard, better = [True, False] * 50, [True] * 60 + [False] * 40
+    rows = {
+        key: Paired.of(hits, standard).as_dict() | {"evaluations": cost, "seconds": 0.31}
+        for key, hits, cost in (("standard", standard, 50), ("npnet", standard, 50), ("best_of_two", better, 100))
+    }
+    found = {"arms": rows, "pairs": 100, "steps": 25, "guidance": 5.5, "strength": 1.0}
+    monkeypatch.setattr(noise_lab, "measured", lambda: found)
+    told = golden_lab.measured_html("mini")
+    assert "Best of two seeds, +10.0 points at 2 times the cost" in told and "100 held-out prompts" in told
+    assert told.count("<tr role='row'>") == 4 and "of the mini set" not in told
+    assert "of the mini set, not of SDXL" in golden_lab.measured_html("full")
+    monkeypatch.setattr(noise_lab, "measured", lambda: None)
+    assert golden_lab.measured_html("mini").count(".") == golden_lab.NOT_MEASURED.count(".") == 1
+
+
+def test_the_full_set_says_what_it_fetches_and_why_it_has_no_lab():
+    page = app.build(app.from_environment(), "full")
+    words = " ".join(str(block.value) for block in page.blocks.values() if isinstance(block, gr.HTML))
+    assert "122 MB more from Klayand/GoldenNoiseModel" in words and "--model-set mini" in words
+    assert not [f for f in page.fns.values() if getattr(f.fn, "__name__", "") == "lab"]
+    radio = next(block for block in page.blocks.values() if isinstance(block, gr.Radio))
+    assert [key for _, key in radio.choices] == ["npnet_paper", "redenoise"] and radio.value == "npnet_paper"
 
 
 def raises(error: BaseException):
@@ -418,7 +529,17 @@ def test_restoring_checks_the_settings_inside(tmp_path: Path):
     image, path = Image.new("RGB", (8, 6)), tmp_path / "a.png"
     good = {"prompt": "a red cube", "seed": 5, "noise": "golden", "from a later version": 1}
     assert settings_inside(images.save_png(image, path, good, tab=SLUG)).seed == 5
-    for bad in ({"prompt": "x" * 5000}, {"steps": 10**9}, {"seed": "5"}, {"seed": [5]}, {"model_set": "maxi"}):
+    assert settings_inside(path).source == "npnet", "PNGs from before there was a choice still restore"
+    images.save_png(image, path, good | {"source": "redenoise"}, tab=SLUG)
+    assert settings_inside(path).source == "redenoise"
+    for bad in (
+        {"prompt": "x" * 5000},
+        {"steps": 10**9},
+        {"seed": "5"},
+        {"seed": [5]},
+        {"model_set": "maxi"},
+        {"source": "x"},
+    ):
         images.save_png(image, path, good | bad, tab=SLUG)
         with pytest.raises(ValueError, match=r"\.$"):
             settings_inside(path)

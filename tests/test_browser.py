@@ -59,7 +59,8 @@ class Visit:
         self.stop = self.page.get_by_role("button", name="Stop", exact=True)
         self.prompt = self.page.get_by_label("Prompt", exact=True)
         self.seed = self.page.get_by_label("Seed", exact=True)
-        self.line = self.page.locator(".progress-line")
+        self.line = self.page.locator(".run-line .progress-line")
+        self.lab_line = self.page.locator(".lab-line .progress-line")
         self.run.wait_for()
         self.page.wait_for_timeout(500)
 
@@ -72,8 +73,13 @@ class Visit:
         field.fill(str(value))
         field.press("Tab")
 
-    def wait_for(self, state: str) -> None:
-        self.page.locator(f".progress-line.{state}").wait_for(timeout=20_000 if state == "stopped" else RUN_MS)
+    def wait_for(self, state: str, where: str = ".run-line") -> None:
+        found = self.page.locator(f"{where} .progress-line.{state}")
+        found.wait_for(timeout=20_000 if state == "stopped" else RUN_MS)
+
+    def part(self, name: str) -> None:
+        """Open a part of the tab."""
+        self.page.get_by_role("tab", name=name, exact=True).click()
 
     def picture(self, kind: str) -> str:
         """Where the picture comes from: another address for every preview."""
@@ -180,7 +186,7 @@ def test_stop_and_run_in_one_breath(wide: Visit):
     wide.wait_for("running")
     wide.stop.click()
     wide.run.click()
-    wide.page.locator(".progress-line.running", has_text="Step").wait_for(timeout=RUN_MS)
+    wide.page.locator(".run-line .progress-line.running", has_text="Step").wait_for(timeout=RUN_MS)
     assert wide.page.locator(".toast-body").count() == 0
     wide.run.click()
     wide.message("One run at a time")
@@ -248,3 +254,112 @@ def test_dice_surprise_and_last_seed(wide: Visit):
     wide.seed.fill("1")
     wide.page.get_by_role("button", name="Last seed").click()
     wide.page.wait_for_function("wanted => document.querySelector('.seed-row input').value === wanted", arg=drawn)
+
+
+# --- golden noise: a look inside, the lab, the figures ---
+
+CHARTS = ("What the change is made of", "Singular values", "Difference of the singular values", "Radial spectrum")
+
+
+def test_a_look_inside_the_noise(visit: Visit, tmp_path: Path):
+    """Both ends of the strength run; map and charts are there, fit the screen and are told in words."""
+    visit.set("Steps", 2)
+    visit.page.get_by_label("Re-denoise sampling, no network").check()
+    for strength in (-1, 4):
+        visit.set("Golden strength", strength)
+        visit.run.click()
+        visit.wait_for("running")
+        visit.wait_for("done")
+    visit.page.get_by_role("button", name="Inspect the noise").click()
+    heat = visit.page.locator(".heat img")
+    heat.wait_for()
+    assert heat.evaluate("image => image.naturalWidth") == 256
+    assert "root mean square" in heat.get_attribute("alt")
+    for name in CHARTS:
+        chart = visit.page.locator(f'.inspect svg[role=img][aria-label^="{name}."]')
+        box = chart.bounding_box()
+        assert box["width"] > 250 and box["height"] > 100, name
+        assert box["x"] >= 0 and box["x"] + box["width"] <= visit.page.viewport_size["width"], name
+    words = visit.page.locator(".inspect text").all()
+    assert {word.evaluate("node => getComputedStyle(node).fontSize") for word in words} == {"13px"}
+    assert visit.page.locator(".figures dt", has_text="Re-denoising").count() == 1
+    assert visit.overflow() <= 0
+
+    with visit.page.expect_download() as download:
+        visit.page.locator("a, button").filter(has_text="Download golden PNG").last.click()
+    path = tmp_path / download.value.suggested_filename
+    download.value.save_as(path)
+    assert images.read_settings(path)["settings"]["source"] == "redenoise"
+    visit.page.get_by_label("NPNet, the paper's network").check()
+    visit.page.locator(".restore input[type=file]").set_input_files(path)
+    visit.message("Settings restored")
+    expect(visit.page.get_by_label("Re-denoise sampling, no network")).to_be_checked()
+
+
+def counted(visit: Visit) -> int:
+    return int(visit.page.locator(".board h4").first.inner_text().split()[0])
+
+
+def test_the_lab_runs_is_stopped_and_goes_on(visit: Visit):
+    visit.set("Steps", 2)
+    visit.part("Win-rate lab")
+    visit.set("Number of seeds", 40)
+    assert visit.overflow() <= 0
+    visit.page.get_by_role("button", name="Run the lab").click()
+    visit.page.locator(".board table.tally").wait_for(timeout=RUN_MS)
+    visit.page.keyboard.press("Escape")
+    visit.wait_for("stopped", ".lab-line")
+    before = counted(visit)
+    assert 0 < before < 40 and before % 4 == 0
+    visit.page.wait_for_timeout(1500)
+    assert counted(visit) == before, "nothing is counted after Stop"
+
+    visit.set("Number of seeds", before + 4)
+    visit.page.get_by_role("button", name="Continue").click()
+    visit.wait_for("done", ".lab-line")
+    assert counted(visit) == before + 4
+    rows = visit.page.locator(".board ul.strip")
+    assert rows.count() == 3
+    seeds = [int(node.inner_text()) for node in rows.first.locator("li > span").all() if node.is_visible()]
+    assert seeds == list(range(seeds[0], before + 5)), "each seed once, up to the last"
+    pictures = rows.locator("img")
+    assert all(re.match(r"Seed \d+, .+: (right|wrong)", image.get_attribute("alt")) for image in pictures.all())
+    for row in visit.page.locator(".tally tbody tr").all()[1:]:
+        cells = [row.locator(f"td[data-label='{name}']").inner_text() for name in ("Won", "Lost", "Tied")]
+        assert sum(int(cell.split()[-1]) for cell in cells) == before + 4
+    chart = visit.page.locator('.board svg[aria-label^="Points gained over standard noise."]').bounding_box()
+    assert chart["width"] > 250 and chart["x"] + chart["width"] <= visit.page.viewport_size["width"]
+    assert visit.overflow() <= 0
+
+    visit.page.get_by_role("button", name="Continue").click()
+    visit.message(f"All {before + 4} seeds are counted")
+    visit.prompt.fill("a shiny purple sphere on tiles under the sky")
+    visit.page.get_by_role("button", name="Continue").click()
+    visit.message("it starts anew")
+    visit.page.locator(".board", has_text="purple sphere").wait_for(timeout=RUN_MS)
+    visit.page.get_by_role("button", name="Stop the lab").click()
+    visit.page.locator(".lab-line .progress-line:is(.stopped, .done)").wait_for(timeout=RUN_MS)
+
+    visit.run.click()
+    visit.wait_for("done")
+    assert visit.page.locator(".picture.golden img").is_visible(), "Run shows the pictures, whatever part was open"
+
+
+def test_the_lab_and_a_run_do_not_go_at_once(wide: Visit):
+    wide.part("Win-rate lab")
+    wide.page.get_by_role("button", name="Run the lab").click()
+    wide.wait_for("running", ".lab-line")
+    wide.run.click()
+    wide.message("One run at a time")
+    assert "running" in wide.lab_line.get_attribute("class")
+    assert wide.lab_line.is_visible(), "a refusal leaves the visitor where they are"
+    wide.stop.click()
+    wide.wait_for("stopped", ".lab-line")
+
+
+def test_the_figures_are_shown_or_said_to_be_missing(visit: Visit):
+    visit.part("Measured figures")
+    visit.page.locator(
+        ".board table.tally, .remark", has_text=re.compile("Standard noise|not been measured")
+    ).wait_for()
+    assert visit.overflow() <= 0

@@ -83,6 +83,9 @@ def test_the_cut_schedule_is_a_prefix_of_sdxl_s():
         ({"seed": -1}, "seed is -1"),
         ({"seed": 2**31}, "from 0 to 2147483647"),
         ({"model_set": "huge"}, "choose one of mini, full"),
+        ({"source": "magic"}, "'magic' is unknown: choose one of npnet, npnet_paper, redenoise"),
+        ({"source": None}, "Golden noise from None"),
+        ({"source": ["npnet"]}, "Golden noise from"),
     ],
 )
 def test_wrong_settings_get_one_sentence(change, says):
@@ -92,8 +95,8 @@ def test_wrong_settings_get_one_sentence(change, says):
 
 
 def test_right_settings_come_back_with_exact_types():
-    settings = Settings(PROMPT + " ", seed=3.0, steps=4.0, guidance=2, strength=0).validated()
-    assert settings == Settings(PROMPT, 3, 4, 2.0, 0.0)
+    settings = Settings(PROMPT + " ", seed=3.0, steps=4.0, guidance=2, strength=0, source="redenoise").validated()
+    assert settings == Settings(PROMPT, 3, 4, 2.0, 0.0, "mini", "redenoise")
     assert type(settings.seed) is int and type(settings.guidance) is float
 
 
@@ -195,8 +198,38 @@ def test_measurements_are_json_and_say_which_models_answered(registry):
     outcome = run(registry, Settings(PROMPT, steps=2))
     told = json.loads(json.dumps(outcome.measurements))
     assert {m["licence"] for m in told["models"]} == {"Apache-2.0"}
-    assert {"mini-sdxl/unet", "mini-npnet", "verifier/judge"} <= {m["key"] for m in told["models"]}
+    assert [m["key"] for m in told["models"]] == ["mini-sdxl/unet", "mini-npnet/film", "verifier/judge"]
     assert told["npnet_seconds"] < told["seconds"]
+    noise = told["noise"]
+    assert noise["change_peak"] > noise["change_rms"] > 0 and sum(noise["energy"].values()) == pytest.approx(
+        1, abs=1e-3
+    )
+    for name, length in (("channel_means", 4), ("singular_values", 64), ("spectrum", 17)):
+        assert len(noise[f"{name}_before"]) == len(noise[f"{name}_after"]) == length
+    assert outcome.heat.size == (256, 256)
+
+
+def test_every_source_gives_another_golden_noise_beside_the_same_standard(registry):
+    outcomes = {
+        source: run(registry, Settings(PROMPT, seed=5, steps=2, source=source)) for source in golden_noise.SOURCES
+    }
+    assert len({outcome.standard.tobytes() for outcome in outcomes.values()}) == 1
+    assert len({outcome.golden.tobytes() for outcome in outcomes.values()}) == 3
+    answered = {source: {m["key"] for m in o.measurements["models"]} for source, o in outcomes.items()}
+    assert "mini-npnet/film" in answered["npnet"] and "mini-npnet/paper" in answered["npnet_paper"]
+    assert not any("npnet" in key for key in answered["redenoise"]), "re-denoising needs no network"
+    again = run(registry, Settings(PROMPT, seed=5, steps=2, source="redenoise"))
+    assert same(again.golden, outcomes["redenoise"].golden)
+
+
+@pytest.mark.parametrize("strength", [-1, 4])
+def test_the_ends_of_the_strength_draw_whole_pictures(registry, strength):
+    outcome = run(registry, Settings(PROMPT, seed=5, steps=2, strength=strength))
+    noise = outcome.measurements["noise"]
+    once = run(registry, Settings(PROMPT, seed=5, steps=2)).measurements["noise"]
+    assert noise["change_rms"] == pytest.approx(abs(strength) * once["change_rms"], rel=1e-3)
+    low, high = zip(*outcome.golden.getextrema(), strict=True)
+    assert min(low) < max(high), "not a blank picture"
 
 
 def test_the_folder_loads_with_plain_diffusers_and_draws_the_same(registry):
@@ -240,15 +273,53 @@ def test_a_run_that_breaks_leaves_the_vae_as_it_was(registry):
 def test_the_full_set_is_declared_and_says_what_it_fetches():
     assert sdxl.FULL.download and "GB" in sdxl.FULL.download
     assert {spec.key.split("/")[0] for spec in sdxl.FULL.parts} == {"sdxl-base-1.0"}
-    assert golden_noise.NPNETS["full"].source == "Klayand/GoldenNoiseModel"
+    assert {spec.source for spec in golden_noise.NPNETS["full"].values()} == {"Klayand/GoldenNoiseModel"}
+    keys = [spec.key for spec in golden_noise.specs("full", "npnet_paper")]
+    assert "npnet-sdxl" in keys and "verifier/judge" not in keys, "the judge knows our own world only"
+    assert "npnet-sdxl" not in [spec.key for spec in golden_noise.specs("full", "redenoise")]
+
+
+def test_what_would_be_fetched_is_said_before(monkeypatch):
+    monkeypatch.delenv(golden_noise.LOCAL, raising=False)
+    assert golden_noise.download("mini") == ""
+    assert "7 GB" in golden_noise.download("full") and "122 MB more from Klayand" in golden_noise.download("full")
+    monkeypatch.setenv(golden_noise.LOCAL, "/somewhere/sdxl.pth")
+    told = golden_noise.download("full")
+    assert "LATENT_STUDIO_NPNET" in told and "122 MB" not in told and "/somewhere" not in told
+    assert (
+        golden_noise._told_source(golden_noise.NPNETS["full"]["npnet"]) == "a local file, named by LATENT_STUDIO_NPNET"
+    )
+    assert golden_noise._told_source(golden_noise.JUDGE) == golden_noise.JUDGE.source
 
 
 def test_a_missing_checkpoint_of_the_authors_is_one_sentence(tmp_path, monkeypatch):
     monkeypatch.setenv("LATENT_STUDIO_MODELS", str(tmp_path))
     (tmp_path / "GoldenNoiseModel").mkdir()
-    spec = dataclasses.replace(golden_noise.NPNETS["full"], files=())
+    spec = dataclasses.replace(golden_noise.NPNETS["full"]["npnet"], files=())
     with pytest.raises(FileNotFoundError, match="sdxl.pth"):
         spec.load(spec)
+
+
+def test_a_local_copy_of_the_authors_checkpoint_is_taken(tmp_path, monkeypatch):
+    from pipelines import npnet
+
+    small = {**npnet.SMALL, "tokens": 77, "text_dim": 2048}  # the text part tells that it is SDXL's
+    saved, spec = npnet.NPNet(**small), golden_noise.NPNETS["full"]["npnet"]
+    torch.save(saved.state_dict(), tmp_path / "my_sdxl.pth")
+    monkeypatch.setattr(npnet, "OFFICIAL", {"SDXL": small})
+    for named in (tmp_path / "my_sdxl.pth", tmp_path):  # the file, or the folder with it
+        monkeypatch.setenv(golden_noise.LOCAL, str(named))
+        loaded = spec.load(spec)
+        assert all(torch.equal(loaded.state_dict()[key], value) for key, value in saved.state_dict().items())
+
+    monkeypatch.setenv(golden_noise.LOCAL, str(tmp_path / "nowhere.pth"))
+    with pytest.raises(FileNotFoundError, match="where LATENT_STUDIO_NPNET points: put sdxl.pth there"):
+        spec.load(spec)
+    (tmp_path / "other.pth").write_bytes(b"not a checkpoint")
+    monkeypatch.setenv(golden_noise.LOCAL, str(tmp_path / "other.pth"))
+    with pytest.raises(ValueError, match="^other.pth is not an NPNet checkpoint") as caught:
+        spec.load(spec)
+    assert str(tmp_path) not in str(caught.value), "a visitor may read it"
 
 
 def test_remembered_guess_leaves_the_step_as_it_was():
@@ -258,3 +329,13 @@ def test_remembered_guess_leaves_the_step_as_it_was():
     seen = golden_noise._remember_guess(made)
     noted = made.step(output, made.timesteps[0], latents, return_dict=False)[0]
     assert torch.equal(plain, noted) and seen["clean"].shape == latents.shape
+
+
+def test_hundreds_of_draws_from_one_pipeline_do_not_pile_up():
+    """The lab draws thousands of times: a note on a note on a note would end in a RecursionError."""
+    made = scheduler(4)
+    latents, output = torch.randn(1, 4, 4, 4), torch.randn(1, 4, 4, 4)
+    for _ in range(3000):
+        seen = golden_noise._remember_guess(made)
+    made.step(output, made.timesteps[0], latents, return_dict=False)
+    assert seen["clean"].shape == latents.shape

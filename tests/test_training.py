@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-import random
 
 import numpy
 import pytest
 import torch
 
-from assets import data, training
+from assets import chunks, data, training
+from assets.mini_npnet import evaluate as golden_evaluation
 from assets.mini_npnet import train as npnet_training
 from assets.mini_sdxl import evaluate
 from assets.mini_sdxl import train as sdxl_training
 from assets.verifier import train as verifier_training
-from pipelines import verifier
+from pipelines import noise_lab, verifier
 from pipelines.scenes import grammar, portrait, tabletop
 
 
@@ -110,26 +110,6 @@ def test_held_out_prompts_are_fixed_and_readable():
 # ---------------------------------------------------------------------------------------- statistics
 
 
-def test_exact_mcnemar_against_known_values():
-    assert npnet_training.mcnemar(0, 0) == 1.0
-    assert npnet_training.mcnemar(5, 0) == pytest.approx(2 / 32)
-    assert npnet_training.mcnemar(8, 2) == pytest.approx(2 * (1 + 10 + 45) / 1024)
-    assert npnet_training.mcnemar(7, 7) == 1.0
-
-
-def test_mcnemar_is_calibrated_under_the_null():
-    rng = random.Random(1)
-    tables = [sum(rng.random() < 0.5 for _ in range(60)) for _ in range(2000)]
-    rejected = sum(npnet_training.mcnemar(wins, 60 - wins) < 0.05 for wins in tables) / 2000
-    assert 0.01 < rejected < 0.06
-
-
-def test_wilson_interval_against_known_values():
-    low, high = evaluate.wilson(8, 10)
-    assert (round(low, 3), round(high, 3)) == (0.490, 0.943)
-    assert evaluate.wilson(0, 0) == (0.0, 1.0) and evaluate.wilson(10, 10)[1] == pytest.approx(1.0)
-
-
 def test_distances_between_sets_of_features():
     generator = torch.Generator().manual_seed(0)
     near = [torch.randn(400, 6, generator=generator, dtype=torch.float64) for _ in range(2)]
@@ -139,15 +119,114 @@ def test_distances_between_sets_of_features():
     assert abs(evaluate.kernel_distance(*near)) < 0.1 < evaluate.kernel_distance(near[0], far)
 
 
+def arms(points: float, p: float, baseline: float) -> dict[str, dict]:
+    """Figures of an evaluation on 100 cases, as far as the sentence reads them."""
+    row = {"of": 100, "share": 0.5, "wins": 9, "losses": 4, "p": 1.0, "points": 0.0}
+    ours = {**row, "share": 0.5 + points / 100, "p": p, "points": points}
+    return {"standard": row, "npnet": ours, "first_step": {**row, "share": 0.5 + baseline / 100, "points": baseline}}
+
+
 def test_the_sentence_reports_whatever_came_out():
-    plain = {"share": 0.5, "of": 100}
-    better = npnet_training.sentence(
-        {"standard": plain, "NPNet": {"share": 0.6, "wins": 15, "losses": 5, "p": 0.004, "points": 10.0}}, 25
-    )
-    worse = npnet_training.sentence(
-        {"standard": plain, "NPNet": {"share": 0.4, "wins": 5, "losses": 15, "p": 0.04, "points": -10.0}}, 25
-    )
-    assert "more right pictures" in better and "unlikely to be chance" in better
-    assert "fewer right pictures" in worse and "may be chance" in worse
-    even = {"share": 0.5, "wins": 4, "losses": 4, "p": 1.0, "points": 0.0}
-    assert "as many right pictures" in npnet_training.sentence({"standard": plain, "NPNet": even}, 25)
+    better = golden_evaluation.sentence(arms(10.0, 0.004, 2.0), 25)
+    assert "more right pictures, unlikely to be chance" in better and "better than golden noise" not in better
+    worse = golden_evaluation.sentence(arms(-10.0, 0.04, 2.0), 25)
+    assert "fewer right pictures, which may be chance" in worse
+    assert "(+2.0 points): better than golden noise." in worse
+    assert "as many right pictures" in golden_evaluation.sentence(arms(0.0, 1.0, 0.0), 25)
+
+
+# -------------------------------------------------------------------------------- work in pieces
+
+
+def test_pieces_that_are_there_are_not_made_again(tmp_path):
+    made = []
+
+    def make(item: int) -> dict[str, object]:
+        made.append(item)
+        if item == 3 and len(made) < 5:
+            raise KeyboardInterrupt  # the kill in the middle
+        return {"square": item * item, "row": torch.full((2,), float(item))}
+
+    with pytest.raises(KeyboardInterrupt):
+        chunks.complete(tmp_path, range(5), str, make)
+    found = chunks.complete(tmp_path, range(5), str, make)
+    assert made == [0, 1, 2, 3, 3, 4] and [found[i]["square"] for i in range(5)] == [0, 1, 4, 9, 16]
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def small_collection(monkeypatch, folder, recipe: str, shards: list[int]) -> dict[str, dict]:
+    """Pairs of tiny shards, collected with the shipped models into ``folder``."""
+    for name, value in {"PAIRS": folder, "PER_SHARD": 4, "BATCH": 2, "DRAW_STEPS": 2, "TAUGHT_STEPS": 2}.items():
+        monkeypatch.setattr(npnet_training, name, value)
+    npnet_training.collect(recipe, shards, "cpu")
+    return {path.name: torch.load(path, weights_only=True) for path in sorted((folder / recipe).glob("*.pt"))}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", npnet_training.RECIPES)
+def test_shards_of_pairs_are_the_same_however_they_are_shared_out(tmp_path, monkeypatch, recipe):
+    whole = small_collection(monkeypatch, tmp_path / "one", recipe, [0, 1])
+    small_collection(monkeypatch, tmp_path / "two", recipe, [1])
+    kept = (tmp_path / "two" / recipe / "001.pt").stat().st_mtime_ns
+    parts = small_collection(monkeypatch, tmp_path / "two", recipe, [0, 1])
+    assert (tmp_path / "two" / recipe / "001.pt").stat().st_mtime_ns == kept, "a finished shard is not made again"
+    assert sorted(whole) == sorted(parts) == ["000.pt", "001.pt"]
+    for name in whole:
+        assert torch.equal(whole[name]["change"], parts[name]["change"])
+        assert whole[name]["seeds"] == parts[name]["seeds"] and whole[name]["texts"] == parts[name]["texts"]
+    if recipe == "reward":
+        sizes = torch.cat([part["change"].float().square().mean((1, 2, 3)).sqrt() for part in whole.values()])
+        assert 0 < sizes.min() and sizes.max() < npnet_training.BOUND + 0.01, "the change stays within its bound"
+
+
+@pytest.mark.slow
+def test_the_differentiable_sampler_draws_what_the_pipeline_draws():
+    golden, reward = npnet_training.models()
+    texts = ["a red cube on wood", "a person with black hair"]
+    noises = noise_lab.start_noise([1, 2], golden.pipe)
+    with torch.no_grad():
+        embeds = golden.embed(texts)
+        wanted = golden.draw(noises, embeds, 4, 5.5)
+    leaf = noises.clone().requires_grad_()
+    # Four, because diffusers' DDIM rounds its step down where the number of steps does not divide 1,000.
+    drawn = npnet_training.sample(golden, leaf, embeds, 4, 5.5)
+    torch.testing.assert_close(drawn.detach(), wanted, atol=1e-4, rtol=0)
+    noise_lab.rewards(reward, drawn, texts).sum().backward()
+    assert leaf.grad.isfinite().all() and (leaf.grad.flatten(1).norm(dim=1) > 0).all()
+
+
+@pytest.mark.slow
+def test_an_evaluation_goes_on_where_it_was_killed(tmp_path, monkeypatch):
+    for name, value in {"DONE": tmp_path, "CHUNK": 2}.items():
+        monkeypatch.setattr(golden_evaluation, name, value)
+    few = golden_evaluation.measure(["standard", "npnet"], "validation", 2, 2, 5.5, 1.0)
+    times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.pt")}
+    more = golden_evaluation.measure(["standard", "npnet"], "validation", 4, 2, 5.5, 1.0)
+    assert all(path.stat().st_mtime_ns == time for path, time in times.items())
+    assert more["npnet"][0] == few["npnet"][0] and len(more["standard"]) == 2
+    rows = golden_evaluation.table(more, 2)
+    assert rows["npnet"]["of"] == 4 and rows["npnet"]["evaluations"] == 4 and rows["standard"]["wins"] == 0
+
+
+def test_cases_of_an_evaluation_are_fixed_and_apart():
+    test, validation = golden_evaluation.cases("test", 40), golden_evaluation.cases("validation", 40)
+    assert golden_evaluation.cases("test", 60)[:40] == test
+    assert not {seed for _, seed in test} & {seed for _, seed in validation}
+    assert not {text for text, _ in test} & {text for text, _ in validation}
+
+
+def test_the_average_counts_tied_weights_once():
+    class Tied(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = torch.nn.Linear(2, 2, bias=False)
+            self.second = torch.nn.Linear(2, 2, bias=False)
+            self.second.weight = self.first.weight
+            torch.nn.init.zeros_(self.first.weight)
+
+    model = Tied()
+    average = training.Average(model, decay=0.5)
+    average.steps = 1000
+    torch.nn.init.ones_(model.first.weight)
+    average.update(model)
+    assert torch.equal(average.model.first.weight, torch.full((2, 2), 0.5))

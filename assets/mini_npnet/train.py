@@ -1,15 +1,26 @@
-"""Train the small NPNet of ``mini-sdxl`` by the paper's recipe: collect pairs, filter them, learn, compare.
+"""Train the small NPNets of ``mini-sdxl`` by two recipes: the paper's, and ours, taught by the reward.
 
-    python -m assets.mini_npnet.train collect  --shards 0:8       # 250 pairs each
-    python -m assets.mini_npnet.train fit      --minutes 6
-    python -m assets.mini_npnet.train evaluate --pairs 1000
+    torchrun --nproc-per-node 2 -m assets.mini_npnet.train collect --recipe paper  --shards 0:12
+    python -m assets.mini_npnet.train fit --recipe paper --network npnet --minutes 6
+    python -m assets.mini_npnet.train fit --recipe paper --network film  --minutes 6
+    torchrun --nproc-per-node 2 -m assets.mini_npnet.train collect --recipe reward --shards 0:12
+    python -m assets.mini_npnet.train fit --recipe reward --network film --minutes 6
+    OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 -m assets.mini_npnet.train teach --minutes 20
 
-*collect* draws a noise, makes its golden twin by re-denoise sampling (``redenoise``: one step down with guidance
-5.5, one exact step back with guidance 1, on a grid of ``GRID`` steps), draws both pictures and notes how the
-``reward`` verifier likes each. *fit* keeps the pairs that the reward prefers (the paper's filter, margin 0) and
-trains NPNet in the published architecture at small size to predict the golden noise. *evaluate* compares
-standard and golden noise on other prompts and seeds with the ``judge`` verifier and an exact McNemar test; it
-writes the figures and the one sentence that the page shows. Every stage resumes after a kill.
+**The paper's recipe.** *collect* draws a noise and makes its golden twin by re-denoise sampling
+(``golden_noise.redenoise``), draws both pictures in ``DRAW_STEPS`` steps and notes how the ``reward`` verifier likes
+each. *fit* keeps the pairs that the reward prefers (the paper's filter, margin 0) and trains a network to predict the
+golden noise: NPNet in the published architecture at small size (``paper/``), or our FiLM U-Net (``film/``).
+
+**Ours, not shipped yet** (TRIED.md). *collect* moves the noise along the gradient of the reward's log-probability of the prompt, through a sampler
+of ``TAUGHT_STEPS`` steps: ``CLIMBS`` steps, the change's root mean square at most ``BOUND``, the noise's norm kept.
+*fit* trains a FiLM U-Net (``pipelines/film_npnet.py``) on all pairs. *teach* then sends the reward's gradient
+through the sampler into the network itself, on new prompts and noises, with a penalty on channel means that a
+standard normal noise would not have.
+
+Shard i holds ``PER_SHARD`` pairs and depends on nothing but i, the recipe and the weights it was made with; processes
+(``torchrun`` on CPUs, ``accelerate launch`` on several GPUs) share the shards out and skip those that exist. Every stage resumes after a kill. Seed 5; runs on CPU and CUDA.
+How well it works is measured by ``assets.mini_npnet.evaluate``.
 """
 
 from __future__ import annotations
@@ -18,16 +29,18 @@ import argparse
 import json
 import os
 import random
-from math import comb
 from pathlib import Path
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from assets import training
-from assets.mini_sdxl import evaluate as judged
-from pipelines import golden_noise, sdxl, verifier
-from pipelines.npnet import SMALL, NPNet, golden_with_strength, training_loss
+from pipelines import golden_noise, noise_lab, sdxl, tiny_diffusion
+from pipelines.film_npnet import FilmNPNet
+from pipelines.golden_noise import GoldenNoise
+from pipelines.npnet import SMALL, NPNet
 from pipelines.registry import Registry
 from pipelines.scenes import prompts as words
 
@@ -36,189 +49,222 @@ PAIRS = Path("data/pairs")
 RUNS = Path("data/runs")
 SEED = 5
 PER_SHARD = 250
-GRID = 10  # steps of the grid on which a pair is made, as in the paper's code
 DRAW_STEPS = 8  # steps of the two pictures that the filter compares
-STRONG, WEAK = 5.5, 1.0
+TAUGHT_STEPS = 4  # steps of the sampler through which the reward's gradient runs
+CLIMBS, STRIDE, BOUND = 2, 0.08, 0.15
 COLLECT_NOISE = 800_000_000
+TEACH_NOISE = 850_000_000
 BATCH = 25
+RECIPES = ("paper", "reward")
 
 
-def models():
-    """Pipeline, reward and judge from the shipped weights."""
-    with Registry("cpu").lease(*sdxl.MINI.parts, golden_noise.REWARD, golden_noise.JUDGE) as (*parts, reward, judge):
-        return sdxl.build(parts), reward, judge
+def models(device: str = "cpu") -> tuple[GoldenNoise, Any]:
+    """The pipeline and the reward verifier, from the shipped weights."""
+    with Registry(device).lease(*sdxl.MINI.parts, golden_noise.REWARD) as (*parts, reward):
+        return GoldenNoise(sdxl.build(parts), None), reward
 
 
-def noise_batch(seeds: list[int], side: int) -> Tensor:
-    return torch.cat([golden_noise.draw_noise(seed, (1, 4, side, side)) for seed in seeds])
+def marks() -> dict[str, str]:
+    """What decides a pair, besides its number: hashes of the weights and the start of sampling. Others are made anew."""
+    found = dict(sdxl.manifest("assets/mini_sdxl").get("sha256", {}))
+    found["start"] = str(tiny_diffusion.SCHEDULE_STEPS)
+    return found | {f"reward/{k}": v for k, v in sdxl.manifest("assets/verifier/reward").get("sha256", {}).items()}
 
 
-@torch.inference_mode()
-def golden_twins(pipe, noises: Tensor, texts: list[str], grid: int = GRID, strong: float = STRONG) -> Tensor:
-    """Re-denoise sampling for a batch: golden noise (B, 4, h, w)."""
-    embeds = golden_noise.GoldenNoise(pipe, None).embed(texts)
-    pipe.scheduler.set_timesteps(grid)
-    return golden_noise.redenoise(noises, golden_noise.guided_prediction(pipe, embeds), pipe.scheduler, strong, WEAK)
+def sample(golden: GoldenNoise, noises: Tensor, embeds: tuple[Tensor, ...], steps: int, guidance: float) -> Tensor:
+    """DDIM with gradients: pictures (B, 3, H, W) in [0, 1] as the pipeline draws them, activations recomputed per step."""
+    from torch.utils.checkpoint import checkpoint
+
+    pipe = golden.pipe
+    predict = golden_noise.guided_prediction(pipe, embeds)
+    pipe.scheduler.set_timesteps(steps)
+    times = [int(t) for t in pipe.scheduler.timesteps]
+    table = pipe.scheduler.alphas_cumprod
+    for now, after in zip(times, [*times[1:], -1], strict=True):
+        high, low = table[now].item(), table[after].item() if after >= 0 else 1.0
+        epsilon = checkpoint(predict, noises, now, guidance, use_reentrant=False)
+        clean = (noises - (1 - high) ** 0.5 * epsilon) / high**0.5
+        noises = low**0.5 * clean + (1 - low) ** 0.5 * epsilon
+    return (pipe.vae.decode(noises / pipe.vae.config.scaling_factor).sample / 2 + 0.5).clamp(0, 1)
 
 
-@torch.inference_mode()
-def rewards(reward, pictures: Tensor, texts: list[str]) -> Tensor:
-    """Log-probability of each picture's own prompt, (B,)."""
-    logits = reward(pictures)
-    rows = [{head: value[i : i + 1] for head, value in logits.items()} for i in range(len(texts))]
-    return torch.cat(
-        [verifier.log_likelihood(row, words.read_prompt(text)) for row, text in zip(rows, texts, strict=True)]
-    )
+def climb(golden: GoldenNoise, reward: Any, noises: Tensor, texts: list[str]) -> Tensor:
+    """Noises moved by ``CLIMBS`` bounded steps along the reward's gradient; mean square change at most BOUND squared."""
+    with torch.no_grad():
+        embeds = golden.embed(texts)
+    start, now = noises.clone(), noises.clone()
+    for _ in range(CLIMBS):
+        moving = now.detach().requires_grad_()
+        score = noise_lab.rewards(reward, sample(golden, moving, embeds, TAUGHT_STEPS, sdxl.MINI.guidance), texts)
+        (slope,) = torch.autograd.grad(score.sum(), moving)
+        now = now + STRIDE * slope / rms(slope)
+        change = now - start
+        change = change * (BOUND / rms(change)).clamp_max(1.0)
+        now = start + change
+        now = now * (start.flatten(1).norm(dim=1) / now.flatten(1).norm(dim=1)).view(-1, 1, 1, 1)
+    return now.detach()
 
 
-def collect(shards: range) -> None:
-    pipe, reward, _ = models()
-    PAIRS.mkdir(parents=True, exist_ok=True)
-    mark = sdxl.manifest("assets/mini_sdxl").get("sha256", {})
+def rms(x: Tensor) -> Tensor:
+    """Root mean square of each sample, (B, 1, 1, 1)."""
+    return x.square().mean((1, 2, 3), keepdim=True).add(1e-20).sqrt()
+
+
+def prompts_of(shard: int) -> list[str]:
+    """The prompts of a shard's pairs."""
+    rng = random.Random(f"pairs {SEED} {shard}")
+    return [words.surprise(rng.randrange(10**9)) for _ in range(PER_SHARD)]
+
+
+def collect(recipe: str, shards: list[int], device: str) -> None:
+    golden, reward = models(device)
+    folder, mark = PAIRS / recipe, marks()
+    folder.mkdir(parents=True, exist_ok=True)
     for shard in shards:
-        path = PAIRS / f"{shard:03d}.pt"
+        path = folder / f"{shard:03d}.pt"
         if path.exists() and torch.load(path, weights_only=True)["base"] == mark:
             continue
-        rng = random.Random(f"pairs {SEED} {shard}")
-        texts = [words.surprise(rng.randrange(10**9)) for _ in range(PER_SHARD)]
+        texts = prompts_of(shard)
         seeds = [COLLECT_NOISE + shard * PER_SHARD + i for i in range(PER_SHARD)]
         changes, before, after = [], [], []
         for start in range(0, PER_SHARD, BATCH):
             part = texts[start : start + BATCH]
-            noises = noise_batch(seeds[start : start + BATCH], pipe.unet.config.sample_size)
-            golden = golden_twins(pipe, noises, part)
-            changes.append((golden - noises).half())
-            both = [judged.draw(pipe, part, [], DRAW_STEPS, sdxl.MINI.guidance, noises=n) for n in (noises, golden)]
-            before.append(rewards(reward, both[0], part))
-            after.append(rewards(reward, both[1], part))
+            noises = noise_lab.start_noise(seeds[start : start + BATCH], golden.pipe)
+            if recipe == "reward":
+                twins = climb(golden, reward, noises, part)
+            with torch.no_grad():
+                embeds = golden.embed(part)
+                if recipe == "paper":
+                    twins = golden.redenoised(noises, embeds)
+                changes.append((twins - noises).half().cpu())
+                for noise, scores in ((noises, before), (twins, after)):
+                    drawn = golden.draw(noise, embeds, DRAW_STEPS, sdxl.MINI.guidance)
+                    scores.append(noise_lab.rewards(reward, drawn, part).cpu())
         found = {"texts": texts, "seeds": seeds, "change": torch.cat(changes), "base": mark}
         found |= {"before": torch.cat(before), "after": torch.cat(after)}
         scratch = path.with_suffix(f".{os.getpid()}.tmp")
         torch.save(found, scratch)
         scratch.rename(path)
         kept = (found["after"] > found["before"]).float().mean()
-        print(
-            f"{path}: reward {found['before'].mean():.3f} -> {found['after'].mean():.3f}, kept {kept:.2f}", flush=True
-        )
+        gain = (found["after"] - found["before"]).median()
+        print(f"{path}: median gain of the reward {gain:+.3f}, better in {kept:.2f} of pairs", flush=True)
 
 
-def fit(minutes: float) -> None:
-    pipe, *_ = models()
-    found = [torch.load(path, weights_only=True) for path in sorted(PAIRS.glob("*.pt"))]
+def new_network(network: str, resolution: int, tokens: int, text_dim: int, bound: float = 0.0) -> NPNet | FilmNPNet:
+    torch.manual_seed(SEED)
+    if network == "npnet":
+        return NPNet(**{**SMALL, "resolution": resolution, "tokens": tokens, "text_dim": text_dim})
+    return FilmNPNet(resolution, tokens, text_dim, bound=bound)
+
+
+def fit(recipe: str, network: str, minutes: float, device: str) -> None:
+    """Regression onto the collected pairs; of the paper's recipe only those that the reward prefers."""
+    golden, _ = models(device)
+    mark = marks()
+    found = [torch.load(path, weights_only=True) for path in sorted((PAIRS / recipe).glob("*.pt"))]
+    found = [part for part in found if part["base"] == mark]
+    if not found:
+        raise SystemExit(f"There are no pairs in {PAIRS / recipe} for the present weights: run collect first.")
     texts = [text for part in found for text in part["texts"]]
     seeds = [seed for part in found for seed in part["seeds"]]
-    change = torch.cat([part["change"] for part in found]).float()
-    keep = torch.cat([part["after"] > part["before"] for part in found])
-    with torch.inference_mode():
-        golden = golden_noise.GoldenNoise(pipe, None)
-        embeds = torch.cat([golden.embed(texts[i : i + 100])[0] for i in range(0, len(texts), 100)]).clone()
-    noises = noise_batch(seeds, pipe.unet.config.sample_size)
+    change = torch.cat([part["change"] for part in found]).float().to(device)
+    better = torch.cat([part["after"] > part["before"] for part in found])
+    keep = better if recipe == "paper" else torch.ones_like(better)
+    with torch.no_grad():
+        embeds = torch.cat([golden.embed(texts[i : i + 100])[0] for i in range(0, len(texts), 100)])
+        noises = torch.cat([noise_lab.start_noise(seeds[i : i + 100], golden.pipe) for i in range(0, len(seeds), 100)])
     held = torch.arange(len(texts)) % 10 == 9
     use, check = (keep & ~held).nonzero().flatten(), held.nonzero().flatten()
-    torch.manual_seed(SEED)
-    net = NPNet(**{**SMALL, "resolution": noises.shape[-1], "tokens": embeds.shape[1], "text_dim": embeds.shape[2]})
+    net = new_network(network, noises.shape[-1], *embeds.shape[1:]).to(device)
+    folder = recipe if network == "npnet" or recipe == "reward" else "film"
+    size = change[use].square().mean()
 
     def step(number: int) -> Tensor:
         generator = torch.Generator().manual_seed(SEED * 1_000_003 + number)
         rows = use[torch.randint(len(use), (64,), generator=generator)]
-        # Predicting the noise itself is dominated by the identity; dividing by the change's size keeps the loss near 1.
-        return training_loss(net, noises[rows], embeds[rows], noises[rows] + change[rows]) / change[use].square().mean()
+        golden_twin = noises[rows] + change[rows]
+        # The plain loss is dominated by the identity; dividing by the change's size keeps it near 1.
+        return F.mse_loss(net(noises[rows], embeds[rows]), golden_twin) / size
 
     @torch.no_grad()
-    def report(average: NPNet) -> str:
+    def explained(average) -> float:
         predicted = average(noises[check], embeds[check]) - noises[check]
-        explained = 1 - (predicted - change[check]).square().sum() / change[check].square().sum()
-        return f"explained share of the change on held-out pairs: {explained:.3f}"
+        return (1 - (predicted - change[check]).square().sum() / change[check].square().sum()).item()
 
     net, facts = training.train(
-        net, step, minutes, RUNS / "npnet.pt", 2e-3, SEED, report=report, report_every=300, weight_decay=1e-3
+        net, step, minutes, RUNS / f"npnet-{folder}.pt", 2e-3, SEED,
+        report=lambda average: f"explained share of the change on held-out pairs: {explained(average):.3f}",
+        report_every=300, weight_decay=1e-2, decay=0.99,
+    )  # fmt: skip
+    facts |= {"pairs": len(texts), "better": int(better.sum()), "explained": round(explained(net), 4)}
+    save(folder, "fit", net, facts | {"change_rms": round(change.square().mean().sqrt().item(), 4)})
+
+
+def teach(minutes: float, device: str, batch: int = 12) -> None:
+    """Our recipe's second half: the reward's gradient through the sampler into the network, on new prompts each step."""
+    golden, reward = models(device)
+    with torch.no_grad():
+        shape = golden.embed(["a red ball"])[0].shape[1:]
+    side = golden.pipe.unet.config.sample_size
+    fitted = HERE / "reward"
+    start = (
+        FilmNPNet.from_pretrained(fitted, low_cpu_mem_usage=False)
+        if (fitted / "config.json").exists()
+        else new_network("film", side, *shape, bound=BOUND)
     )
-    facts |= {"pairs": len(texts), "kept": int(keep.sum()), "check": report(net)}
-    facts |= {"change_rms": round(change.square().mean().sqrt().item(), 4)}
-    net.save_pretrained(HERE)
-    training.write_json(RUNS / "npnet.json", facts)
-    training.write_manifest(HERE, {"training": facts})
+    net = start.to(device).requires_grad_(True)
+
+    def step(number: int) -> Tensor:
+        rng = random.Random(f"teach {SEED} {number}")
+        texts = [words.surprise(rng.randrange(10**9)) for _ in range(batch)]
+        noises = noise_lab.start_noise([TEACH_NOISE + number * batch + i for i in range(batch)], golden.pipe)
+        with torch.no_grad():
+            embeds = golden.embed(texts)
+        changed = net(noises, embeds[0])
+        scores = noise_lab.rewards(reward, sample(golden, changed, embeds, TAUGHT_STEPS, sdxl.MINI.guidance), texts)
+        # A channel's mean times the side is standard normal for white noise: more than that costs.
+        unlikely = (changed.mean((2, 3)) * side).square().mean() / 2
+        return -scores.clamp_min(-12.0).mean() + 0.02 * unlikely
+
+    net, facts = training.train(
+        net, step, minutes, RUNS / "npnet-teach.pt", 1e-3, SEED, warmup=20, weight_decay=1e-3, decay=0.98
+    )
+    if training.rank_and_size()[0] == 0:
+        save("reward", "teach", net, facts | {"batch": batch, "processes": training.rank_and_size()[1]})
+
+
+def save(folder: str, stage: str, net: NPNet | FilmNPNet, facts: dict[str, object]) -> None:
+    """Weights into their folder, facts of this stage into the common manifest."""
+    net.cpu().save_pretrained(HERE / folder)
+    settings = json.loads((HERE / folder / "config.json").read_text())
+    settings.pop("_name_or_path", None)  # a path of this machine
+    training.write_json(HERE / folder / "config.json", settings)
+    before = training.read_json(HERE / "manifest.json").get("training", {})
+    stages = before.get(folder, {}) | {stage: facts}
+    training.write_manifest(HERE, {"training": before | {folder: stages}})
     print(json.dumps(facts))
-
-
-def mcnemar(wins: int, losses: int) -> float:
-    """Exact two-sided p of ``wins`` against ``losses`` under a fair coin."""
-    total, fewer = wins + losses, min(wins, losses)
-    return min(1.0, 2 * sum(comb(total, k) for k in range(fewer + 1)) / 2**total) if total else 1.0
-
-
-def compare(pairs: int, steps: int) -> dict[str, object]:
-    """Standard noise against each kind of golden noise on held-out prompts, the same seeds, judged by the judge."""
-    pipe, _, judge = models()
-    with Registry("cpu").lease(golden_noise.NPNETS["mini"]) as (npnet,):
-        pass
-    rng = random.Random("golden evaluation")
-    texts = [words.surprise(10**9 + rng.randrange(10**9)) for _ in range(pairs)]
-    shuffled = random.Random("shuffle").sample(texts, pairs)
-    right: dict[str, list[bool]] = {}
-    for start in range(0, pairs, BATCH):
-        part = texts[start : start + BATCH]
-        noises = noise_batch([900_000_000 + start + i for i in range(len(part))], pipe.unet.config.sample_size)
-        with torch.inference_mode():
-            embeds = golden_noise.GoldenNoise(pipe, None).embed(part)[0]
-            others = golden_noise.GoldenNoise(pipe, None).embed(shuffled[start : start + BATCH])[0]
-            arms = {
-                "standard": noises,
-                "NPNet": golden_with_strength(noises, npnet(noises, embeds), 1.0),
-                "re-denoise": golden_twins(pipe, noises, part),
-                "NPNet, shuffled prompts": npnet(noises, others),
-            }
-            for name, start_noise in arms.items():
-                pictures = judged.draw(pipe, part, [], steps, sdxl.MINI.guidance, noises=start_noise)
-                for text, picture in zip(part, pictures.split(1), strict=True):
-                    (verdicts,) = verifier.judge(judge(picture), words.read_prompt(text))
-                    right.setdefault(name, []).append(verifier.fully_right(verdicts))
-        print(
-            f"{start + len(part)} of {pairs}: " + ", ".join(f"{n} {sum(r) / len(r):.3f}" for n, r in right.items()),
-            flush=True,
-        )
-    table = {"standard": judged.share(sum(right["standard"]), pairs)}
-    for name, hits in right.items():
-        if name != "standard":
-            wins = sum(a and not b for a, b in zip(hits, right["standard"], strict=True))
-            losses = sum(b and not a for a, b in zip(hits, right["standard"], strict=True))
-            points = 100 * (sum(hits) - sum(right["standard"])) / pairs
-            table[name] = judged.share(sum(hits), pairs) | {
-                "wins": wins, "losses": losses, "p": float(f"{mcnemar(wins, losses):.3g}"), "points": round(points, 2),
-            }  # fmt: skip
-    return table
-
-
-def sentence(table: dict[str, object], steps: int) -> str:
-    """What the page says, whatever came out."""
-    ours, plain = table["NPNet"], table["standard"]
-    verdict = "more" if ours["points"] > 0 else "fewer" if ours["points"] < 0 else "as many"
-    sure = "a difference unlikely to be chance" if ours["p"] < 0.01 else "a difference that may be chance"
-    return (
-        f"Measured on {plain['of']:,} held-out prompts with {steps} steps: all attributes right in "
-        f"{100 * plain['share']:.1f} % of pictures from standard noise and {100 * ours['share']:.1f} % from NPNet's golden noise "
-        f"({ours['wins']} pictures won, {ours['losses']} lost, p = {ours['p']:.2g}): {verdict} right pictures, {sure}."
-    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=("collect", "fit", "evaluate"))
-    parser.add_argument("--shards", default="0:8")
-    parser.add_argument("--minutes", type=float, default=6)
-    parser.add_argument("--pairs", type=int, default=1000)
-    parser.add_argument("--steps", type=int, default=sdxl.MINI.steps)
-    parser.add_argument("--dry", action="store_true", help="evaluate without writing the manifest")
+    parser.add_argument("stage", choices=("collect", "fit", "teach"))
+    parser.add_argument("--recipe", choices=RECIPES, default="paper")
+    parser.add_argument("--network", choices=("npnet", "film"), default="npnet", help="what fit trains")
+    parser.add_argument("--shards", default="0:12", help="first:end")
+    parser.add_argument("--minutes", type=float, default=6, help="of training in all, over every start")
+    parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
     if arguments.stage == "collect":
-        collect(range(*(int(part) for part in arguments.shards.split(":"))))
+        from accelerate import PartialState
+
+        state = PartialState(cpu=arguments.device == "cpu")
+        every = list(range(*(int(part) for part in arguments.shards.split(":"))))
+        with state.split_between_processes(every) as mine:
+            collect(arguments.recipe, mine, arguments.device if arguments.device == "cpu" else str(state.device))
     elif arguments.stage == "fit":
-        fit(arguments.minutes)
+        fit(arguments.recipe, arguments.network, arguments.minutes, arguments.device)
     else:
-        table = compare(arguments.pairs, arguments.steps)
-        if not arguments.dry:
-            training.write_manifest(HERE, {"evaluation": table, "claim": sentence(table, arguments.steps)})
-        print(json.dumps(table))
+        teach(arguments.minutes, arguments.device)
 
 
 if __name__ == "__main__":

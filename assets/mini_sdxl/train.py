@@ -11,6 +11,7 @@ Seed 0. On a CPU one thread a process is several times faster than two threads i
 and no torchrun. Each stage resumes from ``data/runs`` after a kill and
 writes its part of the diffusers folder ``assets/mini_sdxl`` in float16; figures are in the card (README.md). Where no
 checkpoint is left, ``unet`` goes on from the weights in the folder: delete ``assets/mini_sdxl/unet`` to start anew.
+So did the shipped weights: they are the outcome of the runs that the card lists, one after the other.
 """
 
 from __future__ import annotations
@@ -417,13 +418,18 @@ def conditioning(teacher, ids: Tensor, dropped: Tensor) -> tuple[Tensor, dict[st
 
 
 def readers(device: str):
-    """Tokenizer and the trained text encoders, from the stage ``text``."""
-    from transformers import CLIPTokenizer
+    """Tokenizer and the trained text encoders, from the stage ``text``; without its checkpoint, from the folder."""
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
     tokenizer = CLIPTokenizer.from_pretrained(HERE / "tokenizer")
-    teacher = make_teacher(tokenizer).to(device)
-    teacher.load_state_dict(torch.load(RUNS / "text.pt", map_location=device, weights_only=True)["average"])
-    return tokenizer, teacher.eval()
+    if (RUNS / "text.pt").exists():
+        teacher = make_teacher(tokenizer)
+        teacher.load_state_dict(torch.load(RUNS / "text.pt", map_location="cpu", weights_only=True)["average"])
+    else:
+        kinds = {"text_encoder": CLIPTextModel, "text_encoder_2": CLIPTextModelWithProjection}
+        parts = (kind.from_pretrained(HERE / part, torch_dtype=torch.float32) for part, kind in kinds.items())
+        teacher = TextTeacher(*parts)  # its read-outs are new; only the embeddings are used
+    return tokenizer, teacher.to(device).eval()
 
 
 def export(minutes: float, device: str) -> None:
@@ -444,9 +450,11 @@ def train_unet(minutes: float, device: str, batch: int = 32) -> None:
 
     tokenizer, teacher = readers(device)
     torch.manual_seed(SEED)
-    shipped = HERE / "unet"
+    shipped, earlier = HERE / "unet", []
     if not (RUNS / "unet.pt").exists() and shipped.exists():  # a checkpoint of this machine goes before
         print(f"going on from the weights in {shipped}", flush=True)
+        run = training.read_json(HERE / "manifest.json").get("training", {}).get("unet", {})
+        earlier = [*run.pop("earlier", []), run]
         model = UNet2DConditionModel.from_pretrained(shipped, torch_dtype=torch.float32)
     else:
         model = tiny_diffusion.unet()
@@ -463,7 +471,7 @@ def train_unet(minutes: float, device: str, batch: int = 32) -> None:
         rows, captions = [], []
         names = [name for name in latents.rows if len(latents.scenes[name])]
         for place in range(batch):
-            name = names[-1] if place % 10 < 3 else names[0]  # three portraits to seven tabletop scenes
+            name = names[-1] if place % 10 < 2 else names[0]  # two portraits to eight tabletop scenes
             index = rng.choice(latents.usable[name])
             rows.append(latents.rows[name][index])
             captions.append(data.world(name).caption(latents.scenes[name][index], rng))
@@ -505,7 +513,7 @@ def train_unet(minutes: float, device: str, batch: int = 32) -> None:
         step,
         minutes,
         RUNS / "unet.pt",
-        1.6e-3,
+        1.2e-3,
         SEED,
         warmup=300,
         report=report,
@@ -514,7 +522,9 @@ def train_unet(minutes: float, device: str, batch: int = 32) -> None:
         decay=0.995,
     )
     rank, processes = training.rank_and_size()
-    facts["processes"] = processes
+    facts |= {"processes": processes, "batch": batch * processes}
+    if earlier:  # the runs that made the weights this one began with
+        facts["earlier"] = earlier
     if rank:
         return
     training.write_json(RUNS / "unet.json", facts)
@@ -543,10 +553,13 @@ def save_pipeline(pipe) -> None:
     pipe.unet.half().save_pretrained(HERE / "unet", max_shard_size="9MB")
     pipe.scheduler.save_pretrained(HERE / "scheduler")
     pipe.save_config(HERE)
-    facts = {path.stem: json.loads(path.read_text()) for path in sorted(RUNS.glob("*.json"))}
-    training.write_manifest(
-        HERE, {"training": {name: facts[name] for name in ("vae", "decoder", "text", "unet") if name in facts}}
-    )
+    facts = training.read_json(HERE / "manifest.json").get("training", {})
+    facts |= {
+        name: found
+        for name in ("vae", "decoder", "text", "unet")
+        if (found := training.read_json(RUNS / f"{name}.json"))
+    }
+    training.write_manifest(HERE, {"training": facts})
 
 
 STAGES = {

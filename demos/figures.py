@@ -1,0 +1,204 @@
+"""Small charts as inline SVG, and pictures as data: they take the page's colours and need no script.
+
+Places across are percentages and places down are pixels, so that a chart fills its column, on a phone too, while
+letters and lines keep their size. A line is known by its dashes and by its name beside it, never by colour alone.
+Every chart says its main facts in words, below it and to those who do not see it.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+LEFT, RIGHT = 11.0, 77.0
+"""The plot of a line chart, in percent of the chart's width; the lines' names stand to the right of it."""
+TOP, PLOT = 26, 150
+"""Pixels above the plot (for the name of the axis), and the plot's height."""
+APART = 18
+"""Pixels between the baselines of two names."""
+
+
+def safe(value: Any) -> str:
+    """Text for a page: nothing that came from elsewhere may be markup."""
+    return html.escape(str(value))
+
+
+def signed(value: float, digits: int = 1) -> str:
+    """'+1.2' or '−1.2', with a real minus sign; zero has no sign."""
+    text = f"{value:+.{digits}f}".replace("-", "−")
+    return text if any(letter in "123456789" for letter in text) else text[1:]
+
+
+def data_uri(image: Image, kind: str = "PNG") -> str:
+    """A picture inside the page itself; ``kind`` is PNG (exact) or WEBP (small)."""
+    out = io.BytesIO()
+    image.save(out, kind, **({"quality": 80} if kind == "WEBP" else {"optimize": True}))
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(out.getvalue()).decode()}"
+
+
+def ticks(low: float, high: float, wanted: int = 4) -> list[float]:
+    """About ``wanted`` round numbers within [low, high]; ``low`` < ``high``."""
+    rough = (high - low) / wanted
+    unit = 10.0 ** math.floor(math.log10(rough))
+    step = next(unit * factor for factor in (1, 2, 2.5, 5, 10) if unit * factor >= rough * (1 - 1e-9))
+    first = math.ceil(low / step - 1e-9)
+    return [round(step * i, 12) for i in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+@dataclass(frozen=True)
+class Line:
+    """One curve: its name, its values, and whether it is dashed (as "after" is everywhere)."""
+
+    name: str
+    values: Sequence[float]
+    dashed: bool = False
+
+
+def lines(
+    title: str,
+    facts: str,
+    across: Sequence[float],
+    curves: Sequence[Line],
+    names: tuple[str, str],
+    rule: float | None = None,
+    octaves: bool = False,
+) -> str:
+    """Curves over ``across`` (rising numbers). ``names``: of the axes across and upwards; ``rule``: a level to mark.
+
+    ``octaves``: twice as much is always equally far up, for values of very different size (positive ones).
+    """
+    scale = _octave if octaves else float
+    values = [scale(value) for curve in curves for value in curve.values] + ([] if rule is None else [scale(rule)])
+    low, high = min(values), max(values)
+    pad = 0.06 * (high - low) or 0.5
+    low, high = low - pad, high + pad
+    marks = [2.0**n for n in range(math.ceil(low), math.floor(high) + 1)] if octaves else ticks(low, high)
+    if octaves and len(marks) < 3:
+        marks = ticks(2.0**low, 2.0**high)
+    start, end = across[0], across[-1]
+
+    def x(value: float) -> float:
+        return LEFT + (RIGHT - LEFT) * (value - start) / (end - start)
+
+    def y(value: float) -> float:
+        return TOP + PLOT * (high - scale(value)) / (high - low)
+
+    parts = [_text(0, 14, names[1], "axis")]
+    for value in marks:
+        parts.append(_rule(LEFT, y(value), RIGHT, y(value), "grid"))
+        parts.append(_text(LEFT - 1.5, y(value) + 4, f"{value:g}".replace("-", "−"), "tick end"))
+    for value in ticks(start, end, 5):
+        parts.append(_rule(x(value), TOP + PLOT, x(value), TOP + PLOT + 5, "grid"))
+        parts.append(_text(x(value), TOP + PLOT + 19, f"{value:g}", "tick middle"))
+    if rule is not None:
+        parts.append(_rule(LEFT, y(rule), RIGHT, y(rule), "mark"))
+    parts.append(_text((LEFT + RIGHT) / 2, TOP + PLOT + 38, names[0], "axis middle"))
+    parts.append(
+        f'<svg x="{LEFT}%" y="{TOP}" width="{RIGHT - LEFT}%" height="{PLOT}" viewBox="0 0 1000 1000" '
+        'preserveAspectRatio="none">'
+    )
+    for curve in curves:
+        points = " ".join(
+            f"{1000 * (at - start) / (end - start):.1f},{1000 * (high - scale(value)) / (high - low):.1f}"
+            for at, value in zip(across, curve.values, strict=True)
+        )
+        parts.append(f'<polyline class="{_style(curve)}" points="{points}"/>')
+    parts.append("</svg>")
+    for curve, place in zip(curves, _spread([y(curve.values[-1]) for curve in curves]), strict=True):
+        parts.append(_rule(RIGHT + 2, place, RIGHT + 7.5, place, _style(curve)))
+        parts.append(_text(RIGHT + 9, place + 4, curve.name, "name"))
+    return _figure(title, facts, "".join(parts), TOP + PLOT + 46)
+
+
+def bars(title: str, facts: str, shares: Sequence[tuple[str, float]]) -> str:
+    """Named shares in [0, 1], a bar each on a common scale; the figure stands beside the name."""
+    parts = []
+    for row, (name, share) in enumerate(shares):
+        down = 42 * row
+        parts.append(_text(0, down + 14, name, "name"))
+        parts.append(_text(100, down + 14, f"{100 * share:.1f} %", "name end"))
+        parts.append(f'<rect class="ground" x="0" y="{down + 21}" width="100%" height="11" rx="2"/>')
+        parts.append(f'<rect class="fill" x="0" y="{down + 21}" width="{100 * share:.2f}%" height="11" rx="2"/>')
+    return _figure(title, facts, "".join(parts), 42 * len(shares))
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A figure with its interval, for :func:`intervals`; ``words`` stand at the end of its line."""
+
+    name: str
+    value: float
+    low: float
+    high: float
+    words: str
+
+
+def intervals(title: str, rule: str, facts: str, rows: Sequence[Interval], axis: str) -> str:
+    """Intervals below one another on one scale, with the zero marked. ``rule``: how to read them, below the chart;
+    ``facts``: what it shows, which the rows say already to those who see it."""
+    low, high = min(0.0, *(row.low for row in rows)), max(0.0, *(row.high for row in rows))
+    pad = 0.04 * (high - low) or 1.0
+    low, high = low - pad, high + pad
+
+    def x(value: float) -> float:
+        return 1 + 98 * (value - low) / (high - low)
+
+    bottom = 46 * len(rows) + 4
+    parts = [_rule(x(value), 0, x(value), bottom, "mark" if value == 0 else "grid") for value in ticks(low, high, 5)]
+    parts += [
+        _text(x(value), bottom + 16, signed(value, 0 if value == round(value) else 1), "tick middle")
+        for value in ticks(low, high, 5)
+        if 4 < x(value) < 96
+    ]
+    for number, row in enumerate(rows):
+        down = 46 * number
+        parts.append(_text(0, down + 15, row.name, "name halo"))
+        parts.append(_text(100, down + 15, row.words, "name halo end"))
+        parts.append(_rule(x(row.low), down + 30, x(row.high), down + 30, "span"))
+        parts += [_rule(x(end), down + 25, x(end), down + 35, "span") for end in (row.low, row.high)]
+        parts.append(f'<circle class="dot" cx="{x(row.value):.2f}%" cy="{down + 30}" r="5"/>')
+    parts.append(_text(50, bottom + 35, axis, "axis middle"))
+    return _figure(title, rule, "".join(parts), bottom + 42, facts)
+
+
+def _figure(title: str, caption: str, inside: str, height: int, facts: str = "") -> str:
+    told = f"{title}. {caption} {facts}".strip()
+    return (
+        f'<figure class="chart"><h5>{safe(title)}</h5><svg role="img" aria-label="{safe(told)}" '
+        f'width="100%" height="{height}">{inside}</svg><figcaption>{safe(caption)}</figcaption></figure>'
+    )
+
+
+def _text(across: float, down: float, words: str, style: str) -> str:
+    return f'<text class="{style}" x="{across:.2f}%" y="{down:.1f}">{safe(words)}</text>'
+
+
+def _rule(left: float, top: float, right: float, bottom: float, style: str) -> str:
+    return f'<line class="{style}" x1="{left:.2f}%" y1="{top:.1f}" x2="{right:.2f}%" y2="{bottom:.1f}"/>'
+
+
+def _style(curve: Line) -> str:
+    return "curve dashed" if curve.dashed else "curve"
+
+
+def _octave(value: float) -> float:
+    return math.log2(max(value, 1e-3))
+
+
+def _spread(places: Sequence[float]) -> list[float]:
+    """The same heights, moved so that names do not lie on one another nor below the plot."""
+    order = sorted(range(len(places)), key=lambda i: places[i])
+    moved, before = list(places), -math.inf
+    for i in order:
+        before = moved[i] = max(places[i], before + APART)
+    for i, over in zip(reversed(order), (APART * n for n in range(len(order))), strict=True):
+        moved[i] = min(moved[i], TOP + PLOT - over)
+    return moved
