@@ -14,6 +14,8 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pipelines.npnet import check_inputs
+
 
 class Reader(nn.Module):
     """Prompt embeddings (B, T, D) to one vector (B, width): learnt queries look for their tokens, wherever they stand."""
@@ -96,7 +98,7 @@ class FilmNPNet(ModelMixin, ConfigMixin):
         Raises:
             ValueError: sizes that do not fit, or values that are not finite.
         """
-        self._check(noise, prompt_embeds)
+        check_inputs(self.config, noise, prompt_embeds)
         with torch.autocast(noise.device.type, enabled=False):
             noise, prompt_embeds = noise.to(self.dtype), prompt_embeds.to(self.dtype)
             return (noise + self._change(noise, prompt_embeds)).float()
@@ -115,24 +117,3 @@ class FilmNPNet(ModelMixin, ConfigMixin):
             size = change.square().mean((1, 2, 3), keepdim=True).add(1e-12).sqrt()
             change = change * (self.config.bound / size).clamp_max(1.0)
         return change
-
-    def _check(self, noise: Tensor, prompt_embeds: Tensor) -> None:
-        latent = (self.config.channels, self.config.resolution, self.config.resolution)
-        prompt = (self.config.tokens, self.config.text_dim)
-        if noise.ndim != 4 or tuple(noise.shape[1:]) != latent:
-            raise ValueError(
-                f"noise is {tuple(noise.shape)} but this NPNet takes (batch, {', '.join(map(str, latent))}): draw it at "
-                "that size, or use golden noise by re-denoising, which takes every size"
-            )
-        if prompt_embeds.ndim != 3 or tuple(prompt_embeds.shape[1:]) != prompt:
-            raise ValueError(
-                f"prompt embedding is {tuple(prompt_embeds.shape)} but this NPNet takes (batch, {prompt[0]}, "
-                f"{prompt[1]}): use the text encoder and the number of tokens of its training"
-            )
-        if len(prompt_embeds) not in (1, len(noise)):
-            raise ValueError(
-                f"there are {len(prompt_embeds)} prompt embeddings for {len(noise)} noises: "
-                "give one for each noise, or a single one for all"
-            )
-        if not (noise.isfinite().all() and prompt_embeds.isfinite().all()):
-            raise ValueError("noise or prompt embedding has NaN or infinite values but must be finite: make both again")

@@ -192,6 +192,29 @@ class ResidualBranch(nn.Module):
         return self.upconv(functional.interpolate(features, [self.resolution, self.resolution]))
 
 
+def check_inputs(config: Any, noise: Tensor, prompt_embeds: Tensor) -> None:
+    """Refuse, in one sentence, sizes that a network of this ``config`` does not take, and values that are not finite."""
+    latent = (config.channels, config.resolution, config.resolution)
+    prompt = (config.tokens, config.text_dim)
+    if noise.ndim != 4 or noise.shape[1:] != latent:
+        raise ValueError(
+            f"noise is {_sizes(noise.shape)} but this NPNet takes {_sizes(('batch', *latent))}: draw it at "
+            f"that size, or use golden noise by re-denoising, which takes every size"
+        )
+    if prompt_embeds.ndim != 3 or prompt_embeds.shape[1:] != prompt:
+        raise ValueError(
+            f"prompt embedding is {_sizes(prompt_embeds.shape)} but this NPNet takes "
+            f"{_sizes(('batch', *prompt))}: use the text encoder and the number of tokens of its training"
+        )
+    if prompt_embeds.shape[0] not in (1, noise.shape[0]):
+        raise ValueError(
+            f"there are {prompt_embeds.shape[0]} prompt embeddings for {noise.shape[0]} noises: "
+            f"give one for each noise, or a single one for all"
+        )
+    if not (noise.isfinite().all() and prompt_embeds.isfinite().all()):
+        raise ValueError("noise or prompt embedding has NaN or infinite values but must be finite: make both again")
+
+
 class NPNet(ModelMixin, ConfigMixin):
     """Noise and prompt in, golden noise out. Weights and sums are float32 whatever dtype comes in.
 
@@ -253,7 +276,7 @@ class NPNet(ModelMixin, ConfigMixin):
 
     def terms(self, noise: Tensor, prompt_embeds: Tensor) -> Terms:
         """The terms of the golden noise, factors included; arguments as for :meth:`forward`."""
-        self._check(noise, prompt_embeds)
+        check_inputs(self.config, noise, prompt_embeds)
         with torch.autocast(noise.device.type, enabled=False):
             noise, prompt_embeds = noise.to(self.dtype), prompt_embeds.to(self.dtype)
             text = self.embeeding(noise, prompt_embeds.flatten(1))
@@ -262,27 +285,6 @@ class NPNet(ModelMixin, ConfigMixin):
                 text=((2 * torch.sigmoid(self.alpha) - 1) * text).float(),
                 residual=(self.beta * self.unet_embedding(noise + text)).float(),
             )
-
-    def _check(self, noise: Tensor, prompt_embeds: Tensor) -> None:
-        latent = (self.config.channels, self.config.resolution, self.config.resolution)
-        prompt = (self.config.tokens, self.config.text_dim)
-        if noise.ndim != 4 or noise.shape[1:] != latent:
-            raise ValueError(
-                f"noise is {_sizes(noise.shape)} but this NPNet takes {_sizes(('batch', *latent))}: draw it at "
-                f"that size, or use golden noise by re-denoising, which takes every size"
-            )
-        if prompt_embeds.ndim != 3 or prompt_embeds.shape[1:] != prompt:
-            raise ValueError(
-                f"prompt embedding is {_sizes(prompt_embeds.shape)} but this NPNet takes "
-                f"{_sizes(('batch', *prompt))}: use the text encoder and the number of tokens of its training"
-            )
-        if prompt_embeds.shape[0] not in (1, noise.shape[0]):
-            raise ValueError(
-                f"there are {prompt_embeds.shape[0]} prompt embeddings for {noise.shape[0]} noises: "
-                f"give one for each noise, or a single one for all"
-            )
-        if not (noise.isfinite().all() and prompt_embeds.isfinite().all()):
-            raise ValueError("noise or prompt embedding has NaN or infinite values but must be finite: make both again")
 
 
 def golden_with_strength(noise: Tensor, golden: Tensor, strength: float, renormalise: bool = False) -> Tensor:
