@@ -22,12 +22,13 @@ import random
 import re
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from operator import truediv
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from pipelines import limits
 from pipelines.concept_files import Concept, Example, check_examples, examples_of, read_concept, read_examples
 from pipelines.papers import Paper
 from pipelines.pnes import Pnes, pnes
@@ -124,19 +125,11 @@ class Settings:
         Raises:
             ValueError: one sentence that says what came, what was wanted and what to do.
         """
-        if not isinstance(self.message, str) or not self.message.strip():
-            raise ValueError("The message is empty: write something to the model, or press an example.")
-        if len(self.message) > self.MESSAGE_MAX:
-            raise ValueError(
-                f"The message has {len(self.message):,} characters, at most {self.MESSAGE_MAX:,} are allowed: shorten it."
-            )
-        for name, value, known in (
-            ("mode", self.mode, ("share", "raw")),
-            ("positions", self.positions, POSITIONS),
-            ("model set", self.model_set, tuple(MODELS)),
-        ):
-            if not isinstance(value, str) or value not in known:
-                raise ValueError(f"The {name} {repr(value)[:40]} is unknown: choose one of {', '.join(known)}.")
+        empty = "The message is empty: write something to the model, or press an example."
+        limits.text("message", self.message, self.MESSAGE_MAX, empty)
+        limits.choice("The mode", self.mode, ("share", "raw"))
+        limits.choice("The positions", self.positions, POSITIONS)
+        limits.choice("The model set", self.model_set, MODELS)
         levels = self.levels if isinstance(self.levels, list | tuple) else (self.levels,)
         if not 1 <= len(levels) <= self.LEVELS_MAX:
             raise ValueError(f"There are {len(levels)} levels: give 1 to {self.LEVELS_MAX} of them.")
@@ -148,11 +141,11 @@ class Settings:
             layer_text(self.layers),
             self.mode,
             self.positions,
-            tuple(float(_number("level", level, *self.LEVEL)) for level in levels),
-            int(_number("seed", self.seed, *self.SEED, whole=True)),
-            float(_number("temperature", self.temperature, *self.TEMPERATURE)),
-            float(_number("top-p", self.top_p, *self.TOP_P)),
-            int(_number("number of tokens", self.max_tokens, *self.MAX_TOKENS, whole=True)),
+            tuple(float(limits.number("level", level, *self.LEVEL)) for level in levels),
+            int(limits.number("seed", self.seed, *self.SEED, whole=True)),
+            float(limits.number("temperature", self.temperature, *self.TEMPERATURE)),
+            float(limits.number("top-p", self.top_p, *self.TOP_P)),
+            int(limits.number("number of tokens", self.max_tokens, *self.MAX_TOKENS, whole=True)),
             self.model_set,
             language_model(self.model_set, self.model).name,
         )
@@ -165,8 +158,8 @@ class Settings:
                 raise ValueError(
                     f"A concept is {repr(pair)[:40]}: give pairs of a name and a strength, such as ('humour', 0.3)."
                 )
-            limits = self.RAW if self.mode == "raw" else self.STRENGTH
-            strength = float(_number(f"strength of {pair[0][:40]}", pair[1], *limits))
+            bounds = self.RAW if self.mode == "raw" else self.STRENGTH
+            strength = float(limits.number(f"strength of {pair[0][:40]}", pair[1], *bounds))
             if pair[0] in found:
                 raise ValueError(f"The concept {pair[0][:40]} is there twice: give each once.")
             found[pair[0]] = strength
@@ -192,18 +185,6 @@ class Settings:
                 f"{self.HISTORY_MAX:,} are allowed: start a new conversation."
             )
         return tuple({"role": turn["role"], "content": turn["content"]} for turn in turns)
-
-
-def _number(name: str, value: Any, low: float, high: float, whole: bool = False) -> float:
-    """``value`` if it is a number within [low, high]; otherwise a ValueError of one sentence."""
-    kind = "a whole number" if whole else "a number"
-    plain = isinstance(value, int | float) and not isinstance(value, bool)
-    if not plain or not math.isfinite(value) or (whole and value != int(value)) or not low <= value <= high:
-        shown = repr(value)[:40]
-        raise ValueError(
-            f"The {name} is {shown} but must be {kind} from {low:g} to {high:.10g}: choose one in that range."
-        )
-    return value
 
 
 _LAYERS = re.compile(r"(best)(?: (\d{1,3}))?|(all)|(\d{1,3}) ?[-–] ?(\d{1,3})|(\d{1,3}(?:, ?\d{1,3})*)")
@@ -575,13 +556,13 @@ def describe(
         return "unguided"
     unit = " raw" if settings.mode == "raw" else ""
     mixed = ", ".join(f"{name} {value:+.2f}{unit}" for name, value in strengths.items())
-    at = {_ranges(layers[concept.name]) for concept in concepts}
+    at = {ranges(layers[concept.name]) for concept in concepts}
     places = sorted({concept.representation for concept in concepts})
     where = "" if settings.positions == "all" else " · answer only"
     return f"{mixed} · layers {' / '.join(sorted(at))} · {' and '.join(places)}{where}"
 
 
-def _ranges(layers: Sequence[int]) -> str:
+def ranges(layers: Sequence[int]) -> str:
     """1, 3, 4, 5 as "1, 3-5"."""
     parts: list[list[int]] = []
     for layer in layers:
@@ -625,25 +606,16 @@ class TrainSettings:
 
     def validated(self) -> TrainSettings:
         """These settings with exact types; examples are read when training. Raises ``ValueError`` as elsewhere."""
-        if not isinstance(self.name, str) or not self.name.strip():
-            raise ValueError("The concept has no name: give it one, such as pirate talk.")
-        if len(self.name) > self.NAME_MAX:
-            raise ValueError(
-                f"The name has {len(self.name):,} characters, at most {self.NAME_MAX} are allowed: shorten it."
-            )
-        for name, value, known in (
-            ("probe", self.probe, PROBES),
-            ("place", self.representation, REPRESENTATIONS),
-            ("model set", self.model_set, tuple(MODELS)),
-        ):
-            if not isinstance(value, str) or value not in known:
-                raise ValueError(f"The {name} {repr(value)[:40]} is unknown: choose one of {', '.join(known)}.")
+        limits.text("name", self.name, self.NAME_MAX, "The concept has no name: give it one, such as pirate talk.")
+        limits.choice("The probe", self.probe, PROBES)
+        limits.choice("The place", self.representation, REPRESENTATIONS)
+        limits.choice("The model set", self.model_set, MODELS)
         return dataclasses.replace(
             self,
             name=self.name.strip(),
-            context=int(_number("number of tokens per answer", self.context, *self.CONTEXT, whole=True)),
-            validation=float(_number("share for validation", self.validation, *self.VALIDATION)),
-            seed=int(_number("seed", self.seed, *Settings.SEED, whole=True)),
+            context=int(limits.number("number of tokens per answer", self.context, *self.CONTEXT, whole=True)),
+            validation=float(limits.number("share for validation", self.validation, *self.VALIDATION)),
+            seed=int(limits.number("seed", self.seed, *Settings.SEED, whole=True)),
             model=language_model(self.model_set, self.model).name,
         )
 
@@ -736,7 +708,7 @@ def train_concept(
             "The model sees 0 difference between the two sides, direction undefined: give answers that differ."
         )
     if lost and representation != "heads":
-        notices.append(f"No difference was found at layers {_ranges(lost)}: nothing is added there.")
+        notices.append(f"No difference was found at layers {ranges(lost)}: nothing is added there.")
     scores = [
         accuracy([fit.predict(xs[n]) for n in side], [labels[n] for n in side]).tolist() for side in (train_side, held)
     ]
@@ -817,21 +789,25 @@ def _template(tokenizer: Any) -> str:
 
 @dataclass(frozen=True)
 class SweepPoint:
-    """One strength: the score of its answers with a 95 % interval's half width, and what it costs in perplexity."""
+    """One strength: the score of its answers with a 95 % interval's half width, and what it costs in perplexity.
+
+    Means over nothing are nan.
+    """
 
     strength: float
     score: float
     spread: float
     perplexity: float
     values: tuple[float, ...]
-    """Score of every answer."""
+    """Score of every answer that told one."""
     extras: dict[str, float]
     """Means of what else the judge returned, such as the share of grammatical answers."""
     texts: tuple[str, ...]
 
 
-Judge = Callable[[list[dict[str, str]], str], "float | Mapping[str, float]"]
-"""(conversation up to the answer, answer) -> score in [0, 1], or several with one called "score"."""
+Judge = Callable[[list[dict[str, str]], str], "float | Mapping[str, float | None]"]
+"""(conversation up to the answer, answer) -> score in [0, 1], or several with one called "score"; None where an answer
+does not tell, which leaves it out of that mean."""
 
 
 def sweep(
@@ -848,12 +824,13 @@ def sweep(
     positions: str = "all",
     sampling: Sampling | None = None,
     batch: int = 32,
+    on_point: Callable[[SweepPoint], None] | None = None,
 ) -> list[SweepPoint]:
     """Answer every conversation at every strength and let ``judge`` score it; in the order of strengths.
 
     ``references`` are fixed answers; perplexity is the mean over them of the guided model's exp(mean loss). Works
-    outwards from the strength nearest 0 and emits each :class:`SweepPoint` when it is done, so that a stopped sweep
-    keeps what it has. A conversation sees the same sampling noise at every strength.
+    outwards from the strength nearest 0 and hands each :class:`SweepPoint` to ``on_point`` (by default, emits it) when
+    it is done, so that a stopped sweep keeps what it has. A conversation sees the same sampling noise at every strength.
     """
     from pipelines import steering
 
@@ -885,17 +862,24 @@ def sweep(
         ]
         job.check()
         cost = steering.perplexities(model, spans, guide(strength, 1)).mean().item() if spans else math.nan
-        values = tuple(float(verdict["score"]) for verdict in verdicts)
-        names = [name for name in verdicts[0] if name != "score"]
+        values = {name: _told(verdict[name] for verdict in verdicts) for name in verdicts[0]}
+        scores = values.pop("score")
         points.append(
             SweepPoint(
-                float(strength), statistics.fmean(values),
-                1.96 * statistics.pstdev(values) / math.sqrt(len(values)), cost, values,
-                {name: statistics.fmean(float(v[name]) for v in verdicts) for name in names}, tuple(texts),
+                float(strength), _mean(scores), 1.96 * statistics.pstdev(scores) / math.sqrt(len(scores)) if scores
+                else math.nan, cost, tuple(scores), {name: _mean(told) for name, told in values.items()}, tuple(texts),
             )
         )  # fmt: skip
-        job.emit(points[-1])
+        (on_point or job.emit)(points[-1])
     return sorted(points, key=lambda point: point.strength)
+
+
+def _told(values: Iterable[float | None]) -> list[float]:
+    return [float(value) for value in values if value is not None]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return statistics.fmean(values) if values else math.nan
 
 
 def safe_range(points: Sequence[SweepPoint], limit: float = PERPLEXITY_AMBER) -> tuple[float, float]:

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pipelines import sdxl
+from pipelines import limits, sdxl
 from pipelines.papers import Paper
 from pipelines.registry import ModelSpec, resolve
 from pipelines.scenes.prompts import surprise
@@ -101,39 +101,20 @@ class Settings:
         Raises:
             ValueError: one sentence that says what came, what was wanted and what to do.
         """
-        if not isinstance(self.prompt, str) or not self.prompt.strip():
-            raise ValueError("The prompt is empty: describe a picture, or press an example.")
-        if len(self.prompt) > self.PROMPT_MAX:
-            raise ValueError(
-                f"The prompt has {len(self.prompt):,} characters, at most {self.PROMPT_MAX} are allowed: shorten it."
-            )
-        if not isinstance(self.model_set, str) or self.model_set not in sdxl.BASES:
-            shown = repr(self.model_set)[:40]
-            raise ValueError(f"Model set {shown} is unknown: choose one of {', '.join(sdxl.BASES)}.")
-        if not isinstance(self.source, str) or self.source not in SOURCES:
-            shown = repr(self.source)[:40]
-            raise ValueError(f"Golden noise from {shown} is unknown: choose one of {', '.join(SOURCES)}.")
+        limits.text(
+            "prompt", self.prompt, self.PROMPT_MAX, "The prompt is empty: describe a picture, or press an example."
+        )
+        limits.choice("Model set", self.model_set, sdxl.BASES)
+        limits.choice("Golden noise from", self.source, SOURCES)
         return Settings(
             self.prompt.strip(),
-            int(checked("seed", self.seed, *self.SEED, whole=True)),
-            int(checked("number of steps", self.steps, *self.STEPS, whole=True)),
-            float(checked("guidance", self.guidance, *self.GUIDANCE)),
-            float(checked("golden strength", self.strength, *self.STRENGTH)),
+            int(limits.number("seed", self.seed, *self.SEED, whole=True)),
+            int(limits.number("number of steps", self.steps, *self.STEPS, whole=True)),
+            float(limits.number("guidance", self.guidance, *self.GUIDANCE)),
+            float(limits.number("golden strength", self.strength, *self.STRENGTH)),
             self.model_set,
             self.source,
         )
-
-
-def checked(name: str, value: Any, low: float, high: float, whole: bool = False) -> float:
-    """``value`` if it is a number within [low, high]; otherwise a ValueError of one sentence."""
-    kind = "a whole number" if whole else "a number"
-    plain = isinstance(value, int | float) and not isinstance(value, bool)
-    if not plain or not math.isfinite(value) or (whole and value != int(value)) or not low <= value <= high:
-        shown = repr(value)[:40]
-        raise ValueError(
-            f"The {name} is {shown} but must be {kind} from {low:g} to {high:.10g}: choose one in that range."
-        )
-    return value
 
 
 @dataclass

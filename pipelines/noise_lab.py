@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pipelines import golden_noise, sdxl
+from pipelines import golden_noise, limits, sdxl
 from pipelines.golden_noise import GoldenNoise, Settings
 from pipelines.statistics import Paired, mcnemar
 
@@ -214,7 +214,7 @@ class LabSettings:
         from pipelines.scenes.prompts import read_prompt
 
         base = Settings(self.prompt, self.seed, self.steps, self.guidance, self.strength, self.model_set).validated()
-        count = int(golden_noise.checked("number of seeds", self.count, *self.COUNT, whole=True))
+        count = int(limits.number("number of seeds", self.count, *self.COUNT, whole=True))
         if base.model_set != "mini":
             raise ValueError(
                 f"The lab was asked to judge the model set {base.model_set}, but only the mini set's world has a judge "
