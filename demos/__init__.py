@@ -107,11 +107,18 @@ class _Visitors:
 _visitors = _Visitors()
 
 
-def on_gpu(handler: Callable[..., Iterator[Any]], stopped: Any = None) -> Callable[..., Iterator[Any]]:
+BROKE = "This run ended early; the message says why."
+"""For a tab's `broken` line."""
+
+
+def on_gpu(
+    handler: Callable[..., Iterator[Any]], stopped: Any = None, broken: Any = None
+) -> Callable[..., Iterator[Any]]:
     """Wrap a generator `handler(session, *inputs)` that reads `lane.stream` for an event of the GPU queue.
 
     `stopped` is the last update of a run that `stop_run` ended. It comes down the run's own stream, so that no
-    late progress can overtake it; Gradio's `cancels=` cannot promise that.
+    late progress can overtake it; Gradio's `cancels=` cannot promise that. `broken` is the last update of a run
+    that an error ended after it had shown something, so that the page does not look as if it went on.
     """
 
     def guarded(request: gr.Request, *inputs: Any) -> Iterator[Any]:
@@ -120,11 +127,13 @@ def on_gpu(handler: Callable[..., Iterator[Any]], stopped: Any = None) -> Callab
             run = _visitors.enter(session)
         except ValueError as error:
             raise gr.Error(str(error), title="Already running", print_exception=False) from None
+        began = False
         try:
             with closing(handler(session, *inputs)) as updates:
                 for update in updates:
                     if run.stopped:
                         break
+                    began = True
                     yield update
             if run.stopped and stopped is not None:
                 yield stopped
@@ -133,6 +142,8 @@ def on_gpu(handler: Callable[..., Iterator[Any]], stopped: Any = None) -> Callab
         except gr.Error:
             raise
         except Exception as error:
+            if began and broken is not None:
+                yield broken
             raise gr.Error(explain(error), title="This did not work", print_exception=False) from None
         finally:
             _visitors.leave(session, run)

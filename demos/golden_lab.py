@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from demos import GPU, LIGHT, on_gpu, progress_line, stop_run
+from demos import BROKE, GPU, LIGHT, on_gpu, progress_line, stop_run
 from demos.figures import Interval, data_uri, intervals, safe, signed
 from pipelines import noise_lab
 from pipelines.lane import IDLE, Progress, Result, stream
@@ -33,7 +33,6 @@ NEEDS_JUDGE = """
 the studio with <code>--model-set mini</code> to use it.</p>
 """
 READY = "Choose what to compare, then press Run the lab."
-BROKE = "This run ended early; the message says why."
 STOPPED = "Stopped. What was counted stays; Continue goes on at the next seed."
 REMINDER = (
     "Decide how many seeds you want to see, and read the table then. Where nothing differs, a visitor who looks all the "
@@ -97,9 +96,6 @@ def build(registry: Registry, model_set: str, controls: Sequence[gr.components.C
         except TimeoutError:
             text = f"Stopped after {LIMIT_S / 60:.0f} minutes, the limit of one run. What was counted stays: press Continue."
             yield {line: progress_line(text, 0.0, "stopped")}
-        except Exception:
-            yield {line: progress_line(f"{BROKE} What was counted stays.", 0.0, "stopped")}
-            raise
 
     def lab(session, prompt, steps, guidance, strength, first, count, arms) -> Iterator[Any]:
         yield from count_up(asked(prompt, steps, guidance, strength, first, count, arms), None)
@@ -120,9 +116,12 @@ def build(registry: Registry, model_set: str, controls: Sequence[gr.components.C
     inputs = [*controls, first, count, arms]
     shared = {"outputs": [line, board, tally], "show_progress": "hidden", "api_visibility": "private"}
     shared |= {"trigger_mode": "multiple", **GPU}
-    stopped = {line: progress_line(STOPPED, 0.0, "stopped")}
-    run.click(on_gpu(lab, stopped=stopped), inputs, **shared)
-    further.click(on_gpu(lab_continued, stopped=stopped), [*inputs, tally], **shared)
+    ends = {
+        "stopped": {line: progress_line(STOPPED, 0.0, "stopped")},
+        "broken": {line: progress_line(f"{BROKE} What was counted stays.", 0.0, "stopped")},
+    }
+    run.click(on_gpu(lab, **ends), inputs, **shared)
+    further.click(on_gpu(lab_continued, **ends), [*inputs, tally], **shared)
     stop.click(halt, **LIGHT)
 
 

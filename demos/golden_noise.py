@@ -14,6 +14,7 @@ import gradio as gr
 from gradio.components.api_component import Api
 
 from demos import (
+    BROKE,
     GPU,
     LIGHT,
     TALKS,
@@ -28,7 +29,7 @@ from demos import (
     workspace,
 )
 from demos.figures import Line, bars, data_uri, lines, safe, signed
-from pipelines import golden_noise, images, noise_lab
+from pipelines import golden_noise, images, noise_inspection
 from pipelines.golden_noise import EXAMPLES, PAPER, Outcome, Preview, Settings
 from pipelines.lane import IDLE, Progress, Result, stream
 from pipelines.registry import Registry
@@ -223,24 +224,20 @@ def build(registry: Registry, model_set: str) -> None:
         settings = Settings(prompt, seed, steps, guidance, strength, model_set, source).validated()
         yield {line: progress_line("Starting…", 0.0, "running"), parts: gr.Tabs(selected="picture")}
         began = time.monotonic()
-        try:
-            for item in stream(golden_noise.generate, registry, settings, limit_s=LIMIT_S):
-                if item is IDLE:
-                    yield gr.skip()
-                elif isinstance(item, Progress):
-                    waited = time.monotonic() - began
-                    text = item.text[:1].upper() + item.text[1:]
-                    yield {line: progress_line(f"{text} · {waited:.1f} s", item.fraction, "running")}
-                elif isinstance(item, Preview):
-                    yield {standard: item.standard, golden: item.golden}
-                elif isinstance(item, Result):
-                    shown = write(item.value, session)
-                    text = f"Done: {settings.steps} steps in {time.monotonic() - began:.1f} s"
-                    entry = Entry(shown.golden, f"{settings.prompt[:60]} · seed {settings.seed}", shown)
-                    yield {**show(shown, text), **history.add(entries, entry)}
-        except Exception:
-            yield {line: progress_line(golden_lab.BROKE, 0.0, "stopped")}
-            raise
+        for item in stream(golden_noise.generate, registry, settings, limit_s=LIMIT_S):
+            if item is IDLE:
+                yield gr.skip()
+            elif isinstance(item, Progress):
+                waited = time.monotonic() - began
+                text = item.text[:1].upper() + item.text[1:]
+                yield {line: progress_line(f"{text} · {waited:.1f} s", item.fraction, "running")}
+            elif isinstance(item, Preview):
+                yield {standard: item.standard, golden: item.golden}
+            elif isinstance(item, Result):
+                shown = write(item.value, session)
+                text = f"Done: {settings.steps} steps in {time.monotonic() - began:.1f} s"
+                entry = Entry(shown.golden, f"{settings.prompt[:60]} · seed {settings.seed}", shown)
+                yield {**show(shown, text), **history.add(entries, entry)}
 
     def example(event: gr.EventData) -> list[Any]:
         return list(EXAMPLES[chips.index(event.target)])
@@ -263,7 +260,8 @@ def build(registry: Registry, model_set: str) -> None:
     shared = {"inputs": [*controls, history.entries], "outputs": [*result, *history.outputs], "show_progress": "hidden"}
     shared |= {"api_visibility": "private", "trigger_mode": "multiple", **GPU}
     stopped = progress_line("Stopped. What was drawn so far stays; Run starts anew.", 0.0, "stopped")
-    handler = on_gpu(compare, stopped={line: stopped})
+    broken = progress_line(BROKE, 0.0, "stopped")
+    handler = on_gpu(compare, stopped={line: stopped}, broken={line: broken})
     run.click(handler, **shared)
     fill = gr.on([chip.click for chip in chips], example, None, [prompt, seed], **LIGHT)
     fill.then(handler, **shared)
@@ -478,7 +476,7 @@ def _map(outcome: Outcome) -> str:
         f"Every cell of the latent, in its place in the picture: dark was not changed, light was changed most, by {peak:.3f} "
         f"(root mean square over the four channels; {noise['change_rms']:.3f} over all cells). The noise itself is about 1."
     )
-    colours = ", ".join(f"rgb{stop}" for stop in noise_lab.HEAT)
+    colours = ", ".join(f"rgb{stop}" for stop in noise_inspection.HEAT)
     return (
         f"<figure class='heat'><h5>Where the noise was changed</h5><img src='{data_uri(outcome.heat)}' "
         f"alt='Map of the change of the noise. {safe(facts)}'><p class='scale'><span>0</span>"

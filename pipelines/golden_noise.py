@@ -138,7 +138,7 @@ class Outcome:
     verdict_golden: list[Verdict]
     measurements: dict[str, Any]
     heat: Image
-    """Where the noise was changed, see ``noise_lab.heat_map``."""
+    """Where the noise was changed, see ``noise_inspection.heat_map``."""
 
 
 # ------------------------------------------------------------------------------------------- models
@@ -287,18 +287,6 @@ def guided_prediction(pipe: Any, prompt_embeds: tuple[Tensor, ...]) -> Callable[
     return predict
 
 
-def noise_statistics(noise: Tensor, golden: Tensor) -> dict[str, float]:
-    """How the noise changed: mean and standard deviation before and after, root mean square of the change."""
-    change = (golden - noise).float()
-    return {
-        "mean_before": round(noise.mean().item(), 6),
-        "mean_after": round(golden.mean().item(), 6),
-        "std_before": round(noise.std().item(), 6),
-        "std_after": round(golden.std().item(), 6),
-        "change_rms": round(change.square().mean().sqrt().item(), 6),
-    }
-
-
 # ------------------------------------------------------------------------------------------ pipeline
 
 
@@ -442,7 +430,7 @@ def _told_source(spec: ModelSpec) -> str:
 def _run(job: Job, device: str, settings: Settings, golden_noise: GoldenNoise, judge: Any) -> Outcome:
     import torch
 
-    from pipelines import noise_lab, verifier
+    from pipelines import noise_inspection, verifier
     from pipelines.images import to_pil
     from pipelines.scenes.prompts import read_prompt
 
@@ -464,14 +452,14 @@ def _run(job: Job, device: str, settings: Settings, golden_noise: GoldenNoise, j
         # The judge knows our own world only; of SDXL's pictures it would say something, and be wrong.
         verdicts = verifier.verify(judge, pictures, settings.prompt) if judge is not None else ([], [])
     asked = read_prompt(settings.prompt)
-    heat, peak = noise_lab.heat_map(standard, golden)
+    heat, peak = noise_inspection.heat_map(standard, golden)
     measurements = {
         "seconds": round(seconds, 3),
         "npnet_seconds": round(npnet_seconds, 4),
         "device": device,
-        "noise": noise_statistics(standard, golden)
+        "noise": noise_inspection.noise_statistics(standard, golden)
         | {"change_peak": round(peak, 4)}
-        | noise_lab.noise_portrait(standard, golden),
+        | noise_inspection.noise_portrait(standard, golden),
         "fully_right": {
             name: (verifier.fully_right(rows) if rows else None)
             for name, rows in zip(("standard", "golden"), verdicts, strict=True)

@@ -12,7 +12,7 @@ import random
 import pytest
 import torch
 
-from pipelines import golden_noise, noise_lab, sdxl
+from pipelines import golden_noise, noise_inspection, noise_lab, sdxl
 from pipelines.golden_noise import GoldenNoise
 from pipelines.lane import Cancelled, Job, Progress
 from pipelines.noise_lab import ARMS, LabSettings, Tally
@@ -253,16 +253,16 @@ def noise_of(side: int, seed: int = 0) -> torch.Tensor:
 
 def test_an_unchanged_noise_has_nothing_to_show():
     noise = noise_of(32)
-    told = noise_lab.noise_portrait(noise, noise)
+    told = noise_inspection.noise_portrait(noise, noise)
     assert told["energy"] == {"shift": 0.0, "patches": 0.0, "fine": 0.0}
     for name in ("channel_means", "singular_values", "spectrum"):
         assert told[f"{name}_before"] == told[f"{name}_after"]
-    picture, peak = noise_lab.heat_map(noise, noise)
-    assert peak == 0 and picture.getcolors() == [(256 * 256, noise_lab.HEAT[0])]
+    picture, peak = noise_inspection.heat_map(noise, noise)
+    assert peak == 0 and picture.getcolors() == [(256 * 256, noise_inspection.HEAT[0])]
 
 
 def test_white_noise_has_power_one_everywhere():
-    told = noise_lab.noise_portrait(noise_of(128), noise_of(128, 1))
+    told = noise_inspection.noise_portrait(noise_of(128), noise_of(128, 1))
     assert told["frequency"][0] == 0 and told["frequency"][-1] == 0.5
     assert all(abs(power - 1) < 0.25 for power in told["spectrum_before"][4:])
     assert abs(sum(told["spectrum_before"][4:]) / len(told["spectrum_before"][4:]) - 1) < 0.03
@@ -277,13 +277,13 @@ def test_each_kind_of_change_is_called_by_its_name(side):
     checks = (-1.0) ** (torch.arange(side).view(-1, 1) + torch.arange(side)).expand_as(noise)
 
     def energy(change: torch.Tensor) -> dict:
-        return noise_lab.noise_portrait(noise, noise + change)["energy"]
+        return noise_inspection.noise_portrait(noise, noise + change)["energy"]
 
     assert energy(shift) == pytest.approx({"shift": 1, "patches": 0, "fine": 0}, abs=1e-3)
     if side > patch:
         assert energy(coarse) == pytest.approx({"shift": 0, "patches": 1, "fine": 0}, abs=1e-3)
     assert energy(checks) == pytest.approx({"shift": 0, "patches": 0, "fine": 1}, abs=1e-3)
-    mixed = noise_lab.noise_portrait(noise, noise_of(side, 1))["energy"]
+    mixed = noise_inspection.noise_portrait(noise, noise_of(side, 1))["energy"]
     assert sum(mixed.values()) == pytest.approx(1, abs=2e-4)
 
 
@@ -291,14 +291,14 @@ def test_a_wave_has_its_power_in_its_own_ring():
     side, waves = 32, 5
     along = torch.cos(2 * math.pi * waves * torch.arange(side) / side).expand(1, 4, side, side)
     for wave in (along, along.mT):
-        frequency, power = noise_lab.radial_power(wave)
+        frequency, power = noise_inspection.radial_power(wave)
         assert frequency[waves] == pytest.approx(waves / side, abs=1e-4)
         assert power[waves] > 1 and max(power[:waves] + power[waves + 1 :]) < 1e-9
 
 
 def test_singular_values_are_those_of_the_tiled_channels():
     noise = noise_of(6)
-    told = noise_lab.noise_portrait(noise, 2 * noise)
+    told = noise_inspection.noise_portrait(noise, 2 * noise)
     top, bottom = (torch.cat((noise[0, i], noise[0, i + 1]), 1) for i in (0, 2))
     drawn = torch.linalg.svdvals(torch.cat((top, bottom))).tolist()
     assert told["singular_values_before"] == pytest.approx(drawn, abs=1e-3)
@@ -310,10 +310,10 @@ def test_the_heat_map_shows_the_place_and_the_size():
     noise = noise_of(32)
     changed = noise.clone()
     changed[0, :, 3, 20] += torch.tensor([3.0, 0.0, -4.0, 0.0])  # row 3, column 20: root mean square 2.5
-    picture, peak = noise_lab.heat_map(noise, changed)
+    picture, peak = noise_inspection.heat_map(noise, changed)
     assert picture.size == (256, 256) and peak == pytest.approx(2.5)
-    assert picture.getpixel((20 * 8 + 4, 3 * 8 + 4)) == noise_lab.HEAT[-1]
-    assert picture.getpixel((3 * 8 + 4, 20 * 8 + 4)) == noise_lab.HEAT[0]
+    assert picture.getpixel((20 * 8 + 4, 3 * 8 + 4)) == noise_inspection.HEAT[-1]
+    assert picture.getpixel((3 * 8 + 4, 20 * 8 + 4)) == noise_inspection.HEAT[0]
 
 
 # ------------------------------------------------------------------------------------------------ arms
