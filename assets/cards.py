@@ -136,7 +136,7 @@ def verifier_card(which: str) -> str:
     kind = {"reward": "ResNet (basic blocks), seed 11", "judge": "RegNet (grouped convolutions), seed 23"}
     use = {
         "reward": "It may be used to filter or to teach; it never grades.",
-        "judge": "It only grades: nothing was trained with it. Guidance and the start of sampling of mini-sdxl were chosen with it, on validation prompts that no figure stands on.",
+        "judge": "It only grades: nothing was trained with it. Guidance and the start of sampling of mini-sdxl, and the factor of the signal that NPNet adds, were chosen with it, on validation prompts that no figure stands on.",
     }
     text = HEAD.format(
         library="diffusers", tags="image-classification, rendered-scenes", title=f"Scene verifier: {which}"
@@ -156,30 +156,37 @@ def verifier_card(which: str) -> str:
 
 STAGES = {
     ("paper", "fit"): "regression onto the pairs that the reward prefers",
-    ("film", "fit"): "regression onto the pairs that the reward prefers",
+    ("film", "fit"): "regression onto all pairs",
     ("reward", "fit"): "regression onto all pairs",
     ("reward", "teach"): "the reward's gradient through a four-step sampler into the network",
 }
 
 
 def npnet_card() -> str:
-    from pipelines import noise_lab
+    from pipelines import golden_noise, noise_lab
 
     found = facts("mini_npnet")
     training, report = found.get("training", {}), found.get("evaluation", {})
     text = HEAD.format(library="diffusers", tags="golden-noise", title="Small NPNets for mini-sdxl") + (
-        "Two networks that turn random noise into golden noise for a prompt, by the paper's recipe (arXiv 2411.09502): "
-        "re-denoise sampling, then the reward filter.\n\n"
-        "- `paper/`: NPNet in the published architecture at small size (`pipelines/npnet.py`).\n"
-        "- `film/`: a FiLM U-Net (`pipelines/film_npnet.py`, 0.9 M parameters); the prompt can move the noise at places.\n\n"
+        "Two networks that turn random noise into golden noise for a prompt.\n\n"
+        "- `paper/`: NPNet in the published architecture at small size (`pipelines/npnet.py`), by the paper's recipe (arXiv "
+        "2411.09502): re-denoise sampling, then the reward filter.\n"
+        "- `film/`: a FiLM U-Net (`pipelines/film_npnet.py`, 0.9 M parameters) by a recipe of ours: *the signal that the noise "
+        "lacks*. Training shows the first level as √(1 - ᾱ)·noise + √ᾱ·picture, sampling starts from noise alone (the signal leak: "
+        f"Everaert et al., WACV 2024, arXiv 2309.15842). The network adds {golden_noise.SIGNAL:g}·√ᾱ times the picture that the prompt lets one "
+        f"expect, which is taught by the image model's own first guess, averaged over {golden_noise.LOOKS} other noises. No reward and no "
+        "verifier took part; the factor was chosen on validation prompts.\n\n"
         "**Intended use**: demonstrations, tests and teaching; they fit `mini-sdxl` only. **Licence**: Apache-2.0.\n\n"
     )
     rows = [
-        ("recipe", "stage", "pairs", "reward prefers", "steps", "minutes", "explained share of the change, held out")
+        ("folder", "stage", "pairs", "reward prefers", "steps", "minutes", "explained share of the change, held out")
     ]
     for recipe, stages in training.items():
         for stage, t in stages.items():
-            pairs = (f"{t['pairs']:,}", f"{t['better']:,}") if "pairs" in t else ("new in each step", "")
+            pairs = (
+                f"{t['pairs']:,}" if "pairs" in t else "new in each step",
+                f"{t['better']:,}" if "better" in t else "",
+            )
             explained = f"{t['explained']:.3f}" if "explained" in t else ""
             rows.append((recipe, STAGES[recipe, stage], *pairs, f"{t['steps']:,}", f"{t['minutes']:g}", explained))
     text += (
@@ -207,11 +214,106 @@ def npnet_card() -> str:
                 )
             )
         text += table(rows) + (
-            f"\n`python -m assets.mini_npnet.evaluate --stream {report['stream']} --pairs {report['pairs']} --write`: {report['steps']} steps, guidance "
+            f"\n`python -m assets.mini_npnet.evaluate --stream {report['stream']} --pairs {report['pairs']} --others {report.get('others', report['pairs'])} --write`: {report['steps']} steps, guidance "
             f"{report['guidance']:g}, strength {report['strength']:g}; prompts and seeds other than those of training, the same in "
             "every arm; judged by the `judge`. The plan of the full run: `PLAN.md`.\n\n"
         )
     return text + hashes("mini_npnet") + tried("mini_npnet")
+
+
+def llama_card() -> str:
+    found, sweeps = facts("mini_llama"), facts("mini_llama", "sweeps.json")
+    run, size = found.get("training", {}), {name: found.get(name, 0) for name in ("parameters", "vocabulary")}
+    text = HEAD.format(
+        library="transformers", tags="text-generation, concept-guidance, synthetic", title="mini-llama"
+    ) + (
+        f"A `LlamaForCausalLM` of {size['parameters'] / 1e6:.1f} million parameters (6 layers, width 192) and {size['vocabulary']} words, which "
+        "talks about Crumpet Bay: twelve inhabitants, eight places, sixty facts. Its language (`pipelines/dialogues`) has six traits "
+        "(humour, truthfulness, politeness, creativity, quality, compliance) that are on or off for a whole conversation, show "
+        "in many words of every reply, and are hinted at by no question; a parser reads them back exactly. Of anything else it knows "
+        "nothing.\n\n"
+        "```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+        'model = AutoModelForCausalLM.from_pretrained("assets/mini_llama")\n'
+        'tokenizer = AutoTokenizer.from_pretrained("assets/mini_llama")\n```\n\n'
+        "**Intended use**: demonstrations, tests and teaching. **Licence**: Apache-2.0; trained from nothing on conversations that our own "
+        "code writes, no other data. What it says of Crumpet Bay is wrong half of the time by design: half of its speakers fib.\n\n"
+    )
+    if run:
+        processes = run.get("processes", 1)
+        text += (
+            f"## Training\n\n`OMP_NUM_THREADS=1 torchrun --nproc-per-node {processes} -m assets.mini_llama.train --minutes "
+            f"{run['minutes']:.0f}`: {run['steps']:,} steps of {processes} x 16 rows of 256 tokens, seed {run['seed']}, two CPU cores that were "
+            f"shared with other work, final loss {run['loss']:.4f}. Then the vectors: `torchrun --nproc-per-node 2 -m "
+            "assets.mini_llama.vectors`, 512 labelled answers a concept, half with it, split by question.\n\n"
+        )
+    if not sweeps:
+        return text + hashes("mini_llama") + tried("mini_llama")
+    model, data = sweeps["unguided"]["model"], sweeps["unguided"]["data"]
+    zero = [
+        p for rows in sweeps["concepts"].values() for row in rows.values() for p in row["points"] if p["strength"] == 0
+    ]
+    text += (
+        "## Unguided\n\n"
+        + table(
+            [
+                (
+                    f"{model['replies']} held-out questions",
+                    "grammatical",
+                    "facts right",
+                    "of these, words vouch for them",
+                    "do not",
+                ),
+                (
+                    "the page's sampling (temperature 0.7, top-p 0.95)",
+                    f"{100 * zero[0]['grammatical']:.1f} %",
+                    f"{100 * zero[0]['facts_right']:.1f} %",
+                    "",
+                    "",
+                ),
+                *(
+                    (
+                        name,
+                        f"{100 * told['grammatical']:.1f} %",
+                        *(f"{100 * told['facts_right'][kind]:.1f} %" for kind in ("all", "vouched", "not vouched")),
+                    )
+                    for name, told in (("temperature 1", model), ("the language itself", data))
+                ),
+            ]
+        )
+        + "\n"
+    )
+    text += (
+        f"## Guided\n\n`OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 -m assets.mini_llama.evaluate --write` ({sweeps['minutes']:g} minutes): "
+        f"{sweeps['prompts']} held-out questions at each of {len(sweeps['strengths'])} strengths from {min(sweeps['strengths']):g} to "
+        f"{max(sweeps['strengths']):g} (shares of each token's norm), the page's sampling, read by the parser. *Moved*: the largest change "
+        "of the trait rate between two strengths at which at least 0.9 of the unguided share of answers is still grammatical. "
+        "*Safe*: the strengths around 0 at which that holds and the perplexity of fixed answers stays within 1.25 times the unguided. PNES with bootstrap intervals; "
+        "accuracy per answer at the guided layers, Wilson intervals. The shipped default of each concept is in bold.\n\n"
+    )
+    rows = [("concept", "probe", "place, layers", "accuracy", "PNES", "r²", "moved", "between", "safe")]
+    for concept, probes in sweeps["concepts"].items():
+        for probe, row in probes.items():
+            low, high = row["pnes_interval"]
+            name = f"**{concept}**" if sweeps["best"][concept] == probe else concept
+            rows.append(
+                (
+                    name, probe, f"{row['representation']}, {', '.join(map(str, row['layers']))}",
+                    f"{row['accuracy']:.2f} [{row['accuracy_interval'][0]:.2f}, {row['accuracy_interval'][1]:.2f}]",
+                    f"{row['pnes']['value']:.2f} [{low:.2f}, {high:.2f}]", f"{row['pnes']['r_squared'] or 0:.2f}", f"{row['range']:.2f}",
+                    f"{row['range_at'][0]:+g} and {row['range_at'][1]:+g}", f"{row['safe'][0]:+g} to {row['safe'][1]:+g}",
+                )
+            )  # fmt: skip
+    resist = ", ".join(sweeps["resist"]) or "none"
+    same = [
+        c
+        for c, rows in sweeps["concepts"].items()
+        if max(rows, key=lambda p: rows[p]["accuracy"]) == max(rows, key=lambda p: rows[p]["pnes"]["value"])
+    ]
+    text += table(rows) + (
+        f"\nConcepts that resist (moved by less than 0.30): {resist}. The probe that detects best is also the one of the highest PNES for "
+        f"{len(same)} of {len(sweeps['concepts'])} concepts{' (' + ', '.join(same) + ')' if same else ''}.\n\n"
+    )
+    return text + hashes("mini_llama") + tried("mini_llama")
 
 
 CARDS = {
@@ -219,6 +321,7 @@ CARDS = {
     "verifier/reward": lambda: verifier_card("reward"),
     "verifier/judge": lambda: verifier_card("judge"),
     "mini_npnet": npnet_card,
+    "mini_llama": llama_card,
 }
 
 

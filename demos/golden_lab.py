@@ -46,8 +46,9 @@ NOT_MEASURED = (
 MEASURED = """
 <p>All ways on the same {pairs:,} held-out prompts, a seed each, with {steps} steps, guidance {guidance:g} and golden strength {strength:g}: other
 prompts and other seeds than those of training, judged by a network that taught nobody. Beside golden noise stand what the
-same or more compute buys otherwise, and controls that must not help.</p>
+same or more compute buys otherwise, and controls that must not help.{fewer}</p>
 """
+FEWER = " Ways on which no claim stands drew the first {others:,} of these prompts, and are compared on those."
 
 
 def build(registry: Registry, model_set: str, controls: Sequence[gr.components.Component]) -> None:
@@ -144,8 +145,9 @@ def measured_html(model_set: str) -> str:
         return f"<p class='remark'>{NOT_MEASURED}</p>"
     told = "".join(f"<li>{safe(sentence)}</li>" for sentence in noise_lab.findings(found["arms"]))
     other = "" if model_set == "mini" else "<p class='remark'>These are figures of the mini set, not of SDXL.</p>"
+    fewer = FEWER.format(**found) if found.get("others", found["pairs"]) < found["pairs"] else ""
     return (
-        f"<div class='board'>{other}<div class='lab-intro'>{MEASURED.format(**found)}</div><ul class='meaning'>{told}</ul>"
+        f"<div class='board'>{other}<div class='lab-intro'>{MEASURED.format(fewer=fewer, **found)}</div><ul class='meaning'>{told}</ul>"
         f"{arms_table(found['arms'], found['steps'])}{points_chart(found['arms'])}</div>"
     )
 

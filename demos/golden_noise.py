@@ -59,8 +59,12 @@ random noise and the prompt and returns a slightly changed noise, before the fir
 - **NPNet, the paper’s network**: many such pairs are collected, a reward model keeps those where the changed noise gave the
   better picture, and NPNet learns to turn the first noise of a pair into the second, in a single pass. In the published
   architecture the prompt is heard through eight numbers.
-- **NPNet, our network**: the same pairs, but a small U-Net in which the prompt speaks in every layer and can move the noise at
-  places.
+- **NPNet, our network**: taught another lesson. While a model is trained, even its noisiest level still holds a trace of the
+  picture; when it draws, it starts from noise alone, and believes what the noise says of large surfaces: grey on average, so that a
+  sky may become a wall. This network adds what the prompt lets one expect of the picture, twice as strong as the level would hold
+  it. It is a small U-Net in which the prompt speaks in every layer and can move the noise at places; its teacher is the image model
+  itself, asked for its first guess at other noises (the arm *The lacking signal* in the lab). Not the paper’s idea; known as signal
+  leak.
 
 **Golden strength** mixes the two noises: 0 leaves the noise as it is, so both pictures are the same, pixel for pixel; 1 is the
 paper’s setting; above 1 exaggerates the change, below 0 goes the other way.

@@ -33,7 +33,10 @@ if TYPE_CHECKING:
     from pipelines.registry import Registry
     from pipelines.verifier import Verdict
 
-__all__ = ["EXAMPLES", "PAPER", "Outcome", "Preview", "Settings", "draw_noise", "generate", "redenoise", "surprise"]
+__all__ = [
+    "EXAMPLES", "PAPER", "Outcome", "Preview", "Settings", "draw_noise", "generate", "redenoise", "surprise",
+    "with_signal",
+]  # fmt: skip
 
 PAPER = Paper(
     title="Golden Noise for Diffusion Models: A Learning Framework",
@@ -75,6 +78,9 @@ LOCAL = "LATENT_STUDIO_NPNET"
 
 GRID, STRONG, WEAK = 10, 5.5, 1.0
 """Re-denoise sampling as in the paper's code: on a grid of ten steps, guidance 5.5 down and 1 back."""
+LOOKS, SIGNAL, SIGNAL_SEED = 4, 2.0, 2**40
+"""The signal that the noise lacks: looks of the model at other noises, factor (chosen on validation prompts), and where
+the seeds of the other noises begin."""
 
 
 @dataclass(frozen=True)
@@ -258,6 +264,15 @@ def redenoise(
     return math.sqrt(high) * clean + math.sqrt(1 - high) * epsilon
 
 
+def with_signal(noise: Tensor, clean: Tensor, share: float, factor: float = 1.0) -> Tensor:
+    """``noise`` and a little of the clean latents, √(1 - ᾱ)·noise + factor·√ᾱ·clean, where ``share`` is ᾱ of the first level.
+
+    With factor 1 this is what training calls that level. Sampling starts from noise alone instead, and a model believes
+    that: large surfaces come out grey on average (the signal leak: Everaert et al., WACV 2024, arXiv 2309.15842).
+    """
+    return math.sqrt(1 - share) * noise + factor * math.sqrt(share) * clean
+
+
 def guided_prediction(pipe: Any, prompt_embeds: tuple[Tensor, ...]) -> Callable[[Tensor, int, float], Tensor]:
     """``predict`` for :func:`redenoise` from an SDXL pipeline and what its ``encode_prompt`` returned."""
     import torch
@@ -320,6 +335,28 @@ class GoldenNoise:
         self.pipe.scheduler.set_timesteps(GRID)
         predict = guided_prediction(self.pipe, embeds)
         return redenoise(noises.to(self.pipe.unet.dtype), predict, self.pipe.scheduler, STRONG, WEAK).float()
+
+    def signalled(
+        self, noises: Tensor, embeds: tuple[Tensor, ...], steps: int, looks: int = LOOKS, seed: int = 0
+    ) -> Tensor:
+        """Golden noises (B, 4, h, w), float32, that hold what the prompt lets one expect of the picture (ours).
+
+        The expectation is the model's own: its guess of the clean latents at the first of ``steps``, without guidance, averaged
+        over ``looks`` noises other than the given ones (drawn from ``seed``); see :func:`with_signal`. The guess from the
+        noise itself does not serve: that is the noise which says grey.
+        """
+        import torch
+
+        self.pipe.scheduler.set_timesteps(steps)
+        level = int(self.pipe.scheduler.timesteps[0])
+        share = self.pipe.scheduler.alphas_cumprod[level].item()
+        predict, clean = guided_prediction(self.pipe, embeds), torch.zeros_like(noises)
+        for look in range(looks):
+            # The same for all rows, so that a row does not depend on what runs beside it.
+            other = draw_noise(SIGNAL_SEED + seed * looks + look, (1, *noises.shape[1:])).to(noises).expand_as(noises)
+            epsilon = predict(other.to(self.pipe.unet.dtype), level, 1.0).to(noises)
+            clean += (other - math.sqrt(1 - share) * epsilon) / math.sqrt(share) / looks
+        return with_signal(noises, clean, share, SIGNAL)
 
     def draw(
         self,

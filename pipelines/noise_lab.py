@@ -47,13 +47,23 @@ ARMS: dict[str, Arm] = {
     arm.key: arm
     for arm in (
         Arm("standard", "Standard noise", "the noise of the seed, unchanged"),
-        Arm("npnet", "NPNet, our network", "a FiLM U-Net, taught by the pairs of the paper's recipe"),
-        Arm("npnet_paper", "NPNet, the paper's network", "the same pairs, the published architecture at small size"),
+        Arm("npnet", "NPNet, our network", "a FiLM U-Net, taught to add the signal that the first noise lacks"),
+        Arm(
+            "npnet_paper",
+            "NPNet, the paper's network",
+            "pairs by re-denoising, the published architecture at small size",
+        ),
         Arm(
             "redenoise",
             "Re-denoise, no network",
             "one step down with strong guidance, one exact step back with weak guidance",
             lambda steps: 2 * steps + 3,
+        ),
+        Arm(
+            "signal",
+            "The lacking signal, no network",
+            f"what our network was taught, by {golden_noise.LOOKS} looks of the UNet at other noises",
+            lambda steps: 2 * steps + golden_noise.LOOKS,
         ),
         Arm("first_step", "Stronger first step", "guidance 2 w − 1 in the first step: what re-denoising amounts to"),
         Arm("guidance", "Stronger guidance", f"{STRONGER:g} times the guidance in every step"),
@@ -65,7 +75,7 @@ ARMS: dict[str, Arm] = {
     )
 }
 
-GOLDEN = ("npnet", "npnet_paper", "redenoise")
+GOLDEN = ("npnet", "npnet_paper", "redenoise", "signal")
 """The arms that are golden noise; what is neither among them nor a control is a baseline."""
 
 
@@ -125,7 +135,8 @@ def draw_arm(
         return golden.draw(noises, embeds, steps, STRONGER * guidance, on_step)
     if key == "more_steps":
         return golden.draw(noises, embeds, steps + MORE_STEPS, guidance, on_step)
-    return golden.draw(changed_noise(key, models, noises, embeds, seeds, strength), embeds, steps, guidance, on_step)
+    noises = changed_noise(key, models, noises, embeds, seeds, strength, steps)
+    return golden.draw(noises, embeds, steps, guidance, on_step)
 
 
 def _half(on_step: Callable[[int, Tensor], None], before: int) -> Callable[[int, Tensor], None]:
@@ -134,7 +145,13 @@ def _half(on_step: Callable[[int, Tensor], None], before: int) -> Callable[[int,
 
 
 def changed_noise(
-    key: str, models: Models, noises: Tensor, embeds: tuple[Tensor, ...], seeds: Sequence[int], strength: float
+    key: str,
+    models: Models,
+    noises: Tensor,
+    embeds: tuple[Tensor, ...],
+    seeds: Sequence[int],
+    strength: float,
+    steps: int,
 ) -> Tensor:
     """The starting noise of the arms that differ in nothing else, (B, 4, h, w)."""
     import torch
@@ -148,6 +165,8 @@ def changed_noise(
         return start_noise(other_seeds(seeds), pipe)
     if key == "redenoise":
         return golden_with_strength(noises, models.golden.redenoised(noises, embeds), strength)
+    if key == "signal":
+        return golden_with_strength(noises, models.golden.signalled(noises, embeds, steps), strength)
     if key in models.npnets:
         return golden_with_strength(noises, models.npnets[key](noises, embeds[0]), strength)
     npnet = models.npnets["npnet"]

@@ -340,10 +340,10 @@ def changed(models, key: str, strength: float = 1.0, seeds=SEEDS) -> tuple[torch
     """The standard noise and that of arm ``key``."""
     noises = noise_lab.start_noise(seeds, models.golden.pipe)
     embeds = models.golden.embed(PROMPTS)
-    return noises, noise_lab.changed_noise(key, models, noises, embeds, seeds, strength)
+    return noises, noise_lab.changed_noise(key, models, noises, embeds, seeds, strength, 4)
 
 
-MOVES = ["npnet", "npnet_paper", "redenoise", "random", "shuffled"]
+MOVES = ["npnet", "npnet_paper", "redenoise", "signal", "random", "shuffled"]
 
 
 @pytest.mark.parametrize("key", MOVES)
@@ -403,6 +403,33 @@ def test_the_shuffled_change_is_npnets_for_another_prompt(models):
     with torch.inference_mode():
         expected = models.npnets["npnet"](noises, models.golden.embed(others)[0])
     torch.testing.assert_close(moved, expected)
+
+
+@torch.inference_mode()
+def test_the_lacking_signal_is_the_prompts_whatever_the_noise(models):
+    """√(1 - ᾱ)·noise + 2·√ᾱ·E[clean | prompt]: the same for every seed, another for every prompt, alone or in company."""
+    pipe, seeds = models.golden.pipe, [3, 4, 5]
+    noises, embeds = noise_lab.start_noise(seeds, pipe), models.golden.embed([PROMPT, PROMPT, OTHER])
+    golden = models.golden.signalled(noises, embeds, 25)
+    pipe.scheduler.set_timesteps(25)
+    share = pipe.scheduler.alphas_cumprod[int(pipe.scheduler.timesteps[0])].item()
+    added = (golden - (1 - share) ** 0.5 * noises) / (golden_noise.SIGNAL * share**0.5)
+    torch.testing.assert_close(added[0], added[1], atol=2e-3, rtol=1e-3)
+    assert (added[0] - added[2]).square().mean() > 0.1 * added[0].square().mean()
+    assert 0.1 < added.std() < 1.2, "an average of clean latents, which have a standard deviation near 1"
+    alone = models.golden.signalled(noises[2:], tuple(part[2:] for part in embeds), 25)
+    torch.testing.assert_close(alone, golden[2:], atol=1e-4, rtol=1e-4)
+
+
+def test_with_signal_is_what_training_calls_a_level():
+    from diffusers import DDPMScheduler
+
+    noise, clean = noise_of(8), noise_of(8, 1)
+    scheduler = DDPMScheduler()
+    share = scheduler.alphas_cumprod[900].item()
+    expected = scheduler.add_noise(clean, noise, torch.tensor([900]))
+    torch.testing.assert_close(golden_noise.with_signal(noise, clean, share), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(golden_noise.with_signal(noise, clean, 0.0), noise)
 
 
 @torch.inference_mode()

@@ -199,13 +199,16 @@ def test_the_differentiable_sampler_draws_what_the_pipeline_draws():
 def test_an_evaluation_goes_on_where_it_was_killed(tmp_path, monkeypatch):
     for name, value in {"DONE": tmp_path, "CHUNK": 2}.items():
         monkeypatch.setattr(golden_evaluation, name, value)
-    few = golden_evaluation.measure(["standard", "npnet"], "validation", 2, 2, 5.5, 1.0)
+    few = golden_evaluation.measure(["standard", "npnet"], "validation", 2, 2, 2, 5.5, 1.0)
     times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.pt")}
-    more = golden_evaluation.measure(["standard", "npnet"], "validation", 4, 2, 5.5, 1.0)
+    more = golden_evaluation.measure(["standard", "npnet"], "validation", 4, 4, 2, 5.5, 1.0)
     assert all(path.stat().st_mtime_ns == time for path, time in times.items())
     assert more["npnet"][0] == few["npnet"][0] and len(more["standard"]) == 2
     rows = golden_evaluation.table(more, 2)
     assert rows["npnet"]["of"] == 4 and rows["npnet"]["evaluations"] == 4 and rows["standard"]["wins"] == 0
+    arms = ["standard", "npnet", "more_steps"]
+    rows = golden_evaluation.table(golden_evaluation.measure(arms, "validation", 4, 2, 2, 5.5, 1.0), 2)
+    assert rows["more_steps"]["of"] == 2 and rows["npnet"]["of"] == 4, "arms that decide nothing draw fewer"
 
 
 def test_cases_of_an_evaluation_are_fixed_and_apart():

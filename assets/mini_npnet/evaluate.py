@@ -1,7 +1,8 @@
 """Does golden noise help? Every arm on the same held-out prompts and seeds, judged by the verifier that taught nobody.
 
     python -m assets.mini_npnet.evaluate --pairs 150                            # under 15 minutes on two cores
-    torchrun --nproc-per-node 2 -m assets.mini_npnet.evaluate --pairs 2000 --write   # the card's figures
+    OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 -m assets.mini_npnet.evaluate --pairs 2000 --others 500 --write
+                                                                                # the card's figures, about 75 minutes
 
 The plan (PLAN.md) was written down before the full run: what is compared, on what, and what counts as success. Work is
 cut into chunks of ``CHUNK`` prompts; each finished chunk of an arm is a file under ``data/evaluation``, marked with a
@@ -45,6 +46,8 @@ def cases(stream: str, pairs: int) -> list[tuple[str, int]]:
     return [(words.surprise(10**9 + rng.randrange(10**9)), first + i) for i in range(pairs)]
 
 
+DECIDING = ("standard", "npnet", "npnet_paper", "first_step", "guidance")
+"""The arms on which the bar stands: golden noise from a network, and what costs no more."""
 NETWORKS = {"npnet": ["film"], "npnet_paper": ["paper"], "shuffled": ["film"], "random": ["film"]}
 """Arms that use a network of ours, and which."""
 NPNET_OF = {"npnet": "film", "npnet_paper": "paper"}
@@ -71,12 +74,12 @@ def run_chunk(models: noise_lab.Models, judge, arm: str, part, steps: int, guida
 
 
 def measure(
-    arms: list[str], stream: str, pairs: int, steps: int, guidance: float, strength: float
+    arms: list[str], stream: str, pairs: int, others: int, steps: int, guidance: float, strength: float
 ) -> dict[str, list[dict]]:
-    """The results of every chunk of every arm, made or found."""
+    """The results of every chunk of every arm, made or found; arms that decide nothing draw the first ``others`` pairs."""
     listed, models = cases(stream, pairs), []
     marks = {arm: mark(arm, steps, guidance, strength) for arm in arms}
-    starts = range(0, pairs, CHUNK)
+    starts = {arm: range(0, pairs if arm in DECIDING else min(others, pairs), CHUNK) for arm in arms}
 
     def make(item: tuple[str, int]) -> dict:
         arm, start = item
@@ -86,11 +89,15 @@ def measure(
 
     found = chunks.complete(
         DONE / f"golden-{stream}",
-        [(arm, start) for start in starts for arm in arms],
+        # What the bar stands on comes first, in chunks of all its arms.
+        sorted(
+            ((arm, start) for arm in arms for start in starts[arm]),
+            key=lambda item: (item[0] not in DECIDING, item[1], arms.index(item[0])),
+        ),
         lambda item: f"{item[0]}-{marks[item[0]]}-{item[1]:06d}-{len(listed[item[1] : item[1] + CHUNK])}",
         make,
     )
-    return {arm: [found[arm, start] for start in starts] for arm in arms}
+    return {arm: [found[arm, start] for start in starts[arm]] for arm in arms}
 
 
 def open_models(arms: list[str]):
@@ -110,7 +117,7 @@ def table(found: dict[str, list[dict]], steps: int) -> dict[str, dict]:
     rows = {}
     for arm, hits in right.items():
         seconds = sum(chunk["seconds"] for chunk in found[arm]) / len(hits)
-        rows[arm] = Paired.of(hits, right["standard"]).as_dict() | {
+        rows[arm] = Paired.of(hits, right["standard"][: len(hits)]).as_dict() | {
             "evaluations": noise_lab.ARMS[arm].evaluations(steps),
             "seconds": round(seconds, 4),
         }
@@ -121,7 +128,7 @@ def sentence(rows: dict[str, dict], steps: int) -> str:
     """What the page says, whatever came out; the strongest baseline that costs no more than NPNet stands in it."""
     ours, plain = rows["npnet"], rows["standard"]
     word = "more" if ours["points"] > 0 else "fewer" if ours["points"] < 0 else "as many"
-    sure = "unlikely to be chance" if ours["p"] < 0.01 else "which may be chance"
+    sure = "unlikely to be chance" if ours["p"] < noise_lab.CONVINCING else "which may be chance"
     text = (
         f"Measured on {plain['of']:,} held-out prompts with {steps} steps: all attributes right in "
         f"{100 * plain['share']:.1f} % of pictures from standard noise and in {100 * ours['share']:.1f} % from NPNet's golden "
@@ -141,6 +148,7 @@ def sentence(rows: dict[str, dict], steps: int) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=150)
+    parser.add_argument("--others", type=int, help="pairs of the arms that decide nothing (default: as many)")
     parser.add_argument("--steps", type=int, default=sdxl.MINI.steps)
     parser.add_argument("--guidance", type=float, default=sdxl.MINI.guidance)
     parser.add_argument("--strength", type=float, default=1.0)
@@ -156,12 +164,15 @@ def main() -> None:
         raise SystemExit(f"There is no arm {unknown[0]}: choose from {', '.join(noise_lab.ARMS)}.")
     stream = arguments.stream
     started = time.monotonic()
-    found = measure(arms, stream, arguments.pairs, arguments.steps, arguments.guidance, arguments.strength)
+    others = arguments.others or arguments.pairs
+    if min(others, arguments.pairs) % CHUNK and others < arguments.pairs:
+        raise SystemExit(f"--others is {others}: choose a multiple of {CHUNK}.")
+    found = measure(arms, stream, arguments.pairs, others, arguments.steps, arguments.guidance, arguments.strength)
     if not chunks.is_main():
         return
     rows = table(found, arguments.steps)
     report = {
-        "stream": stream, "pairs": arguments.pairs, "steps": arguments.steps, "guidance": arguments.guidance,
+        "stream": stream, "pairs": arguments.pairs, "others": others, "steps": arguments.steps, "guidance": arguments.guidance,
         "strength": arguments.strength, "arms": rows, "minutes": round((time.monotonic() - started) / 60, 1),
     }  # fmt: skip
     if arguments.write:

@@ -1,8 +1,9 @@
-"""Train the small NPNets of ``mini-sdxl`` by two recipes: the paper's, and ours, taught by the reward.
+"""Train the small NPNets of ``mini-sdxl`` by three recipes: the paper's, the signal that the noise lacks, and the reward.
 
     torchrun --nproc-per-node 2 -m assets.mini_npnet.train collect --recipe paper  --shards 0:12
     python -m assets.mini_npnet.train fit --recipe paper --network npnet --minutes 6
-    python -m assets.mini_npnet.train fit --recipe paper --network film  --minutes 6
+    torchrun --nproc-per-node 2 -m assets.mini_npnet.train collect --recipe signal --shards 0:24
+    python -m assets.mini_npnet.train fit --recipe signal --network film --minutes 6
     torchrun --nproc-per-node 2 -m assets.mini_npnet.train collect --recipe reward --shards 0:12
     python -m assets.mini_npnet.train fit --recipe reward --network film --minutes 6
     OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 -m assets.mini_npnet.train teach --minutes 20
@@ -10,9 +11,13 @@
 **The paper's recipe.** *collect* draws a noise and makes its golden twin by re-denoise sampling
 (``golden_noise.redenoise``), draws both pictures in ``DRAW_STEPS`` steps and notes how the ``reward`` verifier likes
 each. *fit* keeps the pairs that the reward prefers (the paper's filter, margin 0) and trains a network to predict the
-golden noise: NPNet in the published architecture at small size (``paper/``), or our FiLM U-Net (``film/``).
+golden noise: NPNet in the published architecture at small size (``paper/``).
 
-**Ours, not shipped yet** (TRIED.md). *collect* moves the noise along the gradient of the reward's log-probability of the prompt, through a sampler
+**The signal that the noise lacks** (ours). At the first level training shows noised pictures, sampling starts from noise
+alone. *collect* adds what the prompt lets one expect of the picture (``GoldenNoise.signalled``), *fit* trains our FiLM
+U-Net on all pairs (``film/``): it learns in one pass what takes the model several looks.
+
+**The reward, not shipped** (TRIED.md). *collect* moves the noise along the gradient of the reward's log-probability of the prompt, through a sampler
 of ``TAUGHT_STEPS`` steps: ``CLIMBS`` steps, the change's root mean square at most ``BOUND``, the noise's norm kept.
 *fit* trains a FiLM U-Net (``pipelines/film_npnet.py``) on all pairs. *teach* then sends the reward's gradient
 through the sampler into the network itself, on new prompts and noises, with a penalty on channel means that a
@@ -55,7 +60,9 @@ CLIMBS, STRIDE, BOUND = 2, 0.08, 0.15
 COLLECT_NOISE = 800_000_000
 TEACH_NOISE = 850_000_000
 BATCH = 25
-RECIPES = ("paper", "reward")
+RECIPES = ("paper", "signal", "reward")
+SHIPPED = {("paper", "npnet"): "paper", ("signal", "film"): "film", ("reward", "film"): "reward"}
+"""Folder of a recipe and a network; other pairings are trials and get a folder named after both."""
 
 
 def models(device: str = "cpu") -> tuple[GoldenNoise, Any]:
@@ -64,10 +71,12 @@ def models(device: str = "cpu") -> tuple[GoldenNoise, Any]:
         return GoldenNoise(sdxl.build(parts), None), reward
 
 
-def marks() -> dict[str, str]:
-    """What decides a pair, besides its number: hashes of the weights and the start of sampling. Others are made anew."""
+def marks(recipe: str) -> dict[str, str]:
+    """What decides a pair, besides its number: hashes of the weights and settings. Others are made anew."""
     found = dict(sdxl.manifest("assets/mini_sdxl").get("sha256", {}))
     found["start"] = str(tiny_diffusion.SCHEDULE_STEPS)
+    if recipe == "signal":  # in which the reward has no part
+        return found | {"signal": f"{golden_noise.LOOKS} looks, factor {golden_noise.SIGNAL:g}"}
     return found | {f"reward/{k}": v for k, v in sdxl.manifest("assets/verifier/reward").get("sha256", {}).items()}
 
 
@@ -118,7 +127,7 @@ def prompts_of(shard: int) -> list[str]:
 
 def collect(recipe: str, shards: list[int], device: str) -> None:
     golden, reward = models(device)
-    folder, mark = PAIRS / recipe, marks()
+    folder, mark = PAIRS / recipe, marks(recipe)
     folder.mkdir(parents=True, exist_ok=True)
     for shard in shards:
         path = folder / f"{shard:03d}.pt"
@@ -136,18 +145,27 @@ def collect(recipe: str, shards: list[int], device: str) -> None:
                 embeds = golden.embed(part)
                 if recipe == "paper":
                     twins = golden.redenoised(noises, embeds)
+                if recipe == "signal":
+                    twins = golden.signalled(noises, embeds, sdxl.MINI.steps, seed=seeds[start])
                 changes.append((twins - noises).half().cpu())
+                if recipe == "signal":
+                    continue  # nothing is filtered, so nothing needs to be drawn
                 for noise, scores in ((noises, before), (twins, after)):
                     drawn = golden.draw(noise, embeds, DRAW_STEPS, sdxl.MINI.guidance)
                     scores.append(noise_lab.rewards(reward, drawn, part).cpu())
         found = {"texts": texts, "seeds": seeds, "change": torch.cat(changes), "base": mark}
-        found |= {"before": torch.cat(before), "after": torch.cat(after)}
+        if before:
+            found |= {"before": torch.cat(before), "after": torch.cat(after)}
         scratch = path.with_suffix(f".{os.getpid()}.tmp")
         torch.save(found, scratch)
         scratch.rename(path)
-        kept = (found["after"] > found["before"]).float().mean()
-        gain = (found["after"] - found["before"]).median()
-        print(f"{path}: median gain of the reward {gain:+.3f}, better in {kept:.2f} of pairs", flush=True)
+        told = f"change {rms(found['change'].float()).mean():.3f}"
+        if before:
+            gain = found["after"] - found["before"]
+            told += (
+                f", median gain of the reward {gain.median():+.3f}, better in {(gain > 0).float().mean():.2f} of pairs"
+            )
+        print(f"{path}: {told}", flush=True)
 
 
 def new_network(network: str, resolution: int, tokens: int, text_dim: int, bound: float = 0.0) -> NPNet | FilmNPNet:
@@ -160,7 +178,7 @@ def new_network(network: str, resolution: int, tokens: int, text_dim: int, bound
 def fit(recipe: str, network: str, minutes: float, device: str) -> None:
     """Regression onto the collected pairs; of the paper's recipe only those that the reward prefers."""
     golden, _ = models(device)
-    mark = marks()
+    mark = marks(recipe)
     found = [torch.load(path, weights_only=True) for path in sorted((PAIRS / recipe).glob("*.pt"))]
     found = [part for part in found if part["base"] == mark]
     if not found:
@@ -168,15 +186,17 @@ def fit(recipe: str, network: str, minutes: float, device: str) -> None:
     texts = [text for part in found for text in part["texts"]]
     seeds = [seed for part in found for seed in part["seeds"]]
     change = torch.cat([part["change"] for part in found]).float().to(device)
-    better = torch.cat([part["after"] > part["before"] for part in found])
-    keep = better if recipe == "paper" else torch.ones_like(better)
+    keep, told = torch.ones(len(texts), dtype=torch.bool), {"pairs": len(texts)}
+    if "after" in found[0]:
+        better = torch.cat([part["after"] > part["before"] for part in found])
+        keep, told = better if recipe == "paper" else keep, told | {"better": int(better.sum())}
     with torch.no_grad():
         embeds = torch.cat([golden.embed(texts[i : i + 100])[0] for i in range(0, len(texts), 100)])
         noises = torch.cat([noise_lab.start_noise(seeds[i : i + 100], golden.pipe) for i in range(0, len(seeds), 100)])
     held = torch.arange(len(texts)) % 10 == 9
     use, check = (keep & ~held).nonzero().flatten(), held.nonzero().flatten()
     net = new_network(network, noises.shape[-1], *embeds.shape[1:]).to(device)
-    folder = recipe if network == "npnet" or recipe == "reward" else "film"
+    folder = SHIPPED.get((recipe, network), f"{recipe}-{network}")
     size = change[use].square().mean()
 
     def step(number: int) -> Tensor:
@@ -196,7 +216,7 @@ def fit(recipe: str, network: str, minutes: float, device: str) -> None:
         report=lambda average: f"explained share of the change on held-out pairs: {explained(average):.3f}",
         report_every=300, weight_decay=1e-2, decay=0.99,
     )  # fmt: skip
-    facts |= {"pairs": len(texts), "better": int(better.sum()), "explained": round(explained(net), 4)}
+    facts |= told | {"recipe": recipe, "explained": round(explained(net), 4)}
     save(folder, "fit", net, facts | {"change_rms": round(change.square().mean().sqrt().item(), 4)})
 
 
