@@ -32,13 +32,13 @@ from pipelines import limits
 from pipelines.concept_files import Concept, Example, check_examples, examples_of, read_concept, read_examples
 from pipelines.papers import Paper
 from pipelines.pnes import Pnes, pnes
-from pipelines.registry import ModelSpec, resolve
+from pipelines.registry import ROOT, ModelSpec, resolve
 from pipelines.sdxl import asset_spec, manifest
 
 __all__ = [
     "MODELS", "PAPER", "PROBES", "REPRESENTATIONS", "Outcome", "Partial", "Pnes", "Row", "Settings", "SweepPoint",
     "TrainSettings", "Trained", "answer", "bench_guided_speed", "choose_layers", "generate", "pnes", "safe_range",
-    "similarity", "specs", "sweep", "train", "train_concept",
+    "score_text", "similarity", "specs", "sweep", "train", "train_concept",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
@@ -88,14 +88,15 @@ class Settings:
     ``history`` and ``guided_history`` are earlier turns ({"role", "content"}) of the plain and of the guided side; the
     latter may be None when both are the same. ``concepts`` are pairs of a name and a strength: a share of each token's
     norm, or, in the mode "raw", the paper's scale. Every number in ``levels`` gives one guided row with that multiple of
-    the strengths. ``layers`` is "best", "best 4", "all", a range "2-5" or a list "1, 3, 4".
+    the strengths. ``layers`` is "best", "best 4", "all", a range "2-5" or a list "1, 3, 4"; empty means the model's own
+    (:attr:`LanguageModel.layers`).
     """
 
     message: str
     concepts: tuple[tuple[str, float], ...] = ()
     history: tuple[dict[str, str], ...] = ()
     guided_history: tuple[dict[str, str], ...] | None = None
-    layers: str = "best"
+    layers: str = ""
     mode: str = "share"
     positions: str = "all"
     levels: tuple[float, ...] = (1.0,)
@@ -138,7 +139,7 @@ class Settings:
             self._concepts(),
             self._turns(self.history),
             None if self.guided_history is None else self._turns(self.guided_history),
-            layer_text(self.layers),
+            layer_text(self.layers or language_model(self.model_set, self.model).layers),
             self.mode,
             self.positions,
             tuple(float(limits.number("level", level, *self.LEVEL)) for level in levels),
@@ -270,14 +271,20 @@ def _load_part(spec: ModelSpec) -> Any:
 
 def _load_vectors(spec: ModelSpec) -> dict[str, Concept]:
     """Shipped vectors by file name ("humour.dim"). The authors' are taken from a local copy of their repository."""
+    if Path(spec.source).parts[:1] == ("assets",):
+        resolve(spec)  # says so where the folder is missing
+    return {stem: dataclasses.replace(read_concept(path), name=stem) for stem, path in vector_files(spec).items()}
+
+
+def vector_files(spec: ModelSpec) -> dict[str, Path]:
+    """The vector files of a spec of vectors that are here, by name ("humour.dim"); none is opened."""
     source = Path(spec.source)
     if source.parts[:1] == ("assets",):
-        folders = [resolve(spec) / "vectors"]
+        folders = [ROOT / source / "vectors"]
     else:
         root = Path(os.environ.get("LATENT_STUDIO_MODELS") or ".") / "concept-guidance"
         folders = [root / name / source.name for name in ("trained_concepts", "concepts")]
-    files = {path.stem: path for folder in folders for path in sorted(folder.glob("*.safetensors"))}
-    return {stem: dataclasses.replace(read_concept(path), name=stem) for stem, path in files.items()}
+    return {path.stem: path for folder in folders for path in sorted(folder.glob("*.safetensors"))}
 
 
 def _mini() -> LanguageModel:
@@ -288,7 +295,7 @@ def _mini() -> LanguageModel:
             ("model", "our small language model"), ("tokenizer", "its words"), ("vectors", "its concepts"),
         )
     )  # fmt: skip
-    return LanguageModel("mini-llama", "mini-llama (ours)", "Apache-2.0", parts, folder)
+    return LanguageModel("mini-llama", "mini-llama (ours)", "Apache-2.0", parts, folder, layers="best 2")
 
 
 def _hub(
@@ -464,6 +471,50 @@ def answer(job: Job, model: Any, tokenizer: Any, settings: Settings, concepts: S
         "settings": asdict(settings),
     }
     return Outcome(settings, rows, describe(settings, strengths[-1], concepts, layers), notices, measurements)
+
+
+def score_text(
+    job: Job,
+    registry: Registry,
+    text: str,
+    concepts: Sequence[str],
+    prompt: str = "",
+    model_set: str = "mini",
+    model: str = "",
+    own: Mapping[str, Concept] | None = None,
+) -> Row:
+    """Read a text as if the unguided model had answered ``prompt`` with it; called on the lane's thread.
+
+    Raises:
+        ValueError: an empty or overlong text, one longer than the model can read, an unknown concept.
+    """
+    limits.text(
+        "text", text, Settings.MESSAGE_MAX, "There is no text to read: paste one, or let the model answer first."
+    )
+    if len(prompt) > Settings.MESSAGE_MAX:
+        raise ValueError(f"The question has {len(prompt):,} characters, at most {Settings.MESSAGE_MAX:,} are allowed.")
+    chosen = language_model(model_set, model)
+    job.progress(0.0, f"loading {chosen.title}")
+
+    def work(model: Any, tokenizer: Any, vectors: dict[str, Concept]) -> Row:
+        from pipelines import steering
+
+        known, preferred = {**vectors, **(own or {})}, manifest(chosen.folder).get("best", {})
+        found = [find_concept(known, name, preferred) for name in concepts]
+        asked = [{"role": "user", "content": prompt.strip() or chosen.neutral_prompt}]
+        span = steering.reply_span(tokenizer, asked, text)
+        if span.stop > _context(model):
+            raise ValueError(
+                f"The text has {span.stop - span.start:,} tokens and this model reads {_context(model):,} with the "
+                "question: shorten it."
+            )
+        job.progress(0.5, "reading the text")
+        return _row(
+            tokenizer, 0.0, {}, span.ids[span.start : span.stop],
+            steering.read(model, span.ids[: span.stop], span.start, found), _context(model) + 1,
+        )  # fmt: skip
+
+    return registry.run(chosen.parts, work)
 
 
 def _prompt(model: Any, tokenizer: Any, history: Sequence[dict[str, str]], settings: Settings) -> tuple[list[int], int]:
@@ -882,13 +933,26 @@ def _mean(values: Sequence[float]) -> float:
     return statistics.fmean(values) if values else math.nan
 
 
+GRAMMAR = 0.9
+"""A strength counts as fluent while at least this share of the unguided answers' grammatical rate is left."""
+
+
 def safe_range(points: Sequence[SweepPoint], limit: float = PERPLEXITY_AMBER) -> tuple[float, float]:
-    """The strengths around 0 that were measured to keep perplexity within ``limit`` times the unguided."""
+    """The strengths around 0 that were measured to be fluent.
+
+    Perplexity stays within ``limit`` times the unguided and, where a parser read the answers ("grammatical" among the
+    extras), :data:`GRAMMAR` of the unguided share of grammatical answers is left.
+    """
     ordered = sorted(points, key=lambda point: abs(point.strength))
-    base, ends = ordered[0].perplexity, [0.0, 0.0]
+    base, ends = ordered[0], [0.0, 0.0]
+
+    def fluent(point: SweepPoint) -> bool:
+        grammar = point.extras.get("grammatical", 1.0) >= GRAMMAR * base.extras.get("grammatical", 0.0)
+        return grammar and point.perplexity <= limit * base.perplexity
+
     for side, sign in enumerate((-1, 1)):
         for point in (p for p in ordered if p.strength * sign > 0):
-            if not point.perplexity <= limit * base:
+            if not fluent(point):
                 break
             ends[side] = point.strength
     return ends[0], ends[1]
