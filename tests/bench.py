@@ -1,7 +1,7 @@
-"""How fast the page answers, how fast a run is, and how much memory the app takes. The last line is JSON.
+"""How fast the page answers, how fast runs are, and how much memory the app takes. The last line is JSON.
 
-    python -m tests.bench               # start-up, then runs through the public endpoint
-    python -m tests.bench --starts 9 --runs 0
+    python -m tests.bench               # start-up, then runs through the public endpoint, then guided decoding
+    python -m tests.bench --starts 9 --runs 0 --guided 0
 
 Start-up is the time from starting the process to the first complete answer of `/`, for the app and, in turn with it,
 for an empty `gr.Blocks` in the same environment. Memory is the peak of the process (VmHWM, Linux only).
@@ -123,17 +123,46 @@ def runs(times: int, visitors: int) -> dict:
         }
 
 
+def guided(repeats: int) -> dict:
+    """Guided decoding beside plain decoding, and both rows in one batch: mini-llama, and a random Llama of 98 M parameters
+    in float32 and bfloat16."""
+    import torch
+    from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+
+    from pipelines.concept_guidance import bench_guided_speed
+
+    mini = AutoModelForCausalLM.from_pretrained(ROOT / "assets/mini_llama", dtype=torch.float32).eval()
+    found = {"mini-llama": bench_guided_speed(mini, repeats=repeats)}
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=8000, hidden_size=768, intermediate_size=2048, num_hidden_layers=12, num_attention_heads=12,
+        tie_word_embeddings=True,
+    )  # fmt: skip
+    large = LlamaForCausalLM(config).eval()
+    name = f"random Llama, {sum(p.numel() for p in large.parameters()) / 1e6:.0f} M"
+    for dtype in (torch.float32, torch.bfloat16):
+        found[f"{name}, {str(dtype).split('.')[1]}"] = bench_guided_speed(large.to(dtype), tokens=32, repeats=repeats)
+    for kind, told in found.items():
+        print(
+            f"{kind}: guided {told['guided_speed']} of plain, the pair {told['pair_time']} times one stream", flush=True
+        )
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--starts", type=int, default=5, help="start-ups to measure of each page")
     parser.add_argument("--runs", type=int, default=3, help="runs after the first one; 0 loads no model")
     parser.add_argument("--visitors", type=int, default=8, help="runs at once at the end")
+    parser.add_argument("--guided", type=int, default=5, help="rounds of guided decoding; 0 leaves it out")
     chosen = parser.parse_args()
     result: dict = {"commit": commit(), "python": platform.python_version(), "cores": os.cpu_count()}
     if chosen.starts:
         result["start_up"] = start_up(chosen.starts)
     if chosen.runs:
         result["runs"] = runs(chosen.runs, chosen.visitors)
+    if chosen.guided:
+        result["guided"] = guided(chosen.guided)
     print(json.dumps(result))
 
 
