@@ -1,7 +1,7 @@
 """Does golden noise help? Every arm on the same held-out prompts and seeds, judged by the verifier that taught nobody.
 
-    python -m assets.mini_npnet.evaluate --pairs 150                            # under 15 minutes on two cores
-    OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 -m assets.mini_npnet.evaluate --pairs 2000 --others 500 --write
+    OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 -m assets.mini_npnet.evaluate --pairs 150   # about ten minutes
+    OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 -m assets.mini_npnet.evaluate --pairs 2000 --others 250 --write
                                                                                 # the card's figures, about 75 minutes
 
 The plan (PLAN.md) was written down before the full run: what is compared, on what, and what counts as success. Work is
