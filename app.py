@@ -33,9 +33,9 @@ MARK = """<svg viewBox="0 0 48 48" aria-hidden="true"><rect width="48" height="4
 <circle cx="21" cy="24" r="3.6"/><circle cx="12.5" cy="13" r="1.7"/><circle cx="12.5" cy="20.5" r="1.9"/>
 <circle cx="12.5" cy="27.500" r="1.9"/><circle cx="12.5" cy="35" r="1.7"/></g></svg>"""
 MASTHEAD = f"""<header class="masthead">{MARK}<div><h1>Latent Studio</h1>
-<p>Papers on diffusion models that you can run, one tab each.</p></div></header>"""
-COLOPHON = """<footer class="colophon"><p><kbd>Ctrl</kbd> + <kbd>Enter</kbd> runs, <kbd>Esc</kbd> stops. Every picture here
-is made by a model, and its PNG says so. Your prompts and pictures stay on the machine that serves this page.
+<p>Research papers that you can use, one tab each.</p></div></header>"""
+COLOPHON = """<footer class="colophon"><p><kbd>Ctrl</kbd> + <kbd>Enter</kbd> runs, <kbd>Esc</kbd> stops. Every picture and
+every answer here is made by a model. Your prompts and results stay on the machine that serves this page.
 Code and our own models: Apache-2.0.</p></footer>"""
 
 
@@ -77,7 +77,7 @@ def serve(page: gr.Blocks, host: str | None = None, port: int | None = None, blo
 
 
 def options(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Latent Studio: papers on diffusion models that you can run.")
+    parser = argparse.ArgumentParser(description="Latent Studio: research papers that you can use.")
     parser.add_argument("--host", help="address to listen on (GRADIO_SERVER_NAME; default 127.0.0.1)")
     parser.add_argument("--port", type=int, help="port (GRADIO_SERVER_PORT; default the first free one from 7860)")
     parser.add_argument(

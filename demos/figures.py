@@ -75,15 +75,45 @@ def lines(
 
     ``octaves``: twice as much is always equally far up, for values of very different size (positive ones).
     """
+    drawn = [Series(curve.name, across, curve.values, "dashed" if curve.dashed else "line") for curve in curves]
+    return plot(title, facts, drawn, names, rule, octaves)
+
+
+@dataclass(frozen=True)
+class Series:
+    """Values at places of their own, with a name beside the plot unless it is empty. ``kind``: line, dashed, thin (dotted)
+    or points (dots, each with a span from ``low`` to ``high``)."""
+
+    name: str
+    across: Sequence[float]
+    values: Sequence[float]
+    kind: str = "line"
+    low: Sequence[float] = ()
+    high: Sequence[float] = ()
+
+
+def plot(
+    title: str,
+    facts: str,
+    series: Sequence[Series],
+    names: tuple[str, str],
+    rule: float | None = None,
+    octaves: bool = False,
+    shaded: Sequence[tuple[float, float]] = (),
+) -> str:
+    """Lines and dots over one axis of numbers; as :func:`lines`, and ``shaded`` are stretches of that axis to mark."""
     scale = _octave if octaves else float
-    values = [scale(value) for curve in curves for value in curve.values] + ([] if rule is None else [scale(rule)])
+    values = [scale(value) for one in series for value in (*one.values, *one.low, *one.high)]
+    values += [] if rule is None else [scale(rule)]
     low, high = min(values), max(values)
     pad = 0.06 * (high - low) or 0.5
     low, high = low - pad, high + pad
     marks = [2.0**n for n in range(math.ceil(low), math.floor(high) + 1)] if octaves else ticks(low, high)
     if octaves and len(marks) < 3:
         marks = ticks(2.0**low, 2.0**high)
-    start, end = across[0], across[-1]
+    marks = marks[:: -(-len(marks) // 7)] if octaves else marks
+    start, end = (pick(place for one in series for place in one.across) for pick in (min, max))
+    start, end = (start, end) if end > start else (start - 0.5, end + 0.5)
 
     def x(value: float) -> float:
         return LEFT + (RIGHT - LEFT) * (value - start) / (end - start)
@@ -92,12 +122,18 @@ def lines(
         return TOP + PLOT * (high - scale(value)) / (high - low)
 
     parts = [_text(0, 14, names[1], "axis")]
+    for left, right in shaded:
+        left, right = max(left, start), min(right, end)
+        parts.append(
+            f'<rect class="shade" x="{x(left):.2f}%" y="{TOP}" width="{max(x(right) - x(left), 0):.2f}%" '
+            f'height="{PLOT}"/>'
+        )
     for value in marks:
         parts.append(_rule(LEFT, y(value), RIGHT, y(value), "grid"))
-        parts.append(_text(LEFT - 1.5, y(value) + 4, f"{value:g}".replace("-", "−"), "tick end"))
+        parts.append(_text(LEFT - 1.5, y(value) + 4, _plain(value), "tick end"))
     for value in ticks(start, end, 5):
         parts.append(_rule(x(value), TOP + PLOT, x(value), TOP + PLOT + 5, "grid"))
-        parts.append(_text(x(value), TOP + PLOT + 19, f"{value:g}", "tick middle"))
+        parts.append(_text(x(value), TOP + PLOT + 19, _plain(value), "tick middle"))
     if rule is not None:
         parts.append(_rule(LEFT, y(rule), RIGHT, y(rule), "mark"))
     parts.append(_text((LEFT + RIGHT) / 2, TOP + PLOT + 38, names[0], "axis middle"))
@@ -105,17 +141,113 @@ def lines(
         f'<svg x="{LEFT}%" y="{TOP}" width="{RIGHT - LEFT}%" height="{PLOT}" viewBox="0 0 1000 1000" '
         'preserveAspectRatio="none">'
     )
-    for curve in curves:
+    for one in series:
+        if one.kind == "points":
+            continue
         points = " ".join(
             f"{1000 * (at - start) / (end - start):.1f},{1000 * (high - scale(value)) / (high - low):.1f}"
-            for at, value in zip(across, curve.values, strict=True)
+            for at, value in zip(one.across, one.values, strict=True)
         )
-        parts.append(f'<polyline class="{_style(curve)}" points="{points}"/>')
+        parts.append(f'<polyline class="{_style(one)}" points="{points}"/>')
     parts.append("</svg>")
-    for curve, place in zip(curves, _spread([y(curve.values[-1]) for curve in curves]), strict=True):
-        parts.append(_rule(RIGHT + 2, place, RIGHT + 7.5, place, _style(curve)))
-        parts.append(_text(RIGHT + 9, place + 4, curve.name, "name"))
+    for one in series:
+        if one.kind != "points":
+            continue
+        for at, below, above in zip(one.across, one.low, one.high, strict=False):
+            parts.append(_rule(x(at), y(below), x(at), y(above), "span"))
+        parts += [
+            f'<circle class="dot" cx="{x(at):.2f}%" cy="{y(value):.1f}" r="5"/>'
+            for at, value in zip(one.across, one.values, strict=True)
+        ]
+    told = [one for one in series if one.name]
+    for one, place in zip(told, _spread([y(one.values[-1]) for one in told]), strict=True):
+        if one.kind == "points":
+            parts.append(f'<circle class="dot" cx="{RIGHT + 5}%" cy="{place:.1f}" r="5"/>')
+        else:
+            parts.append(_rule(RIGHT + 2, place, RIGHT + 7.5, place, _style(one)))
+        parts.append(_text(RIGHT + 9, place + 4, one.name, "name"))
     return _figure(title, facts, "".join(parts), TOP + PLOT + 46)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A named point of :func:`scatter`; ``shape``: circle, square or triangle. ``told`` is said of it in full."""
+
+    name: str
+    across: float
+    up: float
+    shape: str
+    told: str
+
+
+def scatter(title: str, facts: str, places: Sequence[Place], names: tuple[str, str], shapes: dict[str, str]) -> str:
+    """Named points of three shapes. ``shapes``: what each shape stands for, told above the plot."""
+    tall = 2 * PLOT
+    xs, ys = [place.across for place in places], [place.up for place in places]
+    (left, right), (low, high) = (_padded(values) for values in (xs, ys))
+
+    def x(value: float) -> float:
+        return LEFT + (97 - LEFT) * (value - left) / (right - left)
+
+    def y(value: float) -> float:
+        return top + tall * (high - value) / (high - low)
+
+    top = TOP + 24
+    parts = [
+        part
+        for number, (shape, words) in enumerate(shapes.items())
+        for part in (_shape(shape, 2 + 34 * number, 10), _text(4.5 + 34 * number, 14, words, "name"))
+    ]
+    parts.append(_text(0, 14 + 24, names[1], "axis"))
+    for value in ticks(low, high):
+        parts.append(_rule(LEFT, y(value), 97, y(value), "grid"))
+        parts.append(_text(LEFT - 1.5, y(value) + 4, _plain(value), "tick end"))
+    for value in ticks(left, right, 5):
+        parts.append(_rule(x(value), top, x(value), top + tall + 5, "grid"))
+        parts.append(_text(x(value), top + tall + 19, _plain(value), "tick middle"))
+    parts.append(_text((LEFT + 97) / 2, top + tall + 38, names[0], "axis middle"))
+    marks, taken = [(x(place.across), y(place.up)) for place in places], []
+    for place in sorted(places, key=lambda p: -p.up):
+        at, down = x(place.across), y(place.up)
+        parts.append(_shape(place.shape, at, down, place.told))
+        # Beside, above or below its mark: the first spot where a name lies on no other name and no mark. A name takes
+        # about 9 % of a phone's width; further down is the last resort.
+        spots = [(2, 4, ""), (-2, 4, " end"), (0, -10, " middle"), (0, 20, " middle"), (2, 16, ""), (2, -8, "")]
+        spots += [(2, 4 + more, "") for more in range(2, 200, 2)]
+        for aside, below, anchor in spots:
+            begins = at + aside - {"": 0, " end": 9, " middle": 4.5}[anchor]
+            line = down + below
+            free = all(abs(begins - a) >= 9.5 or abs(line - d) >= 13 for a, d in taken)
+            others = (mark for mark in marks if mark != (at, down))
+            clear = all(not begins - 1.5 < a < begins + 10.5 or abs(line - 4 - d) >= 10 for a, d in others)
+            if free and clear and LEFT - 4 < begins < 93:
+                break
+        taken.append((begins, line))
+        parts.append(_text(at + aside, line, place.name, f"name halo{anchor}"))
+    return _figure(title, facts, "".join(parts), top + tall + 46, "; ".join(place.told for place in places))
+
+
+def _padded(values: Sequence[float]) -> tuple[float, float]:
+    pad = 0.08 * (max(values) - min(values)) or 0.5
+    return min(values) - pad, max(values) + pad
+
+
+def _shape(kind: str, across: float, down: float, told: str = "") -> str:
+    """A small shape centred at a place; an inner svg lets it keep its size while places are percentages."""
+    inside = {
+        "circle": '<circle cx="8" cy="8" r="5.500"/>',
+        "square": '<rect x="3" y="3" width="10" height="10"/>',
+        "triangle": '<path d="M8 2 L14.500 13.500 L1.500 13.500 Z"/>',
+    }[kind]
+    title = f"<title>{safe(told)}</title>" if told else ""
+    return (
+        f'<svg class="shape {kind}" x="{across:.2f}%" y="{down - 8:.1f}" width="16" height="16" overflow="visible">'
+        f'{title}<g transform="translate(-8 0)">{inside}</g></svg>'
+    )
+
+
+def _plain(value: float) -> str:
+    return f"{value:g}".replace("-", "−")
 
 
 def bars(title: str, facts: str, shares: Sequence[tuple[str, float]]) -> str:
@@ -185,8 +317,8 @@ def _rule(left: float, top: float, right: float, bottom: float, style: str) -> s
     return f'<line class="{style}" x1="{left:.2f}%" y1="{top:.1f}" x2="{right:.2f}%" y2="{bottom:.1f}"/>'
 
 
-def _style(curve: Line) -> str:
-    return "curve dashed" if curve.dashed else "curve"
+def _style(one: Series) -> str:
+    return {"dashed": "curve dashed", "thin": "curve thin"}.get(one.kind, "curve")
 
 
 def _octave(value: float) -> float:

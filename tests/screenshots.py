@@ -1,6 +1,6 @@
 """Take the README's pictures: `python -m tests.screenshots`. Needs Chromium, as the browser tests do.
 
-Desktop and phone, light and dark: the page after a finished run of an example.
+Desktop and phone, light and dark: each tab after a finished run of an example.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, nargs="?", default=Path("assets/screenshots"))
     parser.add_argument("--example", type=int, default=0, help="which example to run")
+    parser.add_argument("--tabs", nargs="*", default=["golden-noise", "concept-guidance"])
     parser.add_argument("--full", action="store_true", help="the whole page instead of the first screen")
     parser.add_argument("--only", nargs="*", help="such as desktop-light phone-dark")
     chosen = parser.parse_args()
@@ -31,18 +32,20 @@ def main() -> None:
             for scheme in ("light", "dark"):
                 if chosen.only and f"{name}-{scheme}" not in chosen.only:
                     continue
-                page = chromium.new_context(**device).new_page()
-                page.goto(f"http://127.0.0.1:{port}/?__theme={scheme}")
-                page.locator(".chips button.example").nth(chosen.example).click()
-                page.locator(".progress-line.done").wait_for(timeout=300_000)
-                page.wait_for_timeout(5000)  # the status line has been renewed, the pictures have faded in
-                page.evaluate("scrollTo(0, 0)")
-                if name == "phone" and not chosen.full:
-                    page.locator(".studio-results").scroll_into_view_if_needed()
-                path = chosen.folder / f"golden-noise-{name}-{scheme}.png"
-                page.screenshot(path=path, full_page=chosen.full)
-                print(path)
-                page.context.close()
+                for tab in chosen.tabs:
+                    page = chromium.new_context(**device).new_page()
+                    page.goto(f"http://127.0.0.1:{port}/?__theme={scheme}")
+                    page.get_by_role("tab", name=tab.replace("-", " ").title(), exact=True).click()
+                    page.locator(".chips button.example:visible").nth(chosen.example).click()
+                    page.locator(".progress-line.done:visible").wait_for(timeout=300_000)
+                    page.wait_for_timeout(5000)  # the status line has been renewed, the results have faded in
+                    page.evaluate("scrollTo(0, 0)")
+                    if name == "phone" and not chosen.full:
+                        page.locator(".studio-results:visible").first.scroll_into_view_if_needed()
+                    path = chosen.folder / f"{tab}-{name}-{scheme}.png"
+                    page.screenshot(path=path, full_page=chosen.full)
+                    print(path)
+                    page.context.close()
         chromium.close()
     app.demo.close()
 

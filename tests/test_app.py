@@ -142,7 +142,7 @@ def test_what_only_changes_the_page_does_not_wait_behind_a_run():
 
 def test_the_public_endpoints():
     public = {f"/{f.api_name}" for f in app.demo.fns.values() if f.api_visibility == "public" and f.api_name}
-    assert public == {API}
+    assert public == {API, "/guide", "/train_concept"}
 
 
 # --- over HTTP ---
@@ -160,7 +160,17 @@ def test_the_page_answers_and_keeps_its_doors_shut(served: str):
 
 def test_the_endpoint_says_what_it_takes(served: str):
     info = Client(served, verbose=False).view_api(return_format="dict")["named_endpoints"]
-    assert list(info) == [API]
+    assert set(info) == {API, "/guide", "/train_concept"}
+    for name, first, labels in (
+        (
+            "/guide",
+            ["prompt", "concepts", "layers", "seed", "max_tokens", "model_set"],
+            ["unguided", "guided", "details"],
+        ),
+        ("/train_concept", ["examples", "name", "probe", "representation"], ["accuracy", "vector"]),
+    ):
+        assert [p["parameter_name"] for p in info[name]["parameters"]][: len(first)] == first
+        assert [returned["label"] for returned in info[name]["returns"]] == labels
     names = [parameter["parameter_name"] for parameter in info[API]["parameters"]]
     assert names == ["prompt", "seed", "steps", "guidance", "strength", "model_set", "source"]
     assert [returned["label"] for returned in info[API]["returns"]] == ["standard", "golden", "measurements"]
@@ -417,7 +427,7 @@ def test_the_full_set_says_what_it_fetches_and_why_it_has_no_lab():
     words = " ".join(str(block.value) for block in page.blocks.values() if isinstance(block, gr.HTML))
     assert "122 MB more from Klayand/GoldenNoiseModel" in words and "--model-set mini" in words
     assert not [f for f in page.fns.values() if getattr(f.fn, "__name__", "") == "lab"]
-    radio = next(block for block in page.blocks.values() if isinstance(block, gr.Radio))
+    radio = next(b for b in page.blocks.values() if isinstance(b, gr.Radio) and b.label == "Golden noise from")
     assert [key for _, key in radio.choices] == ["npnet_paper", "redenoise"] and radio.value == "npnet_paper"
 
 

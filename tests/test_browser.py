@@ -173,10 +173,10 @@ def test_a_first_visit(visit: Visit, scheme: str, tmp_path: Path):
     strip.nth(1).click()
     visit.page.get_by_text("Brought back from your results").wait_for()
     expect(visit.seed).not_to_have_value("42")
-    visit.page.locator("summary").click()
+    visit.page.locator("summary:visible").click()
     for name in ("How it works", "Use it from Python"):
         visit.page.get_by_role("button", name=name).click()
-    visit.page.get_by_text("gradio_client import Client").wait_for()
+    visit.page.get_by_text("gradio_client import Client").locator("visible=true").wait_for()
     assert visit.overflow() <= 0
 
 
@@ -363,3 +363,145 @@ def test_the_figures_are_shown_or_said_to_be_missing(visit: Visit):
         ".board table.tally, .remark", has_text=re.compile("Standard noise|not been measured")
     ).wait_for()
     assert visit.overflow() <= 0
+
+
+# --- concept guidance: steer, stop, sweep, make a concept, read tokens ---
+
+
+class Chat(Visit):
+    """The second tab."""
+
+    def __init__(self, *arguments: object, **device: object) -> None:
+        super().__init__(*arguments, **device)
+        self.page.get_by_role("tab", name="Concept Guidance", exact=True).click()
+        self.send = self.page.get_by_role("button", name="Send", exact=True)
+        self.message_box = self.page.get_by_label("Your message")
+        self.send.wait_for()
+        self.page.wait_for_timeout(500)
+
+    def answers(self, side: str) -> list[str]:
+        """The messages of the model in a pane, with what stands below each."""
+        return self.page.locator(f".chat-pane.{side} [data-testid=bot]").all_inner_texts()
+
+
+@pytest.fixture(params=[WIDE, PHONE], ids=["wide", "phone"])
+def chat(request: pytest.FixtureRequest, browser: sync_api.Browser, served: str, scheme: str) -> Iterator[Chat]:
+    chat = Chat(browser, served, scheme, **request.param)
+    yield chat
+    chat.context.close()
+    assert not chat.outside, "the page asked somebody else"
+    assert not chat.problems
+
+
+def test_a_model_is_steered_stopped_and_asked_again(chat: Chat):
+    assert chat.overflow() <= 0
+    chat.set("Strength 1", 0)
+    chat.page.locator(".chips button.example:visible").first.click()
+    chat.wait_for("done", ".chat-line")
+    plain, guided = chat.answers("plain"), chat.answers("steered")
+    assert len(plain) == len(guided) == 2 and plain[0] == guided[0], "strength 0 changes nothing"
+    assert "grammatical" in plain[1] and "perplexity" in plain[1] and "humour" in plain[1]
+
+    chat.set("Strength 1", 0.9)
+    chat.page.locator(".concept-row .safe b:visible").first.wait_for()
+    assert re.search(
+        "Beyond the usual|Fluency suffers|Over the cliff", chat.page.locator(".safe:visible").first.inner_text()
+    )
+    chat.page.get_by_role("button", name="Retry", exact=True).click()
+    chat.wait_for("running", ".chat-line")
+    chat.wait_for("done", ".chat-line")
+    assert chat.answers("plain")[0] == plain[0] and chat.answers("steered")[0] != guided[0]
+    assert "humour +0.90" in chat.page.locator(".status").inner_text()
+
+    chat.page.get_by_role("button", name="A polite liar").click()
+    expect(chat.page.get_by_label("number input for Strength 2")).to_have_value("-0.3")
+    chat.message_box.fill("What is the parrot afraid of?")
+    chat.page.keyboard.press("Enter")
+    chat.page.wait_for_function("document.querySelectorAll('.chat-pane.plain .bot-row').length === 2", timeout=RUN_MS)
+    chat.wait_for("running", ".chat-line")
+    chat.page.keyboard.press("Escape")
+    chat.page.locator(".chat-line .progress-line:is(.stopped, .done)").wait_for(timeout=RUN_MS)
+    expect(chat.message_box).to_have_value("")
+
+    chat.page.get_by_role("button", name="Undo", exact=True).click()
+    expect(chat.message_box).to_have_value("What is the parrot afraid of?")
+    assert chat.page.locator(".chat-pane.plain .user-row").count() == 1
+    chat.message_box.fill("")
+    chat.send.click()
+    chat.message("The message is empty")
+    assert chat.answers("plain")[0] == plain[0]
+    assert chat.overflow() <= 0
+
+    chat.part("Token heat map")
+    token = chat.page.locator(".heatmap .token").first
+    token.wait_for()
+    token.click()
+    profile = chat.page.locator(".profile:visible")
+    assert profile.locator("li").count() == 6
+    first = profile.inner_text()
+    chat.page.keyboard.press("ArrowRight")
+    assert chat.page.locator(".profile:visible").inner_text() != first
+    assert re.match(r".+, [+−]?[01]\.\d\d", token.locator("input").get_attribute("aria-label"))
+    assert chat.overflow() <= 0
+
+
+def test_a_text_of_my_own_is_read(chat: Chat):
+    chat.part("Token heat map")
+    chat.page.get_by_label("a text of my own").check()
+    chat.page.get_by_label("Text to read").fill("Dear guest, the goat eats postcards.")
+    chat.page.get_by_role("button", name="Read", exact=True).click()
+    chat.wait_for("done", ".heat-line")
+    assert chat.page.locator(".heatmap .token").count() == 8
+    assert chat.overflow() <= 0
+
+
+def test_a_sweep_runs_and_is_stopped(chat: Chat):
+    chat.part("Sweep lab")
+    chat.set("Number of strengths", 9)
+    chat.set("Questions at each strength", 4)
+    chat.page.get_by_role("button", name="Run the sweep").click()
+    chat.page.locator(".board", has_text=re.compile("[3-8] of 9 strengths")).wait_for(timeout=3 * RUN_MS)
+    chat.page.get_by_role("button", name="Stop the sweep").click()
+    chat.wait_for("stopped", ".sweep-line")
+    for name in ("How much of the concept", "What it costs"):
+        box = chat.page.locator(f'.board svg[role=img][aria-label^="{name}."]').bounding_box()
+        assert box["width"] > 250 and box["x"] + box["width"] <= chat.page.viewport_size["width"], name
+    with chat.page.expect_download() as download:
+        chat.page.locator("a, button").filter(has_text="Download CSV").last.click()
+    assert download.value.suggested_filename == "sweep_humour.csv"
+    assert chat.overflow() <= 0
+    chat.part("Detect is not guide")
+    chat.page.locator(
+        ".board table.measured, .remark", has_text=re.compile("humour|not been measured")
+    ).first.wait_for()
+    assert chat.overflow() <= 0
+
+
+def test_a_concept_is_made_of_ten_lines_and_comes_back_from_its_file(chat: Chat, tmp_path: Path):
+    chat.part("Make your own")
+    chat.page.get_by_role("button", name="Fill in an example").click()
+    expect(chat.page.get_by_label("Name of the concept")).to_have_value("warm welcome")
+    chat.page.get_by_role("button", name="Train", exact=True).click()
+    chat.wait_for("done", ".make-line")
+    assert "A sample" in chat.page.locator(".board:visible").inner_text() and chat.overflow() <= 0
+    with chat.page.expect_download() as download:
+        chat.page.locator("a, button").filter(has_text="Download .safetensors").last.click()
+    path = tmp_path / download.value.suggested_filename
+    download.value.save_as(path)
+    assert path.name == "warm_welcome.safetensors"
+
+    chat.page.reload()
+    chat.page.get_by_role("tab", name="Concept Guidance", exact=True).click()
+    chat.part("Make your own")
+    bad = tmp_path / "bad.pkl"
+    bad.write_bytes(b"\x80\x04x")
+    drop = chat.page.locator(".load-concept input[type=file]")
+    drop.set_input_files(bad)
+    chat.message("is a pickle")
+    drop.set_input_files(path)
+    chat.page.locator(".make-line", has_text="Loaded warm welcome").first.wait_for()
+    chat.part("Chat")
+    expect(chat.page.get_by_label("Concept 1")).to_have_value("warm welcome (yours)")
+    chat.page.locator(".chips button.example:visible").first.click()
+    chat.wait_for("done", ".chat-line")
+    assert "warm welcome +0.30" in chat.page.locator(".status").inner_text()

@@ -142,3 +142,33 @@ def test_a_picture_as_data_comes_back():
     assert back.tobytes() == picture.tobytes()
     small = Image.open(io.BytesIO(base64.b64decode(figures.data_uri(picture, "WEBP").partition(",")[2])))
     assert small.size == (12, 8)
+
+
+def test_a_plot_draws_lines_dots_spans_and_shaded_stretches():
+    dots = figures.Series("score", [-1, 0, 1], [0.2, 0.5, 0.9], "points", [0.1, 0.4, 0.8], [0.3, 0.6, 1.0])
+    tree = parsed(
+        figures.plot("T", "F.", [dots, figures.Series("", [-1, 1], [0.2, 0.9], "thin")], ("x", "y"), shaded=[(-0.5, 9)])
+    )
+    assert len([node for node in tree.iter("circle")]) == 3 + 1, "three dots and the one beside the name"
+    assert len([node for node in tree.iter("line") if node.get("class") == "span"]) == 3
+    assert len(list(tree.iter("polyline"))) == 1 and "score" in texts(tree) and "−1" in texts(tree)
+    (shade,) = [node for node in tree.iter("rect") if node.get("class") == "shade"]
+    assert percent(shade.get("x")) + percent(shade.get("width")) == pytest.approx(RIGHT, abs=0.1), (
+        "cut at the plot's end"
+    )
+    alone = parsed(figures.plot("T", "F.", [figures.Series("a", [0], [0.5], "points")], ("x", "y")))
+    assert percent(next(alone.iter("circle")).get("cx")) == pytest.approx((LEFT + RIGHT) / 2)
+
+
+def test_the_names_of_a_scatter_lie_on_no_other_name_and_all_is_told():
+    places = [figures.Place(f"n{n}", 0.5 + (n == 0), 0.5, "square", f"mark {n}") for n in range(6)]
+    page = figures.scatter("T", "F.", places, ("x", "y"), {"square": "logistic", "circle": "means"})
+    tree = parsed(page)
+    names = [node for node in tree.iter("text") if "halo" in node.get("class", "")]
+    assert len(names) == 6
+    spots = []
+    for node in names:
+        left = percent(node.get("x")) - {"end": 9, "middle": 4.5}.get(node.get("class").split()[-1], 0)
+        spots.append((left, float(node.get("y"))))
+    assert all(abs(a - c) >= 9 or abs(b - d) >= 13 for (a, b), (c, d) in itertools.combinations(spots, 2))
+    assert "mark 0; mark 1" in page and page.count('class="shape square"') == 6 + 1
