@@ -40,6 +40,8 @@ STOPPED = "Stopped. What was written stays; Retry answers the question again."
 EACH, BOTH = "each its own history", "both follow the guided side"
 RAW_STEPS = 32
 
+START = ("politeness", 0.4)
+"""What the first row holds when the page opens: a change that one sees at once."""
 PRESETS: dict[str, dict[str, float]] = {
     "A joker who knows the facts": {"humour": 0.3, "truthfulness": 0.2},
     "A polite liar": {"politeness": 0.3, "truthfulness": -0.3},
@@ -269,6 +271,7 @@ def _pane(label: str, kind: str) -> gr.Chatbot:
 
 def _row(page: Page, number: int) -> ConceptRow:
     offered = [name for _, name in choices(page.model_set, "", {})]
+    offered.sort(key=lambda name: name != START[0])
     value = offered[number % len(offered)] if offered else None
     with gr.Column(visible=number == 0, elem_classes="concept-row") as box:
         with gr.Row(elem_classes="concept-head"):
@@ -278,7 +281,7 @@ def _row(page: Page, number: int) -> ConceptRow:
                 value="", label="Found by", min_width=130, scale=3,
             )  # fmt: skip
         strength = gr.Slider(
-            *Settings.STRENGTH, value=0.3 if number == 0 else 0.0, step=0.05, label=f"Strength {number + 1}",
+            *Settings.STRENGTH, value=START[1] if number == 0 else 0.0, step=0.05, label=f"Strength {number + 1}",
             elem_classes="strength",
         )  # fmt: skip
         note = gr.HTML(

@@ -22,6 +22,7 @@ import random
 import re
 import statistics
 import time
+import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from operator import truediv
@@ -447,7 +448,7 @@ def answer(job: Job, model: Any, tokenizer: Any, settings: Settings, concepts: S
         notices.append(f"The conversation is longer than the model can read: its oldest {dropped} turns were left out.")
     prompts = [plain] + [ours] * (len(strengths) - 1)
     limit = min(settings.max_tokens, _context(model) - max(len(plain), len(ours)))
-    sampling = steering.Sampling(settings.temperature, settings.top_p, limit, settings.seed)
+    sampling = steering.Sampling(settings.temperature, settings.top_p, limit, noise_seed(settings))
     began = time.perf_counter()
     first_token: list[float] = []
     made = steering.decode(
@@ -515,6 +516,11 @@ def score_text(
         )  # fmt: skip
 
     return registry.run(chosen.parts, work)
+
+
+def noise_seed(settings: Settings) -> int:
+    """The seed of the sampling noise: of the seed and the message, or else every question would begin with the same words."""
+    return settings.seed + zlib.crc32(settings.message.encode())
 
 
 def _prompt(model: Any, tokenizer: Any, history: Sequence[dict[str, str]], settings: Settings) -> tuple[list[int], int]:
@@ -606,11 +612,15 @@ def describe(
     if not concepts:
         return "unguided"
     unit = " raw" if settings.mode == "raw" else ""
-    mixed = ", ".join(f"{name} {value:+.2f}{unit}" for name, value in strengths.items())
-    at = {ranges(layers[concept.name]) for concept in concepts}
+    at = {name: ranges(layers[name]) for name in strengths}
+    shared = len(set(at.values())) == 1
+    mixed = ", ".join(
+        f"{name} {value:+.2f}{unit}" + ("" if shared else f" at layers {at[name]}") for name, value in strengths.items()
+    )
     places = sorted({concept.representation for concept in concepts})
+    together = f" · layers {next(iter(at.values()))}" if shared else ""
     where = "" if settings.positions == "all" else " · answer only"
-    return f"{mixed} · layers {' / '.join(sorted(at))} · {' and '.join(places)}{where}"
+    return f"{mixed}{together} · {' and '.join(places)}{where}"
 
 
 def ranges(layers: Sequence[int]) -> str:

@@ -411,7 +411,7 @@ def test_a_model_is_steered_stopped_and_asked_again(chat: Chat):
     chat.wait_for("running", ".chat-line")
     chat.wait_for("done", ".chat-line")
     assert chat.answers("plain")[0] == plain[0] and chat.answers("steered")[0] != guided[0]
-    assert "humour +0.90" in chat.page.locator(".status").inner_text()
+    assert "politeness +0.90" in chat.page.locator(".status").inner_text()
 
     chat.page.get_by_role("button", name="A polite liar").click()
     expect(chat.page.get_by_label("number input for Strength 2")).to_have_value("-0.3")
