@@ -504,4 +504,4 @@ def test_a_concept_is_made_of_ten_lines_and_comes_back_from_its_file(chat: Chat,
     expect(chat.page.get_by_label("Concept 1")).to_have_value("warm welcome (yours)")
     chat.page.locator(".chips button.example:visible").first.click()
     chat.wait_for("done", ".chat-line")
-    assert "warm welcome +0.30" in chat.page.locator(".status").inner_text()
+    assert "warm welcome +0.40" in chat.page.locator(".status").inner_text()
