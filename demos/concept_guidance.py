@@ -12,7 +12,7 @@ from demos import GPU, LIGHT, Tab, concept_chat, concept_heat, concept_make, con
 from demos.concept_facts import Own, Page, choices
 from demos.concept_make import concept_file
 from demos.concept_measured import measured_html
-from demos.concept_shown import row_facts
+from demos.concept_shown import display, row_facts
 from demos.figures import safe
 from pipelines import concept_guidance, dialogues
 from pipelines.concept_guidance import (
@@ -202,7 +202,8 @@ def _endpoints(registry: Registry, model_set: str) -> None:
         for item in stream(concept_guidance.generate, registry, settings, limit_s=LIMIT_S):
             if isinstance(item, Result):
                 outcome = item.value
-                yield outcome.rows[0].text, outcome.rows[-1].text, guide_facts(outcome)
+                texts = (display(outcome.rows[place].text, settings.model_set) for place in (0, -1))
+                yield *texts, guide_facts(outcome)
             else:
                 yield gr.skip()
 
