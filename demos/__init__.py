@@ -163,6 +163,11 @@ def stop_run(request: gr.Request) -> bool:
     return _visitors.stop(request.session_hash or "")
 
 
+def halt(request: gr.Request) -> None:
+    """For a Stop button: `stop_run` without an answer."""
+    stop_run(request)
+
+
 def explain(error: BaseException) -> str:
     """One sentence for the visitor. What nobody foresaw is logged in full and shown as a reference only."""
     foreseen = isinstance(error, ValueError | MemoryError | TimeoutError)
@@ -236,6 +241,12 @@ def progress_line(text: str, fraction: float | None = None, state: str = "idle")
     percent = 0 if fraction is None else round(100 * min(max(fraction, 0.0), 1.0))
     bar = f'<div class="bar"><span style="width:{percent}%"></span></div>'
     return f'<div class="progress-line {html.escape(state)}" role="status"><p>{html.escape(text)}</p>{bar}</div>'
+
+
+def running_line(item: lane.Progress, began: float, digits: int = 1) -> str:
+    """A job's progress as a `progress_line`, with the seconds since `began` (of `time.monotonic`)."""
+    text = f"{item.text[:1].upper()}{item.text[1:]} · {time.monotonic() - began:.{digits}f} s"
+    return progress_line(text, item.fraction, "running")
 
 
 def status_text(registry: Registry, model_set: str) -> str:

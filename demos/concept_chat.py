@@ -12,7 +12,7 @@ from typing import Any
 
 import gradio as gr
 
-from demos import GPU, LIGHT, on_gpu, progress_line, stop_run, workspace
+from demos import GPU, LIGHT, halt, on_gpu, progress_line, running_line, stop_run, workspace
 from demos.concept_facts import (
     PROBE_NAMES,
     Own,
@@ -178,8 +178,7 @@ def build(page: Page) -> Chat:
                 if item is IDLE:
                     yield gr.skip()
                 elif isinstance(item, Progress):
-                    text = item.text[:1].upper() + item.text[1:]
-                    yield {line: progress_line(f"{text} · {time.monotonic() - began:.1f} s", item.fraction, "running")}
+                    yield {line: running_line(item, began)}
                 elif isinstance(item, Partial):
                     turn = Turn(settings.message, (item.texts[0], item.texts[-1]))
                     yield {turns: [*before, turn], **panes_of([*before, turn])}
@@ -254,11 +253,6 @@ def build(page: Page) -> Chat:
     gr.on([widget.change for widget in (layers, rows[0].concept, rows[0].probe)], redraw, drawn, chart, **LIGHT)
     chart.value = redraw(page.layers, rows[0].concept.value, "", {}, "")
     return Chat(turns, finished, rows, mode)
-
-
-def halt(request: gr.Request) -> None:
-    """Stop whatever this visitor runs."""
-    stop_run(request)
 
 
 def _pane(label: str, kind: str) -> gr.Chatbot:

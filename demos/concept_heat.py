@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from demos import GPU, LIGHT, on_gpu, progress_line
-from demos.concept_chat import Chat, halt
+from demos import GPU, LIGHT, halt, on_gpu, progress_line, running_line
+from demos.concept_chat import Chat
 from demos.concept_facts import Own, Page, accuracies, choices
 from demos.concept_shown import Turn, heat_map
 from demos.figures import safe
@@ -96,31 +96,30 @@ def build(page: Page, chat: Chat) -> None:
             raise ValueError("No concept is chosen: choose one to look for.")
         yield {line: progress_line("Starting…", 0.0, "running")}
         began = time.monotonic()
-        try:
-            for item in stream(
-                concept_guidance.score_text, page.registry, text, (name,), asked, page.model_set, model or "", own,
-                limit_s=LIMIT_S,
-            ):  # fmt: skip
-                if item is IDLE:
-                    yield gr.skip()
-                elif isinstance(item, Progress):
-                    told = f"{item.text[:1].upper()}{item.text[1:]} · {time.monotonic() - began:.1f} s"
-                    yield {line: progress_line(told, item.fraction, "running")}
-                elif isinstance(item, Result):
-                    rows = dict(list(read_rows.items())[-20:]) | {(text, name): item.value}
-                    where_now = draw(turns, where, text, asked, name, number, own, model, rows)
-                    perplexity = item.value.perplexity
-                    told = f"Read: {len(item.value.tokens)} tokens" + (
-                        f", perplexity {perplexity:.1f} under the unguided model" if perplexity else ""
-                    )
-                    yield {**where_now, found: rows, line: progress_line(told, 1.0, "done")}
-        except Exception:
-            yield {line: progress_line("The text was not read; the message says why.", 0.0, "stopped")}
-            raise
+        for item in stream(
+            concept_guidance.score_text, page.registry, text, (name,), asked, page.model_set, model or "", own,
+            limit_s=LIMIT_S,
+        ):  # fmt: skip
+            if item is IDLE:
+                yield gr.skip()
+            elif isinstance(item, Progress):
+                yield {line: running_line(item, began)}
+            elif isinstance(item, Result):
+                rows = dict(list(read_rows.items())[-20:]) | {(text, name): item.value}
+                where_now = draw(turns, where, text, asked, name, number, own, model, rows)
+                perplexity = item.value.perplexity
+                told = f"Read: {len(item.value.tokens)} tokens" + (
+                    f", perplexity {perplexity:.1f} under the unguided model" if perplexity else ""
+                )
+                yield {**where_now, found: rows, line: progress_line(told, 1.0, "done")}
 
     inputs = [chat.turns, source, pasted, question, concept, layer, page.own, page.model, found]
     outputs = [picture, layer, line]
-    handler = on_gpu(read_text, stopped={line: progress_line("Stopped.", 0.0, "stopped")})
+    handler = on_gpu(
+        read_text,
+        stopped={line: progress_line("Stopped.", 0.0, "stopped")},
+        broken={line: progress_line("The text was not read; the message says why.", 0.0, "stopped")},
+    )
     read.click(
         handler, inputs, [*outputs, found], show_progress="hidden", api_visibility="private",
         trigger_mode="multiple", **GPU,

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from demos import GPU, LIGHT, TALKS, explain, on_gpu, progress_line, workspace
-from demos.concept_chat import Chat, halt
+from demos import GPU, LIGHT, TALKS, explain, halt, on_gpu, progress_line, running_line, workspace
+from demos.concept_chat import Chat
 from demos.concept_facts import PLACES, PROBE_NAMES, Own, Page, accuracy_chart, free_name, shipped_place, size
 from demos.concept_shown import display, notices_html
 from demos.figures import safe, signed
@@ -153,45 +153,40 @@ def build(page: Page, chat: Chat) -> None:
         concept_files.check_examples(settings.read())
         yield {line: progress_line("Starting…", 0.0, "running")}
         began = time.monotonic()
+        made = None
+        for item in stream(make, page.registry, settings, limit_s=LIMIT_S):
+            if isinstance(item, Progress):
+                yield {line: running_line(item, began)}
+            elif isinstance(item, Result):
+                made = item.value
+            elif item is IDLE:
+                yield gr.skip()
+        concept = made.trained.concept
+        told = f"Made: {concept.name} is now in the chat’s lists, and in its first row."
+        yield {
+            **keep(own, concept, model or "", session), result: made_html(made, "", page.layers),
+            line: progress_line(f"{told} Writing a sample…", 0.95, "running"),
+        }  # fmt: skip
+        sample = ""
+        asked = Settings(
+            dialogues.EXAMPLES[0] if mini else "What should I cook tonight?",
+            ((concept.name, SAMPLE_STRENGTH),), levels=(-1.0, 1.0), seed=7, max_tokens=60,
+            model_set=page.model_set, model=model or "",
+        )  # fmt: skip
         try:
-            made = None
-            for item in stream(make, page.registry, settings, limit_s=LIMIT_S):
-                if isinstance(item, Progress):
-                    told = f"{item.text[:1].upper()}{item.text[1:]} · {time.monotonic() - began:.1f} s"
-                    yield {line: progress_line(told, item.fraction, "running")}
-                elif isinstance(item, Result):
-                    made = item.value
+            for item in stream(
+                concept_guidance.generate, page.registry, asked, {concept.name: concept}, limit_s=LIMIT_S
+            ):
+                if isinstance(item, Result):
+                    sample = sample_html(item.value, page.model_set)
                 elif item is IDLE:
                     yield gr.skip()
-            concept = made.trained.concept
-            told = f"Made: {concept.name} is now in the chat’s lists, and in its first row."
-            yield {
-                **keep(own, concept, model or "", session), result: made_html(made, "", page.layers),
-                line: progress_line(f"{told} Writing a sample…", 0.95, "running"),
-            }  # fmt: skip
-            sample = ""
-            asked = Settings(
-                dialogues.EXAMPLES[0] if mini else "What should I cook tonight?",
-                ((concept.name, SAMPLE_STRENGTH),), levels=(-1.0, 1.0), seed=7, max_tokens=60,
-                model_set=page.model_set, model=model or "",
-            )  # fmt: skip
-            try:
-                for item in stream(
-                    concept_guidance.generate, page.registry, asked, {concept.name: concept}, limit_s=LIMIT_S
-                ):
-                    if isinstance(item, Result):
-                        sample = sample_html(item.value, page.model_set)
-                    elif item is IDLE:
-                        yield gr.skip()
-            except ValueError as error:  # made at a place where one can detect but not guide
-                sample = notices_html([explain(error)])
-            yield {
-                result: made_html(made, sample, page.layers),
-                line: progress_line(f"{told} {time.monotonic() - began:.1f} s.", 1.0, "done"),
-            }
-        except Exception:
-            yield {line: progress_line(BROKE, 0.0, "stopped")}
-            raise
+        except ValueError as error:  # made at a place where one can detect but not guide
+            sample = notices_html([explain(error)])
+        yield {
+            result: made_html(made, sample, page.layers),
+            line: progress_line(f"{told} {time.monotonic() - began:.1f} s.", 1.0, "done"),
+        }
 
     def load(path, own, model, request: gr.Request) -> dict[Any, Any]:
         if path is None:
@@ -199,9 +194,7 @@ def build(page: Page, chat: Chat) -> None:
         try:
             layers, width = size(page.model_set, model or "")
             concept = concept_files.read_concept(path, layers, width)
-        except (
-            Exception
-        ) as error:  # whatever is in the file, the visitor gets one sentence, and an empty zone to try again
+        except Exception as error:  # whatever is in the file: one sentence, and an empty zone to try again
             gr.Warning(explain(error), title="Nothing was loaded")
             return {loaded: None}
         wanted = concept.name[: TrainSettings.NAME_MAX] or "loaded"
@@ -215,8 +208,9 @@ def build(page: Page, chat: Chat) -> None:
     first = chat.rows[0]
     kept = [page.own, *page.pickers, first.on, save, save_gguf, why, result, line]
     stopped = {line: progress_line("Stopped. Your examples are still here.", 0.0, "stopped")}
+    broken = {line: progress_line(BROKE, 0.0, "stopped")}
     train.click(
-        on_gpu(train_own, stopped=stopped), [examples, upload, name, probe, place, context, held, page.own, page.model],
+        on_gpu(train_own, stopped=stopped, broken=broken), [examples, upload, name, probe, place, context, held, page.own, page.model],
         kept, show_progress="hidden", api_visibility="private", trigger_mode="multiple", **GPU,
     )  # fmt: skip
     stop.click(halt, **LIGHT)

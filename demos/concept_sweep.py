@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from demos import GPU, LIGHT, on_gpu, progress_line, workspace
-from demos.concept_chat import halt
+from demos import GPU, LIGHT, halt, on_gpu, progress_line, running_line, workspace
 from demos.concept_facts import PROBE_NAMES, Page, full_name
 from demos.concept_shown import display
 from demos.figures import Series, plot, safe, signed
@@ -76,8 +75,7 @@ def build(page: Page) -> None:
                 if item is IDLE:
                     yield gr.skip()
                 elif isinstance(item, Progress):
-                    text = item.text[:1].upper() + item.text[1:]
-                    yield {line: progress_line(f"{text} · {time.monotonic() - began:.0f} s", item.fraction, "running")}
+                    yield {line: running_line(item, began, 0)}
                 elif isinstance(item, Curve):
                     curve = item
                     yield {board: board_html(curve), **files(curve, session)}
@@ -91,9 +89,6 @@ def build(page: Page) -> None:
         except TimeoutError:
             text = f"Stopped after {LIMIT_S / 60:.0f} minutes, the limit of one run. What was measured stays."
             yield {line: progress_line(text, 0.0, "stopped")}
-        except Exception:
-            yield {line: progress_line(BROKE, 0.0, "stopped")}
-            raise
 
     def files(curve: Curve, session: str) -> dict[Any, Any]:
         paths = write_files(curve, session)
@@ -103,7 +98,10 @@ def build(page: Page) -> None:
         }
 
     run.click(
-        on_gpu(sweep, stopped={line: progress_line(STOPPED, 0.0, "stopped")}),
+        on_gpu(
+            sweep, stopped={line: progress_line(STOPPED, 0.0, "stopped")},
+            broken={line: progress_line(BROKE, 0.0, "stopped")},
+        ),
         [concept, probe, limit, count, prompts, words, page.own, page.swept, page.model],
         [line, board, save_csv, save_json, page.swept],
         show_progress="hidden", api_visibility="private", trigger_mode="multiple", **GPU,

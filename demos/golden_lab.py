@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from demos import BROKE, GPU, LIGHT, on_gpu, progress_line, stop_run
+from demos import BROKE, GPU, LIGHT, halt, on_gpu, progress_line, running_line
 from demos.figures import Interval, data_uri, intervals, safe, signed
 from pipelines import noise_lab
 from pipelines.lane import IDLE, Progress, Result, stream
@@ -87,8 +87,7 @@ def build(registry: Registry, model_set: str, controls: Sequence[gr.components.C
                 if item is IDLE:
                     yield gr.skip()
                 elif isinstance(item, Progress):
-                    text = item.text[:1].upper() + item.text[1:]
-                    yield {line: progress_line(f"{text} · {time.monotonic() - began:.0f} s", item.fraction, "running")}
+                    yield {line: running_line(item, began, 0)}
                 elif isinstance(item, Tally):
                     yield {tally: item, board: board_html(item)}
                 elif isinstance(item, Result):
@@ -124,11 +123,6 @@ def build(registry: Registry, model_set: str, controls: Sequence[gr.components.C
     run.click(on_gpu(lab, **ends), inputs, **shared)
     further.click(on_gpu(lab_continued, **ends), [*inputs, tally], **shared)
     stop.click(halt, **LIGHT)
-
-
-def halt(request: gr.Request) -> None:
-    """Stop whatever this visitor runs, the lab or a comparison."""
-    stop_run(request)
 
 
 def asked(

@@ -23,9 +23,11 @@ from demos import (
     Tab,
     explain,
     golden_lab,
+    halt,
     on_gpu,
     paper_card,
     progress_line,
+    running_line,
     workspace,
 )
 from demos.figures import Line, bars, data_uri, lines, safe, signed
@@ -232,9 +234,7 @@ def build(registry: Registry, model_set: str) -> None:
             if item is IDLE:
                 yield gr.skip()
             elif isinstance(item, Progress):
-                waited = time.monotonic() - began
-                text = item.text[:1].upper() + item.text[1:]
-                yield {line: progress_line(f"{text} · {waited:.1f} s", item.fraction, "running")}
+                yield {line: running_line(item, began)}
             elif isinstance(item, Preview):
                 yield {standard: item.standard, golden: item.golden}
             elif isinstance(item, Result):
@@ -269,7 +269,7 @@ def build(registry: Registry, model_set: str) -> None:
     run.click(handler, **shared)
     fill = gr.on([chip.click for chip in chips], example, None, [prompt, seed], **LIGHT)
     fill.then(handler, **shared)
-    stop.click(golden_lab.halt, **LIGHT)
+    stop.click(halt, **LIGHT)
 
     surprise.click(lambda: golden_noise.surprise(secrets.randbelow(2**31)), None, prompt, **LIGHT)
     dice.click(lambda: secrets.randbelow(2**31), None, seed, **LIGHT)

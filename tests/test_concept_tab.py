@@ -604,7 +604,9 @@ def test_guide_gives_both_texts_and_scores_and_the_same_for_the_same_seed(served
     assert first[:2] == again[:2] and first[2]["guided"]["scores"] == again[2]["guided"]["scores"]
     details = first[2]
     for side, text in (("unguided", first[0]), ("guided", first[1])):
-        assert dialogues.display(details[side]["text"]) == text and details[side]["verified"]["rates"].keys() == set(dialogues.CONCEPTS)
+        assert dialogues.display(details[side]["text"]) == text and details[side]["verified"]["rates"].keys() == set(
+            dialogues.CONCEPTS
+        )
         assert len(details[side]["scores"]["humour"][0]) == len(details[side]["tokens"])
     off = client.predict(prompt="What does the goat eat?", **given | {"concepts": {"humour": 0}})
     assert off[0] == off[1] == first[0], "strength 0 changes nothing"
