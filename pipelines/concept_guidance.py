@@ -16,6 +16,7 @@ Module level is free of torch; models come from the registry for the length of a
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import math
 import os
 import random
@@ -266,7 +267,14 @@ def _load_part(spec: ModelSpec) -> Any:
     folder = resolve(spec)
     if part == "tokenizer":
         return AutoTokenizer.from_pretrained(folder)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, spec.dtype), use_safetensors=True)
+    precision = "bfloat16" if spec.dtype in QUANTISED else spec.dtype
+    options: dict[str, Any] = {"dtype": getattr(torch, precision), "use_safetensors": True}
+    if spec.dtype in QUANTISED:
+        from transformers import BitsAndBytesConfig
+
+        four = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": torch.bfloat16} if spec.dtype == "int4" else {}
+        options["quantization_config"] = BitsAndBytesConfig(**{QUANTISED[spec.dtype]: True}, **four)
+    model = AutoModelForCausalLM.from_pretrained(folder, **options)
     return model.eval().requires_grad_(False)
 
 
@@ -313,9 +321,35 @@ def _hub(
     return LanguageModel(name, source, licence, parts, "", raw_limit, layers, "Hello!", download)
 
 
+QUANTISED = {"int8": "load_in_8bit", "int4": "load_in_4bit"}
+"""Precision of a part -> the switch of ``BitsAndBytesConfig``."""
+
+
+def quantised(model: LanguageModel, dtype: str) -> LanguageModel:
+    """The same model with its linear layers in 8 or 4 bits (``dtype``: a key of :data:`QUANTISED`), by bitsandbytes.
+
+    It is quantised while it loads, so the same files are fetched. Never run by us at full size: called experimental.
+    """
+    bits = int(dtype.removeprefix("int"))
+    first, *rest = model.parts
+    smaller = dataclasses.replace(
+        first, key=first.key.replace("/", f"-{bits}bit/"), dtype=dtype, bytes=first.bytes * bits // 16
+    )
+    title = f"{model.title}, {bits}-bit (experimental)"
+    return dataclasses.replace(model, name=f"{model.name}-{bits}bit", title=title, parts=(smaller, *rest))
+
+
+def with_quantised(models: Sequence[LanguageModel], installed: bool | None = None) -> tuple[LanguageModel, ...]:
+    """``models``, and after each its 8-bit and 4-bit forms where bitsandbytes is installed."""
+    if installed is None:
+        installed = importlib.util.find_spec("bitsandbytes") is not None
+    forms = tuple(QUANTISED) if installed else ()
+    return tuple(form for model in models for form in (model, *(quantised(model, dtype) for dtype in forms)))
+
+
 MODELS: dict[str, tuple[LanguageModel, ...]] = {
     "mini": (_mini(),),
-    "full": (
+    "full": with_quantised((
         _hub(
             "qwen2.5-1.5b", "Qwen/Qwen2.5-1.5B-Instruct", "Apache-2.0", 3_087_000_000,
             "about 3 GB from the Hub on first use; a small GPU, or patience",
@@ -329,7 +363,7 @@ MODELS: dict[str, tuple[LanguageModel, ...]] = {
             "about 14 GB from the Hub, after accepting Meta’s licence there and logging in; a GPU with 20 GB",
             "16-31", 16.0,
         ),
-    ),
+    )),
 }  # fmt: skip
 """The models of each set, the default first. Layers and raw limits of the last two are those of the paper's demo."""
 

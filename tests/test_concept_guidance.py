@@ -913,6 +913,28 @@ def toys(llama, tokenizer, monkeypatch):
     return Registry("cpu")
 
 
+def test_smaller_forms_are_offered_where_they_can_be_loaded():
+    full = [model for model in concept_guidance.MODELS["full"] if "bit" not in model.name]
+    assert concept_guidance.with_quantised(full, installed=False) == tuple(full)
+    offered = concept_guidance.with_quantised(full, installed=True)
+    assert [model.name for model in offered[:3]] == [full[0].name, f"{full[0].name}-8bit", f"{full[0].name}-4bit"]
+    plain, eight, four = (model.parts[0] for model in offered[:3])
+    assert len({plain.key, eight.key, four.key}) == 3 and (eight.dtype, four.dtype) == ("int8", "int4")
+    assert plain.bytes == 2 * eight.bytes + plain.bytes % 2 == 4 * four.bytes + plain.bytes % 4
+    assert all(model.parts[1:] == full[0].parts[1:] for model in offered[:3]), "tokenizer and vectors are shared"
+    assert "experimental" in offered[1].title
+
+
+@pytest.mark.parametrize("dtype", concept_guidance.QUANTISED)
+def test_a_quantised_model_is_guided_too(dtype, monkeypatch):
+    pytest.importorskip("bitsandbytes")
+    model = concept_guidance.quantised(concept_guidance.MODELS["mini"][0], dtype)
+    monkeypatch.setitem(concept_guidance.MODELS, "mini", (model,))
+    settings = Settings("What does the goat eat?", (("politeness.dim", -0.4),), max_tokens=40)
+    outcome = concept_guidance.generate(Job(), Registry("cpu"), settings)
+    assert outcome.rows[0].text != outcome.rows[1].text and "-" + dtype[3:] + "bit" in model.name
+
+
 def run(registry, job=None, **changes) -> Outcome:
     settings = Settings(**{"message": MESSAGE, "concepts": (("humour", 0.6),), "max_tokens": 10, **changes})
     return concept_guidance.generate(job or Job(), registry, settings)
