@@ -78,9 +78,9 @@ LOCAL = "LATENT_STUDIO_NPNET"
 
 GRID, STRONG, WEAK = 10, 5.5, 1.0
 """Re-denoise sampling as in the paper's code: on a grid of ten steps, guidance 5.5 down and 1 back."""
-LOOKS, SIGNAL, SIGNAL_SEED = 4, 2.0, 2**40
-"""The signal that the noise lacks: looks of the model at other noises, factor (chosen on validation prompts), and where
-the seeds of the other noises begin."""
+LOOKS, SIGNAL, SIGNAL_SEED = 4, 2.0, 3 * 2**28
+"""The signal that the noise lacks: looks of the model at other noises, factor (chosen on validation prompts), and the seed of
+the looks (times LOOKS it lies above every visitor's seed)."""
 
 
 @dataclass(frozen=True)
@@ -236,9 +236,15 @@ def specs(model_set: str, source: str = "npnet") -> tuple[ModelSpec, ...]:
 
 
 def draw_noise(seed: int, shape: tuple[int, ...]) -> Tensor:
-    """Standard normal noise, float32, drawn on the CPU so that a seed means the same noise on every device."""
+    """Standard normal noise, float32, drawn on the CPU so that a seed means the same noise on every device.
+
+    Raises:
+        ValueError: a seed of more than 32 bits, of which torch would silently use the lower ones only.
+    """
     import torch
 
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"The seed is {seed} but a noise is drawn from 32 bits: choose one from 0 to {2**32 - 1}.")
     return torch.randn(shape, generator=torch.Generator("cpu").manual_seed(seed))
 
 
@@ -337,7 +343,7 @@ class GoldenNoise:
         return redenoise(noises.to(self.pipe.unet.dtype), predict, self.pipe.scheduler, STRONG, WEAK).float()
 
     def signalled(
-        self, noises: Tensor, embeds: tuple[Tensor, ...], steps: int, looks: int = LOOKS, seed: int = 0
+        self, noises: Tensor, embeds: tuple[Tensor, ...], steps: int, looks: int = LOOKS, seed: int = SIGNAL_SEED
     ) -> Tensor:
         """Golden noises (B, 4, h, w), float32, that hold what the prompt lets one expect of the picture (ours).
 
@@ -353,7 +359,7 @@ class GoldenNoise:
         predict, clean = guided_prediction(self.pipe, embeds), torch.zeros_like(noises)
         for look in range(looks):
             # The same for all rows, so that a row does not depend on what runs beside it.
-            other = draw_noise(SIGNAL_SEED + seed * looks + look, (1, *noises.shape[1:])).to(noises).expand_as(noises)
+            other = draw_noise(seed * looks + look, (1, *noises.shape[1:])).to(noises).expand_as(noises)
             epsilon = predict(other.to(self.pipe.unet.dtype), level, 1.0).to(noises)
             clean += (other - math.sqrt(1 - share) * epsilon) / math.sqrt(share) / looks
         return with_signal(noises, clean, share, SIGNAL)

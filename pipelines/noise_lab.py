@@ -98,8 +98,8 @@ def start_noise(seeds: Sequence[int], pipe: Any) -> Tensor:
 
 
 def other_seeds(seeds: Sequence[int]) -> list[int]:
-    """Seeds for a second, independent noise: the upper half of the range, where no visitor's or script's seed lies."""
-    return [2**32 + seed for seed in seeds]
+    """Seeds for a second, independent noise: the upper half of 32 bits, where no visitor's or script's seed lies."""
+    return [2**31 + seed for seed in seeds]
 
 
 def draw_arm(
@@ -175,7 +175,7 @@ def changed_noise(
         return golden_with_strength(noises, npnet(noises, models.golden.embed(others)[0]), strength)
     if key == "random":
         size = (npnet(noises, embeds[0]) - noises).square().mean((1, 2, 3), keepdim=True).sqrt()
-        direction = start_noise([seed + 2**33 for seed in seeds], pipe)
+        direction = start_noise([2**32 - 1 - seed for seed in seeds], pipe)
         direction = direction / direction.square().mean((1, 2, 3), keepdim=True).sqrt()
         return torch.lerp(noises, noises + size * direction, strength)
     raise ValueError(f"Arm {key!r} is unknown: choose from {', '.join(ARMS)}.")

@@ -369,6 +369,7 @@ def test_arms_of_guidance_and_steps_are_what_they_are_called(models):
     assert torch.equal(draw(models, "more_steps", 1), draw(models, "standard", 1 + noise_lab.MORE_STEPS))
     other = draw(models, "standard", seeds=noise_lab.other_seeds(SEEDS))
     assert torch.equal(draw(models, "other_noise"), other)
+    assert not torch.equal(other, draw(models, "standard")), "another seed is another noise"
     # Only the first step differs: its own guidance is back in the second.
     assert not torch.equal(draw(models, "first_step", 2), draw(models, "standard", 2))
     assert not torch.equal(draw(models, "first_step", 2, guidance=3.0), draw(models, "standard", 2, guidance=5.0))
@@ -391,8 +392,9 @@ def test_the_random_change_is_as_large_as_npnets_and_goes_nowhere(models):
     _, moved = changed(models, "random")
     sizes = [(x - noises).square().mean((1, 2, 3)).sqrt() for x in (golden, moved)]
     torch.testing.assert_close(sizes[0], sizes[1], rtol=1e-4, atol=1e-6)
-    along = torch.nn.functional.cosine_similarity((golden - noises).flatten(1), (moved - noises).flatten(1))
-    assert along.abs().max() < 0.1
+    for known in (golden - noises, noises):
+        along = torch.nn.functional.cosine_similarity(known.flatten(1), (moved - noises).flatten(1))
+        assert along.abs().max() < 0.1
     assert torch.equal(moved, changed(models, "random")[1]), "a seed means the same change"
 
 
@@ -419,6 +421,23 @@ def test_the_lacking_signal_is_the_prompts_whatever_the_noise(models):
     assert 0.1 < added.std() < 1.2, "an average of clean latents, which have a standard deviation near 1"
     alone = models.golden.signalled(noises[2:], tuple(part[2:] for part in embeds), 25)
     torch.testing.assert_close(alone, golden[2:], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("seeds", [[0, 7], [2**31 - 1, 940_000_000]])
+def test_every_role_draws_a_noise_of_its_own(models, seeds):
+    """torch takes 32 bits of a seed: roles that differ in the bits above would draw the same noise."""
+    roles = [seeds, noise_lab.other_seeds(seeds), [2**32 - 1 - seed for seed in seeds]]
+    drawn = [noise_lab.start_noise(role, models.golden.pipe) for role in roles]
+    looks = [golden_noise.SIGNAL_SEED * golden_noise.LOOKS + look for look in range(golden_noise.LOOKS)]
+    rows = [*(row for noise in drawn for row in noise), *noise_lab.start_noise(looks, models.golden.pipe)]
+    for place, row in enumerate(rows):
+        assert all((row - other).abs().max() > 1 for other in rows[:place])
+
+
+def test_a_seed_beyond_32_bits_is_refused():
+    for seed in (2**32, -1):
+        with pytest.raises(ValueError, match="a noise is drawn from 32 bits"):
+            golden_noise.draw_noise(seed, (1, 4, 8, 8))
 
 
 def test_with_signal_is_what_training_calls_a_level():
