@@ -396,6 +396,14 @@ def find_concept(known: Mapping[str, Concept], name: str, preferred: Mapping[str
     return dataclasses.replace(found, name=name)
 
 
+def find_concepts(
+    model: LanguageModel, names: Sequence[str], vectors: Mapping[str, Concept], own: Mapping[str, Concept] | None = None
+) -> list[Concept]:
+    """The concepts of these ``names`` among a model's ``vectors`` and the visitor's ``own``, which go first."""
+    known, preferred = {**vectors, **(own or {})}, manifest(model.folder).get("best", {})
+    return [find_concept(known, name, preferred) for name in names]
+
+
 # ---------------------------------------------------------------------------------------- generation
 
 
@@ -449,8 +457,7 @@ def generate(job: Job, registry: Registry, settings: Settings, own: Mapping[str,
     job.progress(0.0, f"loading {chosen.title}")
 
     def work(model: Any, tokenizer: Any, vectors: dict[str, Concept]) -> Outcome:
-        known, preferred = {**vectors, **(own or {})}, manifest(chosen.folder).get("best", {})
-        concepts = [find_concept(known, name, preferred) for name, _ in settings.concepts]
+        concepts = find_concepts(chosen, [name for name, _ in settings.concepts], vectors, own)
         return answer(job, model, tokenizer, settings, concepts)
 
     outcome = registry.run(chosen.parts, work)
@@ -534,8 +541,7 @@ def score_text(
     def work(model: Any, tokenizer: Any, vectors: dict[str, Concept]) -> Row:
         from pipelines import steering
 
-        known, preferred = {**vectors, **(own or {})}, manifest(chosen.folder).get("best", {})
-        found = [find_concept(known, name, preferred) for name in concepts]
+        found = find_concepts(chosen, concepts, vectors, own)
         asked = [{"role": "user", "content": prompt.strip() or chosen.neutral_prompt}]
         span = steering.reply_span(tokenizer, asked, text)
         if span.stop > _context(model):

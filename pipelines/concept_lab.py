@@ -20,9 +20,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pipelines import concept_guidance, dialogues, limits
 from pipelines.concept_files import Example, examples_of
-from pipelines.concept_guidance import Settings, SweepPoint, find_concept, language_model, layer_text
+from pipelines.concept_guidance import Settings, SweepPoint, find_concepts, language_model, layer_text
 from pipelines.pnes import Pnes, pnes
-from pipelines.sdxl import manifest
 
 if TYPE_CHECKING:
     from pipelines.concept_files import Concept
@@ -271,8 +270,7 @@ def run(job: Job, registry: Registry, settings: SweepSettings, own: Mapping[str,
     job.progress(0.0, f"loading {chosen.title}")
 
     def work(model: Any, tokenizer: Any, vectors: dict[str, Concept]) -> Curve:
-        preferred = manifest(chosen.folder).get("best", {})
-        concept = find_concept({**vectors, **(own or {})}, settings.concept, preferred)
+        (concept,) = find_concepts(chosen, [settings.concept], vectors, own)
         return scan(job, model, tokenizer, concept, settings)
 
     return registry.run(chosen.parts, work)

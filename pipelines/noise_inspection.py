@@ -10,6 +10,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+def rms(x: Tensor) -> Tensor:
+    """Root mean square of each sample, (B, 1, 1, 1)."""
+    return x.square().mean((1, 2, 3), keepdim=True).add(1e-20).sqrt()
+
+
 def noise_statistics(noise: Tensor, golden: Tensor) -> dict[str, float]:
     """How the noise changed: mean and standard deviation before and after, root mean square of the change."""
     change = (golden - noise).float()

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pipelines import golden_noise, limits, sdxl
 from pipelines.golden_noise import GoldenNoise, Settings
+from pipelines.noise_inspection import rms
 from pipelines.statistics import Paired, mcnemar
 
 if TYPE_CHECKING:
@@ -174,10 +175,9 @@ def changed_noise(
         others = [golden_noise.surprise(seed % 2**31 + 1) for seed in seeds]
         return golden_with_strength(noises, npnet(noises, models.golden.embed(others)[0]), strength)
     if key == "random":
-        size = (npnet(noises, embeds[0]) - noises).square().mean((1, 2, 3), keepdim=True).sqrt()
+        size = rms(npnet(noises, embeds[0]) - noises)
         direction = start_noise([2**32 - 1 - seed for seed in seeds], pipe)
-        direction = direction / direction.square().mean((1, 2, 3), keepdim=True).sqrt()
-        return torch.lerp(noises, noises + size * direction, strength)
+        return torch.lerp(noises, noises + size * (direction / rms(direction)), strength)
     raise ValueError(f"Arm {key!r} is unknown: choose from {', '.join(ARMS)}.")
 
 

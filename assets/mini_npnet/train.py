@@ -45,6 +45,7 @@ from assets import training
 from pipelines import golden_noise, noise_lab, sdxl, tiny_diffusion
 from pipelines.film_npnet import FilmNPNet
 from pipelines.golden_noise import GoldenNoise
+from pipelines.noise_inspection import rms
 from pipelines.npnet import SMALL, NPNet
 from pipelines.registry import Registry
 from pipelines.scenes import prompts as words
@@ -112,11 +113,6 @@ def climb(golden: GoldenNoise, reward: Any, noises: Tensor, texts: list[str]) ->
         now = start + change
         now = now * (start.flatten(1).norm(dim=1) / now.flatten(1).norm(dim=1)).view(-1, 1, 1, 1)
     return now.detach()
-
-
-def rms(x: Tensor) -> Tensor:
-    """Root mean square of each sample, (B, 1, 1, 1)."""
-    return x.square().mean((1, 2, 3), keepdim=True).add(1e-20).sqrt()
 
 
 def prompts_of(shard: int) -> list[str]:
