@@ -283,7 +283,7 @@ def llama_card() -> str:
         + "\n"
     )
     text += (
-        f"## Guided\n\n`OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 -m assets.mini_llama.evaluate --write` ({sweeps['minutes']:g} minutes): "
+        f"## Guided\n\n`OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 -m assets.mini_llama.evaluate --write`: "
         f"{sweeps['prompts']} held-out questions at each of {len(sweeps['strengths'])} strengths from {min(sweeps['strengths']):g} to "
         f"{max(sweeps['strengths']):g} (shares of each token's norm), the page's sampling, read by the parser. *Moved*: the largest change "
         "of the trait rate between two strengths at which at least 0.9 of the unguided share of answers is still grammatical. "

@@ -19,7 +19,6 @@ import hashlib
 import json
 import random
 import statistics
-import time
 from pathlib import Path
 from typing import Any
 
@@ -174,7 +173,7 @@ def main() -> None:
     parser.add_argument("--choose", action="store_true", help="try places and layers on other questions, write nothing")
     parser.add_argument("--write", action="store_true", help="write the figures for the card and the page")
     arguments = parser.parse_args()
-    concepts, started = arguments.concepts.split(","), time.monotonic()
+    concepts = arguments.concepts.split(",")
     if arguments.choose:
         choose(min(arguments.prompts, 40), concepts)
         return
@@ -193,7 +192,6 @@ def main() -> None:
         return
     told = report(found, known, arguments.prompts)
     told["unguided"] = train.evaluate(model, arguments.prompts, seed=2)
-    told["minutes"] = round((time.monotonic() - started) / 60, 1)
     if arguments.write:
         training.write_json(HERE / "sweeps.json", told)
         training.write_manifest(HERE, {"best": told["best"]})
