@@ -257,7 +257,7 @@ def build(page: Page) -> Chat:
 
 def _pane(label: str, kind: str) -> gr.Chatbot:
     return gr.Chatbot(
-        label=label, height=460, elem_classes=["chat-pane", kind], buttons=["copy"], feedback_options=None,
+        label=label, height=520, elem_classes=["chat-pane", kind], buttons=["copy"], feedback_options=None,
         group_consecutive_messages=True, layout="bubble", allow_tags=False,
         placeholder="The answer appears here." if kind == "plain" else "The same answer, steered, appears here.",
     )  # fmt: skip
