@@ -78,6 +78,7 @@ class Scene:
     light_softness: float = 0.06
     camera_height: float = 2.3
     camera_distance: float = 6.2
+    mirror: float = 1.0  # factor on the floor's reflectivity
 
     def without(self, index: int) -> Scene:
         """The same scene with solid ``index`` taken out.
@@ -545,7 +546,7 @@ def _shade(packed: _Packed, eye: Tensor, direction: Tensor, subpixel: Tensor) ->
     down = direction * flip
     seen = _first_surfaces(packed, hits.point, down)
     mirrored = _radiance(packed, seen, down, subpixel, None)
-    share = torch.tensor([REFLECTIVITY[s.floor] for s in packed.scenes], device=packed.device).unsqueeze(1)
+    share = torch.tensor([REFLECTIVITY[s.floor] * s.mirror for s in packed.scenes], device=packed.device).unsqueeze(1)
     share = share * (0.7 + 1.2 * (1 + direction[1]).clamp(0, 1) ** 4) * ((hits.slot == -1) & ~hits.wall)
     return colour * (1 - share) + mirrored * share, hits
 
@@ -619,6 +620,26 @@ def _add_truth(result: Truth, packed: _Packed, height: int, width: int) -> None:
     result.instances, result.shadows, result.reflections = (
         mask.movedim(0, 1).reshape(shape) for mask in (own, shadows, reflections)
     )
+
+
+def geometry(
+    scenes: Sequence[Scene], size: int | tuple[int, int] = 128, device: str | torch.device = "cpu", supersample: int = 2
+) -> tuple[Tensor, Tensor]:
+    """What a depth map and a mask of the scenes show, without the cost of light.
+
+    Returns inverse depth (B, 1, H, W) along the camera axis, averaged over the subpixels (``1 / FAR`` for the sky), and
+    instances (B, K, H, W) bool: pixels that a solid covers in part or whole, as a visitor would brush it.
+    """
+    height, width = (size, size) if isinstance(size, int) else size
+    packed = _pack(scenes, device)
+    rows, columns = height * supersample, width * supersample
+    eye, direction, forward = _rays(packed, rows, columns)
+    hits = _first_surfaces(packed, eye, direction)
+    along = (hits.distance * (direction * forward).sum(0)).clamp_max(FAR)
+    slots = torch.arange(MAX_SOLIDS, device=packed.device).view(-1, 1, 1)
+    covered = (hits.slot.unsqueeze(0) == slots).float().movedim(0, 1).reshape(len(scenes), -1, rows, columns)
+    inverse = torch.nn.functional.avg_pool2d((1 / along).reshape(len(scenes), 1, rows, columns), supersample)
+    return inverse, torch.nn.functional.max_pool2d(covered, supersample) > 0
 
 
 def main() -> None:

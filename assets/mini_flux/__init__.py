@@ -1,0 +1,1 @@
+"""``mini-flux``: the fill model, its adapters and its depth estimator, and how they were made."""

@@ -1,0 +1,752 @@
+"""Train ``mini-flux`` from rendered scenes: autoencoder, depth estimator, fill model, the two adapters of GeoRemover.
+
+    python -m assets.mini_flux.data --shards 0:30            # two processes, two ranges: 12 minutes
+    OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 -m assets.mini_flux.train vae --minutes 16
+    OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 -m assets.mini_flux.train depth --minutes 8
+    python -m assets.mini_flux.train latents --part 0:2      # and --part 1:2 beside it
+    OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 -m assets.mini_flux.train base --minutes 16
+    OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 -m assets.mini_flux.train stage1 --minutes 9
+    OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 -m assets.mini_flux.train stage2 --minutes 32
+    ... train stage1_plain --minutes 9; ... train one_stage --minutes 9         # ablations, written to data/ablations
+
+Seed 0. On a CPU one thread a process is several times faster than two threads in one; with a GPU, ``--device cuda`` and no
+torchrun. Each stage resumes from ``data/runs`` after a kill and writes its part of ``assets/mini_flux``; minutes, steps and
+scores of what is shipped are in the card (README.md), which is written from the manifest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from assets import training
+from pipelines import depth_maps, tiny_flux
+from pipelines.scenes import removal
+from pipelines.tiny_flux import HEIGHT, WIDTH
+
+HERE = Path(__file__).parent
+DATA, RUNS = Path("data"), Path("data/runs")
+SEED = 0
+PREFERENCE = 0.01
+"""Weight of stage 1's preference term, as published."""
+INSERTION = 0.1
+"""Share of stage-2 examples in which the object is put in instead, as published."""
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+DEPTH_SIZE = (126, 168)
+VALIDATION_SEED = 500_000
+
+
+class Scenes:
+    """The rendered shards in memory: ``images`` (R, H, W, 3), ``depth`` (R, H, W), ``before``, ``after``, ``masks`` (P, ...)."""
+
+    def __init__(self, root: Path = DATA) -> None:
+        self.root, self.read = root, set[Path]()
+        self.parts: list[dict[str, numpy.ndarray]] = []
+        self.refresh()
+
+    def refresh(self) -> None:
+        for path in sorted(self.root.glob("removal-*.npz")):
+            if path not in self.read:
+                self.read.add(path)
+                with numpy.load(path) as file:
+                    self.parts.append({name: file[name] for name in file.files})
+        self.ends = numpy.cumsum([len(p["images"]) for p in self.parts])
+        self.pairs = [(s, i) for s, part in enumerate(self.parts) for i in range(len(part["before"]))]
+
+    def __len__(self) -> int:
+        return int(self.ends[-1]) if len(self.ends) else 0
+
+    def view(self, number: int) -> tuple[NDArray[numpy.uint8], NDArray[numpy.uint8]]:
+        """Picture (H, W, 3) and depth (H, W) of view ``number``."""
+        shard = int(numpy.searchsorted(self.ends, number, side="right"))
+        row = number - (int(self.ends[shard - 1]) if shard else 0)
+        return self.parts[shard]["images"][row], self.parts[shard]["depth"][row]
+
+    def pair(self, number: int) -> dict[str, numpy.ndarray]:
+        """Picture and depth before and after removal ``number``, and the solid's mask (H, W) bool."""
+        shard, row = self.pairs[number]
+        part = self.parts[shard]
+        before, after = part["before"][row], part["after"][row]
+        mask = numpy.unpackbits(part["masks"][row]).reshape(HEIGHT, WIDTH).astype(bool)
+        return {
+            "image": part["images"][before], "clean": part["images"][after], "mask": mask,
+            "depth": part["depth"][before], "depth_clean": part["depth"][after],
+        }  # fmt: skip
+
+
+def to_signed(pictures: Sequence[numpy.ndarray], device: str) -> Tensor:
+    """uint8 (H, W, 3) pictures to (B, 3, H, W) in [-1, 1]."""
+    return torch.from_numpy(numpy.stack(pictures)).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def edges(image: Tensor) -> tuple[Tensor, Tensor]:
+    """Differences between neighbours, across and down: where outlines live."""
+    return image[..., :, 1:] - image[..., :, :-1], image[..., 1:, :] - image[..., :-1, :]
+
+
+# --------------------------------------------------------------------------------------- autoencoder
+
+
+def start_vae():
+    """A new autoencoder whose outer layers are those of ``mini-sdxl``, which is one level shallower."""
+    from diffusers import AutoencoderTiny
+
+    torch.manual_seed(SEED)
+    model = tiny_flux.vae()
+    known = AutoencoderTiny.from_pretrained(HERE.parent / "mini_sdxl" / "vae", torch_dtype=torch.float32)
+    for place, layer in enumerate(known.encoder.layers[:-1]):
+        model.encoder.layers[place].load_state_dict(layer.state_dict())
+    deeper = len(model.decoder.layers) - len(known.decoder.layers)
+    for place, layer in list(enumerate(known.decoder.layers))[2:]:
+        model.decoder.layers[place + deeper].load_state_dict(layer.state_dict())
+    return model
+
+
+def crop_batch(scenes: Scenes, number: int, batch: int, size: int, device: str) -> Tensor:
+    """Random crops, three of eight of them depth colours; every eighth spans the seam between two panels."""
+    rng = numpy.random.default_rng((SEED, number))
+    chosen = []
+    for place in range(batch):
+        picture, depth = scenes.view(int(rng.integers(len(scenes))))
+        colours = depth_maps.palette()[depth]
+        if place % 8 == 7:
+            source = numpy.concatenate((picture[:, -size:], colours[:, :size]), 1)
+        else:
+            source = colours if place % 8 in (2, 4, 6) else picture
+        top, left = (int(rng.integers(0, side - size + 1)) for side in source.shape[:2])
+        crop = source[top : top + size, left : left + size]
+        chosen.append(crop[:, ::-1] if rng.random() < 0.5 else crop)
+    return to_signed(chosen, device).contiguous(memory_format=torch.channels_last)
+
+
+def train_vae(minutes: float, device: str) -> None:
+    model = start_vae().to(device, memory_format=torch.channels_last)
+    scenes = Scenes()
+    check = [scenes.view(i) for i in range(0, 40, 2)]
+
+    def step(number: int) -> Tensor:
+        if number % 200 < 2:
+            scenes.refresh()
+        image = crop_batch(scenes, number, 8, 64, device)
+        with training.autocast(device):
+            latents = model.encode(image).latents
+            # A little noise makes neighbouring latents mean neighbouring pictures, which diffusion needs.
+            drawn = model.decode(latents + 0.02 * torch.randn_like(latents)).sample
+        drawn = drawn.float()
+        sharp = sum((a - b).abs().mean() for a, b in zip(edges(drawn), edges(image), strict=True))
+        keep_small = 1e-3 * latents.float().square().mean()  # the decoder squashes beyond 3
+        return (drawn - image).abs().mean() + 2 * F.mse_loss(drawn, image) + sharp + keep_small
+
+    model, facts = training.train(
+        model,
+        step,
+        minutes,
+        RUNS / "flux-vae.pt",
+        1.5e-3,
+        SEED,
+        report=lambda average: json.dumps(reconstruction(average, check, device)),
+        report_every=300,
+        weight_decay=1e-4,
+        decay=0.995,
+    )
+    if training.rank_and_size()[0]:
+        return
+    centre(model, scenes, device)
+    # The decoder saw the old spread through its soft limit; a short round of its own makes up for that.
+    model.register_to_config(scaling_factor=1 / tiny_flux.SPREAD)
+    save(model, "vae")
+    note("vae", facts | reconstruction(model, held_out_views(40), device))
+
+
+@torch.no_grad()
+def reconstruction(model, views, device: str) -> dict[str, float]:
+    """PSNR of pictures after a round trip, and mean error of the depth that is read back from the colours."""
+    found = {}
+    for name, pictures in (
+        ("picture", [v[0] for v in views]),
+        ("colours", [depth_maps.palette()[v[1]] for v in views]),
+    ):
+        image = to_signed(pictures, device)
+        drawn = torch.cat([model.decode(model.encode(part).latents).sample for part in image.split(8)]).clamp(-1, 1)
+        found[f"{name} PSNR"] = round(10 * torch.log10(4 / F.mse_loss(drawn, image)).item(), 2)
+        if name == "colours":
+            levels = ((drawn + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+            read = numpy.stack([depth_maps.from_colours(level)[0] for level in levels])
+            found["depth error"] = round(float(numpy.abs(read - numpy.stack([v[1] for v in views]) / 255).mean()), 4)
+    return found
+
+
+@torch.no_grad()
+def centre(model, scenes: Scenes, device: str) -> None:
+    """Fold mean and spread of the latents into the weights: afterwards every channel has mean 0 and deviation SPREAD."""
+    image = to_signed([scenes.view(i)[0] for i in range(0, 1000, 5)], device)
+    colours = to_signed([depth_maps.palette()[scenes.view(i)[1]] for i in range(0, 1000, 5)], device)
+    latents = torch.cat([model.encode(part).latents for part in torch.cat((image, colours)).split(20)])
+    mean, deviation = latents.mean((0, 2, 3)), latents.std((0, 2, 3)).clamp_min(0.05)
+    last, first = model.encoder.layers[-1], model.decoder.layers[0]
+    last.weight.mul_((tiny_flux.SPREAD / deviation).view(-1, 1, 1, 1))
+    last.bias.sub_(mean).mul_(tiny_flux.SPREAD / deviation)
+    first.bias.add_((first.weight * mean.view(1, -1, 1, 1)).sum((1, 2, 3)))
+    first.weight.mul_((deviation / tiny_flux.SPREAD).view(1, -1, 1, 1))
+
+
+def train_decoder(minutes: float, device: str) -> None:
+    """Train the decoder on with the encoder frozen, so that latents that were computed stay valid."""
+    model = load_vae(device).to(memory_format=torch.channels_last).train()
+    model.encoder.requires_grad_(False)
+    scenes = Scenes()
+
+    def step(number: int) -> Tensor:
+        image = crop_batch(scenes, 10**7 + number, 8, 64, device)
+        with training.autocast(device), torch.no_grad():
+            latents = model.encode(image).latents
+        with training.autocast(device):
+            drawn = model.decode(latents + 0.02 * torch.randn_like(latents)).sample.float()
+        sharp = sum((a - b).abs().mean() for a, b in zip(edges(drawn), edges(image), strict=True))
+        return (drawn - image).abs().mean() + 2 * F.mse_loss(drawn, image) + sharp
+
+    model, facts = training.train(
+        model, step, minutes, RUNS / "flux-decoder.pt", 6e-4, SEED, weight_decay=1e-4, decay=0.995
+    )
+    if training.rank_and_size()[0] == 0:
+        save(model, "vae")
+        note("decoder", facts | reconstruction(model, held_out_views(40), device))
+
+
+def held_out_views(count: int) -> list[tuple[numpy.ndarray, numpy.ndarray]]:
+    """Pictures and depth levels of validation scenes."""
+    pairs = [removal.pair(removal.sample(VALIDATION_SEED + i), 0) for i in range(count)]
+    return [(pair.image, (pair.depth * 255).round().astype(numpy.uint8)) for pair in pairs]
+
+
+def load_vae(device: str):
+    from diffusers import AutoencoderTiny
+
+    return AutoencoderTiny.from_pretrained(HERE / "vae", torch_dtype=torch.float32).to(device).eval()
+
+
+def save(model, part: str) -> None:
+    """Write one part in float16, and no path of this machine."""
+    import copy
+
+    copy.deepcopy(model).half().save_pretrained(HERE / part, max_shard_size="9MB")
+    path = HERE / part / "config.json"
+    settings = json.loads(path.read_text())
+    settings.pop("_name_or_path", None)
+    if part == "vae":
+        settings.pop("block_out_channels", None)  # set again at load; in the file it only makes diffusers warn
+    if part == "depth":
+        settings["dtype"] = "float32"  # a plain from_pretrained should give float32, as it does for the other parts
+    training.write_json(path, settings)
+
+
+def note(stage: str, facts: dict[str, Any]) -> None:
+    """Keep what a stage of training says about itself in the manifest."""
+    told = training.read_json(HERE / "manifest.json").get("training", {})
+    _, size = training.rank_and_size()
+    training.write_manifest(HERE, {"training": {**told, stage: {**facts, "processes": size, "seed": SEED}}})
+    print(json.dumps(facts), flush=True)
+
+
+# --------------------------------------------------------------------------------------------- depth
+
+
+def depth_input(pictures: Sequence[numpy.ndarray], device: str) -> Tensor:
+    """Pictures as the depth estimator takes them: (B, 3, 126, 168), ImageNet's mean and deviation."""
+    image = torch.from_numpy(numpy.stack(pictures)).to(device).permute(0, 3, 1, 2).float() / 255
+    image = F.interpolate(image, DEPTH_SIZE, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
+    mean, deviation = (torch.tensor(part, device=device).view(1, 3, 1, 1) for part in IMAGENET)
+    return (image - mean) / deviation
+
+
+@torch.no_grad()
+def estimate(model, pictures: Sequence[numpy.ndarray], device: str) -> numpy.ndarray:
+    """Raw relative inverse depth (B, H, W) of pictures at their own size."""
+    found = [model(depth_input(pictures[i : i + 16], device)).predicted_depth for i in range(0, len(pictures), 16)]
+    grown = F.interpolate(torch.cat(found)[:, None].float(), (HEIGHT, WIDTH), mode="bilinear", align_corners=False)
+    return grown[:, 0].cpu().numpy()
+
+
+def start_depth():
+    """A new depth estimator that is awake: as initialised by its class, it puts out 1e-9 behind a ReLU, and learns nothing."""
+    torch.manual_seed(SEED)
+    model = tiny_flux.depth()
+    for module in (*model.neck.modules(), *model.head.modules()):
+        if isinstance(module, torch.nn.Conv2d | torch.nn.ConvTranspose2d):
+            torch.nn.init.kaiming_normal_(module.weight)
+    with torch.no_grad():
+        model.head.conv3.weight.mul_(0.02)
+        model.head.conv3.bias.fill_(0.4)
+    return model
+
+
+def train_depth(minutes: float, device: str) -> None:
+    model = start_depth().to(device)
+    scenes = Scenes()
+
+    def step(number: int) -> Tensor:
+        rng = numpy.random.default_rng((SEED, 1, number))
+        pictures, depths = [], []
+        for _ in range(8):
+            picture, depth = scenes.view(int(rng.integers(len(scenes))))
+            flip = slice(None, None, -1 if rng.random() < 0.5 else 1)
+            # Brightness and colour say nothing about distance.
+            gain = rng.uniform(0.8, 1.15) * rng.uniform(0.92, 1.08, 3)
+            pictures.append((picture[:, flip] * gain).clip(0, 255).astype(numpy.uint8))
+            depths.append(depth[:, flip])
+        wanted = torch.from_numpy(numpy.stack(depths)).to(device)[:, None].float() / 255
+        wanted = F.interpolate(wanted, DEPTH_SIZE, mode="bilinear", antialias=True, align_corners=False)
+        with training.autocast(device):
+            found = model(depth_input(pictures, device)).predicted_depth
+        found = found.float()[:, None]
+        sharp = sum((a - b).abs().mean() for a, b in zip(edges(found), edges(wanted), strict=True))
+        return (found - wanted).abs().mean() + 2 * sharp
+
+    model, facts = training.train(
+        model, step, minutes, RUNS / "flux-depth.pt", 1.5e-3, SEED, weight_decay=0.01, decay=0.995
+    )
+    if training.rank_and_size()[0] == 0:
+        save(model, "depth")
+        note("depth", facts | depth_errors(model, device))
+
+
+def depth_errors(model, device: str, count: int = 60) -> dict[str, float]:
+    """Mean error of the normalised map on validation scenes: on the solid, in its shadow or mirror image, elsewhere."""
+    pairs = [removal.pair(removal.sample(VALIDATION_SEED + i), 0) for i in range(count)]
+    found = [depth_maps.normalised(raw) for raw in estimate(model, [pair.image for pair in pairs], device)]
+    sums: dict[str, list[float]] = {"solid": [], "shadow or reflection": [], "elsewhere": []}
+    for pair, map_ in zip(pairs, found, strict=True):
+        error = numpy.abs(map_ - pair.depth)
+        effect = (pair.shadow | pair.reflection) & ~pair.mask & ~pair.others
+        for name, where in (
+            ("solid", pair.mask),
+            ("shadow or reflection", effect),
+            ("elsewhere", ~pair.mask & ~effect),
+        ):
+            if where.any():
+                sums[name].append(float(error[where].mean()))
+    return {f"error {name}": round(float(numpy.mean(values)), 4) for name, values in sums.items()}
+
+
+def load_depth(device: str):
+    from transformers import DepthAnythingForDepthEstimation
+
+    return DepthAnythingForDepthEstimation.from_pretrained(HERE / "depth", dtype=torch.float32).to(device).eval()
+
+
+# ------------------------------------------------------------------------------------------- latents
+# A removal as the fill model sees it, all packed and in float16: what is cached once is not encoded again in every epoch.
+
+
+def visitor_mask(mask: NDArray[numpy.bool_], rng: numpy.random.Generator) -> NDArray[numpy.bool_]:
+    """The solid's mask as a visitor would give it: exact, grown, brushed in blobs, or a box."""
+    kind = rng.random()
+    wide = mask.astype(numpy.uint8)
+    if kind < 0.15:
+        return mask
+    if kind < 0.6:
+        side = int(rng.integers(1, 5)) * 2 + 1
+        return cv2.dilate(wide, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))) > 0
+    if kind < 0.85:
+        rows, columns = numpy.nonzero(mask)
+        for _ in range(int(rng.integers(8, 16))):
+            place = int(rng.integers(len(rows)))
+            cv2.circle(wide, (int(columns[place]), int(rows[place])), int(rng.integers(4, 10)), 1, -1)
+        return cv2.dilate(wide, numpy.ones((3, 3), numpy.uint8)) > 0
+    return _box(mask, int(rng.integers(1, 6)))
+
+
+def _box(mask: NDArray[numpy.bool_], margin: int) -> NDArray[numpy.bool_]:
+    rows, columns = numpy.nonzero(mask)
+    box = numpy.zeros_like(mask)
+    top, left = max(rows.min() - margin, 0), max(columns.min() - margin, 0)
+    box[top : rows.max() + margin + 1, left : columns.max() + margin + 1] = True
+    return box
+
+
+def random_mask(rng: numpy.random.Generator) -> NDArray[numpy.bool_]:
+    """A hole anywhere: strokes, ellipses or boxes, 2 to 40 % of the picture."""
+    mask = numpy.zeros((HEIGHT, WIDTH), numpy.uint8)
+    for _ in range(int(rng.integers(1, 4))):
+        x, y = int(rng.integers(WIDTH)), int(rng.integers(HEIGHT))
+        w, h = int(rng.integers(8, 40)), int(rng.integers(8, 36))
+        if rng.random() < 0.4:
+            cv2.rectangle(mask, (x - w // 2, y - h // 2), (x + w // 2, y + h // 2), 1, -1)
+        elif rng.random() < 0.6:
+            cv2.ellipse(mask, (x, y), (w // 2 + 4, h // 2 + 4), float(rng.integers(180)), 0, 360, 1, -1)
+        else:
+            points = numpy.cumsum(rng.integers(-22, 23, (5, 2)), 0) + numpy.array((x, y))
+            cv2.polylines(mask, [points.astype(numpy.int32)], False, 1, int(rng.integers(8, 20)))
+    return mask > 0
+
+
+def pack(latents: Tensor) -> Tensor:
+    """(B, C, h, w) to (B, h/2 w/2, 4 C), by FLUX's own routine."""
+    from diffusers import FluxFillPipeline
+
+    return FluxFillPipeline._pack_latents(latents, *latents.shape)
+
+
+def fold_mask(masks: numpy.ndarray, device: str) -> Tensor:
+    """(B, H, W) bool to the (B, tokens, 256) that FluxFillPipeline makes of a mask."""
+    count, height, width = masks.shape
+    mask = torch.from_numpy(masks).to(device).float().view(count, height // 8, 8, width // 8, 8)
+    return pack(mask.permute(0, 2, 4, 1, 3).reshape(count, 64, height // 8, width // 8))
+
+
+@torch.no_grad()
+def encode(vae, pictures: Sequence[numpy.ndarray], masks: Sequence[numpy.ndarray] | None, device: str) -> Tensor:
+    """Packed, scaled latents of pictures whose masked part is grey (0), float16 on the CPU."""
+    found = []
+    for start in range(0, len(pictures), 16):
+        image = to_signed(pictures[start : start + 16], device)
+        if masks is not None:
+            image = image * torch.from_numpy(~numpy.stack(masks[start : start + 16])).to(device)[:, None]
+        with training.autocast(device):
+            latents = vae.encode(image.contiguous(memory_format=torch.channels_last)).latents.float()
+        found.append(pack(latents * vae.config.scaling_factor).half().cpu())
+    return torch.cat(found)
+
+
+def pair_depths(scenes: Scenes, estimator, number: int, device: str) -> tuple[numpy.ndarray, numpy.ndarray]:
+    """Colours of the depth before and after removal ``number``: the truth for even ones, estimates for odd ones.
+
+    Estimates replace the solid only (grown by 6 pixels), because that is all that stage 1 may change.
+    """
+    pair = scenes.pair(number)
+    if number % 2 == 0:
+        return depth_maps.palette()[pair["depth"]], depth_maps.palette()[pair["depth_clean"]]
+    before, after = estimate(estimator, [pair["image"], pair["clean"]], device)
+    before, after = depth_maps.normalised(before), depth_maps.normalised(after, before)
+    near = cv2.dilate(pair["mask"].astype(numpy.uint8), numpy.ones((13, 13), numpy.uint8))
+    share = cv2.GaussianBlur(near.astype(numpy.float32), (0, 0), 1.5)
+    return depth_maps.to_colours(before), depth_maps.to_colours(after * share + before * (1 - share))
+
+
+def latent_shard(scenes: Scenes, vae, estimator, shard: int, device: str) -> dict[str, Tensor]:
+    """Everything that fill, stage 1 and stage 2 learn from one shard of scenes."""
+    rng = numpy.random.default_rng((SEED, 2, shard))
+    part, numbers = scenes.parts[shard], [n for n, (s, _) in enumerate(scenes.pairs) if s == shard]
+    result: dict[str, Tensor] = {}
+    # the fill model: every second view, holes anywhere, pictures and depth colours alike
+    views = range(0, len(part["images"]), 2)
+    plain = [part["images"][i] for i in views] + [depth_maps.palette()[part["depth"][i]] for i in views]
+    result["fill"] = encode(vae, plain, None, device)
+    holes = [[random_mask(rng) for _ in plain] for _ in range(2)]
+    result["fill_condition"] = torch.stack([encode(vae, plain, hole, device) for hole in holes], 1)
+    result["fill_mask"] = torch.from_numpy(numpy.packbits(numpy.stack(holes, 1).reshape(len(plain), 2, -1), -1))
+    # the removals
+    pairs = [scenes.pair(n) for n in numbers]
+    depths = [pair_depths(scenes, estimator, n, device) for n in numbers]
+    befores, afters = [d[0] for d in depths], [d[1] for d in depths]
+    result["depth_after"], result["depth_before"] = (
+        encode(vae, afters, None, device),
+        encode(vae, befores, None, device),
+    )
+    holes = [[visitor_mask(pair["mask"], rng) for pair in pairs] for _ in range(2)]
+    result["hole_after"] = torch.stack([encode(vae, afters, hole, device) for hole in holes], 1)
+    result["hole_before"] = torch.stack([encode(vae, befores, hole, device) for hole in holes], 1)
+    result["mask"] = torch.from_numpy(numpy.packbits(numpy.stack(holes, 1).reshape(len(pairs), 2, -1), -1))
+    result["strip"] = _strips(vae, [p["image"] for p in pairs], afters, befores, device)
+    result["strip_clean"] = _strips(vae, [p["clean"] for p in pairs], afters, befores, device)
+    result["image"] = encode(vae, [p["image"] for p in pairs], None, device)
+    result["clean"] = encode(vae, [p["clean"] for p in pairs], None, device)
+    return result
+
+
+def _strips(vae, *panels_and_device) -> Tensor:
+    """Latents of strips [picture | depth after | depth before], (B, 288, 64)."""
+    *panels, device = panels_and_device
+    return encode(vae, [numpy.concatenate(parts, 1) for parts in zip(*panels, strict=True)], None, device)
+
+
+def make_latents(part: str, device: str) -> None:
+    first, step = (int(number) for number in part.split(":"))
+    scenes, vae, estimator = Scenes(), load_vae(device), load_depth(device)
+    vae = vae.to(memory_format=torch.channels_last)
+    for shard in range(first, len(scenes.parts), step):
+        path = DATA / f"flux-latents-{shard:03d}.pt"
+        if path.exists():
+            continue
+        scratch = path.with_suffix(f".{first}.tmp")
+        torch.save(latent_shard(scenes, vae, estimator, shard, device), scratch)
+        scratch.rename(path)
+        print(path, flush=True)
+
+
+class Latents:
+    """All latent shards, joined by name; masks are unpacked and folded when asked for."""
+
+    def __init__(self, *names: str) -> None:
+        parts = [torch.load(path, weights_only=True, mmap=True) for path in sorted(DATA.glob("flux-latents-*.pt"))]
+        if not parts:
+            raise FileNotFoundError("no latents in data/: run `python -m assets.mini_flux.train latents` first")
+        self.table = {name: torch.cat([part[name] for part in parts]) for name in names}
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.table[name]
+
+    def folded(self, name: str, rows: numpy.ndarray, which: numpy.ndarray, device: str) -> Tensor:
+        bits = self.table[name][rows, which].numpy()
+        return fold_mask(numpy.unpackbits(bits, -1).reshape(-1, HEIGHT, WIDTH).astype(bool), device)
+
+
+# ---------------------------------------------------------------------------------------- fill model
+
+
+def image_ids(panels: int, device: str) -> Tensor:
+    """(panel, row, column) of each token, row by row over the strip (GeoRemover's code; one panel is FLUX's own table)."""
+    ids = torch.zeros(HEIGHT // 16, panels, WIDTH // 16, 3)
+    ids[..., 0] = torch.arange(panels)[None, :, None]
+    ids[..., 1] = torch.arange(HEIGHT // 16)[:, None, None]
+    ids[..., 2] = torch.arange(WIDTH // 16)
+    return ids.reshape(-1, 3).to(device)
+
+
+def prompt(device: str) -> tuple[Tensor, Tensor]:
+    """The one prompt's embedding and pooled embedding. A constant: there is nothing for a text encoder to say."""
+    from safetensors.torch import load_file, save_file
+
+    path = HERE / "prompt.safetensors"
+    if not path.exists():
+        generator = torch.Generator().manual_seed(SEED)
+        width = tiny_flux.TEXT_WIDTH
+        save_file(
+            {
+                "prompt_embeds": torch.randn(1, tiny_flux.TOKENS, width, generator=generator),
+                "pooled_prompt_embeds": torch.randn(1, width, generator=generator),
+            },
+            path,
+        )
+    table = load_file(path)
+    return table["prompt_embeds"].to(device), table["pooled_prompt_embeds"].to(device)
+
+
+def velocity(
+    model, noisy: Tensor, condition: Tensor, mask: Tensor, time: Tensor, guidance: Tensor, device: str
+) -> Tensor:
+    """One forward pass as in FluxFillPipeline's loop; ``time`` and ``guidance`` (B,)."""
+    count, tokens = noisy.shape[:2]
+    embeds, pooled = prompt(device)
+    with training.autocast(device):
+        return model(
+            hidden_states=torch.cat((noisy, condition, mask), 2),
+            timestep=time,
+            guidance=guidance,
+            pooled_projections=pooled.expand(count, -1),
+            encoder_hidden_states=embeds.expand(count, -1, -1),
+            txt_ids=torch.zeros(embeds.shape[1], 3, device=device),
+            img_ids=image_ids(tokens // (HEIGHT * WIDTH // 256), device),
+            return_dict=False,
+        )[0].float()
+
+
+def draw(number: int, stage: int, count: int, batch: int) -> tuple[numpy.random.Generator, numpy.ndarray]:
+    """The generator of a step and the rows of its batch."""
+    rng = numpy.random.default_rng((SEED, stage, number))
+    return rng, rng.integers(0, count, batch)
+
+
+def flow(rng: numpy.random.Generator, clean: Tensor, device: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Noise, time (stratified over the batch) and guidance for one step; guidance says nothing, so that any value may be used."""
+    noise = torch.from_numpy(rng.standard_normal(clean.shape, dtype=numpy.float32)).to(device)
+    times = (rng.permutation(len(clean)) + rng.random(len(clean))) / len(clean)
+    guidance = rng.uniform(1, 50, len(clean))
+    return noise, torch.from_numpy(times).float().to(device), torch.from_numpy(guidance).float().to(device)
+
+
+def train_base(minutes: float, device: str) -> None:
+    torch.manual_seed(SEED)
+    model = tiny_flux.transformer().to(device)
+    table = Latents("fill", "fill_condition", "fill_mask")
+
+    def step(number: int) -> Tensor:
+        rng, rows = draw(number, 3, len(table["fill"]), 8)
+        which = rng.integers(0, 2, 8)
+        clean, condition = (
+            table["fill"][rows].to(device).float(),
+            table["fill_condition"][rows, which].to(device).float(),
+        )
+        noise, time, guidance = flow(rng, clean, device)
+        at = time.view(-1, 1, 1)
+        noisy = (1 - at) * clean + at * noise
+        mask = table.folded("fill_mask", rows, which, device)
+        return F.mse_loss(velocity(model, noisy, condition, mask, time, guidance, device), noise - clean)
+
+    model, facts = training.train(model, step, minutes, RUNS / "flux-base.pt", 1e-3, SEED, decay=0.998)
+    if training.rank_and_size()[0] == 0:
+        save(model, "transformer")
+        from diffusers import FlowMatchEulerDiscreteScheduler
+
+        FlowMatchEulerDiscreteScheduler(**tiny_flux.scheduler()).save_pretrained(HERE / "scheduler")
+        note("base", facts)
+
+
+# ------------------------------------------------------------------------------------------ adapters
+
+
+def adapted(device: str, rank: int = tiny_flux.RANK):
+    """The shipped fill model with a fresh adapter in the published places; only that is trained."""
+    from diffusers import FluxTransformer2DModel
+    from peft import LoraConfig
+
+    torch.manual_seed(SEED)
+    model = FluxTransformer2DModel.from_pretrained(HERE / "transformer", torch_dtype=torch.float32).to(device)
+    model.requires_grad_(False)
+    model.add_adapter(
+        LoraConfig(r=rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=list(tiny_flux.TARGETS))
+    )
+    return model
+
+
+def save_adapter(model, folder: Path) -> None:
+    """Write the adapter in the published key layout, float16."""
+    from diffusers import FluxFillPipeline
+    from peft import get_peft_model_state_dict
+
+    layers = {name: value.half() for name, value in get_peft_model_state_dict(model).items()}
+    FluxFillPipeline.save_lora_weights(folder, transformer_lora_layers=layers)
+
+
+def gradients(packed: Tensor) -> tuple[Tensor, Tensor]:
+    """Differences between neighbouring latent cells, in x and in y, of packed one-panel latents."""
+    count, _, channels = packed.shape
+    rows, columns = HEIGHT // 16, WIDTH // 16
+    plane = packed.view(count, rows, columns, channels // 4, 2, 2).permute(0, 3, 1, 4, 2, 5)
+    plane = plane.reshape(count, channels // 4, rows * 2, columns * 2)
+    return plane[..., :, 1:] - plane[..., :, :-1], plane[..., 1:, :] - plane[..., :-1, :]
+
+
+def preference(good: Tensor, good_truth: Tensor, bad: Tensor, bad_truth: Tensor) -> Tensor:
+    """The paper's Bradley-Terry term as its code has it: the error in the velocity's spatial differences should be smaller for
+    the depth without the object than for the depth with it (no reference model, no temperature)."""
+    terms = []
+    for wanted, found, other, other_found in zip(
+        gradients(good_truth), gradients(good), gradients(bad_truth), gradients(bad), strict=True
+    ):
+        right, wrong = (found - wanted).abs(), (other_found - other).abs()
+        terms.append(-F.logsigmoid(wrong - right).mean())
+    return sum(terms) / 2
+
+
+def train_stage1(minutes: float, device: str, weight: float = PREFERENCE, name: str = "stage1") -> None:
+    model = adapted(device)
+    table = Latents("depth_after", "depth_before", "hole_after", "hole_before", "mask")
+
+    def step(number: int) -> Tensor:
+        rng, rows = draw(number, 4, len(table["mask"]), 8)
+        which, from_truth = rng.integers(0, 2, 8), rng.random(8) < 0.5
+        clean, present = (table[n][rows].to(device).float() for n in ("depth_after", "depth_before"))
+        either = torch.from_numpy(from_truth).view(-1, 1, 1)
+        condition = torch.where(either, table["hole_after"][rows, which], table["hole_before"][rows, which])
+        condition = condition.to(device).float()
+        mask = table.folded("mask", rows, which, device)
+        noise, time, guidance = flow(rng, clean, device)
+        at = time.view(-1, 1, 1)
+        found = velocity(model, (1 - at) * clean + at * noise, condition, mask, time, guidance, device)
+        loss = F.mse_loss(found, noise - clean)
+        if weight:
+            other = velocity(model, (1 - at) * present + at * noise, condition, mask, time, guidance, device)
+            loss = loss + weight * preference(found, noise - clean, other, noise - present)
+        return loss
+
+    model, facts = training.train(
+        model, step, minutes, RUNS / f"flux-{name}.pt", 1.5e-3, SEED, decay=0.998, weight_decay=1e-4
+    )
+    finish(model, name, facts | {"preference": weight})
+
+
+def train_stage2(minutes: float, device: str) -> None:
+    model = adapted(device)
+    table = Latents("strip", "strip_clean")
+    nothing = torch.zeros(8, 3 * HEIGHT * WIDTH // 256, 256, device=device)
+
+    def step(number: int) -> Tensor:
+        rng, rows = draw(number, 5, len(table["strip"]), 8)
+        condition, clean = (table[n][rows].to(device).float() for n in ("strip", "strip_clean"))
+        swap = torch.from_numpy(rng.random(8) < INSERTION).view(-1, 1, 1).to(device)
+        condition, clean = (
+            torch.where(swap, exchanged(clean), condition),
+            torch.where(swap, exchanged(condition), clean),
+        )
+        noise, time, guidance = flow(rng, clean, device)
+        at = time.view(-1, 1, 1)
+        found = velocity(model, (1 - at) * clean + at * noise, condition, nothing, time, guidance, device)
+        return F.mse_loss(found, noise - clean)
+
+    model, facts = training.train(
+        model, step, minutes, RUNS / "flux-stage2.pt", 1.5e-3, SEED, decay=0.998, weight_decay=1e-4
+    )
+    finish(model, "stage2", facts)
+
+
+def exchanged(strips: Tensor) -> Tensor:
+    """Strips with their depth panels in the other order: then the object is to be put in."""
+    count, _, channels = strips.shape
+    panels = strips.view(count, HEIGHT // 16, 3, WIDTH // 16, channels)
+    return panels[:, :, [0, 2, 1]].reshape(strips.shape)
+
+
+def train_one_stage(minutes: float, device: str) -> None:
+    """Ablation: picture and mask in, clean picture out, no depth at all."""
+    model = adapted(device)
+    table = Latents("image", "clean", "mask")
+
+    def step(number: int) -> Tensor:
+        rng, rows = draw(number, 6, len(table["mask"]), 8)
+        which = rng.integers(0, 2, 8)
+        condition, clean = (table[n][rows].to(device).float() for n in ("image", "clean"))
+        mask = table.folded("mask", rows, which, device)
+        noise, time, guidance = flow(rng, clean, device)
+        at = time.view(-1, 1, 1)
+        found = velocity(model, (1 - at) * clean + at * noise, condition, mask, time, guidance, device)
+        return F.mse_loss(found, noise - clean)
+
+    model, facts = training.train(
+        model, step, minutes, RUNS / "flux-one_stage.pt", 1.5e-3, SEED, decay=0.998, weight_decay=1e-4
+    )
+    finish(model, "one_stage", facts)
+
+
+def finish(model, name: str, facts: dict[str, Any]) -> None:
+    if training.rank_and_size()[0] == 0:
+        shipped = name in ("stage1", "stage2")
+        save_adapter(model, HERE / name if shipped else DATA / "ablations" / name)
+        note(name, facts)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    stages = {
+        "vae": train_vae,
+        "decoder": train_decoder,
+        "depth": train_depth,
+        "base": train_base,
+        "stage1": train_stage1,
+        "stage1_plain": lambda minutes, device: train_stage1(minutes, device, 0.0, "stage1_plain"),
+        "stage2": train_stage2,
+        "one_stage": train_one_stage,
+    }
+    parser.add_argument("stage", choices=(*stages, "latents"))
+    parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--part", default="0:1", help="latents only: first shard and stride")
+    given = parser.parse_args()
+    if given.stage == "latents":
+        make_latents(given.part, given.device)
+    else:
+        stages[given.stage](given.minutes, given.device)
+
+
+if __name__ == "__main__":
+    main()

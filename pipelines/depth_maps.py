@@ -1,0 +1,41 @@
+"""Depth as GeoRemover's models see it: the inferno colours of min-max normalised inverse depth, near is bright.
+
+The colours are OpenCV's ``COLORMAP_INFERNO``, which differs from the authors' pictures by at most 3 of 255 a channel. What a
+model paints is not exactly on the palette, so reading always takes the nearest colour and tells how far away it was.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import cv2
+import numpy
+from numpy.typing import NDArray
+
+
+@cache
+def palette() -> NDArray[numpy.uint8]:
+    """The 256 colours, (256, 3) RGB, from far to near."""
+    levels = numpy.arange(256, dtype=numpy.uint8)[:, None]
+    return cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO)[:, 0, ::-1].copy()
+
+
+def to_colours(depth: NDArray[numpy.floating]) -> NDArray[numpy.uint8]:
+    """Inverse depth (H, W) in [0, 1] to RGB (H, W, 3); what lies outside is clipped."""
+    return palette()[(numpy.clip(depth, 0, 1) * 255).round().astype(numpy.uint8)]
+
+
+def from_colours(rgb: NDArray[numpy.uint8]) -> tuple[NDArray[numpy.float32], NDArray[numpy.float32]]:
+    """RGB (H, W, 3) to inverse depth (H, W) in [0, 1] and the distance of each pixel from the palette (0 to 441)."""
+    from scipy.spatial import cKDTree
+
+    distance, level = cKDTree(palette().astype(numpy.float32)).query(rgb.reshape(-1, 3).astype(numpy.float32))
+    shape = rgb.shape[:2]
+    return (level / 255).astype(numpy.float32).reshape(shape), distance.astype(numpy.float32).reshape(shape)
+
+
+def normalised(inverse: NDArray[numpy.floating], like: NDArray[numpy.floating] | None = None) -> NDArray[numpy.float32]:
+    """Inverse depth of any scale to [0, 1] by the minimum and maximum of ``like`` (by default its own)."""
+    like = inverse if like is None else like
+    low, high = float(like.min()), float(like.max())
+    return numpy.clip((inverse - low) / max(high - low, 1e-6), 0, 1).astype(numpy.float32)
