@@ -130,7 +130,7 @@ def open_upload(path: str | Path, max_side: int = 2048) -> Image:
 
     try:
         with Image.open(path) as image:
-            _check_size(*image.size)
+            check_size(*image.size)
             image.draft("RGB", (max_side, max_side))
             upright = ImageOps.exif_transpose(image).convert("RGB")
     except Image.DecompressionBombError as error:
@@ -152,12 +152,17 @@ def _png_size(file: BinaryIO) -> tuple[int, int]:
     if len(head) < 33 or head[12:16] != b"IHDR":
         raise ValueError("This PNG is cut short or damaged: download it again.")
     width, height = struct.unpack(">II", head[16:24])
-    _check_size(width, height)
+    check_size(width, height)
     file.seek(len(_SIGNATURE))
     return width, height
 
 
-def _check_size(width: int, height: int) -> None:
+def check_size(width: int, height: int) -> None:
+    """Refuse a picture by its header, before any pixel is decoded.
+
+    Raises:
+        ValueError: it has no pixels, or more than :data:`MAX_PIXELS`.
+    """
     if width < 1 or height < 1 or width * height > MAX_PIXELS:
         raise ValueError(
             f"The picture is {width:,} x {height:,} pixels and at most {MAX_PIXELS:,} in all are accepted: "

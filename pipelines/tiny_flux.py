@@ -13,7 +13,6 @@ WIDTH, HEIGHT = 192, 128
 HEADS, HEAD_WIDTH = 6, 32
 TEXT_WIDTH, TOKENS = 64, 8
 """Width of the prompt embedding (joint and pooled), and its length: the prompt is one constant, as in GeoRemover."""
-SPREAD = 0.6  # standard deviation of raw latents; small enough for the decoder's soft limit at 3 to be almost linear
 RANK = 64  # of the adapters, as published
 
 TARGETS = (

@@ -1,7 +1,7 @@
 """How fast the page answers, how fast runs are, and how much memory the app takes. The last line is JSON.
 
-    python -m tests.bench               # start-up, then runs through the public endpoint, then guided decoding
-    python -m tests.bench --starts 9 --runs 0 --guided 0
+    python -m tests.bench               # start-up, then runs through the public endpoint, guided decoding, removals
+    python -m tests.bench --starts 9 --runs 0 --guided 0 --removals 0
 
 Start-up is the time from starting the process to the first complete answer of `/`, for the app and, in turn with it,
 for an empty `gr.Blocks` in the same environment. Memory is the peak of the process (VmHWM, Linux only).
@@ -149,12 +149,36 @@ def guided(repeats: int) -> dict:
     return found
 
 
+def removals(times: int) -> dict:
+    """Seconds of one removal on a rendered scene after a warm-up, at the defaults and with the faster preset."""
+    import torch
+
+    from pipelines import georemover
+    from pipelines.georemover import Cache, Request, Settings
+    from pipelines.lane import run_blocking
+    from pipelines.registry import Registry
+
+    registry, found = Registry("cpu"), {"threads": torch.get_num_threads()}
+    for name in ("defaults", "faster"):
+        seconds = []
+        for turn in range(times + 1):
+            pair = georemover.EXAMPLES[turn % len(georemover.EXAMPLES)].pair()
+            request = Request(georemover.to_pil(pair.image), pair.mask, Settings.of("mini", fast=name == "faster"))
+            began = time.perf_counter()
+            run_blocking(georemover.remove, registry, request, Cache())
+            seconds.append(round(time.perf_counter() - began, 3))
+        found[name] = {"warm_up_s": seconds[0], "median_s": statistics.median(seconds[1:]), "most_s": max(seconds[1:])}
+        print(f"removal, {name}: {found[name]}", flush=True)
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--starts", type=int, default=5, help="start-ups to measure of each page")
     parser.add_argument("--runs", type=int, default=3, help="runs after the first one; 0 loads no model")
     parser.add_argument("--visitors", type=int, default=8, help="runs at once at the end")
     parser.add_argument("--guided", type=int, default=5, help="rounds of guided decoding; 0 leaves it out")
+    parser.add_argument("--removals", type=int, default=5, help="removals at each preset; 0 leaves them out")
     chosen = parser.parse_args()
     result: dict = {"commit": commit(), "python": platform.python_version(), "cores": os.cpu_count()}
     if chosen.starts:
@@ -163,6 +187,8 @@ def main() -> None:
         result["runs"] = runs(chosen.runs, chosen.visitors)
     if chosen.guided:
         result["guided"] = guided(chosen.guided)
+    if chosen.removals:
+        result["removals"] = removals(chosen.removals)
     print(json.dumps(result))
 
 

@@ -7,7 +7,7 @@
     OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 -m assets.mini_flux.train base --minutes 16
     OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 -m assets.mini_flux.train stage1 --minutes 9
     OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 -m assets.mini_flux.train stage2 --minutes 32
-    ... train stage1_plain --minutes 9; ... train one_stage --minutes 9         # ablations, written to data/ablations
+    ... train stage1_plain --minutes 9; ... train one_stage --minutes 9         # ablations, ablations
 
 Seed 0. On a CPU one thread a process is several times faster than two threads in one; with a GPU, ``--device cuda`` and no
 torchrun. Each stage resumes from ``data/runs`` after a kill and writes its part of ``assets/mini_flux``; minutes, steps and
@@ -41,9 +41,15 @@ PREFERENCE = 0.01
 """Weight of stage 1's preference term, as published."""
 INSERTION = 0.1
 """Share of stage-2 examples in which the object is put in instead, as published."""
+CHANGES = 8.0
+"""Additional weight of what stage 2 has to change; the paper has none, and 1,000 times as much training."""
+UNCHANGED = 0.05
+"""Share of stage-2 examples in which the depth does not change, and so nothing may: ours, not the paper's."""
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 DEPTH_SIZE = (126, 168)
 VALIDATION_SEED = 500_000
+SHARDS = 16
+"""Shards whose latents the fill model and the adapters learn from; autoencoder and depth estimator see all."""
 
 
 class Scenes:
@@ -161,9 +167,7 @@ def train_vae(minutes: float, device: str) -> None:
     )
     if training.rank_and_size()[0]:
         return
-    centre(model, scenes, device)
-    # The decoder saw the old spread through its soft limit; a short round of its own makes up for that.
-    model.register_to_config(scaling_factor=1 / tiny_flux.SPREAD)
+    model.register_to_config(scaling_factor=round(1 / spread(model, scenes, device), 3))
     save(model, "vae")
     note("vae", facts | reconstruction(model, held_out_views(40), device))
 
@@ -187,40 +191,16 @@ def reconstruction(model, views, device: str) -> dict[str, float]:
 
 
 @torch.no_grad()
-def centre(model, scenes: Scenes, device: str) -> None:
-    """Fold mean and spread of the latents into the weights: afterwards every channel has mean 0 and deviation SPREAD."""
-    image = to_signed([scenes.view(i)[0] for i in range(0, 1000, 5)], device)
-    colours = to_signed([depth_maps.palette()[scenes.view(i)[1]] for i in range(0, 1000, 5)], device)
-    latents = torch.cat([model.encode(part).latents for part in torch.cat((image, colours)).split(20)])
-    mean, deviation = latents.mean((0, 2, 3)), latents.std((0, 2, 3)).clamp_min(0.05)
-    last, first = model.encoder.layers[-1], model.decoder.layers[0]
-    last.weight.mul_((tiny_flux.SPREAD / deviation).view(-1, 1, 1, 1))
-    last.bias.sub_(mean).mul_(tiny_flux.SPREAD / deviation)
-    first.bias.add_((first.weight * mean.view(1, -1, 1, 1)).sum((1, 2, 3)))
-    first.weight.mul_((deviation / tiny_flux.SPREAD).view(1, -1, 1, 1))
+def spread(model, scenes: Scenes, device: str) -> float:
+    """Root mean square of raw latents about their channel's mean: its inverse is the scaling factor.
 
-
-def train_decoder(minutes: float, device: str) -> None:
-    """Train the decoder on with the encoder frozen, so that latents that were computed stay valid."""
-    model = load_vae(device).to(memory_format=torch.channels_last).train()
-    model.encoder.requires_grad_(False)
-    scenes = Scenes()
-
-    def step(number: int) -> Tensor:
-        image = crop_batch(scenes, 10**7 + number, 8, 64, device)
-        with training.autocast(device), torch.no_grad():
-            latents = model.encode(image).latents
-        with training.autocast(device):
-            drawn = model.decode(latents + 0.02 * torch.randn_like(latents)).sample.float()
-        sharp = sum((a - b).abs().mean() for a, b in zip(edges(drawn), edges(image), strict=True))
-        return (drawn - image).abs().mean() + 2 * F.mse_loss(drawn, image) + sharp
-
-    model, facts = training.train(
-        model, step, minutes, RUNS / "flux-decoder.pt", 6e-4, SEED, weight_decay=1e-4, decay=0.995
-    )
-    if training.rank_and_size()[0] == 0:
-        save(model, "vae")
-        note("decoder", facts | reconstruction(model, held_out_views(40), device))
+    One factor for all channels, as FLUX has. A factor for each, folded into the weights, cost 1.5 to 4 dB, because the decoder
+    squashes its input beyond 3 and had learned to count on it.
+    """
+    picked = [scenes.view(i) for i in range(0, 1000, 5)]
+    image = to_signed([*(v[0] for v in picked), *(depth_maps.palette()[v[1]] for v in picked)], device)
+    latents = torch.cat([model.encode(part).latents for part in image.split(20)])
+    return latents.var((0, 2, 3)).mean().sqrt().item()
 
 
 def held_out_views(count: int) -> list[tuple[numpy.ndarray, numpy.ndarray]]:
@@ -254,7 +234,8 @@ def note(stage: str, facts: dict[str, Any]) -> None:
     """Keep what a stage of training says about itself in the manifest."""
     told = training.read_json(HERE / "manifest.json").get("training", {})
     _, size = training.rank_and_size()
-    training.write_manifest(HERE, {"training": {**told, stage: {**facts, "processes": size, "seed": SEED}}})
+    news = {"training": {**told, stage: {**facts, "processes": size, "seed": SEED}}, "latent_shards": SHARDS}
+    training.write_manifest(HERE, news)
     print(json.dumps(facts), flush=True)
 
 
@@ -309,8 +290,10 @@ def train_depth(minutes: float, device: str) -> None:
         with training.autocast(device):
             found = model(depth_input(pictures, device)).predicted_depth
         found = found.float()[:, None]
+        # What stands on the ground covers a twentieth of a picture: unweighted, the ground alone is learned for a long time.
+        stands = (wanted - wanted.median(-1, keepdim=True).values).abs() > 0.03
         sharp = sum((a - b).abs().mean() for a, b in zip(edges(found), edges(wanted), strict=True))
-        return (found - wanted).abs().mean() + 2 * sharp
+        return ((found - wanted).abs() * (1 + 6 * stands)).mean() + 2 * sharp
 
     model, facts = training.train(
         model, step, minutes, RUNS / "flux-depth.pt", 1.5e-3, SEED, weight_decay=0.01, decay=0.995
@@ -418,28 +401,30 @@ def encode(vae, pictures: Sequence[numpy.ndarray], masks: Sequence[numpy.ndarray
     return torch.cat(found)
 
 
-def pair_depths(scenes: Scenes, estimator, number: int, device: str) -> tuple[numpy.ndarray, numpy.ndarray]:
-    """Colours of the depth before and after removal ``number``: the truth for even ones, estimates for odd ones.
-
-    Estimates replace the solid only (grown by 6 pixels), because that is all that stage 1 may change.
-    """
+def pair_depths(scenes: Scenes, number: int) -> tuple[numpy.ndarray, numpy.ndarray]:
+    """Colours of the depth before and after removal ``number``: the truth for even ones, for odd ones as an estimator might
+    see it (outlines soft, objects flatter than they are, the ground wavy). The ground is the same in both maps."""
     pair = scenes.pair(number)
     if number % 2 == 0:
         return depth_maps.palette()[pair["depth"]], depth_maps.palette()[pair["depth_clean"]]
-    before, after = estimate(estimator, [pair["image"], pair["clean"]], device)
-    before, after = depth_maps.normalised(before), depth_maps.normalised(after, before)
-    near = cv2.dilate(pair["mask"].astype(numpy.uint8), numpy.ones((13, 13), numpy.uint8))
-    share = cv2.GaussianBlur(near.astype(numpy.float32), (0, 0), 1.5)
-    return depth_maps.to_colours(before), depth_maps.to_colours(after * share + before * (1 - share))
+    rng = numpy.random.default_rng((SEED, 7, number))
+    before, after = (pair[name].astype(numpy.float32) / 255 for name in ("depth", "depth_clean"))
+    before = after + rng.uniform(0.6, 1.05) * (before - after)
+    soft = rng.uniform(0.5, 2.5)
+    waves = cv2.resize(
+        rng.normal(0, 0.012, (4, 6)).astype(numpy.float32), (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC
+    )
+    before, after = (cv2.GaussianBlur(part, (0, 0), soft) + waves for part in (before, after))
+    return depth_maps.to_colours(before), depth_maps.to_colours(after)
 
 
-def latent_shard(scenes: Scenes, vae, estimator, shard: int, device: str) -> dict[str, Tensor]:
+def latent_shard(scenes: Scenes, vae, shard: int, device: str) -> dict[str, Tensor]:
     """Everything that fill, stage 1 and stage 2 learn from one shard of scenes."""
     rng = numpy.random.default_rng((SEED, 2, shard))
     part, numbers = scenes.parts[shard], [n for n, (s, _) in enumerate(scenes.pairs) if s == shard]
     result: dict[str, Tensor] = {}
-    # the fill model: every second view, holes anywhere, pictures and depth colours alike
-    views = range(0, len(part["images"]), 2)
+    # the fill model: every fourth view, holes anywhere, pictures and depth colours alike
+    views = range(0, len(part["images"]), 4)
     plain = [part["images"][i] for i in views] + [depth_maps.palette()[part["depth"][i]] for i in views]
     result["fill"] = encode(vae, plain, None, device)
     holes = [[random_mask(rng) for _ in plain] for _ in range(2)]
@@ -447,20 +432,17 @@ def latent_shard(scenes: Scenes, vae, estimator, shard: int, device: str) -> dic
     result["fill_mask"] = torch.from_numpy(numpy.packbits(numpy.stack(holes, 1).reshape(len(plain), 2, -1), -1))
     # the removals
     pairs = [scenes.pair(n) for n in numbers]
-    depths = [pair_depths(scenes, estimator, n, device) for n in numbers]
+    depths = [pair_depths(scenes, n) for n in numbers]
     befores, afters = [d[0] for d in depths], [d[1] for d in depths]
     result["depth_after"], result["depth_before"] = (
         encode(vae, afters, None, device),
         encode(vae, befores, None, device),
     )
-    holes = [[visitor_mask(pair["mask"], rng) for pair in pairs] for _ in range(2)]
-    result["hole_after"] = torch.stack([encode(vae, afters, hole, device) for hole in holes], 1)
-    result["hole_before"] = torch.stack([encode(vae, befores, hole, device) for hole in holes], 1)
-    result["mask"] = torch.from_numpy(numpy.packbits(numpy.stack(holes, 1).reshape(len(pairs), 2, -1), -1))
+    hole = [visitor_mask(pair["mask"], rng) for pair in pairs]
+    result["hole_after"], result["hole_before"] = encode(vae, afters, hole, device), encode(vae, befores, hole, device)
+    result["mask"] = torch.from_numpy(numpy.packbits(numpy.stack(hole).reshape(len(pairs), -1), -1))
     result["strip"] = _strips(vae, [p["image"] for p in pairs], afters, befores, device)
     result["strip_clean"] = _strips(vae, [p["clean"] for p in pairs], afters, befores, device)
-    result["image"] = encode(vae, [p["image"] for p in pairs], None, device)
-    result["clean"] = encode(vae, [p["clean"] for p in pairs], None, device)
     return result
 
 
@@ -472,14 +454,14 @@ def _strips(vae, *panels_and_device) -> Tensor:
 
 def make_latents(part: str, device: str) -> None:
     first, step = (int(number) for number in part.split(":"))
-    scenes, vae, estimator = Scenes(), load_vae(device), load_depth(device)
+    scenes, vae = Scenes(), load_vae(device)
     vae = vae.to(memory_format=torch.channels_last)
-    for shard in range(first, len(scenes.parts), step):
+    for shard in range(first, min(len(scenes.parts), SHARDS), step):
         path = DATA / f"flux-latents-{shard:03d}.pt"
         if path.exists():
             continue
         scratch = path.with_suffix(f".{first}.tmp")
-        torch.save(latent_shard(scenes, vae, estimator, shard, device), scratch)
+        torch.save(latent_shard(scenes, vae, shard, device), scratch)
         scratch.rename(path)
         print(path, flush=True)
 
@@ -496,8 +478,8 @@ class Latents:
     def __getitem__(self, name: str) -> Tensor:
         return self.table[name]
 
-    def folded(self, name: str, rows: numpy.ndarray, which: numpy.ndarray, device: str) -> Tensor:
-        bits = self.table[name][rows, which].numpy()
+    def folded(self, name: str, rows: Any, device: str) -> Tensor:
+        bits = self.table[name][rows].numpy()
         return fold_mask(numpy.unpackbits(bits, -1).reshape(-1, HEIGHT, WIDTH).astype(bool), device)
 
 
@@ -557,10 +539,12 @@ def draw(number: int, stage: int, count: int, batch: int) -> tuple[numpy.random.
     return rng, rng.integers(0, count, batch)
 
 
-def flow(rng: numpy.random.Generator, clean: Tensor, device: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Noise, time (stratified over the batch) and guidance for one step; guidance says nothing, so that any value may be used."""
+def flow(rng: numpy.random.Generator, clean: Tensor, device: str, late: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+    """Noise, time (uniform, stratified over the batch) and guidance for one step; guidance says nothing, so that any value may
+    be used. ``late``: half of the times lean towards noise, where it is decided what is painted."""
     noise = torch.from_numpy(rng.standard_normal(clean.shape, dtype=numpy.float32)).to(device)
     times = (rng.permutation(len(clean)) + rng.random(len(clean))) / len(clean)
+    times = numpy.where(rng.random(len(clean)) < 0.5 * late, numpy.sqrt(times), times)
     guidance = rng.uniform(1, 50, len(clean))
     return noise, torch.from_numpy(times).float().to(device), torch.from_numpy(guidance).float().to(device)
 
@@ -580,7 +564,7 @@ def train_base(minutes: float, device: str) -> None:
         noise, time, guidance = flow(rng, clean, device)
         at = time.view(-1, 1, 1)
         noisy = (1 - at) * clean + at * noise
-        mask = table.folded("fill_mask", rows, which, device)
+        mask = table.folded("fill_mask", (rows, which), device)
         return F.mse_loss(velocity(model, noisy, condition, mask, time, guidance, device), noise - clean)
 
     model, facts = training.train(model, step, minutes, RUNS / "flux-base.pt", 1e-3, SEED, decay=0.998)
@@ -645,12 +629,11 @@ def train_stage1(minutes: float, device: str, weight: float = PREFERENCE, name: 
 
     def step(number: int) -> Tensor:
         rng, rows = draw(number, 4, len(table["mask"]), 8)
-        which, from_truth = rng.integers(0, 2, 8), rng.random(8) < 0.5
+        from_truth = rng.random(8) < 0.5
         clean, present = (table[n][rows].to(device).float() for n in ("depth_after", "depth_before"))
         either = torch.from_numpy(from_truth).view(-1, 1, 1)
-        condition = torch.where(either, table["hole_after"][rows, which], table["hole_before"][rows, which])
-        condition = condition.to(device).float()
-        mask = table.folded("mask", rows, which, device)
+        condition = torch.where(either, table["hole_after"][rows], table["hole_before"][rows]).to(device).float()
+        mask = table.folded("mask", rows, device)
         noise, time, guidance = flow(rng, clean, device)
         at = time.view(-1, 1, 1)
         found = velocity(model, (1 - at) * clean + at * noise, condition, mask, time, guidance, device)
@@ -679,10 +662,12 @@ def train_stage2(minutes: float, device: str) -> None:
             torch.where(swap, exchanged(clean), condition),
             torch.where(swap, exchanged(condition), clean),
         )
-        noise, time, guidance = flow(rng, clean, device)
+        noise, time, guidance = flow(rng, clean, device, late=True)
         at = time.view(-1, 1, 1)
         found = velocity(model, (1 - at) * clean + at * noise, condition, nothing, time, guidance, device)
-        return F.mse_loss(found, noise - clean)
+        # What is to change covers a thirtieth of a strip: unweighted, copying is all that is learned for a long time.
+        changes = (clean - condition).square().mean(-1, keepdim=True).sqrt()
+        return ((found - (noise - clean)).square() * (1 + CHANGES * changes.clamp(max=0.5) / 0.5)).mean()
 
     model, facts = training.train(
         model, step, minutes, RUNS / "flux-stage2.pt", 1.5e-3, SEED, decay=0.998, weight_decay=1e-4
@@ -692,21 +677,33 @@ def train_stage2(minutes: float, device: str) -> None:
 
 def exchanged(strips: Tensor) -> Tensor:
     """Strips with their depth panels in the other order: then the object is to be put in."""
-    count, _, channels = strips.shape
-    panels = strips.view(count, HEIGHT // 16, 3, WIDTH // 16, channels)
-    return panels[:, :, [0, 2, 1]].reshape(strips.shape)
+    return panels(strips)[:, :, [0, 2, 1]].reshape(strips.shape)
+
+
+def unchanged(strips: Tensor) -> Tensor:
+    """Strips whose depth after is the depth before."""
+    return panels(strips)[:, :, [0, 2, 2]].reshape(strips.shape)
+
+
+def panels(strips: Tensor) -> Tensor:
+    """Tokens of strips by panel, (B, rows, 3, columns, 64)."""
+    return strips.view(len(strips), HEIGHT // 16, 3, WIDTH // 16, -1)
+
+
+def first_panel(strips: Tensor) -> Tensor:
+    """The picture's tokens of strips, (B, 96, 64)."""
+    return panels(strips)[:, :, 0].flatten(1, 2)
 
 
 def train_one_stage(minutes: float, device: str) -> None:
     """Ablation: picture and mask in, clean picture out, no depth at all."""
     model = adapted(device)
-    table = Latents("image", "clean", "mask")
+    table = Latents("strip", "strip_clean", "mask")
 
     def step(number: int) -> Tensor:
         rng, rows = draw(number, 6, len(table["mask"]), 8)
-        which = rng.integers(0, 2, 8)
-        condition, clean = (table[n][rows].to(device).float() for n in ("image", "clean"))
-        mask = table.folded("mask", rows, which, device)
+        condition, clean = (first_panel(table[n][rows].to(device).float()) for n in ("strip", "strip_clean"))
+        mask = table.folded("mask", rows, device)
         noise, time, guidance = flow(rng, clean, device)
         at = time.view(-1, 1, 1)
         found = velocity(model, (1 - at) * clean + at * noise, condition, mask, time, guidance, device)
@@ -721,7 +718,7 @@ def train_one_stage(minutes: float, device: str) -> None:
 def finish(model, name: str, facts: dict[str, Any]) -> None:
     if training.rank_and_size()[0] == 0:
         shipped = name in ("stage1", "stage2")
-        save_adapter(model, HERE / name if shipped else DATA / "ablations" / name)
+        save_adapter(model, HERE / name if shipped else HERE / "ablations" / name)
         note(name, facts)
 
 
@@ -729,7 +726,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     stages = {
         "vae": train_vae,
-        "decoder": train_decoder,
         "depth": train_depth,
         "base": train_base,
         "stage1": train_stage1,

@@ -1,0 +1,296 @@
+"""What a removal leaves behind, against the renderer's truth, on held-out scenes; beside baselines and ablations (PLAN.md).
+
+    OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 -m assets.mini_flux.evaluate --write      # the card's figures
+    python -m assets.mini_flux.evaluate --scenes 20 --arms ours                             # a look
+    python -m assets.mini_flux.evaluate --scenes 20 --stream validation --arms ours         # for choices
+
+Pieces are files under ``data/evaluation/removal``, marked with a hash over the weights, so that a killed run goes on and processes
+share the work. ``--write`` writes ``evaluation.json`` and ``worst.png`` (the ten scenes of the highest residual).
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import hashlib
+import json
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+
+from assets import chunks, training
+from assets.mini_flux import train
+from pipelines import depth_maps, flux_fill, georemover, removal_metrics
+from pipelines.georemover import Cache, GeoRemover, Outcome, Request, Settings
+from pipelines.lane import run_blocking
+from pipelines.registry import ModelSpec, Registry
+from pipelines.scenes import removal
+from pipelines.scenes.removal import Pair
+
+HERE = Path(__file__).parent
+DONE = Path("data/evaluation/removal")
+STREAMS = {"test": 700_000, "validation": 500_000, "first": 600_000}
+PIECE = 5
+TITLES = {
+    "ours": "GeoRemover, both stages, composed",
+    "raw": "the same, before it is composed",
+    "fast": "GeoRemover, faster preset",
+    "fill_only": "the base model fills the mask",
+    "telea": "OpenCV (Telea) fills the mask",
+    "true_depth": "ablation: true depth instead of stage 1",
+    "no_preference": "ablation: stage 1 without the preference term",
+    "one_stage": "ablation: one stage, no depth",
+}
+RUNS = ("ours", "fast", "true_depth", "no_preference", "one_stage")
+"""Arms that need a run of their own; ``ours`` also gives ``raw``, ``fill_only`` and ``telea``."""
+
+
+def case(stream: str, number: int) -> Pair:
+    """Scene ``number`` of a stream, with the solid that is to go."""
+    seed = STREAMS[stream] + number
+    scene = removal.sample(seed)
+    return removal.pair(scene, seed % len(scene.solids))
+
+
+def _without_preference(spec: ModelSpec) -> Any:
+    """The transformer with the ablation's adapter in the place of stage 1's."""
+    from diffusers import FluxTransformer2DModel
+    from safetensors.torch import load_file
+
+    model = FluxTransformer2DModel.from_pretrained(HERE / "transformer", torch_dtype=torch.float32)
+    for name, folder in (("geo1", HERE / "ablations" / "stage1_plain"), ("geo2", HERE / "stage2")):
+        flux_fill.add_adapter(model, load_file(folder / flux_fill.ADAPTER_FILE), name)
+    return model
+
+
+def registry_with_ablation() -> Registry:
+    base = flux_fill.BASES["mini"]
+    plain = dataclasses.replace(base.parts[0], key="mini-flux-plain/transformer", load=_without_preference, sha256={})
+    flux_fill.BASES["no_preference"] = dataclasses.replace(base, name="no_preference", parts=(plain, *base.parts[1:]))
+    return Registry("cpu")
+
+
+def measures(pair: Pair, picture: numpy.ndarray, model: GeoRemover) -> dict[str, Any]:
+    """Everything that is told of one picture; flat, JSON-able."""
+    true = model.raw_depth(pair.clean)
+    found = removal_metrics.against_truth(
+        pair.image,
+        picture,
+        pair.clean,
+        pair.mask,
+        depth_maps.normalised(model.raw_depth(picture), true),
+        depth_maps.normalised(true),
+    )
+    regions = found.pop("regions")
+    scores = {f"{kind}_{name}": regions[name][kind] for name in removal_metrics.REGIONS for kind in ("psnr", "ssim")}
+    return {**found, **scores}
+
+
+def told(pair: Pair, outcome: Outcome, model: GeoRemover, raw: bool) -> dict[str, Any]:
+    picture = outcome.results[0] if raw else numpy.asarray(outcome.composites[0])
+    depth = outcome.metrics[0].get("depth", {})
+    return {
+        **measures(pair, picture, model),
+        "depth_error": depth.get("error"),
+        "depth_untouched": depth.get("untouched"),
+    }
+
+
+def one_stage(model: GeoRemover, pair: Pair, mask: numpy.ndarray, steps: int, seed: int) -> numpy.ndarray:
+    """Picture and mask in, picture out, by the ablation's adapter: a plain Euler loop over FLUX's own levels."""
+    from diffusers.pipelines.flux.pipeline_flux_fill import calculate_shift
+    from safetensors.torch import load_file
+
+    from pipelines.patching import fresh_scheduler
+
+    transformer, vae, pipe = model.transformer, model.vae, model._fill
+    if "one_stage" not in transformer.peft_config:
+        state = load_file(HERE / "ablations" / "one_stage" / flux_fill.ADAPTER_FILE)
+        flux_fill.add_adapter(transformer, state, "one_stage")
+    scheduler = fresh_scheduler(pipe.scheduler)
+    tokens = mask.size // 256
+    scheduler.set_timesteps(sigmas=numpy.linspace(1, 1 / steps, steps), mu=calculate_shift(tokens))
+    generator = torch.Generator("cpu").manual_seed(seed)
+    with torch.inference_mode(), flux_fill.wearing(transformer, "one_stage"):
+        known = vae.encode(train.to_signed([pair.image], "cpu")).latents * vae.config.scaling_factor
+        shape, known = known.shape, train.pack(known)
+        folded = train.fold_mask(mask[None], "cpu")
+        latents = train.pack(torch.randn(shape, generator=generator))
+        for level in scheduler.timesteps:
+            found = transformer(
+                hidden_states=torch.cat((latents, known, folded), 2),
+                timestep=level.expand(1) / 1000,
+                guidance=torch.tensor([30.0]),
+                pooled_projections=model.prompt["pooled_prompt_embeds"],
+                encoder_hidden_states=model.prompt["prompt_embeds"],
+                txt_ids=torch.zeros(model.prompt["prompt_embeds"].shape[1], 3),
+                img_ids=train.image_ids(1, "cpu"),
+                return_dict=False,
+            )[0]
+            latents = scheduler.step(found, level, latents, return_dict=False)[0]
+        latents = pipe._unpack_latents(latents, *mask.shape, pipe.vae_scale_factor) / vae.config.scaling_factor
+        return georemover._to_array(vae.decode(latents, return_dict=False)[0])
+
+
+def run_arm(registry: Registry, arm: str, pair: Pair) -> dict[str, dict[str, Any]]:
+    """Rows by arm for one scene."""
+    settings = Settings.of("mini", fast=arm == "fast")
+    image = georemover.to_pil(pair.image)
+    base = flux_fill.BASES["mini"]
+    if arm == "one_stage":
+        with registry.lease(*base.parts) as parts:
+            model = GeoRemover(parts, base)
+            mask = georemover.masks.grow(pair.mask, settings.grow)
+            picture = one_stage(model, pair, mask, settings.steps_2, settings.seed)
+            made, _ = georemover.composite(image, picture, pair.image, mask, settings, model.through_vae(pair.image))
+            return {arm: measures(pair, numpy.asarray(made), model)}
+    if arm == "no_preference":
+        settings = dataclasses.replace(settings, model_set="no_preference")
+    request = Request(image, pair.mask, settings, truth=pair, compare=arm == "ours")
+    if arm == "true_depth":
+        request.depth_before, request.depth_after = pair.depth, pair.depth_clean
+    outcome = run_blocking(georemover.remove, registry, request, Cache())
+    with registry.lease(*base.parts) as parts:
+        model = GeoRemover(parts, base)
+        rows = {arm: told(pair, outcome, model, raw=False)}
+        rows[arm]["seconds"] = sum(v for k, v in outcome.seconds.items() if k not in ("fill only", "metrics"))
+        if arm == "ours":
+            rows["raw"] = told(pair, outcome, model, raw=True)
+            assert outcome.fill_only is not None
+            rows["fill_only"] = measures(pair, outcome.fill_only, model)
+            rows["telea"] = measures(pair, outcome.telea, model)
+    return rows
+
+
+def mark() -> str:
+    """Short hash over the weights."""
+    hashes = training.hashes(HERE)
+    return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def summary(values: Sequence[float]) -> dict[str, float]:
+    """Mean, median, quartiles and count of what is defined."""
+    known = sorted(value for value in values if value is not None)
+    if len(known) < 2:
+        return {"n": len(known)}
+    q1, median, q3 = statistics.quantiles(known, n=4)
+    found = {"mean": statistics.fmean(known), "median": median, "q1": q1, "q3": q3}
+    return {**{name: round(value, 4) for name, value in found.items()}, "n": len(known)}
+
+
+def report(rows: dict[str, list[dict[str, Any]]], stream: str) -> dict[str, Any]:
+    """What the card and the page show."""
+    table: dict[str, Any] = {}
+    for arm, found in rows.items():
+        seconds = [row["seconds"] for row in found if "seconds" in row]
+
+        def column(name: str, found: list[dict[str, Any]] = found) -> list[Any]:
+            return [row.get(name) for row in found]
+
+        table[arm] = {
+            "title": TITLES[arm],
+            "n": len(found),
+            "residual": summary(column("residual_effect")),
+            "psnr_effect": summary(column("psnr_effect")),
+            "psnr_mask": summary(column("psnr_mask")),
+            "psnr_rest": summary(column("psnr_rest")),
+            "ssim_effect": summary(column("ssim_effect")),
+            "change_iou": summary(column("change_iou")),
+            "over_erasure": summary(column("over_erasure")),
+            "inserted": round(statistics.fmean(float(bool(v)) for v in column("inserted")), 4),
+            "depth_error": summary(column("depth_error")),
+            "depth_untouched": summary(column("depth_untouched")),
+            "seconds": round(statistics.median(seconds), 2) if seconds else None,
+        }
+    steps = {name: list(getattr(flux_fill.BASES["mini"], name)) for name in ("steps", "fast")}
+    worst = sorted(
+        (i for i, row in enumerate(rows["ours"]) if row["residual_effect"] is not None),
+        key=lambda i: -rows["ours"][i]["residual_effect"],
+    )[:10]
+    return {
+        "scenes": len(rows["ours"]),
+        "stream": stream,
+        **steps,
+        "rows": {arm: table[arm] for arm in TITLES if arm in table},
+        "worst": [
+            {"seed": STREAMS[stream] + i, "residual": round(rows["ours"][i]["residual_effect"], 4)} for i in worst
+        ],
+    }
+
+
+def sheet(registry: Registry, stream: str, numbers: Sequence[int], path: Path) -> None:
+    """Pictures of removals: input with the mask outlined, depth after, result, truth; two scenes a row."""
+    from PIL import Image
+
+    tiles = []
+    for number in numbers:
+        pair = case(stream, number)
+        outcome = run_blocking(
+            georemover.remove, registry, Request(georemover.to_pil(pair.image), pair.mask, truth=pair), Cache()
+        )
+        seen = numpy.asarray(georemover.masks.overlay(georemover.to_pil(pair.image), pair.mask).convert("RGB"))
+        after = depth_maps.to_colours(outcome.depth_after)
+        tiles.append(numpy.concatenate((seen, after, numpy.asarray(outcome.composites[0]), pair.clean), 1))
+    rows = [numpy.concatenate(tiles[i : i + 2], 1) for i in range(0, len(tiles) - 1, 2)]
+    Image.fromarray(numpy.concatenate(rows)).save(path)
+
+
+def in_words(found: dict[str, Any]) -> str:
+    lines = []
+    for arm, row in found["rows"].items():
+        residual, psnr = row["residual"], row["psnr_effect"]
+        lines.append(
+            f"{arm:14} residual {residual.get('mean')} (median {residual.get('median')})  effect {psnr.get('mean')} dB  "
+            f"over-erasure {row['over_erasure'].get('mean')}  inserted {row['inserted']}  mask {row['psnr_mask'].get('mean')} dB  "
+            f"rest {row['psnr_rest'].get('mean')} dB  IoU {row['change_iou'].get('mean')}  "
+            f"depth {row['depth_error'].get('mean')} of {row['depth_untouched'].get('mean')}  {row['seconds']} s"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scenes", type=int, default=200)
+    parser.add_argument("--arms", default=",".join(RUNS))
+    parser.add_argument("--stream", choices=tuple(STREAMS), default="test")
+    parser.add_argument("--write", action="store_true", help="write the figures for the card and the page")
+    parser.add_argument("--sheet", type=Path, help="write the first ten scenes of the stream as pictures")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    registry, hashed = registry_with_ablation(), mark()
+    work = [(arm, start) for arm in given.arms.split(",") for start in range(0, given.scenes, PIECE)]
+
+    def make(item: tuple[str, int]) -> list[dict[str, dict[str, Any]]]:
+        arm, start = item
+        numbers = range(start, min(start + PIECE, given.scenes))
+        return [run_arm(registry, arm, case(given.stream, number)) for number in numbers]
+
+    pieces = chunks.complete(
+        DONE, work, lambda item: f"{given.stream}-{item[0]}-{item[1]:04d}-{given.scenes}-{hashed}", make
+    )
+    if not chunks.is_main():
+        return
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for item in work:
+        for scene in pieces[item]:
+            for arm, row in scene.items():
+                rows.setdefault(arm, []).append(row)
+    if given.sheet:
+        sheet(registry, given.stream, range(10), given.sheet)
+    if "ours" not in rows:
+        return
+    found = report(rows, given.stream)
+    print(in_words(found))
+    if given.write:
+        training.write_json(HERE / "evaluation.json", found)
+        sheet(
+            registry, given.stream, [row["seed"] - STREAMS[given.stream] for row in found["worst"]], HERE / "worst.png"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1404 @@
+"""GeoRemover (NeurIPS 2025, arXiv 2509.18538), usable: take an object out with its shadow and its mirror image.
+
+A depth map has neither shadows nor reflections. So the object is first removed from the depth map, by filling a hole
+(:meth:`GeoRemover.remove_from_depth`, stage 1), and then the picture is rendered anew from the changed geometry
+(:meth:`GeoRemover.render`, stage 2), which is told nothing of the mask: what the renderer no longer sees standing there casts no
+shadow. Both stages are FLUX.1-Fill with an adapter each (``pipelines/flux_fill.py``). Stage 1 sees the depth map in inferno
+colours; stage 2 a strip [picture | depth after | depth before], of which the left third is the result.
+
+:func:`remove` runs everything for the page, with each stage kept in a :class:`Cache` by its inputs; :func:`composite` brings the
+change back to the original's resolution and touches no other pixel. Ours, and in no paper: the self-checks and their sentences.
+
+Pictures are (H, W, 3) uint8, inverse depth is (H, W) float32 in [0, 1] with near = 1, masks are (H, W) bool. Module level is free
+of torch; models come from the registry for the length of a run.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import hashlib
+import io
+import json
+import math
+import struct
+import time
+import zipfile
+import zlib
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar
+
+import cv2
+import numpy
+from numpy.typing import NDArray
+
+from pipelines import depth_maps, flux_fill, images, limits, masks, removal_metrics
+from pipelines.papers import Paper
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import Tensor
+
+    from pipelines.flux_fill import FillBase
+    from pipelines.lane import Job
+    from pipelines.registry import Registry
+    from pipelines.scenes.removal import Pair
+
+__all__ = [
+    "EXAMPLES", "PAPER", "BatchRow", "Cache", "GeoRemover", "Outcome", "Preview", "Recipe", "Rendered", "Request", "Settings",
+    "batch", "composite", "measured", "open_depth", "open_picture", "remove", "rows_to_csv", "save_zip", "working_size",
+]  # fmt: skip
+
+Picture = NDArray[numpy.uint8]
+Depth = NDArray[numpy.float32]
+Mask = NDArray[numpy.bool_]
+
+PAPER = Paper(
+    title="GeoRemover: Removing Objects and Their Causal Visual Artifacts",
+    authors=("Zixin Zhu", "Haoxiang Li", "Xuelu Feng", "He Wu", "Chunming Qiao", "Junsong Yuan"),
+    venue="NeurIPS 2025",
+    url="https://arxiv.org/abs/2509.18538",
+    idea=(
+        "A shadow and a mirror image are not in a depth map. So the object is first taken out of the depth map, and then the "
+        "picture is rendered anew from the changed geometry: with the object, everything goes that it caused."
+    ),
+    ours=(
+        "The code, the embedded fill model with both adapters and its depth estimator, the rendered scenes with their exact truth, "
+        "the measurements, the self-checks and the composite at full resolution."
+    ),
+    theirs="The method (two stages, preference term, strip of panels) and, with the full set, the two adapters for FLUX.1-Fill.",
+    licence=(
+        "Code and embedded weights Apache-2.0; FLUX.1-Fill [dev] and what is made from it, the authors' adapters too, for "
+        "non-commercial use only."
+    ),
+    code_url="https://github.com/buxiangzhiren/GeoRemover",
+)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A rendered scene, and which of its solids is to go. None: the seed decides."""
+
+    seed: int
+    count: int | None = None
+    floor: str | None = None
+    light: str | None = None
+    mirror: bool | None = None
+    index: int = 0
+    title: str = ""
+
+    def pair(self) -> Pair:
+        """The picture with and without the solid, and all truth.
+
+        Raises:
+            ValueError: there is no such floor, light, number of solids or solid.
+        """
+        from pipelines.scenes import removal
+
+        scene = removal.sample(self.seed, self.count, self.floor, self.light, self.mirror)
+        if not 0 <= self.index < len(scene.solids):
+            raise ValueError(
+                f"The scene has {len(scene.solids)} objects and number {self.index + 1} is to go: choose one of them."
+            )
+        return removal.pair(scene, self.index)
+
+
+EXAMPLES: tuple[Recipe, ...] = (
+    Recipe(38, title="A ball on a mirroring chequered floor"),
+    Recipe(29, index=1, title="One of two balls on mirroring wood"),
+    Recipe(30, index=0, title="A box with a hard shadow, beside another"),
+    Recipe(45, index=1, title="The middle one of three"),
+    Recipe(2, title="A cylinder with a soft, long shadow"),
+    Recipe(25, index=1, title="A ball goes, the shadow of the cylinder stays"),
+)
+"""Scenes of the embedded model's world that it has not seen in training."""
+
+DEPTH_CHANGED = 0.03
+"""Mean change of depth in a part of the mask below which there is nothing to render (the official sample has .154 and .099)."""
+OFF_PALETTE = 12.0
+"""Mean distance from the palette, of 441, above which a depth map is none (the official stage 1 has 3.8)."""
+UNSTABLE = 0.06
+"""Mean difference of stage 2's depth panels from the maps it was given, in inverse depth."""
+MOST_MASK = 0.6
+FAR = 0.02
+"""Share of the picture that may change without touching the object before a sentence says so."""
+FLAT = 0.01
+ASSIST = 10
+"""Side of the neighbourhood of :func:`assisted`, in pixels, as in the paper."""
+CHANGE_SEED, CHANGE_RIM = 6.0, 2.5
+"""Detected effect: differences in 8-bit Lab from the first on, with what hangs together with them from the second on."""
+ENLARGED = 1.25
+"""From this factor on the effect area of a composite keeps the original's texture, instead of the enlarged result's."""
+EVEN = 25.0
+"""Variance of levels below which :func:`recolouring` takes the picture to be even."""
+BATCH_FILES, BATCH_BYTES = 600, 64 * 2**20
+"""Most files in a zip, and bytes of one of them, unpacked."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that decides a run but the picture and the mask; the same settings give the same pictures, byte for byte, on
+    the same machine."""
+
+    seed: int = 0
+    steps_1: int = 50
+    steps_2: int = 50
+    guidance: float = 30.0
+    grow: int = 2
+    """Pixels at working size around the mask; negative: less of it."""
+    scale_1: float = 1.0
+    scale_2: float = 1.0
+    """Strengths of the adapters; 0 is the base model."""
+    depth_assist: bool = False
+    fill_holes: bool = True
+    variants: int = 1
+    """Stage 2 from this many seeds, ``seed`` and those that follow it."""
+    feather: int = 2
+    """Width of the composite's seam, pixels at working size, inside the changed area."""
+    keep_depth: bool = True
+    """Outside the mask the depth stays as it was: the paper's constraint, which the authors' code leaves to the model."""
+    model_set: str = "mini"
+    preset: str = ""
+    """How the model is held in memory; empty: the base's first."""
+
+    SEED: ClassVar[tuple[int, int]] = (0, 2**31 - 1)
+    STEPS: ClassVar[tuple[int, int]] = (4, 60)
+    GUIDANCE: ClassVar[tuple[float, float]] = (1.0, 50.0)
+    GROW: ClassVar[tuple[int, int]] = (-32, 64)
+    SCALE: ClassVar[tuple[float, float]] = (0.0, 1.5)
+    VARIANTS: ClassVar[tuple[int, int]] = (1, 4)
+    FEATHER: ClassVar[tuple[int, int]] = (0, 32)
+
+    @classmethod
+    def of(cls, model_set: str, fast: bool = False) -> Settings:
+        """The defaults of a model set, or its faster preset."""
+        base = flux_fill.BASES[limits.choice("Model set", model_set, flux_fill.BASES)]
+        first, second = base.fast if fast else base.steps
+        return cls(
+            steps_1=first,
+            steps_2=second,
+            guidance=base.guidance,
+            grow=base.grow,
+            feather=base.grow,
+            keep_depth=model_set == "mini",
+            model_set=model_set,
+        )
+
+    def validated(self) -> Settings:
+        """These settings with exact types.
+
+        Raises:
+            ValueError: one sentence that says what came, what was wanted and what to do.
+        """
+        base = flux_fill.BASES[limits.choice("Model set", self.model_set, flux_fill.BASES)]
+        if self.preset:
+            limits.choice("The preset", self.preset, base.presets)
+
+        def whole(name: str, value: Any, bounds: tuple[int, int]) -> int:
+            return int(limits.number(name, value, *bounds, whole=True))
+
+        def real(name: str, value: Any, bounds: tuple[float, float]) -> float:
+            return float(limits.number(name, value, *bounds))
+
+        return Settings(
+            whole("seed", self.seed, self.SEED),
+            whole("number of steps of stage 1", self.steps_1, self.STEPS),
+            whole("number of steps of stage 2", self.steps_2, self.STEPS),
+            real("guidance", self.guidance, self.GUIDANCE),
+            whole("growth of the mask", self.grow, self.GROW),
+            real("strength of adapter 1", self.scale_1, self.SCALE),
+            real("strength of adapter 2", self.scale_2, self.SCALE),
+            _switch("depth assist", self.depth_assist),
+            _switch("fill holes", self.fill_holes),
+            whole("number of variants", self.variants, self.VARIANTS),
+            whole("feather", self.feather, self.FEATHER),
+            _switch("keep depth", self.keep_depth),
+            self.model_set,
+            self.preset,
+        )
+
+
+def _switch(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"The switch {name} is {repr(value)[:40]} but must be on or off: send true or false.")
+    return value
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """What stage 2 painted: ``result`` (h, w, 3), and the whole ``strip`` (h, 3 w, 3) [result | depth after | depth before]."""
+
+    result: Picture
+    strip: Picture
+
+
+@dataclass
+class Preview:
+    """What a stage looks like after ``step`` of ``steps``; after the last, its finished picture."""
+
+    stage: str
+    step: int
+    steps: int
+    picture: Image
+
+
+@dataclass
+class Request:
+    """What a visitor asks for. ``image`` is RGB as :func:`open_picture` returns it; ``mask`` (H, W) has the image's size."""
+
+    image: Image | None
+    mask: Mask | None
+    settings: Settings = field(default_factory=Settings)
+    depth_after: NDArray[numpy.floating] | None = None
+    """Renders from this depth instead of stage 1's; [0, 1], in the normalisation of the depth before."""
+    depth_before: NDArray[numpy.floating] | None = None
+    """Instead of the estimate; [0, 1]."""
+    truth: Pair | None = None
+    """Of a rendered scene."""
+    clean: Image | None = None
+    """The true picture without the object, where there is one and no ``truth``."""
+    compare: bool = False
+    """Also fill the mask with the same base model without adapters, as removers without geometry do."""
+
+
+@dataclass
+class Outcome:
+    """A finished run. Pictures at working size are arrays; ``composites`` are PIL, as large as the original."""
+
+    settings: Settings
+    image: Picture
+    mask: Mask
+    """As the models saw it: at working size, grown, filled."""
+    depth_before: Depth
+    depth_after: Depth
+    results: list[Picture]
+    strips: list[Picture]
+    composites: list[Image]
+    changed: list[Mask]
+    """Pixels of each composite that may differ from the original."""
+    fill_only: Picture | None
+    telea: Picture
+    """The mask filled by OpenCV; no model."""
+    metrics: list[dict[str, Any]]
+    """One per variant: against the truth where it is known (``truth`` true), else the self-checks only."""
+    baselines: dict[str, dict[str, Any]]
+    """The same measures for "fill_only" and "telea", where the truth is known."""
+    notes: list[str]
+    seconds: dict[str, float]
+    """Per stage; 0 for what came from the cache."""
+    models: list[dict[str, str]]
+    off_palette: float | None = None
+
+
+# ----------------------------------------------------------------------------------------- pictures
+
+
+def open_picture(source: str | Path | BinaryIO | Image) -> Image:
+    """Any picture as upright RGB of its full size: EXIF rotation, colour profile, CMYK, 16 bits, palette; alpha lies over
+    white, of an animation the first frame is taken. The size is checked before any pixel is decoded.
+
+    Raises:
+        ValueError: it is too large, damaged or no picture, in one sentence.
+    """
+    from PIL import Image as Images
+    from PIL import UnidentifiedImageError
+
+    if isinstance(source, Images.Image):
+        images.check_size(*source.size)
+        return _as_rgb(source)
+    try:
+        with Images.open(source) as image:
+            images.check_size(*image.size)
+            return _as_rgb(image)
+    except Images.DecompressionBombError as error:
+        raise ValueError(f"The picture is too large: at most {images.MAX_PIXELS:,} pixels are accepted.") from error
+    except UnidentifiedImageError as error:
+        raise ValueError("This file is not a picture that can be read: use a PNG, JPEG or WebP.") from error
+    except (OSError, SyntaxError, struct.error, zlib.error) as error:
+        raise ValueError("This picture is damaged or cut short: save or download it again.") from error
+
+
+def _as_rgb(image: Image) -> Image:
+    from PIL import Image as Images
+    from PIL import ImageOps
+
+    profile = image.info.get("icc_profile")
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode in ("I", "F") or upright.mode.startswith("I;16"):
+        upright = Images.fromarray((_unit_levels(upright) * 255).round().astype(numpy.uint8))
+    elif upright.mode in ("P", "PA", "LA", "La", "RGBa", "1") or "transparency" in upright.info:
+        # `La` and `RGBa` hold colours times alpha and are converted one way only; a palette may hide transparency.
+        through = {"La": "LA", "RGBa": "RGBA"}.get(upright.mode)
+        upright = (upright.convert(through) if through else upright).convert("RGBA")
+    alpha = upright.getchannel("A") if upright.mode == "RGBA" else None
+    colours = _in_srgb(upright.convert("RGB") if alpha is not None else upright, profile)
+    if alpha is not None:
+        white = Images.new("RGB", colours.size, "white")
+        white.paste(colours, mask=alpha)
+        colours = white
+    plain = Images.new("RGB", colours.size)  # without the metadata of the file, which may name its owner
+    plain.paste(colours)
+    return plain
+
+
+def _unit_levels(image: Image) -> NDArray[numpy.float32]:
+    """Grey levels of more than 8 bits in [0, 1]: 16-bit whole numbers by 65535, floats by 1 or 255 or their maximum."""
+    levels = numpy.nan_to_num(numpy.asarray(image).astype(numpy.float32))
+    most = float(levels.max(initial=0.0))
+    if image.mode == "F":
+        full = 1.0 if most <= 1 else 255.0 if most <= 255 else most
+    else:
+        full = 65535.0 if most <= 65535 else most
+    return numpy.clip(levels / full, 0, 1)
+
+
+def _in_srgb(image: Image, profile: bytes | None) -> Image:
+    """RGB in sRGB; a profile that is broken or belongs to other channels is passed over."""
+    if profile and image.mode in ("RGB", "CMYK", "L"):
+        from PIL import ImageCms
+
+        try:
+            given = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+            if "sRGB" not in (ImageCms.getProfileDescription(given) or ""):
+                return ImageCms.profileToProfile(image, given, ImageCms.createProfile("sRGB"), outputMode="RGB")
+        except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
+            pass
+    return image.convert("RGB")
+
+
+def open_depth(
+    source: str | Path | BinaryIO | Image, near_is_dark: bool = False, limits_: tuple[float, float] | None = None
+) -> tuple[Depth, tuple[float, float]]:
+    """A depth map from a file: inverse depth in [0, 1], and the limits by which it was normalised.
+
+    Grey of 8 or 16 bits, or inferno colours as this studio writes them. A depth-after that belongs to an uploaded depth-before must
+    be read with that one's limits, and one that belongs to an estimate with (0, 1), or both maps could not be compared.
+
+    Args:
+        near_is_dark: the map is of distances, as metric networks write them: turned round.
+        limits_: minimum and maximum of the map it belongs to; None: its own.
+
+    Raises:
+        ValueError: it is flat or coloured otherwise, or the file cannot be read.
+    """
+    from PIL import Image as Images
+    from PIL import ImageOps, UnidentifiedImageError
+
+    try:
+        image = source if isinstance(source, Images.Image) else Images.open(source)
+        images.check_size(*image.size)
+        upright = ImageOps.exif_transpose(image)
+        if upright.mode in ("I", "F") or upright.mode.startswith("I;16"):
+            levels = _unit_levels(upright)
+        else:
+            pixels = numpy.asarray(upright.convert("RGBA").convert("RGB"))
+            spread = pixels.max(-1).astype(int) - pixels.min(-1)
+            if spread.mean() < 2:
+                levels = pixels[..., 0] / numpy.float32(255)
+            else:
+                levels, distance = depth_maps.from_colours(pixels)
+                if distance.mean() > OFF_PALETTE:
+                    raise ValueError(
+                        "This is no depth map: use grey levels, or inferno colours as the studio saves them."
+                    )
+    except UnidentifiedImageError as error:
+        raise ValueError("This file is not a picture that can be read: use a PNG, JPEG or WebP.") from error
+    except (OSError, SyntaxError, struct.error, zlib.error) as error:
+        raise ValueError("This picture is damaged or cut short: save or download it again.") from error
+    if near_is_dark:
+        levels = 1 - levels
+    own = (float(levels.min()), float(levels.max()))
+    if limits_ is None and own[1] - own[0] < 1e-3:
+        raise ValueError("This depth map is flat: it says nothing of what stands where, choose another.")
+    low, high = limits_ or own
+    return numpy.clip((levels - low) / max(high - low, 1e-6), 0, 1).astype(numpy.float32), (low, high)
+
+
+def working_size(size: tuple[int, int], base: FillBase) -> tuple[int, int]:
+    """(width, height) at which ``base`` works on a picture of ``size``.
+
+    As in the official script: a longer side above ``base.long_side`` is scaled down to it, then each side is cut down to a multiple
+    of ``base.multiple``. The small model also enlarges small pictures, and takes the nearest multiple, because at 192 pixels cutting
+    down would press a picture of 16:9 together to 3:1.
+
+    Raises:
+        ValueError: a side would have less than one multiple.
+    """
+    width, height = size
+    least, longest = base.multiple, max(width, height)
+    factor = base.long_side / longest if base.upscale else min(1.0, base.long_side / longest)
+    sides = [round(side * factor, 6) for side in size]
+    made = [int(side / least + (0.5 if base.upscale else 0)) * least for side in sides]
+    if min(size) < least:
+        raise ValueError(
+            f"The picture is {width} x {height} pixels and each side needs at least {least}: choose a larger one."
+        )
+    if min(made) < least:
+        raise ValueError(
+            f"The picture is {width} x {height} pixels, at the model's size {sides[0]:.0f} x {sides[1]:.0f}, where each side "
+            f"needs at least {least}: cut off some of its length."
+        )
+    return made[0], made[1]
+
+
+def at_size(image: Image, size: tuple[int, int]) -> Picture:
+    """``image`` at (width, height), (h, w, 3)."""
+    from PIL import Image as Images
+
+    return numpy.asarray(image.convert("RGB").resize(size, Images.Resampling.LANCZOS)).copy()
+
+
+def to_pil(pixels: Picture) -> Image:
+    from PIL import Image as Images
+
+    return Images.fromarray(numpy.ascontiguousarray(pixels))
+
+
+# ------------------------------------------------------------------------------------ depth and fills
+
+
+def assisted(depth: Depth, mask: Mask) -> Depth:
+    """The paper's fill-in where the depth of an object is unreliable: the nearest depth of a 10 x 10 neighbourhood, within
+    the mask. Outside the mask nothing changes."""
+    inside = cv2.dilate(numpy.where(mask, depth, 0).astype(numpy.float32), numpy.ones((ASSIST, ASSIST), numpy.uint8))
+    return numpy.where(mask, inside, depth).astype(numpy.float32)
+
+
+def classical_depth(depth: Depth, mask: Mask) -> Depth:
+    """The hole of the depth map filled by OpenCV (Navier-Stokes on inverse depth): a preview without any model, not
+    GeoRemover."""
+    filled = cv2.inpaint(
+        (numpy.clip(depth, 0, 1) * 65535).round().astype(numpy.uint16), mask.astype(numpy.uint8), 5, cv2.INPAINT_NS
+    )  # fmt: skip
+    return numpy.where(mask, filled / numpy.float32(65535), depth).astype(numpy.float32)
+
+
+def telea(rgb: Picture, mask: Mask) -> Picture:
+    """The mask filled with colours from around it by OpenCV (Telea): a preview without any model, not GeoRemover."""
+    return cv2.inpaint(rgb, mask.astype(numpy.uint8), 5, cv2.INPAINT_TELEA) if mask.any() else rgb.copy()
+
+
+# ------------------------------------------------------------------------------------------- stages
+
+OnStep = Callable[[int, int, Callable[[], Picture]], None]
+"""Called after each step with its number, the number of steps, and a function that makes a small picture of it."""
+
+
+def _silent(step: int, steps: int, look: Callable[[], Picture]) -> None:
+    return None
+
+
+class GeoRemover:
+    """The two stages around leased parts (in the order of ``flux_fill.PARTS``). Makes no lasting change to them."""
+
+    def __init__(self, parts: Sequence[Any], base: FillBase | None = None) -> None:
+        self.base = base or flux_fill.BASES["mini"]
+        self._fill, self._render = (flux_fill.build(parts, kind) for kind in ("fill", "render"))
+        named = dict(zip(flux_fill.PARTS, parts, strict=True))
+        self.transformer, self.vae = self._fill.transformer, named["vae"]
+        self.prompt, self.depth = named["prompt"], named["depth"]
+
+    def raw_depth(self, rgb: Picture) -> Depth:
+        """Inverse depth (h, w) as the network gives it, of no fixed scale, near is large."""
+        import torch
+        from torch.nn.functional import interpolate
+
+        height, width = rgb.shape[:2]
+        with torch.inference_mode():
+            pixels = torch.from_numpy(rgb.copy()).permute(2, 0, 1)[None].to(self.depth.device).float() / 255
+            pixels = interpolate(pixels, self._depth_size(height, width), mode="bicubic", antialias=True).clamp(0, 1)
+            mean, deviation = (pixels.new_tensor(part).view(1, 3, 1, 1) for part in (IMAGENET_MEAN, IMAGENET_DEVIATION))
+            found = self.depth(((pixels - mean) / deviation).to(self.depth.dtype)).predicted_depth[:, None].float()
+            if self.depth.config.depth_estimation_type == "metric":
+                found = 1 / found.clamp_min(1e-3)  # distances: far is large
+            return interpolate(found, (height, width), mode="bilinear")[0, 0].cpu().numpy()
+
+    def _depth_size(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) of the depth network's input."""
+        if self.base.depth_patches is None:  # as Depth Anything: shorter side 518, multiples of 14
+            factor = 518 / min(height, width)
+            return round(height * factor / 14) * 14, round(width * factor / 14) * 14
+        # 9 x 12 patches for 128 x 192: a little less flat than the picture, and the same for every other format.
+        most, per_pixel = self.base.depth_patches, 1.125 * self.base.depth_patches / max(height, width)
+        rows, columns = (14 * min(most, max(1, round(side * per_pixel))) for side in (height, width))
+        return rows, columns
+
+    def estimate_depth(self, rgb: Picture) -> Depth:
+        """Inverse depth of a picture (h, w, 3), normalised by its own minimum and maximum."""
+        return depth_maps.normalised(self.raw_depth(rgb))
+
+    def remove_from_depth(
+        self, depth_before: Depth, mask: Mask, settings: Settings, on_step: OnStep = _silent
+    ) -> tuple[Depth, float]:
+        """Stage 1: the depth map with the masked area painted anew, and how far its colours lie from the palette on average
+        (0 to 441). Of ``settings``: seed, steps_1, guidance, scale_1, keep_depth."""
+        with flux_fill.wearing(self.transformer, "geo1", settings.scale_1):
+            colours = depth_maps.to_colours(depth_before)
+            painted = self._paint(
+                self._fill, colours, mask, settings.seed, settings.steps_1, settings.guidance, on_step
+            )
+        depth_after, distance = depth_maps.from_colours(painted)
+        if settings.keep_depth:
+            # The seam is soft, and outside the mask, because the autoencoder draws soft edges.
+            share = cv2.GaussianBlur(masks.grow(mask, 2).astype(numpy.float32), (0, 0), 1.0)
+            depth_after = share * depth_after + (1 - share) * depth_before
+        return depth_after, float(distance.mean())
+
+    def render(
+        self, rgb: Picture, depth_after: Depth, depth_before: Depth, settings: Settings, on_step: OnStep = _silent
+    ) -> Rendered:
+        """Stage 2: the picture as it looks with the geometry ``depth_after``. It does not know the mask: what changes is what
+        differs between the two maps. Of ``settings``: seed, steps_2, guidance, scale_2."""
+        width = rgb.shape[1]
+        strip = numpy.concatenate([rgb, depth_maps.to_colours(depth_after), depth_maps.to_colours(depth_before)], 1)
+        nothing = numpy.zeros(strip.shape[:2], bool)
+        with flux_fill.wearing(self.transformer, "geo2", settings.scale_2):
+            painted = self._paint(
+                self._render, strip, nothing, settings.seed, settings.steps_2, settings.guidance, on_step, panels=3
+            )
+        # The strip is decoded whole and then cut: FLUX's autoencoder mixes the panels.
+        return Rendered(painted[:, :width].copy(), painted)
+
+    def fill_only(self, rgb: Picture, mask: Mask, settings: Settings, on_step: OnStep = _silent) -> Picture:
+        """The base model alone, without adapters and geometry, fills the mask: what other removers do.
+
+        Of ``settings``: seed, steps_2, guidance."""
+        with flux_fill.wearing(self.transformer, None):
+            return self._paint(self._fill, rgb, mask, settings.seed, settings.steps_2, settings.guidance, on_step)
+
+    def through_vae(self, rgb: Picture) -> Picture:
+        """``rgb`` encoded and decoded: what the autoencoder loses is no change of the picture."""
+        import torch
+
+        with torch.inference_mode():
+            pixels = torch.from_numpy(rgb.copy()).permute(2, 0, 1)[None].to(self.vae.device, self.vae.dtype) / 127.5 - 1
+            encoded = self.vae.encode(pixels)
+            latents = encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mode()
+            return _to_array(self.vae.decode(latents, return_dict=False)[0])
+
+    def _paint(
+        self,
+        pipe: Any,
+        picture: Picture,
+        mask: Mask,
+        seed: int,
+        steps: int,
+        guidance: float,
+        on_step: OnStep,
+        panels: int = 1,
+    ) -> Picture:
+        import torch
+
+        from pipelines.patching import fresh_scheduler
+
+        height, width = picture.shape[:2]
+        if mask.shape != (height, width) or height % 16 or width % (16 * panels):
+            raise ValueError(
+                f"The picture is {width // panels} x {height} and the mask {mask.shape[1] // panels} x {mask.shape[0]} pixels: "
+                "both need one size whose sides are multiples of 16."
+            )
+        device, dtype = pipe._execution_device, self.transformer.dtype
+        pipe.scheduler = fresh_scheduler(pipe.scheduler)
+        guess = _remember_guess(pipe.scheduler)
+        # As the authors' fork draws it: from the CPU's generator, and before the autoencoder draws from the same one.
+        generator = torch.Generator("cpu").manual_seed(seed)
+        shape = (1, pipe.latent_channels, height // pipe.vae_scale_factor, width // pipe.vae_scale_factor)
+        noise = pipe._pack_latents(torch.randn(shape, generator=generator, dtype=dtype), *shape)
+
+        def after(_pipe: Any, step: int, _timestep: Any, given: dict[str, Tensor]) -> dict[str, Tensor]:
+            def look() -> Picture:
+                return _look(pipe, guess(given["latents"]), height, width, panels)
+
+            on_step(step + 1, steps, look)
+            return given
+
+        with torch.inference_mode():
+            painted = pipe(
+                image=to_pil(picture),
+                mask_image=to_pil(mask.astype(numpy.uint8) * 255),
+                height=height,
+                width=width,
+                latents=noise,
+                generator=generator,
+                num_inference_steps=steps,
+                guidance_scale=guidance,
+                output_type="pt",
+                callback_on_step_end=after,
+                **{key: value.to(device, dtype) for key, value in self.prompt.items()},
+            ).images
+        return _to_array(painted * 2 - 1)
+
+
+IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def _to_array(signed: Tensor) -> Picture:
+    """(1, 3, h, w) in [-1, 1] to (h, w, 3)."""
+    unit = (signed[0].float() / 2 + 0.5).clamp(0, 1)
+    return (unit * 255).round().byte().permute(1, 2, 0).contiguous().cpu().numpy()
+
+
+def _remember_guess(scheduler: Any) -> Callable[[Tensor], Tensor]:
+    """Let this run's own scheduler note what the model's guess of the clean latents needs; returns the guess, for previews."""
+    seen: dict[str, Any] = {}
+    step = type(scheduler).step
+
+    def noted(model_output: Tensor, timestep: Any, sample: Tensor, **options: Any) -> Any:
+        result = step(scheduler, model_output, timestep, sample, **options)
+        seen.update(velocity=model_output, index=scheduler.step_index)  # of the next step
+        return result
+
+    scheduler.step = noted
+    # Along a straight path: what the next level's latents become without their noise.
+    return lambda latents: latents - scheduler.sigmas[seen["index"]].to(latents) * seen["velocity"].to(latents)
+
+
+def _look(pipe: Any, latents: Tensor, height: int, width: int, panels: int) -> Picture:
+    """A small picture of the first panel. The small autoencoder decodes; a large one would cost too much, so its latents'
+    first three channels stand for the picture."""
+    import torch
+
+    latents = pipe._unpack_latents(latents, height, width, pipe.vae_scale_factor)
+    latents = latents[..., : latents.shape[-1] // panels]
+    if type(pipe.vae).__name__ != "AutoencoderTiny":
+        return _to_array(torch.nn.functional.interpolate(latents[:, :3].float() / 3, scale_factor=2))
+    config = pipe.vae.config
+    return _to_array(pipe.vae.decode(latents / config.scaling_factor + config.shift_factor, return_dict=False)[0])
+
+
+# ---------------------------------------------------------------------------------------- composite
+
+
+def change_areas(result: Picture, through: Picture, mask: Mask) -> tuple[Mask, Mask]:
+    """Where a result changed outside the mask: (what hangs together with the object, what does not).
+
+    ``through`` is the input as the model paints it unchanged (:meth:`GeoRemover.through_vae`). A shadow often comes apart from its object
+    by a few pixels, and goes on behind another, so areas within a small gap hang together.
+    """
+    from skimage.filters import apply_hysteresis_threshold
+
+    size = max(mask.shape)
+    off = removal_metrics.difference(result, through)
+    touched = apply_hysteresis_threshold(off, CHANGE_RIM, CHANGE_SEED) & ~mask
+    touched = removal_metrics.without_specks(touched, max(2, round(6 * (size / 192) ** 2)))
+    together = masks.grow(touched | mask, max(1, round(size / 64)))
+    _count, labels = cv2.connectedComponents(together.astype(numpy.uint8), connectivity=8)
+    ours = numpy.unique(labels[mask])
+    effect = touched & numpy.isin(labels, ours[ours > 0])
+    return effect, touched & ~effect
+
+
+def composite(
+    original: Image, result: Picture, rgb_in: Picture, mask: Mask, settings: Settings, through: Picture | None = None
+) -> tuple[Image, Mask]:
+    """The original at its own resolution with the object and what it caused taken out, and where it may differ.
+
+    Only the mask and the detected effect (:func:`change_areas`) are touched, with a seam of ``settings.feather`` inside them; every
+    other pixel is the original's, byte for byte. In the mask the result is pasted. In the effect area of an enlarged result the
+    original is recoloured instead (:func:`recolouring`), so that texture stays which the small picture does not have.
+
+    Args:
+        result: at working size. rgb_in: the input at that size. mask: at working size or, better, at the original's.
+        through: the input as the autoencoder gives it back; without it, ``rgb_in``.
+    """
+    out = numpy.array(original.convert("RGB"))
+    height, width = out.shape[:2]
+    rows, columns = result.shape[:2]
+    factor = max(width / columns, height / rows)
+    through = rgb_in if through is None else through
+    effect, _far = change_areas(result, through, masks.resized(mask, (columns, rows)))
+    # A rim around the effect, in which the seam fades: the last of a soft shadow lies below the threshold.
+    effect = masks.grow(effect, max(1, settings.feather))
+    pasted = masks.resized(mask, original.size)
+    changed = pasted | masks.resized(effect, original.size)
+    if not changed.any():
+        return to_pil(out), changed
+    box = masks.box(changed, 1)
+    weight = numpy.zeros(changed.shape, numpy.float32)
+    weight[box] = numpy.clip(masks.inner_distance(changed[box]) / (settings.feather * factor + 1), 0, 1)
+    # Inside the mask the seam must lie in what the mask was grown by, or it would bring back the object's edge.
+    inside = max(min(settings.feather, settings.grow), 0) * factor + 1
+    weight[box] = numpy.maximum(weight[box], numpy.clip(masks.inner_distance(pasted[box]) / inside, 0, 1))
+    if factor <= 1:  # the model worked on an enlarged picture
+        # Outside the mask what the model changed is added to the original, so that the autoencoder's loss stays out of it.
+        painted, change = result.astype(numpy.float32), result.astype(numpy.float32) - through
+        if factor < 1:
+            painted, change = (cv2.resize(p, original.size, interpolation=cv2.INTER_AREA) for p in (painted, change))
+        new = numpy.where(pasted[..., None], painted, out + change)
+        out[changed] = _mixed(out[changed], new[changed], weight[changed])
+        return to_pil(out), changed
+    keep_texture = factor >= ENLARGED and bool((changed & ~pasted).any())
+    slope, offset = recolouring(rgb_in, result.astype(numpy.float32) - through) if keep_texture else (None, None)
+    outside = numpy.zeros(
+        changed.shape, numpy.float32
+    )  # from the mask's border on, where it fades over into recolouring
+    if keep_texture:
+        outside[box] = cv2.distanceTransform((~pasted[box]).astype(numpy.uint8), cv2.DIST_L2, cv2.DIST_MASK_5)
+    for band in _bands(box):
+        here, before = changed[band], out[band]
+        new = _enlarged(result, (height, width), band).astype(numpy.float32)
+        if slope is not None and offset is not None:
+            recoloured = (1 + _enlarged(slope, (height, width), band)) * before
+            recoloured += _enlarged(offset, (height, width), band)
+            recoloured -= new
+            recoloured *= numpy.clip(outside[band] / factor, 0, 1)[..., None]
+            new += recoloured
+        numpy.copyto(before, _mixed(before, new, weight[band]), where=here[..., None])
+    return to_pil(out), changed
+
+
+def recolouring(
+    rgb_in: Picture, change: NDArray[numpy.float32]
+) -> tuple[NDArray[numpy.float32], NDArray[numpy.float32]]:
+    """``change`` (h, w, 3) as slope * picture + offset, each (h, w, 3) and smooth: the guided filter (He et al., PAMI 2013), whose
+    two factors can be enlarged, because the edges are in the picture. Where the picture is even, the slope is that of a shadow,
+    a plain factor, and not 0: then texture that is too fine for the small picture gets its contrast back as well."""
+    window = (5, 5)
+    guide = rgb_in.astype(numpy.float32)
+    mean, shift = cv2.blur(guide, window), cv2.blur(change, window)
+    variance = cv2.blur(guide * guide, window) - mean * mean
+    factor = numpy.clip(shift / (mean + 8), -0.5, 2)
+    slope = (cv2.blur(guide * change, window) - mean * shift + EVEN * factor) / (variance + EVEN)
+    offset = shift - slope * mean
+    return cv2.blur(slope, window), cv2.blur(offset, window)
+
+
+def _mixed(before: Picture, new: NDArray[numpy.float32], weight: NDArray[numpy.float32]) -> Picture:
+    """``before`` where ``weight`` is 0, ``new`` where it is 1; overwrites ``new``."""
+    new -= before
+    new *= weight[..., None]
+    new += before
+    return numpy.rint(new, out=new).clip(0, 255, out=new).astype(numpy.uint8)
+
+
+def _bands(box: tuple[slice, slice], rows: int = 256) -> Iterator[tuple[slice, slice]]:
+    """``box`` in bands, so that a picture of 25 megapixels needs no gigabytes of floats."""
+    for start in range(box[0].start, box[0].stop, rows):
+        yield slice(start, min(start + rows, box[0].stop)), box[1]
+
+
+def _enlarged(small: NDArray[Any], shape: tuple[int, int], band: tuple[slice, slice]) -> NDArray[Any]:
+    """The part ``band`` of ``small`` resized to ``shape`` (H, W), cubic, without making the rest."""
+    (rows, columns), (height, width) = band, shape
+    down, across = small.shape[0] / height, small.shape[1] / width
+    # Pixels are areas: the middle of the first lies at half its width.
+    place = numpy.array(
+        [[across, 0, (columns.start + 0.5) * across - 0.5], [0, down, (rows.start + 0.5) * down - 0.5]], numpy.float64
+    )
+    size = (columns.stop - columns.start, rows.stop - rows.start)
+    flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
+    return cv2.warpAffine(small, place, size, flags=flags, borderMode=cv2.BORDER_REPLICATE)
+
+
+# --------------------------------------------------------------------------------------- sentences
+
+
+def warn_large_mask(mask: Mask) -> str | None:
+    share = masks.area(mask)
+    if share <= MOST_MASK:
+        return None
+    return f"The mask covers {share:.0%} of the image, most of it: the fill will be invented."
+
+
+def warn_partial_mask(depth_before: Depth, mask: Mask) -> str | None:
+    if not masks.touches_partly(depth_before, mask):
+        return None
+    return "The mask may miss part of the object: grow it, or the object may be completed instead of removed."
+
+
+def warn_flat_depth(raw: NDArray[numpy.floating]) -> str | None:
+    """``raw``: inverse depth before it was normalised."""
+    spread, most = float(raw.max() - raw.min()), float(numpy.abs(raw).max())
+    if math.isfinite(spread) and spread > max(FLAT * most, 1e-6):
+        return None
+    return "No usable depth in this image: everything seems equally far away, so there is no geometry to change."
+
+
+def warn_unchanged_depth(depth_before: Depth, depth_after: Depth, mask: Mask) -> str | None:
+    parts = masks.components(mask, max(4, round(mask.sum() / 50)))
+    unchanged = sum(float(numpy.abs(depth_after - depth_before)[part].mean()) < DEPTH_CHANGED for part in parts)
+    if not unchanged:
+        return None
+    where = "here" if len(parts) == 1 else f"in {unchanged} of {len(parts)} masked areas"
+    return (
+        f"The depth did not change {where}, so the render has nothing to remove (glass, mirror, flat print, blur): "
+        "try depth assist."
+    )
+
+
+def warn_off_palette(off_palette: float | None) -> str | None:
+    if off_palette is None or off_palette <= OFF_PALETTE:
+        return None
+    return (
+        f"The depth result does not look like a depth map (its colours are {off_palette:.0f} of 441 from the palette): "
+        "wrong LoRA or grey depth?"
+    )
+
+
+def panels_error(strip: Picture, depth_after: Depth, depth_before: Depth) -> float:
+    """Mean difference of a strip's second and third panel from the maps that they should repeat, in inverse depth."""
+    width = strip.shape[1] // 3
+    repeated, _distance = depth_maps.from_colours(strip[:, width:])
+    return float(numpy.abs(repeated - numpy.concatenate([depth_after, depth_before], 1)).mean())
+
+
+def warn_unstable(strip: Picture, depth_after: Depth, depth_before: Depth) -> str | None:
+    if panels_error(strip, depth_after, depth_before) <= UNSTABLE:
+        return None
+    return (
+        "Unstable render, because its depth panels differ from the maps it was given: try another seed or more steps."
+    )
+
+
+def warn_far_changes(far: Mask) -> str | None:
+    share = masks.area(far)
+    if share <= FAR:
+        return None
+    return f"Areas far from the object changed ({share:.0%} of the picture): use the composite, which leaves them as they were."
+
+
+def warn_photograph(base: FillBase, known_world: bool) -> str | None:
+    if base.name != "mini" or known_world:
+        return None
+    return "The small models know only our rendered scenes, so other pictures come out badly: choose a rendered example, or the full set."
+
+
+def out_of_memory(stage: str, base: FillBase, preset: str, error: BaseException) -> str:
+    """Names the stage and proposes the next smaller preset, or a smaller picture where there is none."""
+    names = list(base.presets)
+    later = names[names.index(preset or names[0]) + 1 :]
+    proposal = f"choose the preset {later[0]}" if later else "make the picture smaller or choose the mini set"
+    return f"Out of memory in {stage}: {proposal}. {error}"
+
+
+# --------------------------------------------------------------------------------------------- runs
+
+
+class Cache:
+    """Results of stages by a hash of everything that they depend on; what was used least recently goes first.
+
+    One for a visitor: a key holds no name, but a result is somebody's picture.
+    """
+
+    def __init__(self, entries: int = 48, most_bytes: int = 256 * 2**20) -> None:
+        self.entries, self.most_bytes = entries, most_bytes
+        self._kept: OrderedDict[str, tuple[Any, int]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._kept
+
+    @staticmethod
+    def key(*inputs: Any) -> str:
+        """A hash of arrays (type, shape, bytes) and of plain values."""
+        digest = hashlib.sha256()
+        for value in inputs:
+            if isinstance(value, numpy.ndarray):
+                digest.update(f"{value.dtype}{value.shape}".encode())
+                digest.update(numpy.ascontiguousarray(value).tobytes())
+            else:
+                digest.update(repr(value).encode())
+            digest.update(b"|")
+        return digest.hexdigest()
+
+    def get(self, key: str) -> Any | None:
+        if key not in self._kept:
+            return None
+        self._kept.move_to_end(key)
+        return self._kept[key][0]
+
+    def put(self, key: str, value: Any) -> None:
+        self._kept[key] = (value, _bytes_of(value))
+        self._kept.move_to_end(key)
+        while len(self._kept) > 1 and (
+            len(self._kept) > self.entries or sum(size for _value, size in self._kept.values()) > self.most_bytes
+        ):
+            self._kept.popitem(last=False)
+
+    def clear(self) -> None:
+        self._kept.clear()
+
+
+def _bytes_of(value: Any) -> int:
+    if isinstance(value, numpy.ndarray):
+        return value.nbytes
+    if isinstance(value, Rendered):
+        return value.result.nbytes + value.strip.nbytes
+    if isinstance(value, tuple):
+        return sum(_bytes_of(part) for part in value)
+    return 64
+
+
+def remove(job: Job, registry: Registry, request: Request, cache: Cache | None = None) -> Outcome:
+    """Both stages, the comparison if asked for, composites and measurements; called on the lane's thread.
+
+    Emits progress and previews, and ends within one denoising step when the job is stopped; stages that are finished by then stay
+    in ``cache``, and none is run whose inputs are known there.
+
+    Raises:
+        ValueError: nothing to remove, a picture that is too small, a depth map without depth, settings outside their limits,
+            weights that cannot be had.
+        MemoryError: the stage that did not fit, and what to choose instead.
+    """
+    settings = request.settings.validated()
+    base = flux_fill.BASES[settings.model_set]
+    work = _Work(job, request, settings, base, Cache() if cache is None else cache)
+    specs = base.specs(settings.preset)
+    job.progress(0.0, f"loading {base.title}")
+    try:
+        outcome = registry.run(specs, work.run)
+    except MemoryError as error:
+        raise MemoryError(out_of_memory(work.stage, base, settings.preset, error)) from error
+    except (FileNotFoundError, ConnectionError) as error:
+        message = flux_fill.access_message(error)
+        if message is None or base.name == "mini":
+            raise
+        raise ValueError(message) from error
+    outcome.models = [{"key": s.key, "source": s.source, "licence": s.licence} for s in specs if s.key.endswith(_NAMED)]
+    return outcome
+
+
+_NAMED = ("/transformer", "/vae", "/depth")
+
+
+class _Work:
+    """One run: what was asked for at working size, and the stages in their order, each looked up before it is computed."""
+
+    def __init__(self, job: Job, request: Request, settings: Settings, base: FillBase, cache: Cache) -> None:
+        self.job, self.request, self.settings, self.base, self.cache = job, request, settings, base, cache
+        self.stage = "loading"
+        if request.image is None:
+            raise ValueError("There is no picture yet: load one, or roll a scene.")
+        drawn = None if request.mask is None else numpy.asarray(request.mask, bool)
+        if drawn is None or not drawn.any():
+            raise ValueError("Paint over the object first: the mask is empty.")
+        self.size = working_size(request.image.size, base)
+        self.image = at_size(request.image, self.size)
+        self.drawn = masks.resized(drawn, self.size)
+        """What the visitor drew; measurements are made outside of this."""
+        self.mask, self.full_mask = self._masks(drawn)
+        if not self.mask.any():
+            raise ValueError("Nothing of the mask is left after shrinking: shrink it less.")
+        self.given_before = _checked_depth(request.depth_before, self.size, "depth before")
+        self.given_after = _checked_depth(request.depth_after, self.size, "depth after")
+        self.notes: list[str] = []
+        self.seconds: dict[str, float] = {}
+        extra = settings.steps_2 if request.compare else 0
+        self.total = (
+            (settings.steps_1 if self.given_after is None else 0) + 2 * settings.steps_2 * settings.variants + extra
+        )
+        self.done = 0.0
+
+    def _masks(self, drawn: Mask) -> tuple[Mask, Mask]:
+        """The mask at working size and at the original's, filled and grown alike."""
+        settings, image = self.settings, self.request.image
+        assert image is not None
+        full = masks.resized(drawn, image.size)
+        small = self.drawn
+        if settings.fill_holes:
+            full, small = masks.fill_holes(full), masks.fill_holes(small)
+        factor = max(image.size[0] / self.size[0], image.size[1] / self.size[1])
+        full = masks.grow(full, round(settings.grow * factor))
+        return masks.grow(small, settings.grow), full if full.any() else masks.resized(small, image.size)
+
+    def run(self, *parts: Any) -> Outcome:
+        self.notes, self.seconds, self.done = [], {}, 0.0
+        self.model = GeoRemover(parts, self.base)
+        self.identity = (self.base.name, self.base.parts[0].key, self.settings.preset, self._weights())
+        request, settings = self.request, self.settings
+        before = self._depth_before()
+        after, off_palette = self._stage_1(before)
+        self._note(warn_off_palette(off_palette))
+        self._note(warn_unchanged_depth(before, after, self.mask))
+        rendered = [self._stage_2(before, after, settings.seed + number) for number in range(settings.variants)]
+        filled = self._fill_only() if request.compare else None
+        through = self._kept("autoencoder", lambda: self.model.through_vae(self.image), self.image)
+        self.job.progress(0.97, "measuring")
+        made = [self._composite(one.result, through) for one in rendered]
+        self._more_notes(rendered, before, after, through)
+        with self._timed("metrics"):
+            flat = telea(self.image, self.mask)
+            metrics = [self._metrics(one, made[i][0], before, after, off_palette) for i, one in enumerate(rendered)]
+            others = {"telea": flat} | ({} if filled is None else {"fill_only": filled})
+            clean, _mask = self._truth()
+            baselines = {} if clean is None else {name: self._against(p, clean) for name, p in others.items()}
+        return Outcome(
+            settings, self.image, self.mask, before, after, [one.result for one in rendered], [one.strip for one in rendered],
+            [picture for picture, _changed in made], [changed for _picture, changed in made], filled, flat, metrics, baselines,
+            self.notes, {name: round(value, 3) for name, value in self.seconds.items()}, [], off_palette,
+        )  # fmt: skip
+
+    def _weights(self) -> tuple[str, ...]:
+        return tuple(sorted(value for spec in self.base.parts for value in spec.sha256.values()))
+
+    def _note(self, sentence: str | None) -> None:
+        if sentence is not None and sentence not in self.notes:
+            self.notes.append(sentence)
+
+    def _timed(self, name: str) -> Any:
+        return _Timer(self.seconds, name)
+
+    def _kept(self, name: str, compute: Callable[[], Any], *inputs: Any) -> Any:
+        """The stage ``name`` from the cache, or computed and put there."""
+        key = Cache.key(name, self.identity, *inputs)
+        found = self.cache.get(key)
+        self.seconds.setdefault(name, 0.0)
+        if found is None:
+            self.stage = name
+            self.job.check()
+            with self._timed(name):
+                found = compute()
+            self.cache.put(key, found)
+        return found
+
+    def _on_step(self, name: str, weight: float) -> OnStep:
+        start = self.done
+
+        def on_step(step: int, steps: int, look: Callable[[], Picture]) -> None:
+            self.done = start + weight * step
+            if step == steps:  # only decoding is left: a stop now would throw the whole stage away
+                return
+            self.job.progress(0.02 + 0.95 * self.done / self.total, f"{name}: step {step} of {steps}")
+            if step % max(1, steps // 4) == 0:
+                self.job.emit(Preview(name, step, steps, to_pil(look())))
+
+        return on_step
+
+    def _shown(self, name: str, steps: int, picture: Picture) -> None:
+        self.job.emit(Preview(name, steps, steps, to_pil(picture)))
+
+    def _raw_depth(self, rgb: Picture) -> Depth:
+        return self._kept("depth", lambda: self.model.raw_depth(rgb), rgb)
+
+    def _depth_before(self) -> Depth:
+        before = self.given_before
+        if before is None:
+            raw = self._raw_depth(self.image)
+            flat = warn_flat_depth(raw)
+            if flat is not None:
+                raise ValueError(flat)
+            before = depth_maps.normalised(raw)
+        self._note(warn_large_mask(self.mask))
+        self._note(warn_partial_mask(before, self.mask))
+        if self.settings.depth_assist:
+            before = assisted(before, self.mask)
+        self._shown(DEPTH_BEFORE, 1, depth_maps.to_colours(before))
+        return before
+
+    def _stage_1(self, before: Depth) -> tuple[Depth, float | None]:
+        if self.given_after is not None:
+            return self.given_after, None
+        settings, model = self.settings, self.model
+        inputs = (
+            before,
+            self.mask,
+            settings.seed,
+            settings.steps_1,
+            settings.guidance,
+            settings.scale_1,
+            settings.keep_depth,
+        )
+        on_step, end = self._on_step(DEPTH_AFTER, 1), self.done + settings.steps_1
+        after, off = self._kept(
+            "stage 1", lambda: model.remove_from_depth(before, self.mask, settings, on_step), *inputs
+        )
+        self.done = end
+        self._shown(DEPTH_AFTER, settings.steps_1, depth_maps.to_colours(after))
+        return after, off
+
+    def _stage_2(self, before: Depth, after: Depth, seed: int) -> Rendered:
+        settings, model = dataclasses.replace(self.settings, seed=seed % 2**31), self.model
+        inputs = (self.image, before, after, settings.seed, settings.steps_2, settings.guidance, settings.scale_2)
+        on_step, end = self._on_step(RESULT, 2), self.done + 2 * settings.steps_2
+        rendered = self._kept("stage 2", lambda: model.render(self.image, after, before, settings, on_step), *inputs)
+        self.done = end
+        self._shown(RESULT, settings.steps_2, rendered.result)
+        return rendered
+
+    def _fill_only(self) -> Picture:
+        settings, model = self.settings, self.model
+        inputs = (self.image, self.mask, settings.seed, settings.steps_2, settings.guidance)
+        on_step = self._on_step(FILL_ONLY, 1)
+        filled = self._kept("fill only", lambda: model.fill_only(self.image, self.mask, settings, on_step), *inputs)
+        self._shown(FILL_ONLY, settings.steps_2, filled)
+        return filled
+
+    def _composite(self, result: Picture, through: Picture) -> tuple[Image, Mask]:
+        self.job.check()
+        with self._timed("composite"):
+            assert self.request.image is not None
+            return composite(self.request.image, result, self.image, self.full_mask, self.settings, through)
+
+    def _more_notes(self, rendered: list[Rendered], before: Depth, after: Depth, through: Picture) -> None:
+        for one in rendered:
+            self._note(warn_unstable(one.strip, after, before))
+            self._note(warn_far_changes(change_areas(one.result, through, self.mask)[1]))
+        self._note(warn_photograph(self.base, self.request.truth is not None))
+
+    def _truth(self) -> tuple[Picture | None, Mask | None]:
+        """The true picture at working size, and what was drawn."""
+        truth, clean = self.request.truth, self.request.clean
+        if truth is not None:
+            return at_size(to_pil(truth.clean), self.size), self.drawn
+        return (None, None) if clean is None else (at_size(clean, self.size), self.drawn)
+
+    def _against(self, result: Picture, clean: Picture) -> dict[str, Any]:
+        """Measures against the truth, with the depth network's view of both."""
+        seen, true = self._raw_depth(result), self._raw_depth(clean)
+        depths = (depth_maps.normalised(seen, true), depth_maps.normalised(true))
+        return removal_metrics.against_truth(self.image, result, clean, self.drawn, *depths)
+
+    def _metrics(
+        self, one: Rendered, made: Image, before: Depth, after: Depth, off_palette: float | None
+    ) -> dict[str, Any]:
+        panels = panels_error(one.strip, after, before)
+        checks = removal_metrics.self_checks(self.image, one.result, self.mask, before, after, off_palette, panels)
+        clean, _mask = self._truth()
+        if clean is None:
+            return {"truth": False, **checks}
+        measured_ = {"truth": True, **checks, **self._against(one.result, clean)}
+        if made.size == self.size:  # enlarged, there is no truth to compare with
+            pasted = numpy.asarray(made)
+            measured_["composite"] = removal_metrics.against_truth(self.image, pasted, clean, self.drawn)
+        if self.request.truth is not None:
+            measured_["depth"] = _depth_error(self.request.truth, after, before, self.drawn, self.size)
+        return measured_
+
+
+DEPTH_BEFORE, DEPTH_AFTER, RESULT, FILL_ONLY = "Depth before", "Depth after", "Result", "Filled without geometry"
+"""Stages, as :class:`Preview` names them."""
+
+
+def _depth_error(truth: Pair, after: Depth, before: Depth, mask: Mask, size: tuple[int, int]) -> dict[str, float]:
+    """Mean error of the depth after in the mask, and what it would be if nothing had been removed, against the renderer."""
+    true, untouched = (cv2.resize(d, size, interpolation=cv2.INTER_LINEAR) for d in (truth.depth_clean, truth.depth))
+    return {
+        "error": float(numpy.abs(after - true)[mask].mean()),
+        "untouched": float(numpy.abs(untouched - true)[mask].mean()),
+    }
+
+
+class _Timer:
+    """Adds the seconds of its block to an entry."""
+
+    def __init__(self, seconds: dict[str, float], name: str) -> None:
+        self.seconds, self.name = seconds, name
+
+    def __enter__(self) -> None:
+        self.started = time.perf_counter()
+
+    def __exit__(self, *_error: Any) -> None:
+        self.seconds[self.name] = self.seconds.get(self.name, 0.0) + time.perf_counter() - self.started
+
+
+def _checked_depth(depth: NDArray[numpy.floating] | None, size: tuple[int, int], name: str) -> Depth | None:
+    if depth is None:
+        return None
+    depth = numpy.asarray(depth)
+    if depth.ndim != 2 or not numpy.issubdtype(depth.dtype, numpy.floating):
+        raise ValueError(
+            f"The {name} has shape {depth.shape} and type {depth.dtype}: send a map (height, width) of floats."
+        )
+    if not numpy.isfinite(depth).all() or depth.min() < -1e-3 or depth.max() > 1 + 1e-3:
+        raise ValueError(f"The {name} has values outside 0 to 1: normalise it first, near is 1.")
+    return numpy.clip(cv2.resize(depth.astype(numpy.float32), size, interpolation=cv2.INTER_LINEAR), 0, 1)
+
+
+# -------------------------------------------------------------------------------------- many pictures
+
+
+@dataclass
+class BatchRow:
+    """One pair of a zip: its outcome, or one sentence about why there is none."""
+
+    name: str
+    outcome: Outcome | None = None
+    error: str = ""
+
+    def values(self) -> dict[str, Any]:
+        """Its row of the table."""
+        row: dict[str, Any] = dict.fromkeys(COLUMNS, "")
+        row |= {"name": self.name, "error": self.error}
+        if self.outcome is None:
+            return row
+        scores = self.outcome.metrics[0]
+        row |= {key: scores[key] for key in COLUMNS if scores.get(key) is not None}
+        for region, values in scores.get("regions", {}).items():
+            row |= {f"{key}_{region}": value for key, value in values.items() if value is not None}
+        row["seconds"] = round(sum(self.outcome.seconds.values()), 2)
+        row["notes"] = " ".join(self.outcome.notes)
+        return row
+
+
+COLUMNS = (
+    "name", "error", "residual_effect", "change_iou", "over_erasure", "inserted",
+    *(f"{score}_{region}" for region in removal_metrics.REGIONS for score in ("psnr", "ssim")),
+    "changed_outside", "depth_change_inside", "depth_change_outside", "off_palette", "panels", "seconds", "notes",
+)  # fmt: skip
+
+
+def pairs_in(archive: zipfile.ZipFile) -> list[tuple[str, str, str | None, str | None]]:
+    """(name, image, mask or None, truth or None) for each picture of a zip: ``a.png``, ``a_mask.png`` and perhaps ``a_gt.png``.
+
+    Raises:
+        ValueError: there are too many files, or no picture.
+    """
+    entries = [entry for entry in archive.infolist() if not entry.is_dir()]
+    if len(entries) > BATCH_FILES:
+        raise ValueError(f"The zip holds {len(entries):,} files and at most {BATCH_FILES} are read: divide it.")
+    found = {}
+    for entry in entries:
+        path = PurePosixPath(entry.filename)
+        hidden = any(part.startswith((".", "__MACOSX")) for part in path.parts)
+        if not hidden and path.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp"):
+            found[str(path.with_suffix(""))] = entry.filename
+    names = [stem for stem in sorted(found) if not stem.endswith(("_mask", "_gt"))]
+    if not names:
+        raise ValueError(
+            "The zip holds no pictures: put a.png and a_mask.png into it, and a_gt.png where there is a truth."
+        )
+    return [(name, found[name], found.get(f"{name}_mask"), found.get(f"{name}_gt")) for name in names]
+
+
+def batch(
+    job: Job,
+    registry: Registry,
+    path: str | Path | BinaryIO,
+    settings: Settings,
+    cache: Cache | None = None,
+    white_is_keep: bool = False,
+) -> Iterator[BatchRow]:
+    """Every pair of a zip, one after the other. A pair that cannot be done is a row with a sentence; the others go on.
+
+    Raises:
+        ValueError: the file is no zip, or holds no pictures.
+    """
+    settings = settings.validated()
+    try:
+        archive = zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, OSError) as error:
+        raise ValueError("This file is not a zip that can be read: pack the pictures again.") from error
+    with archive:
+        for name, image, mask, truth in pairs_in(archive):
+            job.check()
+            try:
+                if mask is None:
+                    raise ValueError(f"There is no {PurePosixPath(name).name}_mask.png: add the mask.")
+                picture = open_picture(_entry(archive, image))
+                drawn = masks.from_picture(_opened(archive, mask), picture.size, white_is_keep)
+                clean = None if truth is None else open_picture(_entry(archive, truth))
+                yield BatchRow(
+                    name, remove(job, registry, Request(picture, drawn, settings, clean=clean), cache or Cache(8))
+                )
+            except ValueError as error:
+                yield BatchRow(name, error=str(error))
+
+
+def _entry(archive: zipfile.ZipFile, name: str) -> io.BytesIO:
+    info = archive.getinfo(name)
+    if info.file_size > BATCH_BYTES or info.flag_bits & 1:
+        raise ValueError(
+            f"{PurePosixPath(name).name} is larger than {BATCH_BYTES >> 20} MiB or encrypted: leave it out."
+        )
+    try:
+        return io.BytesIO(archive.read(info))
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError) as error:
+        raise ValueError(f"{PurePosixPath(name).name} is damaged in the zip: pack it again.") from error
+
+
+def _opened(archive: zipfile.ZipFile, name: str) -> Image:
+    """A mask as it is, with its alpha, its size checked first."""
+    from PIL import Image as Images
+    from PIL import UnidentifiedImageError
+
+    try:
+        image = Images.open(_entry(archive, name))
+        images.check_size(*image.size)
+        image.load()
+        return image
+    except (UnidentifiedImageError, OSError, SyntaxError, Images.DecompressionBombError) as error:
+        raise ValueError(f"The mask {PurePosixPath(name).name} cannot be read: save it as PNG.") from error
+
+
+def run_batch(
+    job: Job,
+    registry: Registry,
+    path: str | Path,
+    settings: Settings,
+    cache: Cache | None = None,
+    white_is_keep: bool = False,
+) -> list[BatchRow]:
+    """:func:`batch` for the lane: emits each row as it is done, and returns all."""
+    rows = []
+    for row in batch(job, registry, path, settings, cache, white_is_keep):
+        job.emit(row)
+        rows.append(row)
+    return rows
+
+
+def rows_to_csv(rows: Sequence[BatchRow]) -> str:
+    """A table with a line per pair; an empty field means "not defined" or "not known"."""
+    text = io.StringIO()
+    table = csv.DictWriter(text, COLUMNS)
+    table.writeheader()
+    for row in rows:
+        # A spreadsheet would take a name that begins so for a formula.
+        values = {
+            k: f"'{v}" if isinstance(v, str) and v[:1] in ("=", "+", "-", "@") else v for k, v in row.values().items()
+        }
+        table.writerow(values)
+    return text.getvalue()
+
+
+def facts(outcome: Outcome) -> dict[str, Any]:
+    """Settings, measurements and what they rest on; JSON-able."""
+    import importlib.metadata
+
+    return {
+        "settings": asdict(outcome.settings),
+        "working_size": [outcome.image.shape[1], outcome.image.shape[0]],
+        "metrics": outcome.metrics,
+        "baselines": outcome.baselines,
+        "notes": outcome.notes,
+        "seconds": outcome.seconds,
+        "models": outcome.models,
+        "mask_share": round(masks.area(outcome.mask), 5),
+        "versions": {name: importlib.metadata.version(name) for name in ("torch", "diffusers", "transformers", "peft")},
+    }
+
+
+def save_zip(outcome: Outcome, path: str | Path) -> Path:
+    """Everything of a run in one file: results, composites, mask, depth maps, strips, settings.json."""
+    pictures: dict[str, Image] = {
+        "input.png": to_pil(outcome.image),
+        "mask.png": to_pil(outcome.mask.astype(numpy.uint8) * 255),
+        "depth_before.png": to_pil(depth_maps.to_colours(outcome.depth_before)),
+        "depth_after.png": to_pil(depth_maps.to_colours(outcome.depth_after)),
+        "telea.png": to_pil(outcome.telea),
+    }
+    if outcome.fill_only is not None:
+        pictures["fill_only.png"] = to_pil(outcome.fill_only)
+    for number, result in enumerate(outcome.results):
+        seed = outcome.settings.seed + number
+        pictures[f"result_{seed}.png"] = to_pil(result)
+        pictures[f"strip_{seed}.png"] = to_pil(outcome.strips[number])
+        pictures[f"composite_{seed}.png"] = outcome.composites[number]
+    path = Path(path)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:  # PNG is compressed already
+        for name, picture in pictures.items():
+            data = io.BytesIO()
+            picture.save(data, "PNG")
+            archive.writestr(name, data.getvalue())
+        archive.writestr("settings.json", json.dumps(facts(outcome), indent=1))
+    return path
+
+
+def measured() -> Mapping[str, Any] | None:
+    """What the evaluation of the shipped models found, or None before there was one."""
+    file = flux_fill.sdxl.ROOT / flux_fill.FOLDER / "evaluation.json"
+    return json.loads(file.read_text()) if file.is_file() else None
