@@ -373,9 +373,14 @@ def flux_card() -> str:
             f"solid {d['error solid']}, in its shadow or mirror image {d['error shadow or reflection']}, elsewhere {d['error elsewhere']}.\n\n"
         )
     if measured:
+        plan = measured["stream"] == "test"
+        own = [arm for arm in measured["rows"] if arm not in ("raw", "fill_only", "telea")]
+        wish = "" if plan else f" --stream {measured['stream']} --scenes {measured['scenes']} --arms {','.join(own)}"
         text += (
-            f"## Measured\n\n`OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 -m assets.mini_flux.evaluate --write`: {measured['scenes']} held-out scenes, "
-            f"masks on the object only, {measured['steps'][0]} and {measured['steps'][1]} steps (faster preset {measured['fast'][0]} and {measured['fast'][1]}), seed 0. "
+            "## Measured\n\n"
+            + ("" if plan else "**A first look**, on scenes of another stream; the plan's full run has not been made. ")
+            + f"`OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 -m assets.mini_flux.evaluate --write{wish}`: {measured['scenes']} held-out scenes, "
+            + f"masks on the object only, {measured['steps'][0]} and {measured['steps'][1]} steps (faster preset {measured['fast'][0]} and {measured['fast'][1]}), seed 0. "
             "Plan: `PLAN.md`. *Residual*: what is left of shadow and mirror image, 0 clean, 1 untouched, over the "
             f"{measured['rows']['ours']['residual']['n']} scenes that have such an area. *Inserted*: the depth network sees something in the mask that is not in the "
             "true picture. *Over-erasure*: share of pixels that have nothing to do with the object and changed. Figures for the result as the page gives it out "

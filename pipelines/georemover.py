@@ -697,8 +697,8 @@ def composite(
     """The original at its own resolution with the object and what it caused taken out, and where it may differ.
 
     Only the mask and the detected effect (:func:`change_areas`) are touched, with a seam of ``settings.feather`` inside them; every
-    other pixel is the original's, byte for byte. In the mask the result is pasted. In the effect area of an enlarged result the
-    original is recoloured instead (:func:`recolouring`), so that texture stays which the small picture does not have.
+    other pixel is the original's, byte for byte. In the mask the result is pasted, in the effect area with the texture of the original
+    (:func:`with_detail`). There, of an enlarged result, the original is recoloured instead (:func:`recolouring`), so that texture stays which the small picture does not have.
 
     Args:
         result: at working size. rgb_in: the input at that size. mask: at working size or, better, at the original's.
@@ -723,11 +723,12 @@ def composite(
     inside = max(min(settings.feather, settings.grow), 0) * factor + 1
     weight[box] = numpy.maximum(weight[box], numpy.clip(masks.inner_distance(pasted[box]) / inside, 0, 1))
     if factor <= 1:  # the model worked on an enlarged picture
-        # Outside the mask what the model changed is added to the original, so that the autoencoder's loss stays out of it.
-        painted, change = result.astype(numpy.float32), result.astype(numpy.float32) - through
+        painted, detailed = result.astype(numpy.float32), with_detail(result, rgb_in, through)
         if factor < 1:
-            painted, change = (cv2.resize(p, original.size, interpolation=cv2.INTER_AREA) for p in (painted, change))
-        new = numpy.where(pasted[..., None], painted, out + change)
+            painted, detailed = (
+                cv2.resize(p, original.size, interpolation=cv2.INTER_AREA) for p in (painted, detailed)
+            )
+        new = numpy.where(pasted[..., None], painted, detailed)
         out[changed] = _mixed(out[changed], new[changed], weight[changed])
         return to_pil(out), changed
     keep_texture = factor >= ENLARGED and bool((changed & ~pasted).any())
@@ -748,6 +749,15 @@ def composite(
             new += recoloured
         numpy.copyto(before, _mixed(before, new, weight[band]), where=here[..., None])
     return to_pil(out), changed
+
+
+def with_detail(result: Picture, rgb_in: Picture, through: Picture) -> NDArray[numpy.float32]:
+    """``result`` (h, w, 3) with the texture of ``rgb_in`` that the autoencoder lost (``through`` lacks it too), except along edges
+    of the change: there it is the outline of what is to go."""
+    change = cv2.GaussianBlur((result.astype(numpy.float32) - through).mean(-1), (0, 0), 1.0)
+    slopes = (cv2.Sobel(change, cv2.CV_32F, *way) / 8 for way in ((1, 0), (0, 1)))
+    edge = cv2.dilate(numpy.hypot(*slopes), numpy.ones((3, 3)))  # grey levels a pixel
+    return result + numpy.exp(-(edge**2))[..., None] * (rgb_in.astype(numpy.float32) - through)
 
 
 def recolouring(
@@ -1293,7 +1303,13 @@ def batch(
                 drawn = masks.from_picture(_opened(archive, mask), picture.size, white_is_keep)
                 clean = None if truth is None else open_picture(_entry(archive, truth))
                 yield BatchRow(
-                    name, remove(job, registry, Request(picture, drawn, settings, clean=clean), cache or Cache(8))
+                    name,
+                    remove(
+                        job,
+                        registry,
+                        Request(picture, drawn, settings, clean=clean),
+                        Cache(8) if cache is None else cache,
+                    ),
                 )
             except ValueError as error:
                 yield BatchRow(name, error=str(error))

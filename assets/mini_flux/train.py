@@ -41,6 +41,8 @@ PREFERENCE = 0.01
 """Weight of stage 1's preference term, as published."""
 INSERTION = 0.1
 """Share of stage-2 examples in which the object is put in instead, as published."""
+HOLES = 4.0
+"""Additional weight of what the fill model has to paint."""
 CHANGES = 8.0
 """Additional weight of what stage 2 has to change; the paper has none, and 1,000 times as much training."""
 UNCHANGED = 0.05
@@ -421,16 +423,8 @@ def pair_depths(scenes: Scenes, number: int) -> tuple[numpy.ndarray, numpy.ndarr
 def latent_shard(scenes: Scenes, vae, shard: int, device: str) -> dict[str, Tensor]:
     """Everything that fill, stage 1 and stage 2 learn from one shard of scenes."""
     rng = numpy.random.default_rng((SEED, 2, shard))
-    part, numbers = scenes.parts[shard], [n for n, (s, _) in enumerate(scenes.pairs) if s == shard]
+    numbers = [n for n, (s, _) in enumerate(scenes.pairs) if s == shard]
     result: dict[str, Tensor] = {}
-    # the fill model: every fourth view, holes anywhere, pictures and depth colours alike
-    views = range(0, len(part["images"]), 4)
-    plain = [part["images"][i] for i in views] + [depth_maps.palette()[part["depth"][i]] for i in views]
-    result["fill"] = encode(vae, plain, None, device)
-    holes = [[random_mask(rng) for _ in plain] for _ in range(2)]
-    result["fill_condition"] = torch.stack([encode(vae, plain, hole, device) for hole in holes], 1)
-    result["fill_mask"] = torch.from_numpy(numpy.packbits(numpy.stack(holes, 1).reshape(len(plain), 2, -1), -1))
-    # the removals
     pairs = [scenes.pair(n) for n in numbers]
     depths = [pair_depths(scenes, n) for n in numbers]
     befores, afters = [d[0] for d in depths], [d[1] for d in depths]
@@ -446,6 +440,28 @@ def latent_shard(scenes: Scenes, vae, shard: int, device: str) -> dict[str, Tens
     return result
 
 
+def view_shard(scenes: Scenes, vae, shard: int, device: str) -> dict[str, Tensor]:
+    """What the fill model learns from: every view and its depth, whole and with holes anywhere (two for a view, one for its depth)."""
+    rng = numpy.random.default_rng((SEED, 8, shard))
+    views = scenes.parts[shard]["images"]
+    depths = [depth_maps.palette()[depth] for depth in scenes.parts[shard]["depth"]]
+    holes = [[random_mask(rng) for _ in views] for _ in range(3)]
+
+    def bits(masks: list[list[NDArray[numpy.bool_]]]) -> Tensor:
+        return torch.from_numpy(
+            numpy.packbits(numpy.stack([numpy.stack(m) for m in masks], 1).reshape(len(views), len(masks), -1), -1)
+        )
+
+    return {
+        "view": encode(vae, views, None, device),
+        "view_holed": torch.stack([encode(vae, views, hole, device) for hole in holes[:2]], 1),
+        "view_hole": bits(holes[:2]),
+        "map": encode(vae, depths, None, device),
+        "map_holed": encode(vae, depths, holes[2], device)[:, None],
+        "map_hole": bits(holes[2:]),
+    }
+
+
 def _strips(vae, *panels_and_device) -> Tensor:
     """Latents of strips [picture | depth after | depth before], (B, 288, 64)."""
     *panels, device = panels_and_device
@@ -453,24 +469,27 @@ def _strips(vae, *panels_and_device) -> Tensor:
 
 
 def make_latents(part: str, device: str) -> None:
+    """Encode the removals of the first SHARDS shards, and the views of all."""
     first, step = (int(number) for number in part.split(":"))
     scenes, vae = Scenes(), load_vae(device)
     vae = vae.to(memory_format=torch.channels_last)
-    for shard in range(first, min(len(scenes.parts), SHARDS), step):
-        path = DATA / f"flux-latents-{shard:03d}.pt"
+    work = [(view_shard, "views", n) for n in range(len(scenes.parts))]
+    work += [(latent_shard, "latents", n) for n in range(min(len(scenes.parts), SHARDS))]
+    for make, name, shard in work[first::step]:
+        path = DATA / f"flux-{name}-{shard:03d}.pt"
         if path.exists():
             continue
         scratch = path.with_suffix(f".{first}.tmp")
-        torch.save(latent_shard(scenes, vae, shard, device), scratch)
+        torch.save(make(scenes, vae, shard, device), scratch)
         scratch.rename(path)
         print(path, flush=True)
 
 
 class Latents:
-    """All latent shards, joined by name; masks are unpacked and folded when asked for."""
+    """All latent shards of a kind, joined by name; masks are unpacked and folded when asked for."""
 
-    def __init__(self, *names: str) -> None:
-        parts = [torch.load(path, weights_only=True, mmap=True) for path in sorted(DATA.glob("flux-latents-*.pt"))]
+    def __init__(self, kind: str, *names: str) -> None:
+        parts = [torch.load(path, weights_only=True, mmap=True) for path in sorted(DATA.glob(f"flux-{kind}-*.pt"))]
         if not parts:
             raise FileNotFoundError("no latents in data/: run `python -m assets.mini_flux.train latents` first")
         self.table = {name: torch.cat([part[name] for part in parts]) for name in names}
@@ -549,23 +568,46 @@ def flow(rng: numpy.random.Generator, clean: Tensor, device: str, late: bool = F
     return noise, torch.from_numpy(times).float().to(device), torch.from_numpy(guidance).float().to(device)
 
 
+def hole_weight(mask: Tensor) -> Tensor:
+    """Weight of each token by how much of it is to be painted anew; known parts are copied, which is learned in a minute."""
+    return 1 + HOLES * mask.mean(-1, keepdim=True)
+
+
 def train_base(minutes: float, device: str) -> None:
+    """Every second step fills one picture or one depth map; the others fill strips [picture | depth | depth] with holes in the first
+    panel and, half of the time, in the second. FLUX knows pictures of several panels from its own training; this one has to learn
+    from somewhere that equal places in neighbouring panels belong together. No object is ever removed here."""
+    from diffusers import FluxTransformer2DModel
+
     torch.manual_seed(SEED)
-    model = tiny_flux.transformer().to(device)
-    table = Latents("fill", "fill_condition", "fill_mask")
+    known = HERE / "transformer"
+    model = (
+        FluxTransformer2DModel.from_pretrained(known, torch_dtype=torch.float32)
+        if known.exists()
+        else tiny_flux.transformer()
+    ).to(device)
+    table = Latents("views", "view", "view_holed", "view_hole", "map", "map_holed", "map_hole")
+    whole = torch.zeros(8, HEIGHT * WIDTH // 256, 256, device=device)
+
+    def panel(name: str, rows: numpy.ndarray, which: Any) -> tuple[Tensor, Tensor, Tensor]:
+        clean, holed = table[name][rows].to(device).float(), table[f"{name}_holed"][rows, which].to(device).float()
+        return clean, holed, table.folded(f"{name}_hole", (rows, which), device)
 
     def step(number: int) -> Tensor:
-        rng, rows = draw(number, 3, len(table["fill"]), 8)
+        rng, rows = draw(number, 3, len(table["view"]), 8)
         which = rng.integers(0, 2, 8)
-        clean, condition = (
-            table["fill"][rows].to(device).float(),
-            table["fill_condition"][rows, which].to(device).float(),
-        )
-        noise, time, guidance = flow(rng, clean, device)
+        if number // training.rank_and_size()[1] % 2 == 0:
+            clean, condition, mask = panel("view", rows, which) if rng.random() < 0.6 else panel("map", rows, 0 * which)
+        else:
+            first, second = panel("view", rows, which), panel("map", rows, 0 * which)
+            if rng.random() < 0.5:
+                second = (second[0], second[0], whole)
+            parts = (first, second, (second[0], table["map"][rows].to(device).float(), whole))
+            clean, condition, mask = (joined(*columns) for columns in zip(*parts, strict=True))
+        noise, time, guidance = flow(rng, clean, device, late=True)
         at = time.view(-1, 1, 1)
-        noisy = (1 - at) * clean + at * noise
-        mask = table.folded("fill_mask", (rows, which), device)
-        return F.mse_loss(velocity(model, noisy, condition, mask, time, guidance, device), noise - clean)
+        found = velocity(model, (1 - at) * clean + at * noise, condition, mask, time, guidance, device)
+        return ((found - (noise - clean)).square() * hole_weight(mask)).mean()
 
     model, facts = training.train(model, step, minutes, RUNS / "flux-base.pt", 1e-3, SEED, decay=0.998)
     if training.rank_and_size()[0] == 0:
@@ -574,6 +616,12 @@ def train_base(minutes: float, device: str) -> None:
 
         FlowMatchEulerDiscreteScheduler(**tiny_flux.scheduler()).save_pretrained(HERE / "scheduler")
         note("base", facts)
+
+
+def joined(*panels: Tensor) -> Tensor:
+    """Tokens of panels (B, 96, C) side by side, row by row over the strip, (B, 288, C)."""
+    rows = [part.view(len(part), HEIGHT // 16, WIDTH // 16, -1) for part in panels]
+    return torch.cat(rows, 2).flatten(1, 2)
 
 
 # ------------------------------------------------------------------------------------------ adapters
@@ -625,7 +673,7 @@ def preference(good: Tensor, good_truth: Tensor, bad: Tensor, bad_truth: Tensor)
 
 def train_stage1(minutes: float, device: str, weight: float = PREFERENCE, name: str = "stage1") -> None:
     model = adapted(device)
-    table = Latents("depth_after", "depth_before", "hole_after", "hole_before", "mask")
+    table = Latents("latents", "depth_after", "depth_before", "hole_after", "hole_before", "mask")
 
     def step(number: int) -> Tensor:
         rng, rows = draw(number, 4, len(table["mask"]), 8)
@@ -651,7 +699,7 @@ def train_stage1(minutes: float, device: str, weight: float = PREFERENCE, name: 
 
 def train_stage2(minutes: float, device: str) -> None:
     model = adapted(device)
-    table = Latents("strip", "strip_clean")
+    table = Latents("latents", "strip", "strip_clean")
     nothing = torch.zeros(8, 3 * HEIGHT * WIDTH // 256, 256, device=device)
 
     def step(number: int) -> Tensor:
@@ -698,7 +746,7 @@ def first_panel(strips: Tensor) -> Tensor:
 def train_one_stage(minutes: float, device: str) -> None:
     """Ablation: picture and mask in, clean picture out, no depth at all."""
     model = adapted(device)
-    table = Latents("strip", "strip_clean", "mask")
+    table = Latents("latents", "strip", "strip_clean", "mask")
 
     def step(number: int) -> Tensor:
         rng, rows = draw(number, 6, len(table["mask"]), 8)
