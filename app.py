@@ -45,7 +45,7 @@ def build(registry: Registry, model_set: str = "mini") -> gr.Blocks:
         with gr.Row(elem_classes="top"):
             gr.HTML(MASTHEAD, padding=False)
             demos.status_line(registry, model_set)
-        with gr.Tabs():
+        with gr.Tabs(elem_classes="papers", overflow_behavior="wrap"):
             for tab in demos.discover():
                 with gr.Tab(tab.name, id=tab.slug, render_children=True):
                     tab.build(registry, model_set)
@@ -66,7 +66,7 @@ def serve(page: gr.Blocks, host: str | None = None, port: int | None = None, blo
         head=theme.head(),
         js=theme.script(),
         footer_links=["api", "settings"],
-        max_file_size="10mb",
+        max_file_size="40mb",
         allowed_paths=[],
         show_error=False,
         run_history=False,

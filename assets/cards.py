@@ -343,7 +343,9 @@ def flux_card() -> str:
         "- *Stage 1* (`stage1/`): removes the masked object from the depth map; flow matching and the paper's preference term "
         "(weight 0.01).\n"
         "- *Stage 2* (`stage2/`): renders the picture that belongs to the new depth, from the strip [picture | depth after | "
-        "depth before]; in a tenth of the examples the object is put in instead, and (ours) in a twentieth nothing changes.\n"
+        "depth before]; in a tenth of the examples the object is put in instead"
+        + (", and (ours) in as many nothing changes" if training.get("stage2", {}).get("unchanged") else "")
+        + ".\n"
         "- *Depth* (`depth/`): inverse depth of a picture, 168 x 126 in, blind to shadows and mirror images by training.\n\n"
         "**Intended use**: demonstrations, tests and teaching. **Licence**: Apache-2.0; trained from nothing (the autoencoder's outer layers "
         "from those of mini-sdxl) on pictures that our own code renders (`pipelines/scenes/removal.py`), no other data.\n\n"
@@ -384,7 +386,7 @@ def flux_card() -> str:
             "Plan: `PLAN.md`. *Residual*: what is left of shadow and mirror image, 0 clean, 1 untouched, over the "
             f"{measured['rows']['ours']['residual']['n']} scenes that have such an area. *Inserted*: the depth network sees something in the mask that is not in the "
             "true picture. *Over-erasure*: share of pixels that have nothing to do with the object and changed. Figures for the result as the page gives it out "
-            "(composed into the picture), except where said; the fill model's row is its own picture.\n\n"
+            "(composed into the picture), except where said; the fill model's picture is pasted through the mask.\n\n"
         )
         rows = [
             (

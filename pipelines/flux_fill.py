@@ -282,7 +282,11 @@ def _load_prompt(spec: ModelSpec) -> dict[str, Tensor]:
         return read_prompt(resolve(spec) / "prompt.safetensors")
     file = prompt_file()
     if not file.is_file():
-        write_prompt(file, _encoded(replace(spec, files=_ENCODERS)))
+        embeds = _encoded(replace(spec, files=_ENCODERS))
+        try:
+            write_prompt(file, embeds)
+        except OSError:  # a volume that may only be read: encoded again after the next start
+            return embeds
     return read_prompt(file)
 
 
@@ -333,7 +337,7 @@ def _encoded(spec: ModelSpec) -> dict[str, Tensor]:
     from transformers import AutoTokenizer, CLIPTextModel, T5EncoderModel
 
     folder, dtype = resolve(spec), getattr(torch, spec.dtype)
-    # On the CPU, and let go of before anything else of this model is loaded: the larger one has 4.8 billion weights.
+    # On the CPU, and let go of before the run begins: the larger one has 4.8 billion weights.
     return encode_prompt(
         CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=dtype).eval(),
         AutoTokenizer.from_pretrained(folder / "tokenizer"),
@@ -452,12 +456,16 @@ def access_message(error: BaseException) -> str | None:
             if status == 403 and "fine-grained" in str(cause):
                 return "The token in HF_TOKEN cannot read gated repositories: allow that in its settings, or make one of type read."
             return f"Accept the licence at huggingface.co/{FULL_SOURCE} and set HF_TOKEN, then start the studio again."
+        # A refusal without the Hub's own label arrives as a plain HTTP error, which huggingface_hub then turns into "not in the cache".
+        status = getattr(getattr(cause, "response", None), "status_code", None)
+        if status == 403:
+            return "The token in HF_TOKEN cannot read gated repositories: allow that in its settings, or make one of type read."
     if any(isinstance(cause, LocalEntryNotFoundError | OfflineModeIsEnabled) for cause in seen):
         return (
             "The full set is not in the local cache and cannot be fetched now: go online once, or put it into "
             f"$LATENT_STUDIO_MODELS/{Path(FULL_SOURCE).name}; the mini set works meanwhile."
         )
-    if isinstance(error, FileNotFoundError):
+    if isinstance(error, FileNotFoundError) and error.errno is None:  # ours; the system's own would name a path
         return str(error)
     return None
 

@@ -18,8 +18,10 @@ from __future__ import annotations
 import csv
 import dataclasses
 import hashlib
+import importlib.util
 import io
 import json
+import lzma
 import math
 import struct
 import time
@@ -260,6 +262,8 @@ class Request:
     """Of a rendered scene."""
     clean: Image | None = None
     """The true picture without the object, where there is one and no ``truth``."""
+    known_world: bool = False
+    """A scene of ours without a truth for just this mask."""
     compare: bool = False
     """Also fill the mask with the same base model without adapters, as removers without geometry do."""
 
@@ -280,6 +284,7 @@ class Outcome:
     changed: list[Mask]
     """Pixels of each composite that may differ from the original."""
     fill_only: Picture | None
+    """Pasted through the mask."""
     telea: Picture
     """The mask filled by OpenCV; no model."""
     metrics: list[dict[str, Any]]
@@ -404,6 +409,8 @@ def open_depth(
                     raise ValueError(
                         "This is no depth map: use grey levels, or inferno colours as the studio saves them."
                     )
+    except Images.DecompressionBombError as error:
+        raise ValueError(f"The picture is too large: at most {images.MAX_PIXELS:,} pixels are accepted.") from error
     except UnidentifiedImageError as error:
         raise ValueError("This file is not a picture that can be read: use a PNG, JPEG or WebP.") from error
     except (OSError, SyntaxError, struct.error, zlib.error) as error:
@@ -879,7 +886,12 @@ def warn_photograph(base: FillBase, known_world: bool) -> str | None:
 def out_of_memory(stage: str, base: FillBase, preset: str, error: BaseException) -> str:
     """Names the stage and proposes the next smaller preset, or a smaller picture where there is none."""
     names = list(base.presets)
-    later = names[names.index(preset or names[0]) + 1 :]
+    can_quantise = importlib.util.find_spec("bitsandbytes") is not None
+    later = [
+        name
+        for name in names[names.index(preset or names[0]) + 1 :]
+        if can_quantise or base.by_preset[name][0].dtype not in flux_fill.QUANTISED
+    ]
     proposal = f"choose the preset {later[0]}" if later else "make the picture smaller or choose the mini set"
     return f"Out of memory in {stage}: {proposal}. {error}"
 
@@ -993,7 +1005,11 @@ class _Work:
         """What the visitor drew; measurements are made outside of this."""
         self.mask, self.full_mask = self._masks(drawn)
         if not self.mask.any():
-            raise ValueError("Nothing of the mask is left after shrinking: shrink it less.")
+            if settings.grow < 0:
+                raise ValueError("Nothing of the mask is left after shrinking: shrink it less.")
+            raise ValueError(
+                f"The mask is smaller than a pixel at the model's size, {self.size[0]} x {self.size[1]}: brush a larger area."
+            )
         self.given_before = _checked_depth(request.depth_before, self.size, "depth before")
         self.given_after = _checked_depth(request.depth_after, self.size, "depth after")
         self.notes: list[str] = []
@@ -1135,6 +1151,8 @@ class _Work:
         inputs = (self.image, self.mask, settings.seed, settings.steps_2, settings.guidance)
         on_step = self._on_step(FILL_ONLY, 1)
         filled = self._kept("fill only", lambda: model.fill_only(self.image, self.mask, settings, on_step), *inputs)
+        # Pasted, as such tools do; ours is composed as well.
+        filled = numpy.where(self.mask[..., None], filled, self.image)
         self._shown(FILL_ONLY, settings.steps_2, filled)
         return filled
 
@@ -1148,7 +1166,7 @@ class _Work:
         for one in rendered:
             self._note(warn_unstable(one.strip, after, before))
             self._note(warn_far_changes(change_areas(one.result, through, self.mask)[1]))
-        self._note(warn_photograph(self.base, self.request.truth is not None))
+        self._note(warn_photograph(self.base, self.request.truth is not None or self.request.known_world))
 
     def _truth(self) -> tuple[Picture | None, Mask | None]:
         """The true picture at working size, and what was drawn."""
@@ -1323,21 +1341,20 @@ def _entry(archive: zipfile.ZipFile, name: str) -> io.BytesIO:
         )
     try:
         return io.BytesIO(archive.read(info))
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError) as error:
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, NotImplementedError, OSError, EOFError) as error:
         raise ValueError(f"{PurePosixPath(name).name} is damaged in the zip: pack it again.") from error
 
 
 def _opened(archive: zipfile.ZipFile, name: str) -> Image:
     """A mask as it is, with its alpha, its size checked first."""
     from PIL import Image as Images
-    from PIL import UnidentifiedImageError
 
     try:
         image = Images.open(_entry(archive, name))
         images.check_size(*image.size)
         image.load()
         return image
-    except (UnidentifiedImageError, OSError, SyntaxError, Images.DecompressionBombError) as error:
+    except (OSError, SyntaxError, struct.error, zlib.error, Images.DecompressionBombError) as error:
         raise ValueError(f"The mask {PurePosixPath(name).name} cannot be read: save it as PNG.") from error
 
 
@@ -1365,7 +1382,8 @@ def rows_to_csv(rows: Sequence[BatchRow]) -> str:
     for row in rows:
         # A spreadsheet would take a name that begins so for a formula.
         values = {
-            k: f"'{v}" if isinstance(v, str) and v[:1] in ("=", "+", "-", "@") else v for k, v in row.values().items()
+            k: f"'{v}" if isinstance(v, str) and v[:1] in ("=", "+", "-", "@", "\t", "\r") else v
+            for k, v in row.values().items()
         }
         table.writerow(values)
     return text.getvalue()

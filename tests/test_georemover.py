@@ -762,9 +762,16 @@ def test_a_photograph_is_told_what_the_small_models_know(base):
         ("offload", "make the picture smaller or choose the mini set"),
     ],
 )
-def test_out_of_memory_names_the_stage_and_what_to_choose(preset, says):
+def test_out_of_memory_names_the_stage_and_what_to_choose(preset, says, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(georemover.importlib.util, "find_spec", lambda name: object())
     told = georemover.out_of_memory("stage 2", flux_fill.FULL, preset, MemoryError("The GPU is full"))
     assert told == f"Out of memory in stage 2: {says}. The GPU is full"
+
+
+def test_presets_that_cannot_run_are_not_proposed(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(georemover.importlib.util, "find_spec", lambda name: None)
+    told = georemover.out_of_memory("stage 2", flux_fill.FULL, "bf16", MemoryError("The GPU is full"))
+    assert told == "Out of memory in stage 2: choose the preset offload. The GPU is full"
 
 
 def test_a_run_out_of_memory_says_where(registry, request_, monkeypatch: pytest.MonkeyPatch):

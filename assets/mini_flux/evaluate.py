@@ -47,6 +47,8 @@ TITLES = {
 }
 RUNS = ("ours", "fast", "true_depth", "no_preference", "one_stage")
 """Arms that need a run of their own; ``ours`` also gives ``raw``, ``fill_only`` and ``telea``."""
+NEEDS = {"no_preference": "stage1_plain", "one_stage": "one_stage"}
+"""Ablations whose adapter must have been trained: its folder."""
 
 
 def case(stream: str, number: int) -> Pair:
@@ -167,9 +169,12 @@ def run_arm(registry: Registry, arm: str, pair: Pair) -> dict[str, dict[str, Any
 
 
 def mark() -> str:
-    """Short hash over the weights."""
-    hashes = training.hashes(HERE)
-    return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()[:12]
+    """Short hash over what decides a figure: weights, defaults, and the code that composes and measures."""
+    modules = (georemover, removal_metrics, georemover.masks, removal)
+    sources = [hashlib.sha256(Path(str(module.__file__)).read_bytes()).hexdigest() for module in modules]
+    defaults = [dataclasses.asdict(Settings.of("mini", fast=fast)) for fast in (False, True)]
+    facts = [training.hashes(HERE), sources, defaults]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def summary(values: Sequence[float]) -> dict[str, float]:
@@ -262,7 +267,11 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     registry, hashed = registry_with_ablation(), mark()
-    work = [(arm, start) for arm in given.arms.split(",") for start in range(0, given.scenes, PIECE)]
+    wanted = given.arms.split(",")
+    arms = [arm for arm in wanted if arm not in NEEDS or (HERE / "ablations" / NEEDS[arm]).exists()]
+    if missing := sorted(set(wanted) - set(arms)):
+        print(f"left out, because no adapter has been trained for it: {', '.join(missing)}", flush=True)
+    work = [(arm, start) for arm in arms for start in range(0, given.scenes, PIECE)]
 
     def make(item: tuple[str, int]) -> list[dict[str, dict[str, Any]]]:
         arm, start = item

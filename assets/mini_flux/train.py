@@ -7,10 +7,11 @@
     OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 -m assets.mini_flux.train base --minutes 16
     OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 -m assets.mini_flux.train stage1 --minutes 9
     OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 -m assets.mini_flux.train stage2 --minutes 32
-    ... train stage1_plain --minutes 9; ... train one_stage --minutes 9         # ablations, ablations
+    ... train stage1_plain --minutes 9; ... train one_stage --minutes 9         # ablations
 
 Seed 0. On a CPU one thread a process is several times faster than two threads in one; with a GPU, ``--device cuda`` and no
-torchrun. Each stage resumes from ``data/runs`` after a kill and writes its part of ``assets/mini_flux``; minutes, steps and
+torchrun. Each stage resumes from ``data/runs`` after a kill and writes its part of ``assets/mini_flux``; ``base`` goes on from the
+weights that lie there (delete ``transformer/`` to start anew). Minutes, steps and
 scores of what is shipped are in the card (README.md), which is written from the manifest.
 """
 
@@ -45,7 +46,7 @@ HOLES = 4.0
 """Additional weight of what the fill model has to paint."""
 CHANGES = 8.0
 """Additional weight of what stage 2 has to change; the paper has none, and 1,000 times as much training."""
-UNCHANGED = 0.05
+UNCHANGED = 0.1
 """Share of stage-2 examples in which the depth does not change, and so nothing may: ours, not the paper's."""
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 DEPTH_SIZE = (126, 168)
@@ -705,10 +706,11 @@ def train_stage2(minutes: float, device: str) -> None:
     def step(number: int) -> Tensor:
         rng, rows = draw(number, 5, len(table["strip"]), 8)
         condition, clean = (table[n][rows].to(device).float() for n in ("strip", "strip_clean"))
-        swap = torch.from_numpy(rng.random(8) < INSERTION).view(-1, 1, 1).to(device)
+        kind = torch.from_numpy(rng.random(8)).view(-1, 1, 1).to(device)
+        swap, same = kind < INSERTION, kind > 1 - UNCHANGED
         condition, clean = (
-            torch.where(swap, exchanged(clean), condition),
-            torch.where(swap, exchanged(condition), clean),
+            torch.where(swap, exchanged(clean), torch.where(same, unchanged(condition), condition)),
+            torch.where(swap, exchanged(condition), torch.where(same, unchanged(condition), clean)),
         )
         noise, time, guidance = flow(rng, clean, device, late=True)
         at = time.view(-1, 1, 1)
@@ -720,7 +722,7 @@ def train_stage2(minutes: float, device: str) -> None:
     model, facts = training.train(
         model, step, minutes, RUNS / "flux-stage2.pt", 1.5e-3, SEED, decay=0.998, weight_decay=1e-4
     )
-    finish(model, "stage2", facts)
+    finish(model, "stage2", facts | {"insertion": INSERTION, "unchanged": UNCHANGED, "changes": CHANGES})
 
 
 def exchanged(strips: Tensor) -> Tensor:
