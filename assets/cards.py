@@ -399,7 +399,8 @@ def flux_card() -> str:
                 "change IoU",
             )
         ]
-        for row in measured["rows"].values():
+        order = ("ours", "raw", "fast", "fill_only", "telea", "true_depth", "no_preference", "one_stage")
+        for row in (measured["rows"][arm] for arm in order if arm in measured["rows"]):
             r = row["residual"]
             rows.append(
                 (
