@@ -11,6 +11,7 @@ from pathlib import Path
 from playwright.sync_api import sync_playwright
 
 import app
+import demos
 from tests.conftest import free_port
 from tests.test_browser import CHROMIUM, FLAGS, PHONE, WIDE
 
@@ -19,7 +20,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, nargs="?", default=Path("assets/screenshots"))
     parser.add_argument("--example", type=int, default=0, help="which example to run")
-    parser.add_argument("--tabs", nargs="*", default=["golden-noise", "concept-guidance"])
+    titles = {tab.slug.replace("_", "-"): tab.name for tab in demos.discover()}
+    parser.add_argument("--tabs", nargs="*", choices=tuple(titles), default=list(titles))
     parser.add_argument("--full", action="store_true", help="the whole page instead of the first screen")
     parser.add_argument("--only", nargs="*", help="such as desktop-light phone-dark")
     chosen = parser.parse_args()
@@ -35,7 +37,7 @@ def main() -> None:
                 for tab in chosen.tabs:
                     page = chromium.new_context(**device).new_page()
                     page.goto(f"http://127.0.0.1:{port}/?__theme={scheme}")
-                    page.get_by_role("tab", name=tab.replace("-", " ").title(), exact=True).click()
+                    page.get_by_role("tab", name=titles[tab], exact=True).click()
                     page.locator(".chips button.example:visible").nth(chosen.example).click()
                     page.locator(".progress-line.done:visible").wait_for(timeout=300_000)
                     page.wait_for_timeout(5000)  # the status line has been renewed, the results have faded in

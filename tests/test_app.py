@@ -142,7 +142,7 @@ def test_what_only_changes_the_page_does_not_wait_behind_a_run():
 
 def test_the_public_endpoints():
     public = {f"/{f.api_name}" for f in app.demo.fns.values() if f.api_visibility == "public" and f.api_name}
-    assert public == {API, "/guide", "/train_concept"}
+    assert public == {API, "/guide", "/train_concept", "/remove_object"}
 
 
 # --- over HTTP ---
@@ -154,13 +154,13 @@ def test_the_page_answers_and_keeps_its_doors_shut(served: str):
     assert httpx.get(f"{served}/monitoring/summary").status_code in (401, 403, 404)
     for path in ("/etc/passwd", str(ROOT / "app.py"), "http://127.0.0.1:1/"):
         assert httpx.get(f"{served}/gradio_api/file={path}").status_code == 403
-    big = {"files": ("big.png", b"\0" * 11_000_000)}
+    big = {"files": ("big.png", b"\0" * 42_000_000)}
     assert httpx.post(f"{served}/gradio_api/upload", files=big).status_code == 413
 
 
 def test_the_endpoint_says_what_it_takes(served: str):
     info = Client(served, verbose=False).view_api(return_format="dict")["named_endpoints"]
-    assert set(info) == {API, "/guide", "/train_concept"}
+    assert set(info) == {API, "/guide", "/train_concept", "/remove_object"}
     for name, first, labels in (
         (
             "/guide",

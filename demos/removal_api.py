@@ -1,0 +1,103 @@
+"""The public endpoint of the GeoRemover tab: two files in, three files and the measurements out."""
+
+from __future__ import annotations
+
+import dataclasses
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import numpy
+from gradio.components.api_component import Api
+from gradio.data_classes import FileData
+from gradio.utils import get_upload_folder
+
+from demos import GPU, on_gpu, workspace
+from demos.removal_files import SLUG
+from demos.removal_mask import read_mask
+from pipelines import flux_fill, georemover, images, removal_views
+from pipelines.georemover import Outcome, Request, Settings
+from pipelines.lane import Result, stream
+from pipelines.registry import Registry
+
+API = "remove_object"
+INPUTS = ("image", "mask", "seed", "steps", "model_set")
+LIMIT_S = 900.0
+
+
+def sent(value: Any, name: str) -> Path:
+    """The file that a program sent. Only what was uploaded to this server is read, whatever the message claims.
+
+    Raises:
+        ValueError: it is none, in one sentence.
+    """
+    path = value.get("path") if isinstance(value, dict) else None
+    if not isinstance(path, str):
+        raise ValueError(f"The {name} is {repr(value)[:40]} but must be a file: send it with handle_file(...).")
+    inside = Path(path).resolve()
+    if not inside.is_relative_to(Path(get_upload_folder()).resolve()) or not inside.is_file():
+        raise ValueError(f"The {name} is no file that was sent here: send it with handle_file(...).")
+    return inside
+
+
+def answer(outcome: Outcome, session: str) -> tuple[str, str, str, dict[str, Any]]:
+    """The composite, both depth maps in inferno, and what there is to know."""
+    folder = workspace(session) / secrets.token_hex(6)
+    folder.mkdir()
+    told = georemover.facts(outcome)
+    models = [str(model["key"]) for model in outcome.models]
+    path = images.save_png(
+        outcome.composites[0],
+        folder / f"{SLUG}_{outcome.settings.seed}_composite.png",
+        told["settings"],
+        tab=SLUG,
+        models=models,
+    )
+    paths = [str(path)]
+    for name, depth in (("before", outcome.depth_before), ("after", outcome.depth_after)):
+        paths.append(str(folder / f"depth_{name}.png"))
+        removal_views.depth_picture(numpy.asarray(depth)).save(paths[-1])
+    return paths[0], paths[1], paths[2], told
+
+
+def build(registry: Registry, model_set: str) -> None:
+    """The public endpoint. Its inputs arrive as they were sent, so that our own checks answer."""
+    base = flux_fill.BASES[model_set]
+
+    def remove_object(session, image, mask, seed=0, steps=base.steps[0], model_set=model_set) -> Iterator[Any]:
+        settings = dataclasses.replace(Settings.of(model_set), seed=seed, steps_1=steps, steps_2=steps).validated()
+        picture = georemover.open_picture(sent(image, "image"))
+        area = read_mask(sent(mask, "mask"), picture.size)
+        asked = Request(picture, area, settings)
+        for item in stream(georemover.remove, registry, asked, limit_s=LIMIT_S):
+            if isinstance(item, Result):
+                yield answer(item.value, session)
+            else:
+                yield gr.skip()
+
+    file = FileData.model_json_schema()
+    kinds = [file, file, {"type": "integer"}, {"type": "integer"}, {"type": "string"}]
+    values: list[Any] = [None, None, 0, base.steps[0], model_set]
+    trigger = gr.Button(visible=False)
+    trigger.click(
+        on_gpu(remove_object),
+        [Api(value, kind, name) for value, kind, name in zip(values, kinds, INPUTS, strict=True)],
+        [
+            gr.File(visible=False, label="result"),
+            gr.File(visible=False, label="depth before"),
+            gr.File(visible=False, label="depth after"),
+            gr.JSON(visible=False, label="measurements"),
+        ],
+        api_name=API,
+        api_description="An object taken out of a picture with its shadow and reflection. image and mask: files, white in the mask is what "
+        f"goes; it is grown by {Settings.of(model_set).grow} pixels at working size. {_limits()}",
+        show_progress="hidden",
+        **GPU,
+    )
+
+
+def _limits() -> str:
+    (low, high), (least, most) = Settings.SEED, Settings.STEPS
+    return f"Limits: seed {low} to {high}, steps of each stage {least} to {most}, model set one of {', '.join(flux_fill.BASES)}."

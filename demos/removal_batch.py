@@ -1,0 +1,140 @@
+"""Many pictures at once: a zip of image and mask pairs in, a table and the composites out."""
+
+from __future__ import annotations
+
+import io
+import secrets
+import time
+import zipfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import gradio as gr
+
+from demos import BROKE, GPU, LIGHT, halt, on_gpu, progress_line, running_line, workspace
+from demos.figures import safe
+from demos.removal_input import Input
+from demos.removal_settings import Controls
+from pipelines import georemover
+from pipelines.georemover import BatchRow
+from pipelines.lane import IDLE, Progress, Result, stream
+from pipelines.registry import Registry
+
+LIMIT_S = 3600.0
+READY = "Drop a zip, then press Run the batch."
+STOPPED = "Stopped. What was done stays, and its files can be downloaded."
+INTRO = """<p>A zip with pairs such as <code>sofa.png</code> and <code>sofa_mask.png</code>; a <code>sofa_gt.png</code>, the same place without
+the object, brings the measurements along. White in a mask is what goes. The settings are those of the first part; of variants only
+the first is made.</p>"""
+SHOWN = (
+    ("residual_effect", "Residual effect"),
+    ("psnr_effect", "PSNR effect"),
+    ("over_erasure", "Over-erasure"),
+    ("changed_outside", "Changed outside"),
+    ("seconds", "Seconds"),
+)
+
+
+def build(registry: Registry, model_set: str, cache: gr.State, given: Input, controls: Controls) -> None:
+    """The widgets and what they do."""
+    gr.HTML(f"<div class='lab-intro'>{INTRO}</div>", padding=False)
+    packed = gr.File(label="Zip of pictures and masks", file_types=[".zip"], type="filepath", height=100,
+                     elem_classes="removal-zip")  # fmt: skip
+    white = gr.Checkbox(value=False, label="In these masks, white = keep")
+    with gr.Row(elem_classes=["run-row", "lab-row"]):
+        run = gr.Button(
+            "Run the batch", variant="primary", size="lg", scale=3, min_width=110, elem_classes="studio-run"
+        )
+        stop = gr.Button("Stop the batch", size="lg", scale=1, min_width=90, elem_classes="studio-stop")
+    line = gr.HTML(progress_line(READY), padding=False, elem_classes="batch-line")
+    board = gr.HTML(padding=False)
+    with gr.Row(elem_classes="run-row"):
+        save_csv = gr.DownloadButton("Download CSV", size="md", interactive=False, min_width=120)
+        save_zip = gr.DownloadButton("Download pictures (zip)", size="md", interactive=False, min_width=120)
+
+    def batch(session, path, keep, grow, fill, kept, *values) -> Iterator[Any]:
+        if not path:
+            raise ValueError("There is no zip yet: drop one with pictures and masks.")
+        settings = controls.asked([1 if name == "variants" else value for name, value in zip(controls.names, values, strict=True)],
+                                  grow, fill, model_set)  # fmt: skip
+        none = {button: gr.DownloadButton(value=None, interactive=False) for button in (save_csv, save_zip)}
+        yield {line: progress_line("Starting…", 0.0, "running"), board: "", **none}
+        began, rows = time.monotonic(), []
+        folder = workspace(session) / secrets.token_hex(6)
+        folder.mkdir()
+        try:
+            for item in stream(georemover.run_batch, registry, path, settings, kept, bool(keep), limit_s=LIMIT_S):
+                if item is IDLE:
+                    yield gr.skip()
+                elif isinstance(item, Progress):
+                    yield {line: running_line(item, began, 0)}
+                elif isinstance(item, BatchRow):
+                    rows.append(item)
+                    yield {board: board_html(rows), **files(rows, folder)}
+                elif isinstance(item, Result):
+                    text = f"Done: {len(rows)} pictures in {time.monotonic() - began:.0f} s"
+                    yield {line: progress_line(text, 1.0, "done")}
+        except TimeoutError:
+            text = f"Stopped after {LIMIT_S / 60:.0f} minutes, the limit of one run. What was done stays."
+            yield {line: progress_line(text, 0.0, "stopped")}
+
+    def files(rows: Sequence[BatchRow], folder: Path) -> dict[Any, Any]:
+        paths = write_files(rows, folder)
+        return {
+            button: gr.DownloadButton(value=path, interactive=path is not None)
+            for button, path in zip((save_csv, save_zip), paths, strict=True)
+        }
+
+    run.click(
+        on_gpu(
+            batch, stopped={line: progress_line(STOPPED, 0.0, "stopped")},
+            broken={line: progress_line(f"{BROKE} What was done stays.", 0.0, "stopped")},
+        ),
+        [packed, white, given.grow, given.fill, cache, *controls.widgets], [line, board, save_csv, save_zip],
+        show_progress="hidden", api_visibility="private", trigger_mode="multiple", **GPU,
+    )  # fmt: skip
+    stop.click(halt, **LIGHT)
+
+
+def write_files(rows: Sequence[BatchRow], folder: Path) -> tuple[str, str | None]:
+    """The table, and the composites that are not packed yet added to their zip."""
+    table, packed = folder / "georemover.csv", folder / "georemover_composites.zip"
+    table.write_text(georemover.rows_to_csv(rows), encoding="utf-8")
+    last = rows[-1]
+    if last.outcome is not None:
+        data = io.BytesIO()
+        last.outcome.composites[0].save(data, "PNG")
+        with zipfile.ZipFile(packed, "a", zipfile.ZIP_STORED) as archive:
+            archive.writestr(f"{PurePosixPath(last.name)}_composite.png", data.getvalue())
+    return str(table), str(packed) if packed.exists() else None
+
+
+def board_html(rows: Sequence[BatchRow]) -> str:
+    """A row per pair; what could not be done says why."""
+    heads = "".join(f"<th role='columnheader' scope='col'>{name}</th>" for _, name in SHOWN)
+    lines = "".join(_row(row) for row in rows)
+    return (
+        f"<div class='board'><h4>{len(rows)} pictures</h4><div class='scroll' tabindex='0' role='region' aria-label='The pictures of the batch'>"
+        "<table class='tally removal-table' role='table'><thead role='rowgroup'><tr role='row'><th role='columnheader' scope='col'>Picture</th>"
+        f"{heads}</tr></thead><tbody role='rowgroup'>{lines}</tbody></table></div><p class='quiet'>Empty: not known without a truth, or not "
+        "defined. The CSV has all measures.</p></div>"
+    )
+
+
+def _row(row: BatchRow) -> str:
+    if row.error:
+        return (
+            f"<tr role='row'><th role='rowheader' scope='row'>{safe(row.name)}</th><td role='cell' class='error' colspan='{len(SHOWN)}' "
+            f"data-label='Not done'>{safe(row.error)}</td></tr>"
+        )
+    values = row.values()
+    cells = "".join(
+        f"<td role='cell' data-label='{name}'{'' if values[key] != '' else ' class=none'}>{_number(values[key])}</td>"
+        for key, name in SHOWN
+    )
+    return f"<tr role='row'><th role='rowheader' scope='row'>{safe(row.name)}</th>{cells}</tr>"
+
+
+def _number(value: Any) -> str:
+    return f"{value:.3f}" if isinstance(value, float) else safe(value)

@@ -1,0 +1,292 @@
+"""The left of the GeoRemover tab: a picture, rolled or brought along, and the mask of what is to go."""
+
+from __future__ import annotations
+
+import dataclasses
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from demos import LIGHT, TALKS, explain, painter, removal_scenes
+from demos.removal_mask import (
+    BRUSH,
+    CLICK,
+    current_mask,
+    marked,
+    mask_file,
+    mask_line,
+    read_mask,
+    shown_scale,
+    snapped,
+    solid_mask,
+)
+from demos.removal_scenes import FIRST_MASK, HELD_OUT, Picture
+from pipelines import flux_fill, georemover
+from pipelines.georemover import EXAMPLES, Recipe, Settings
+from pipelines.scenes.grammar import FLOORS
+
+SCENE, OWN = "scene", "own"
+ANY = "any"
+SMALL_WORLD = (
+    "The small models know rendered tabletop scenes only: on anything else they paint something, and it says nothing about the "
+    "method. The full set, <code>--model-set full</code>, knows photographs."
+)
+HELD = "Every scene brings its truth along, the same scene rendered without the object. No scene of these seeds was used in training."
+
+
+@dataclasses.dataclass(frozen=True)
+class Input:
+    """The widgets that say what is to be removed from what."""
+
+    picture: gr.State
+    """A :class:`Picture`, or None."""
+    key: gr.State
+    """Of the picture; its change says that another one was put on the page."""
+    mode: gr.Radio
+    editor: gr.HTML
+    grow: gr.Slider
+    fill: gr.Checkbox
+    chips: list[gr.Button]
+    run: gr.Button
+    stop: gr.Button
+    load: Callable[..., dict[Any, Any]]
+    """``load(picture, session, grow, fill, brushed mask)``: the updates that put it on the page."""
+    outputs: list[gr.blocks.Block]
+    """What ``load`` updates."""
+
+
+@contextmanager
+def told(title: str) -> Iterator[None]:
+    """What a visitor can do something about becomes a message; the page stays as it is."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        raise gr.Error(explain(error), title=title, print_exception=False) from None
+
+
+def emptied(drop: gr.File, event: Any) -> None:
+    """A file that was refused does not stay in its zone, where it would be in the way of the next one."""
+    event.failure(lambda: None, None, drop, **LIGHT)
+
+
+def build(model_set: str, licence: str) -> Input:
+    """The widgets and what they do among themselves. ``licence`` stands next to the button."""
+    base, start = flux_fill.BASES[model_set], removal_scenes.first()
+    picture, scene, mine, key = gr.State(start), gr.State(start), gr.State(None), gr.State(start.key)
+    gr.HTML("<h3>1 Picture and mask</h3>", padding=False)
+    kind = gr.Radio(
+        [("A rendered scene", SCENE), ("My own picture", OWN)], value=SCENE, label="Picture", show_label=False,
+        container=False, elem_classes="choices",
+    )  # fmt: skip
+    with gr.Column(visible=False) as own_box:
+        dropped = _drop("Drop a picture: PNG, JPEG or WebP", "removal-photo")
+        if model_set == "mini":
+            gr.HTML(f"<p class='remark'>{SMALL_WORLD}</p>", padding=False)
+    with gr.Column() as click_box:
+        seen = _picture("Click the object that is to go", marked(start, solid_mask(start), base), "removal-scene")
+    with gr.Column(visible=False) as brush_box:
+        editor = painter.build("Brush over the object, not over its shadow")
+    with gr.Row(elem_classes="run-row"):
+        run = gr.Button("Remove", variant="primary", size="lg", scale=3, min_width=120, elem_classes="studio-run")
+        stop = gr.Button("Stop", size="lg", scale=1, min_width=90, elem_classes="studio-stop")
+    gr.HTML(licence, padding=False)
+    line = gr.HTML(mask_line(start, solid_mask(start), base), padding=False)
+    mode = gr.Radio(
+        [("Click the object", CLICK), ("Brush over it", BRUSH)], value=CLICK, label="Mark what is to go",
+        elem_classes="choices",
+    )  # fmt: skip
+    solid = gr.Radio(solid_choices(start), value=start.index, label="Object that is to go", elem_classes="choices")
+    with gr.Column(elem_classes="studio-chips"):
+        gr.HTML("<p class='label'>Examples: one click removes</p>", padding=False)
+        with gr.Row(elem_classes="chips"):
+            chips = [gr.Button(recipe.title, size="sm", elem_classes="example") for recipe in EXAMPLES]
+    with gr.Accordion("Roll a new scene", open=False):
+        with gr.Row(elem_classes="removal-roll"):
+            count = gr.Dropdown([(ANY, 0), ("1", 1), ("2", 2), ("3", 3)], value=2, label="Objects", min_width=120)
+            floor = gr.Dropdown([ANY, *FLOORS], value=ANY, label="Floor", min_width=120)
+            light = gr.Dropdown([ANY, "soft", "hard"], value=ANY, label="Light", min_width=120)
+            mirror = gr.Dropdown([ANY, "mirroring", "matt"], value=ANY, label="Reflection", min_width=120)
+        with gr.Row(elem_classes="seed-row"):
+            number = gr.Number(label="Scene seed", value=start.recipe.seed, precision=0, min_width=90, scale=2)
+            again = gr.Button("Render it", size="sm", min_width=80, scale=1)
+            dice = gr.Button("Roll a new scene", size="sm", min_width=130, scale=1)
+        gr.HTML(f"<p class='quiet'>{HELD}</p>", padding=False)
+    with gr.Accordion("Mask tools", open=False):
+        grow = gr.Slider(
+            *Settings.GROW, value=base.grow, step=1, label="Grow or shrink the mask, pixels",
+            info=f"At the size the model works at, long side {base.long_side}.",
+        )  # fmt: skip
+        fill = gr.Checkbox(value=True, label="Fill holes")
+        white = gr.Checkbox(value=False, label="In mask files, white = keep")
+        mask_drop = _drop("Use a mask from a file", "removal-mask")
+        save = gr.DownloadButton("Download mask", str(FIRST_MASK), size="md")
+        edges = gr.Button("Snap the strokes to the object", size="md")
+        preview = _picture("What the model gets", marked(start, solid_mask(start), base))
+
+    tools = [grow, fill]
+    state = [picture, mode, editor, *tools]
+    by_look = [line, preview, seen, save]
+    boxes = [click_box, solid, brush_box, editor]
+    outputs = [picture, key, scene, mine, kind, own_box, mode, number, *boxes, *by_look]
+
+    def sides(click: bool, brush: bool) -> dict[Any, Any]:
+        return {
+            click_box: gr.Column(visible=click), solid: gr.Radio(visible=click), brush_box: gr.Column(visible=brush)
+        }  # fmt: skip
+
+    def load(
+        new: Picture, session: str, pixels: float | None = None, holes: bool = True, brushed: Any = None
+    ) -> dict[Any, Any]:
+        rendered = new.solids is not None
+        updates = {
+            picture: new, key: new.key, scene if rendered else mine: new, kind: SCENE if rendered else OWN,
+            own_box: gr.Column(visible=not rendered),
+        }  # fmt: skip
+        if rendered:
+            updates |= {solid: gr.Radio(choices=solid_choices(new), value=new.index), number: new.recipe.seed}
+        if rendered and brushed is None:
+            updates |= {mode: gr.Radio(value=CLICK, visible=True), editor: None, **sides(True, False)}
+            updates[solid] = gr.Radio(choices=solid_choices(new), value=new.index, visible=True)
+            return {**updates, **look(new, CLICK, None, pixels, holes, session)}
+        return {
+            **updates, **on_brush(new, brushed, pixels, holes, session), mode: gr.Radio(value=BRUSH, visible=rendered)
+        }  # fmt: skip
+
+    def look(now: Picture | None, how: str, drawn: Any, pixels: Any, holes: bool, session: str) -> dict[Any, Any]:
+        """The mask as it is now: in words, as the model gets it, in the scene, and as a file."""
+        if now is None:
+            return {line: mask_line(None, None, base)}
+        mask, pixels = current_mask(now, how, drawn), None if pixels is None else int(pixels)
+        shown = marked(now, mask, base, pixels, bool(holes))
+        path = mask_file(now, mask, session)
+        updates = {
+            line: mask_line(now, mask, base, pixels, bool(holes)), preview: shown,
+            save: gr.DownloadButton(value=path, interactive=path is not None),
+        }  # fmt: skip
+        return {**updates, seen: shown} if now.solids is not None and how == CLICK else updates
+
+    def on_brush(now: Picture, mask: Any, pixels: float, holes: bool, session: str) -> dict[Any, Any]:
+        """Over to the brush, with ``mask`` as what is painted already."""
+        drawn = painter.value_of(now.image, mask, now.key)
+        return {
+            mode: BRUSH, **sides(False, True), editor: drawn, **look(now, BRUSH, drawn, pixels, holes, session)
+        }  # fmt: skip
+
+    def changed(now, how, drawn, pixels, holes, request: gr.Request) -> dict[Any, Any]:
+        return look(now, how, drawn, pixels, holes, _session(request))
+
+    def choose(now: Picture, index: int | None, rest: list[Any], session: str) -> dict[Any, Any]:
+        new = now.chosen(index)
+        # The brush goes on from the object that was clicked last, so strokes around another one go.
+        return {picture: new, scene: new, solid: index, editor: None, **look(new, *rest, session)}
+
+    def click(now, how, drawn, pixels, holes, request: gr.Request, event: gr.SelectData) -> Any:
+        if now is None or now.solids is None:
+            return gr.skip()
+        scale = shown_scale(now)
+        index = now.at(int(event.index[0] / scale), int(event.index[1] / scale))
+        if index is None:
+            gr.Info("There is no object here: click one of the solids.", title="Nothing chosen")
+            return gr.skip()
+        return choose(now, index, [how, drawn, pixels, holes], _session(request))
+
+    def pick(index, now, how, drawn, pixels, holes, request: gr.Request) -> Any:
+        if now is None or now.solids is None:
+            return gr.skip()
+        return choose(now, index, [how, drawn, pixels, holes], _session(request))
+
+    def switch(how: str, now: Picture | None, drawn: Any, pixels, holes, request: gr.Request) -> Any:
+        """To the brush: it goes on from the clicked object. Strokes that are there for this picture stay."""
+        if now is not None and how == BRUSH and not drawn:
+            return on_brush(now, solid_mask(now), pixels, holes, _session(request))
+        updates = sides(how == CLICK, how == BRUSH)
+        return updates if now is None else {**updates, **look(now, how, drawn, pixels, holes, _session(request))}
+
+    def bring(path: str | None, pixels, holes, request: gr.Request) -> Any:
+        if path is None:
+            return gr.skip()
+        with told("This picture was not taken"):
+            opened = georemover.open_picture(path)
+            georemover.working_size(opened.size, base)  # says in one sentence what is too small
+        new = removal_scenes.own(opened, Path(path).stem[:60])
+        return {**load(new, _session(request), pixels, holes), dropped: None}
+
+    def other_kind(which, last_scene, last_own, pixels, holes, request: gr.Request) -> dict[Any, Any]:
+        known = last_scene if which == SCENE else last_own
+        if known is not None:
+            return load(known, _session(request), pixels, holes)
+        return {
+            picture: None, key: "", own_box: gr.Column(visible=True), mode: gr.Radio(visible=False), editor: None,
+            line: mask_line(None, None, base), preview: None, save: gr.DownloadButton(interactive=False), **sides(False, False),
+        }  # fmt: skip
+
+    def bring_mask(path: str | None, keep: bool, now, pixels, holes, request: gr.Request) -> Any:
+        if path is None:
+            return gr.skip()
+        with told("This mask was not taken"):
+            if now is None:
+                raise ValueError("There is no picture yet that this mask could belong to: bring the picture first.")
+            mask = read_mask(path, now.image.size, bool(keep))
+        return {**on_brush(now, mask, pixels, holes, _session(request)), mask_drop: None}
+
+    def snap(now, how, drawn, pixels, holes, request: gr.Request) -> Any:
+        with told("The mask stays as it is"):
+            if now is None:
+                raise ValueError("There is no picture yet: roll a scene or bring one of your own.")
+            mask = snapped(now, current_mask(now, how, drawn))
+        return on_brush(now, mask, pixels, holes, _session(request))
+
+    def roll_scene(seed, objects, ground, lamp, shine, pixels, holes, request: gr.Request) -> dict[Any, Any]:
+        with told("No scene was rolled"):
+            new = removal_scenes.roll(recipe_of(seed, objects, ground, lamp, shine))
+        return load(new, _session(request), pixels, holes)
+
+    rolling = [count, floor, light, mirror, *tools]
+    again.click(roll_scene, [number, *rolling], outputs, **TALKS)
+    dice.click(lambda: secrets.randbelow(HELD_OUT), None, number, **LIGHT).then(
+        roll_scene, [number, *rolling], outputs, **TALKS
+    )
+    seen.select(click, state, [picture, scene, solid, editor, *by_look], **TALKS)
+    solid.input(pick, [solid, *state], [picture, scene, solid, editor, *by_look], **LIGHT)
+    to_brush = [mode, *boxes, *by_look]
+    mode.input(switch, [mode, picture, editor, *tools], to_brush, **LIGHT)
+    gr.on([editor.change, grow.change, fill.change], changed, state, by_look, trigger_mode="always_last", **LIGHT)
+    kind.input(other_kind, [kind, scene, mine, *tools], outputs, **LIGHT)
+    emptied(dropped, dropped.upload(bring, [dropped, *tools], [*outputs, dropped], **TALKS))
+    brought = mask_drop.upload(bring_mask, [mask_drop, white, picture, *tools], [*to_brush, mask_drop], **TALKS)
+    emptied(mask_drop, brought)
+    edges.click(snap, state, to_brush, **TALKS)
+    return Input(picture, key, mode, editor, grow, fill, chips, run, stop, load, outputs)
+
+
+def _drop(label: str, name: str) -> gr.File:
+    return gr.File(label=label, file_types=["image"], type="filepath", height=84, elem_classes=["drop-zone", name])
+
+
+def _picture(label: str, value: Any, *more: str) -> gr.Image:
+    return gr.Image(
+        value, label=label, type="pil", format="png", interactive=False, buttons=["fullscreen"],
+        elem_classes=["frame", *more], alt_text=f"{label}: what is marked is red",
+    )  # fmt: skip
+
+
+def _session(request: gr.Request) -> str:
+    return request.session_hash or ""
+
+
+def solid_choices(picture: Picture) -> list[tuple[str, int]]:
+    return [(name, index) for index, name in enumerate(picture.names)]
+
+
+def recipe_of(seed: Any, count: int, floor: str, light: str, mirror: str) -> Recipe:
+    """What the widgets ask for; "any" is left to the seed."""
+    if not isinstance(seed, int) or not 0 <= seed < HELD_OUT:
+        raise ValueError(f"The scene seed is {seed!r} but must be a whole number from 0 to {HELD_OUT - 1}.")
+    return Recipe(
+        seed, count or None, None if floor == ANY else floor, None if light == ANY else light,
+        None if mirror == ANY else mirror == "mirroring",
+    )  # fmt: skip

@@ -1,0 +1,557 @@
+"""The GeoRemover tab: its handlers without a browser, on random weights of toy size."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import re
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import gradio as gr
+import httpx
+import numpy
+import pytest
+from gradio_client import Client, handle_file
+from PIL import Image
+
+import app
+import demos
+from demos import painter, removal_batch, removal_edit, removal_files, removal_measured, removal_scenes, removal_shown
+from demos.removal_mask import BRUSH, CLICK, asked_mask, current_mask, mask_line, read_mask, snapped
+from pipelines import flux_fill, georemover, images, masks
+from pipelines.georemover import Cache, Recipe, Settings
+from tests import removal_page
+from tests.conftest import free_port
+from tests.test_app import shown, visit
+
+WIDTH, HEIGHT = 192, 128
+
+
+@pytest.fixture(scope="module")
+def page() -> Iterator[gr.Blocks]:
+    with removal_page.shown():
+        yield app.build(app.from_environment())
+
+
+def handler(page: gr.Blocks, name: str):
+    """The page's handler of that name, as Gradio calls it."""
+    return next(f.fn for f in page.fns.values() if getattr(f.fn, "__name__", "") == name)
+
+
+def values(steps: int = 4, **changed) -> list:
+    """What the settings' widgets hold, in their order."""
+    held = dataclasses.asdict(Settings(steps_1=steps, steps_2=steps)) | {"preset": ""} | changed
+    return [held[name] for name in NAMES]
+
+
+NAMES = (
+    "steps_1",
+    "steps_2",
+    "seed",
+    "variants",
+    "depth_assist",
+    "keep_depth",
+    "feather",
+    "guidance",
+    "scale_1",
+    "scale_2",
+    "preset",
+)
+
+
+def asked(picture=None, mode=CLICK, drawn=None, own=None, compare=False, kept=None, **changed) -> list:
+    """What the runs' handlers get from the page."""
+    picture = removal_scenes.first() if picture is None else picture
+    return [
+        picture,
+        mode,
+        drawn,
+        2,
+        True,
+        own,
+        compare,
+        "inferno",
+        "composite",
+        [],
+        Cache() if kept is None else kept,
+        *values(**changed),
+    ]
+
+
+def last(updates: list) -> removal_files.Shown:
+    """The run on the page after the last update."""
+    found = [v for u in updates if isinstance(u, dict) for v in u.values() if isinstance(v, removal_files.Shown)]
+    return found[-1]
+
+
+def own_picture(size=(300, 200)) -> removal_scenes.Picture:
+    pixels = numpy.random.default_rng(0).integers(0, 255, (*size[::-1], 3), numpy.uint8)
+    return removal_scenes.own(Image.fromarray(pixels), "mine")
+
+
+def box_mask(picture: removal_scenes.Picture, box=(40, 30, 90, 80)) -> numpy.ndarray:
+    mask = numpy.zeros(picture.image.size[::-1], bool)
+    mask[box[1] : box[3], box[0] : box[2]] = True
+    return mask
+
+
+def strokes(picture: removal_scenes.Picture) -> dict:
+    """The painter's value after a visitor has brushed a box."""
+    return painter.value_of(picture.image, box_mask(picture), picture.key)
+
+
+# --- the first scene, rolling and choosing ---
+
+
+def test_the_page_opens_with_a_scene_that_is_rendered_as_its_recipe_says():
+    first, made = removal_scenes.first(), removal_scenes.roll(removal_scenes.START)
+    off = numpy.abs(numpy.asarray(first.image, int) - numpy.asarray(made.image, int))
+    assert off.max() <= 2, "python -m demos.removal_scenes writes it anew"
+    assert (first.solids == made.solids).all() and first.names == made.names and first.index == made.index
+    assert (read_mask(removal_scenes.FIRST_MASK, first.image.size) == first.solids[first.index]).all()
+
+
+def test_opening_the_page_renders_nothing(page):
+    code = (
+        "import demos.georemover, sys; from demos.removal_scenes import first; first(); print('torch' in sys.modules)"
+    )
+    from tests.test_app import python
+
+    assert python(code).strip() == "False"
+
+
+def test_a_click_chooses_the_solid_under_it():
+    picture = removal_scenes.roll(Recipe(29, 2))
+    for index, solid in enumerate(picture.solids):
+        rows, columns = numpy.nonzero(solid)
+        assert picture.at(int(numpy.median(columns)), int(numpy.median(rows))) == index
+    assert picture.at(0, 0) is None
+    assert len(set(picture.names)) == len(picture.names) == 2
+
+
+def test_solids_that_look_alike_are_told_apart():
+    scene = SimpleNamespace(solids=[SimpleNamespace(colour="red", shape="cone")] * 2, left_to_right=lambda: [1, 0])
+    assert removal_scenes._names(scene) == ("red cone, right", "red cone, left")
+
+
+def test_a_brushed_mask_knows_its_solid_or_says_none():
+    picture = removal_scenes.roll(Recipe(29, 2))
+    one, other = picture.solids[:2]
+    assert picture.meant(one) == 0 and picture.meant(masks.grow(other, 3)) == 1
+    assert picture.meant(one | other) is None, "two at once have no truth"
+    assert picture.meant(numpy.zeros_like(one)) is None
+    assert own_picture().meant(one) is None
+
+
+def test_rolling_keeps_to_what_was_asked(page):
+    made = list(handler(page, "roll_scene")(7, 3, "tile", "hard", "mirroring", 2, True, visit("roll")).values())
+    picture = next(v for v in made if isinstance(v, removal_scenes.Picture))
+    assert len(picture.solids) == 3 and picture.recipe == Recipe(7, 3, "tile", "hard", True)
+    for seed in (None, 10**6, -1, 2.5):
+        with pytest.raises(gr.Error, match="scene seed is .* whole number"):
+            handler(page, "roll_scene")(seed, 3, "tile", "hard", "mirroring", 2, True, visit("roll"))
+
+
+# --- masks ---
+
+
+def test_a_mask_comes_back_as_it_went_onto_the_painter():
+    picture = removal_scenes.first()
+    for mask in (picture.solids[0], box_mask(picture), numpy.zeros((HEIGHT, WIDTH), bool)):
+        drawn = painter.value_of(picture.image, mask, picture.key)
+        assert (current_mask(picture, BRUSH, drawn) == mask).all()
+    for size in ((300, 200), (1500, 1000), (900, 1600)):
+        large = own_picture(size)
+        back = current_mask(large, BRUSH, strokes(large))
+        assert (back != box_mask(large)).sum() <= 2 * 200, "half a pixel of the painter around the box at most"
+
+
+@pytest.mark.parametrize(
+    "drawn",
+    [None, "", {}, {"mask": 7}, {"mask": "data:image/png;base64,!"}, {"mask": "data:image/png;base64,aGVsbG8="},
+     {"mask": "data:image/jpeg;base64,AAAA"}, {"mask": painter.PREFIX + "A" * painter.MOST}],
+)  # fmt: skip
+def test_what_is_no_mask_marks_nothing(drawn):
+    picture = removal_scenes.first()
+    drawn = {**drawn, "key": picture.key} if isinstance(drawn, dict) else drawn
+    assert not current_mask(picture, BRUSH, drawn).any()
+    assert not current_mask(dataclasses.replace(picture, key="another"), BRUSH, strokes(picture)).any()
+
+
+@pytest.mark.parametrize(
+    ("picture", "mode", "words"),
+    [
+        (None, CLICK, "no picture yet"),
+        ("first", BRUSH, "Paint over the object first"),
+        ("unchosen", CLICK, "click the object"),
+        ("own", CLICK, "Paint over the object first"),
+    ],
+)
+def test_what_is_missing_is_told(picture, mode, words):
+    known = {None: None, "first": removal_scenes.first(), "own": own_picture()}
+    known["unchosen"] = known["first"].chosen(None)
+    with pytest.raises(ValueError, match=words):
+        asked_mask(known[picture], mode, None)
+
+
+def test_mask_files_of_both_conventions(tmp_path: Path):
+    mask = numpy.zeros((HEIGHT, WIDTH), bool)
+    mask[20:60, 30:80] = True
+    goes, stays = tmp_path / "goes.png", tmp_path / "stays.png"
+    Image.fromarray(mask).convert("L").save(goes)
+    Image.fromarray(~mask).convert("L").save(stays)
+    assert (read_mask(goes, (WIDTH, HEIGHT)) == mask).all()
+    assert (read_mask(stays, (WIDTH, HEIGHT), True) == mask).all()
+    assert read_mask(goes, (2 * WIDTH, 2 * HEIGHT)).mean() == pytest.approx(mask.mean(), abs=0.01)
+    Image.new("L", (8, 8)).save(goes)
+    with pytest.raises(ValueError, match="marks nothing"):
+        read_mask(goes, (WIDTH, HEIGHT))
+    goes.write_text("hello")
+    with pytest.raises(ValueError, match="cannot be read"):
+        read_mask(goes, (WIDTH, HEIGHT))
+
+
+def test_rough_strokes_snap_to_the_object():
+    picture = removal_scenes.first()
+    solid = picture.solids[picture.index]
+    rows, columns = numpy.nonzero(solid)
+    rough = numpy.zeros_like(solid)
+    rough[rows.min() + 2 : rows.max() - 1, columns.min() : columns.max()] = True
+    found = snapped(picture, rough)
+    assert (found & solid).sum() / (found | solid).sum() > 0.7
+    with pytest.raises(ValueError, match="brush roughly over"):
+        snapped(picture, numpy.zeros_like(solid))
+
+
+def test_the_line_tells_area_and_growth():
+    picture, base = removal_scenes.first(), flux_fill.BASES["mini"]
+    mask = picture.solids[picture.index]
+    plain, grown = (re.search(r"([\d.]+) %", mask_line(picture, mask, base, n))[1] for n in (0, 4))
+    assert float(plain) == pytest.approx(100 * mask.mean(), abs=0.06) and float(grown) > float(plain)
+    assert "growing" in mask_line(picture, mask, base, 4) and "shrinking" in mask_line(picture, mask, base, -1)
+    assert "Nothing is marked" in mask_line(picture, ~numpy.ones_like(mask), base)
+
+
+def test_pictures_that_are_not_taken_leave_the_page_alone(page, tmp_path: Path):
+    bring = handler(page, "bring")
+    small, text = tmp_path / "small.png", tmp_path / "text.png"
+    Image.new("RGB", (40, 63)).save(small)
+    text.write_text("hello")
+    for path, words in ((small, "63"), (text, "not a picture")):
+        with pytest.raises(gr.Error, match=words) as caught:
+            bring(str(path), 2, True, visit("bring"))
+        assert caught.value.message.endswith(".")
+    good = tmp_path / "portrait.jpg"
+    Image.new("CMYK", (900, 1600), (0, 90, 90, 0)).save(good)
+    picture = next(
+        v for v in bring(str(good), 2, True, visit("bring")).values() if isinstance(v, removal_scenes.Picture)
+    )
+    assert picture.image.size == (900, 1600) and picture.solids is None and picture.name == "portrait"
+
+
+# --- runs ---
+
+
+def test_remove_shows_everything_and_measures_against_the_truth(page):
+    run = list(handler(page, "remove")(visit("run"), *asked(compare=True, variants=2)))
+    made = last(run)
+    text = shown(run)
+    for words in ("Done in ", "Measured against the truth", "Residual effect", "Same model, mask only", "The truth, rendered",
+                  "Models that answered", "not look like a depth map"):  # fmt: skip
+        assert words in text, words
+    assert len(made.results) == len(made.composites) == len(made.strips) == 2
+    inside = images.read_settings(made.results[1], tab="georemover")["settings"]
+    assert inside["seed"] == 1 and inside["scene"]["seed"] == removal_scenes.START.seed
+    with zipfile.ZipFile(made.everything) as archive:
+        names = set(archive.namelist())
+        assert {
+            "settings.json",
+            "scene.json",
+            "mask.png",
+            "depth_before.png",
+            "depth_after.png",
+            "composite_1.png",
+        } <= names
+        assert json.loads(archive.read("settings.json"))["settings"]["steps_1"] == 4
+    settings, recipe = removal_files.settings_inside(made.composites[0])
+    assert (settings.steps_1, settings.variants, recipe.seed) == (4, 2, removal_scenes.START.seed)
+
+
+def test_the_stages_run_one_by_one_and_nothing_twice(page):
+    kept = Cache()
+    first = last(list(handler(page, "estimate_depth")(visit("stages"), *asked(kept=kept))))
+    assert first.outcome.depth_after is None and not first.results and len(kept) == 1
+    second = last(list(handler(page, "remove_from_depth")(visit("stages"), *asked(kept=kept))))
+    assert second.outcome.depth_after is not None and len(kept) == 2
+    assert (second.outcome.depth_before == first.outcome.depth_before).all()
+    third = last(list(handler(page, "render")(visit("stages"), *asked(kept=kept))))
+    assert third.outcome.seconds["stage 1"] == 0, "it came from the cache"
+    assert numpy.abs(third.outcome.depth_after - second.outcome.depth_after).max() < 0.005
+
+
+def test_a_depth_of_ones_own_is_rendered_and_of_another_picture_is_not(page):
+    kept, picture = Cache(), removal_scenes.first()
+    depth = numpy.linspace(0, 1, HEIGHT * WIDTH, dtype=numpy.float32).reshape(HEIGHT, WIDTH)
+    mine = removal_edit.OwnDepth(picture.key, depth)
+    made = last(list(handler(page, "render")(visit("own"), *asked(picture, own=mine, kept=kept))))
+    assert numpy.abs(made.outcome.depth_after - depth).max() < 0.01
+    other = last(list(handler(page, "render")(visit("own"), *asked(own=dataclasses.replace(mine, key="x"), kept=kept))))
+    assert numpy.abs(other.outcome.depth_after - depth).max() > 0.1
+    whole = last(list(handler(page, "remove")(visit("own"), *asked(picture, own=mine, kept=kept))))
+    assert numpy.abs(whole.outcome.depth_after - depth).max() > 0.1, "Remove starts from the mask"
+
+
+def test_what_if_the_depth_had_not_changed(page):
+    picture = removal_scenes.first()
+    inputs = asked(picture)
+    with pytest.raises(gr.Error, match="press 1 Estimate depth"):
+        list(handler(page, "render_unchanged")(visit("same"), *inputs))
+    known = last(list(handler(page, "estimate_depth")(visit("same"), *inputs)))
+    inputs[5] = known
+    made = last(list(handler(page, "render_unchanged")(visit("same"), *inputs)))
+    assert (made.outcome.depth_after == made.outcome.depth_before).all()
+    assert "The depth did not change" in " ".join(made.outcome.notes)
+
+
+def test_a_picture_of_ones_own_gets_self_checks_and_a_composite_that_touches_nothing_else(page):
+    picture = own_picture()
+    made = last(list(handler(page, "remove")(visit("photo"), *asked(picture, BRUSH, strokes(picture)))))
+    assert "Self-checks" in removal_shown.metrics_html(made.outcome) and made.clean is None
+    assert "The small models know only our rendered scenes" in " ".join(made.outcome.notes)
+    composite, original = (numpy.asarray(Image.open(p).convert("RGB")) for p in (made.composites[0], made.original))
+    assert composite.shape == original.shape == (200, 300, 3)
+    outside = ~made.outcome.changed[0]
+    assert (composite[outside] == original[outside]).all()
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [({"seed": None}, "seed is None"), ({"steps_1": 10**9}, "steps of stage 1"), ({"variants": 0}, "variants"),
+     ({"guidance": float("nan")}, "guidance is nan"), ({"preset": "int1"}, "preset 'int1'")],
+)  # fmt: skip
+def test_wrong_settings_get_a_sentence_before_anything_changes(page, changed: dict, words: str):
+    for name in ("remove", "estimate_depth"):
+        with pytest.raises(gr.Error) as caught:
+            next(handler(page, name)(visit("wrong"), *asked(**changed)))
+        assert words in caught.value.message and caught.value.message.endswith(".")
+
+
+def test_stop_keeps_what_is_finished(page):
+    kept, seen = Cache(), []
+    run = handler(page, "remove")(visit("stop"), *asked(kept=kept, steps=60))
+    while "Result" not in shown(seen[-1:]):
+        seen.append(next(run))
+    assert demos.stop_run(visit("stop"))
+    assert "Stages that were finished are kept" in shown(list(run)) and len(kept) == 2
+
+
+def test_a_run_that_breaks_does_not_look_as_if_it_went_on(page, monkeypatch: pytest.MonkeyPatch):
+    def breaks(job, *rest):
+        raise MemoryError("there is no room")
+
+    monkeypatch.setattr(georemover, "remove", breaks)
+    seen = []
+    with pytest.raises(gr.Error, match="There is no room."):
+        for update in handler(page, "remove")(visit("broken"), *asked()):
+            seen.append(update)  # not a comprehension: what came before the error is kept
+    assert "progress-line stopped" in shown(seen[-1:])
+
+
+# --- words ---
+
+
+def measured_outcome(residual: float | None) -> SimpleNamespace:
+    regions = {name: {"psnr": 30.0, "ssim": 0.9} for name in ("mask", "effect", "rest", "whole")}
+    if residual is None:
+        regions["effect"] = {"psnr": None, "ssim": None}
+    row = {"truth": True, "residual_effect": residual, "change_iou": None if residual is None else 0.8, "over_erasure": 0.001,
+           "inserted": False, "regions": regions}  # fmt: skip
+    return SimpleNamespace(metrics=[row], baselines={"fill_only": {**row, "residual_effect": residual and 1.0}})
+
+
+def test_the_measurements_say_in_words_what_they_mean():
+    told = removal_shown.metrics_html(measured_outcome(0.08))
+    assert "0.080" in told and "✓ gone with its shadow and reflection" in told and "✗ still there" in told
+    assert told.count("<th role='columnheader'") == 2 * 3 and "not defined" not in told
+    bare = removal_shown.metrics_html(measured_outcome(None))
+    assert bare.count("<b>not defined</b>") == 8 and "nothing beyond it to remove" in bare and "0.000" not in bare
+
+
+def test_marks_never_stand_without_their_words():
+    told = removal_shown.metrics_html(measured_outcome(0.08))
+    assert all(word.strip() for word in re.findall(r"[✓✗]([^<]+)<", told))
+    assert removal_shown.notes_html(["<b>x</b>"]) == "<p class='remark'>&lt;b&gt;x&lt;/b&gt;</p>"
+
+
+def test_the_measured_figures_are_a_table_or_one_sentence(monkeypatch: pytest.MonkeyPatch):
+    def row(title: str, mean: float) -> dict:
+        spread = {"mean": mean, "median": mean, "q1": mean / 2, "q3": 2 * mean, "n": 200}
+        return {"title": title, "residual": spread, "psnr_effect": {"mean": 28.5}, "over_erasure": {"mean": 0.002},
+                "inserted": 0.015, "change_iou": {"mean": 0.7}, "depth_error": {"n": 0}, "seconds": 2.5}  # fmt: skip
+
+    found = {
+        "scenes": 200,
+        "rows": {"ours": row("ours", 0.1), "fill_only": row("mask <only>", 1.0), "fast": row("fast", 0.2)},
+    }
+    told = removal_measured.measured_html("mini", found)
+    for words in (
+        "10.0 % is left, against 1.000",
+        "at most 15 %, which is met",
+        "28.5 dB",
+        "in 2.5 s, 20.0 % is left",
+        "mask &lt;only&gt;",
+    ):
+        assert words in told, words
+    assert (
+        "of the mini set, not of FLUX" not in told
+        and "of the mini set, not of FLUX" in removal_measured.measured_html("full", found)
+    )
+    monkeypatch.setattr(georemover, "measured", lambda: None)
+    assert removal_measured.NOT_MEASURED in removal_measured.measured_html("mini")
+
+
+# --- a depth of one's own, files, batch ---
+
+
+def test_painted_and_brought_depths_come_back_as_they_were(tmp_path: Path):
+    depth = numpy.tile(numpy.linspace(0, 1, WIDTH, dtype=numpy.float32), (HEIGHT, 1))
+    painted = removal_edit.level_of(removal_edit.ground(depth)["composite"], depth.shape)
+    assert numpy.abs(painted - depth).max() < 0.02
+
+
+def test_restoring_checks_the_settings_inside(tmp_path: Path):
+    path, image = tmp_path / "a.png", Image.new("RGB", (8, 6))
+    good = dataclasses.asdict(Settings()) | {"kind": "result", "scene": {"seed": 5, "index": 0, "from later": 1}}
+    images.save_png(image, path, good, tab="georemover")
+    settings, recipe = removal_files.settings_inside(path)
+    assert settings == Settings() and recipe == Recipe(5)
+    for bad in (
+        {"seed": "5"},
+        {"steps_2": 10**9},
+        {"model_set": "maxi"},
+        {"scene": {"seed": "x", "index": 0}},
+        {"scene": 7},
+    ):
+        images.save_png(image, path, good | bad, tab="georemover")
+        with pytest.raises(ValueError, match=r"\.$"):
+            removal_files.settings_inside(path)
+    images.save_png(image, path, good, tab="golden_noise")
+    with pytest.raises(ValueError, match="golden_noise"):
+        removal_files.settings_inside(path)
+
+
+def test_a_batch_goes_on_over_what_cannot_be_done(page, tmp_path: Path):
+    pair = removal_scenes.truth(removal_scenes.START)
+    packed = tmp_path / "many.zip"
+    with zipfile.ZipFile(packed, "w") as archive:
+        for name, pixels in (("a", pair.image), ("a_mask", pair.mask), ("a_gt", pair.clean), ("lonely", pair.image)):
+            data = io.BytesIO()
+            Image.fromarray(pixels).convert("RGB").save(data, "PNG")
+            archive.writestr(f"{name}.png", data.getvalue())
+    run = list(handler(page, "batch")(visit("batch"), str(packed), False, 2, True, Cache(), *values()))
+    told = shown(run)
+    assert "2 pictures" in told and "There is no lonely_mask.png: add the mask." in told and "Done: 2 pictures" in told
+    files = [str(v.value) if not isinstance(v.value, dict) else v.value["path"] for u in run if isinstance(u, dict)
+             for v in u.values() if isinstance(v, gr.DownloadButton) and v.value]  # fmt: skip
+    table = next(Path(path).read_text() for path in files if path.endswith(".csv"))
+    assert table.splitlines()[0].startswith("name,error,residual_effect")
+    with zipfile.ZipFile([path for path in files if path.endswith(".zip")][-1]) as archive:
+        assert archive.namelist() == ["a_composite.png"]
+    with pytest.raises(gr.Error, match="no zip yet"):
+        next(handler(page, "batch")(visit("batch"), None, False, 2, True, Cache(), *values()))
+    packed.write_text("x")
+    with pytest.raises(gr.Error, match="not a zip that can be read"):
+        list(handler(page, "batch")(visit("batch"), str(packed), False, 2, True, Cache(), *values()))
+
+
+def test_rows_of_a_batch_are_escaped():
+    row = georemover.BatchRow("<img>", error="<b>no</b>.")
+    assert "<img>" not in removal_batch.board_html([row]) and "&lt;b&gt;no" in removal_batch.board_html([row])
+
+
+# --- the endpoint ---
+
+
+@pytest.fixture(scope="module")
+def address(page: gr.Blocks) -> Iterator[str]:
+    port = free_port()
+    app.serve(page, "127.0.0.1", port, block=False)
+    yield f"http://127.0.0.1:{port}"
+    page.close()
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder, first = tmp_path_factory.mktemp("sent"), removal_scenes.first()
+    first.image.save(folder / "image.png")
+    Image.fromarray(first.solids[first.index]).convert("L").save(folder / "mask.png")
+    return folder / "image.png", folder / "mask.png"
+
+
+def test_the_endpoint_answers_with_files_and_measurements(address: str, files: tuple[Path, Path]):
+    client = Client(address, verbose=False)
+    info = client.view_api(return_format="dict")["named_endpoints"]["/remove_object"]
+    assert [p["parameter_name"] for p in info["parameters"]] == ["image", "mask", "seed", "steps", "model_set"]
+    assert [r["label"] for r in info["returns"]] == ["result", "depth before", "depth after", "measurements"]
+    image, mask = map(handle_file, files)
+    result, before, after, told = client.predict(image=image, mask=mask, seed=3, steps=4, api_name="/remove_object")
+    assert images.read_settings(result, tab="georemover")["settings"]["seed"] == 3
+    assert Image.open(before).size == Image.open(after).size == Image.open(result).size == (WIDTH, HEIGHT)
+    assert told["settings"]["steps_2"] == 4 and told["metrics"][0]["truth"] is False and told["models"]
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"image": None}, "image is None but must be a file"),
+        ({"image": 7}, "image is 7 but must be a file"),
+        ({"mask": "mask.png"}, "mask is 'mask.png' but must be a file"),
+        ({"image": {"path": "/etc/passwd"}}, "no file that was sent here"),
+        ({"seed": -1}, "seed is -1"),
+        ({"steps": 10**9}, "steps of stage 1"),
+        ({"steps": "25"}, "steps of stage 1"),
+        ({"model_set": "maxi"}, "'maxi' is unknown"),
+        ({"model_set": ["mini"]}, "odel set"),
+    ],
+)
+def test_wrong_input_gets_one_clear_sentence(address: str, files: tuple[Path, Path], values: dict, words: str):
+    with files[0].open("rb") as image, files[1].open("rb") as mask:
+        sent = httpx.post(f"{address}/gradio_api/upload", files=[("files", image), ("files", mask)]).json()
+    known = [{"path": path, "meta": {"_type": "gradio.FileData"}} for path in sent]
+    given = {"image": known[0], "mask": known[1], "seed": 0, "steps": 4, "model_set": "mini"} | values
+    answer = httpx.post(f"{address}/gradio_api/call/remove_object", json={"data": list(given.values())})
+    stream = httpx.get(f"{address}/gradio_api/call/remove_object/{answer.json()['event_id']}", timeout=120).text
+    kind, data = re.findall(r"event: (\w+)\ndata: (.*)", stream)[-1]
+    text = json.loads(data)["error"]
+    assert kind == "error" and words in text and text.endswith(".") and "\n" not in text and "Traceback" not in text
+
+
+# --- the whole page ---
+
+
+def test_the_full_set_says_its_licence_next_to_the_button():
+    with removal_page.shown():
+        page = app.build(app.from_environment(), "full")
+    words = " ".join(str(block.value) for block in page.blocks.values() if isinstance(block, gr.HTML))
+    assert "Non-commercial use only" in words and "huggingface.co/black-forest-labs/FLUX.1-Fill-dev" in words
+    guidance = next(
+        b for b in page.blocks.values() if isinstance(b, gr.Slider) and b.label == "Guidance" and b.maximum == 50
+    )
+    assert "no effect" not in guidance.info
+
+
+def test_the_mini_set_says_what_it_does_not_know(page):
+    words = " ".join(str(block.value) for block in page.blocks.values() if isinstance(block, gr.HTML))
+    assert "rendered tabletop scenes only" in words
+    guidance = next(
+        b for b in page.blocks.values() if isinstance(b, gr.Slider) and b.label == "Guidance" and b.maximum == 50
+    )
+    assert "no effect in the mini set" in guidance.info
+
+
+def test_settings_have_a_widget_each():
+    assert set(NAMES) | {"grow", "fill_holes", "model_set"} == {field.name for field in dataclasses.fields(Settings)}
