@@ -54,7 +54,7 @@ def heat_of(outcome: Outcome, index: int, threshold: float) -> tuple[Image.Image
 def verdict_residual(value: float) -> tuple[str, bool]:
     if value <= 0.15:
         return "gone with its shadow and reflection", True
-    if value <= 0.5:
+    if value <= 0.3:
         return "mostly gone", True
     if value <= 0.9:
         return "partly gone", False
@@ -63,7 +63,7 @@ def verdict_residual(value: float) -> tuple[str, bool]:
 
 def verdict_psnr(value: float) -> tuple[str, bool]:
     return (
-        ("like the truth", True) if value >= 27 else ("near the truth", True) if value >= 22 else ("visibly off", False)
+        ("like the truth", True) if value >= 27 else ("near the truth", True) if value >= 24 else ("visibly off", False)
     )
 
 

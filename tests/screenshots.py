@@ -10,13 +10,15 @@ from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 
-import app
-import demos
 from tests.conftest import free_port
 from tests.test_browser import CHROMIUM, FLAGS, PHONE, WIDE
 
 
 def main() -> None:
+    # After tests.conftest, which says where Gradio keeps its files: pictures made before would be refused.
+    import app
+    import demos
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, nargs="?", default=Path("assets/screenshots"))
     parser.add_argument("--example", type=int, default=0, help="which example to run")
