@@ -48,6 +48,7 @@ def bind(
         """``until``: the stage, as previews name it, after which it is enough; empty for all."""
         yield {view.line: progress_line("Starting…", 0.0, "running")}
         began, clean, before = time.monotonic(), None, None
+        asked = dataclasses.replace(asked, known_world=picture.solids is not None)
         about = picture.meant(asked.mask)
         if not until and about is not None:
             truth = removal_scenes.truth(dataclasses.replace(picture.recipe, index=about))
@@ -111,6 +112,7 @@ def bind(
         if shown is None or shown.key != picture.key:
             raise ValueError("The depth of this picture is not known yet: press 1 Estimate depth, then this again.")
         same, settings = shown.outcome.depth_before, controls.asked(values, grow, fill, model_set)
+        settings = dataclasses.replace(settings, depth_assist=False)  # that depth has been assisted already
         asked = Request(picture.image, mask, settings, depth_after=same, depth_before=same)
         yield from going(session, asked, kept, picture, mode, (colours, which), entries)
 

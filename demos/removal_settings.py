@@ -51,7 +51,7 @@ def build(model_set: str) -> Controls:
         )  # fmt: skip
         assist = gr.Checkbox(
             value=False, label="Depth assist",
-            info="Before stage 1, fill the object’s depth with its surroundings’: for glass, mirrors and flat prints.",
+            info="Before stage 1, raise the depth inside the mask to the nearest of its neighbourhood: for glass, mirrors and flat prints.",
         )  # fmt: skip
         keep = gr.Checkbox(
             value=standard.keep_depth, label="Keep the depth outside the mask",
