@@ -92,6 +92,10 @@ def write(outcome: Outcome, picture: Picture, session: str, clean: Image.Image |
     if picture.recipe is not None:
         with zipfile.ZipFile(everything, "a") as archive:
             archive.writestr("scene.json", json.dumps(record["scene"], indent=1))
+    # What is as large as the original is on the disk now; the history would hold it in memory two dozen times.
+    height, width = outcome.image.shape[:2]
+    small = [made if made.size == (width, height) else made.resize((width, height)) for made in outcome.composites]
+    outcome = dataclasses.replace(outcome, changed=[], composites=small)
     return Shown(
         outcome, picture.key, clean, str(ground), str(original), *map(tuple, written.values()), str(everything)
     )

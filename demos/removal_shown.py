@@ -215,7 +215,7 @@ def _check_table(checks: Measured) -> str:
 def comparison_html(outcome: Outcome, clean: Image.Image | None, index: int = 0) -> str:
     """Ours, the fill of the marked area only, Telea, and the truth where it is known."""
     metrics = composed(outcome.metrics[index]) if outcome.metrics else {}
-    shown: list[tuple[str, Any, Any]] = [("Ours, geometry first", _small(outcome, index), metrics)]
+    shown: list[tuple[str, Any, Any]] = [("Ours, geometry first", numpy.asarray(outcome.composites[index]), metrics)]
     if outcome.fill_only is not None:
         shown.append(("Same model, mask only", outcome.fill_only, outcome.baselines.get("fill_only")))
     shown.append(("Telea, classical", outcome.telea, outcome.baselines.get("telea")))
@@ -227,12 +227,6 @@ def comparison_html(outcome: Outcome, clean: Image.Image | None, index: int = 0)
         for name, picture, row in shown
     )
     return f"<div class='removal-beside'><h4>Beside each other</h4><ul>{items}</ul></div>"
-
-
-def _small(outcome: Outcome, index: int) -> Any:
-    """The composite where it has the size of the results, else the raw result."""
-    made = outcome.composites[index]
-    return numpy.asarray(made) if made.size == outcome.mask.shape[::-1] else outcome.results[index]
 
 
 def _left(row: Any, before: str = "") -> str:
