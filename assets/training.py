@@ -64,6 +64,11 @@ def _numbers(model: nn.Module) -> list[Tensor]:
     return [*model.parameters(), *model.buffers()]
 
 
+def edges(image: Tensor) -> tuple[Tensor, Tensor]:
+    """Differences between neighbours, across and down: where outlines live."""
+    return image[..., :, 1:] - image[..., :, :-1], image[..., 1:, :] - image[..., :-1, :]
+
+
 def autocast(device: str):
     """bfloat16 where matrix work gains from it; weights and losses stay float32."""
     return torch.autocast(torch.device(device).type, torch.bfloat16)

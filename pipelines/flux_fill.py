@@ -473,18 +473,19 @@ def access_message(error: BaseException) -> str | None:
 # ---------------------------------------------------------------------------------------- pipelines
 
 
-def strip_ids(height: int, width: int) -> Tensor:
-    """Positions of a three-panel strip's tokens, (height * width, 3): panel, row, column; row-major over the strip.
+def strip_ids(height: int, width: int, panels: int = 3) -> Tensor:
+    """Positions of a strip's tokens, (height * width, 3): panel, row, column; row-major over the strip.
 
     Args:
-        height: rows of tokens. width: columns of the whole strip, three times a panel's. Columns restart in each panel.
+        height: rows of tokens. width: columns of the whole strip, ``panels`` times a panel's. Columns restart in each
+            panel; a single panel has FLUX's own table.
     """
     import torch
 
-    ids = torch.zeros(height, 3, width // 3, 3)
-    ids[..., 0] = torch.arange(3)[None, :, None]
+    ids = torch.zeros(height, panels, width // panels, 3)
+    ids[..., 0] = torch.arange(panels)[None, :, None]
     ids[..., 1] = torch.arange(height)[:, None, None]
-    ids[..., 2] = torch.arange(width // 3)
+    ids[..., 2] = torch.arange(width // panels)
     return ids.reshape(-1, 3)
 
 

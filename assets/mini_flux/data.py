@@ -17,8 +17,8 @@ import os
 from pathlib import Path
 
 import numpy
-from torch import Tensor
 
+from pipelines import depth_maps
 from pipelines.scenes import removal, tabletop
 from pipelines.scenes.tabletop import Scene
 
@@ -57,7 +57,7 @@ def render_shard(shard: int) -> dict[str, numpy.ndarray]:
             inverse, instances = tabletop.geometry([view], (removal.HEIGHT, removal.WIDTH))
             whole = inverse if whole is None else whole
             images.append(removal.pictures(view))
-            depths.append(_levels(removal.normalised(inverse, whole)))
+            depths.append(_levels(depth_maps.normalised(inverse[0, 0].numpy(), whole[0, 0].numpy())))
             covered.append(instances[0].numpy())
         for before, after, solid in removals:
             befores.append(first + before)
@@ -72,8 +72,8 @@ def render_shard(shard: int) -> dict[str, numpy.ndarray]:
     }
 
 
-def _levels(depth: Tensor) -> numpy.ndarray:
-    return (depth[0, 0] * 255).round().byte().numpy()
+def _levels(depth: numpy.ndarray) -> numpy.ndarray:
+    return (depth * 255).round().astype(numpy.uint8)
 
 
 def main() -> None:

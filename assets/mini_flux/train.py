@@ -31,7 +31,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from assets import training
-from pipelines import depth_maps, tiny_flux
+from pipelines import depth_maps, flux_fill, tiny_flux
+from pipelines.georemover import IMAGENET_DEVIATION, IMAGENET_MEAN
 from pipelines.scenes import removal
 from pipelines.tiny_flux import HEIGHT, WIDTH
 
@@ -48,7 +49,6 @@ CHANGES = 8.0
 """Additional weight of what stage 2 has to change; the paper has none, and 1,000 times as much training."""
 UNCHANGED = 0.1
 """Share of stage-2 examples in which the depth does not change, and so nothing may: ours, not the paper's."""
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 DEPTH_SIZE = (126, 168)
 VALIDATION_SEED = 500_000
 SHARDS = 16
@@ -96,11 +96,6 @@ class Scenes:
 def to_signed(pictures: Sequence[numpy.ndarray], device: str) -> Tensor:
     """uint8 (H, W, 3) pictures to (B, 3, H, W) in [-1, 1]."""
     return torch.from_numpy(numpy.stack(pictures)).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
-
-
-def edges(image: Tensor) -> tuple[Tensor, Tensor]:
-    """Differences between neighbours, across and down: where outlines live."""
-    return image[..., :, 1:] - image[..., :, :-1], image[..., 1:, :] - image[..., :-1, :]
 
 
 # --------------------------------------------------------------------------------------- autoencoder
@@ -152,7 +147,7 @@ def train_vae(minutes: float, device: str) -> None:
             # A little noise makes neighbouring latents mean neighbouring pictures, which diffusion needs.
             drawn = model.decode(latents + 0.02 * torch.randn_like(latents)).sample
         drawn = drawn.float()
-        sharp = sum((a - b).abs().mean() for a, b in zip(edges(drawn), edges(image), strict=True))
+        sharp = sum((a - b).abs().mean() for a, b in zip(training.edges(drawn), training.edges(image), strict=True))
         keep_small = 1e-3 * latents.float().square().mean()  # the decoder squashes beyond 3
         return (drawn - image).abs().mean() + 2 * F.mse_loss(drawn, image) + sharp + keep_small
 
@@ -249,7 +244,9 @@ def depth_input(pictures: Sequence[numpy.ndarray], device: str) -> Tensor:
     """Pictures as the depth estimator takes them: (B, 3, 126, 168), ImageNet's mean and deviation."""
     image = torch.from_numpy(numpy.stack(pictures)).to(device).permute(0, 3, 1, 2).float() / 255
     image = F.interpolate(image, DEPTH_SIZE, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
-    mean, deviation = (torch.tensor(part, device=device).view(1, 3, 1, 1) for part in IMAGENET)
+    mean, deviation = (
+        torch.tensor(part, device=device).view(1, 3, 1, 1) for part in (IMAGENET_MEAN, IMAGENET_DEVIATION)
+    )
     return (image - mean) / deviation
 
 
@@ -295,7 +292,7 @@ def train_depth(minutes: float, device: str) -> None:
         found = found.float()[:, None]
         # What stands on the ground covers a twentieth of a picture: unweighted, the ground alone is learned for a long time.
         stands = (wanted - wanted.median(-1, keepdim=True).values).abs() > 0.03
-        sharp = sum((a - b).abs().mean() for a, b in zip(edges(found), edges(wanted), strict=True))
+        sharp = sum((a - b).abs().mean() for a, b in zip(training.edges(found), training.edges(wanted), strict=True))
         return ((found - wanted).abs() * (1 + 6 * stands)).mean() + 2 * sharp
 
     model, facts = training.train(
@@ -322,12 +319,6 @@ def depth_errors(model, device: str, count: int = 60) -> dict[str, float]:
             if where.any():
                 sums[name].append(float(error[where].mean()))
     return {f"error {name}": round(float(numpy.mean(values)), 4) for name, values in sums.items()}
-
-
-def load_depth(device: str):
-    from transformers import DepthAnythingForDepthEstimation
-
-    return DepthAnythingForDepthEstimation.from_pretrained(HERE / "depth", dtype=torch.float32).to(device).eval()
 
 
 # ------------------------------------------------------------------------------------------- latents
@@ -507,12 +498,8 @@ class Latents:
 
 
 def image_ids(panels: int, device: str) -> Tensor:
-    """(panel, row, column) of each token, row by row over the strip (GeoRemover's code; one panel is FLUX's own table)."""
-    ids = torch.zeros(HEIGHT // 16, panels, WIDTH // 16, 3)
-    ids[..., 0] = torch.arange(panels)[None, :, None]
-    ids[..., 1] = torch.arange(HEIGHT // 16)[:, None, None]
-    ids[..., 2] = torch.arange(WIDTH // 16)
-    return ids.reshape(-1, 3).to(device)
+    """(panel, row, column) of each token of a strip of our size."""
+    return flux_fill.strip_ids(HEIGHT // 16, panels * WIDTH // 16, panels).to(device)
 
 
 def prompt(device: str) -> tuple[Tensor, Tensor]:

@@ -59,11 +59,6 @@ def crops(worlds: list[training.Pictures], step: int, batch: int, size: int) -> 
     return numpy.stack(chosen)
 
 
-def edges(image: Tensor) -> tuple[Tensor, Tensor]:
-    """Differences between neighbours, across and down: where outlines live."""
-    return image[..., :, 1:] - image[..., :, :-1], image[..., 1:, :] - image[..., :-1, :]
-
-
 def train_vae(minutes: float, device: str) -> None:
     torch.manual_seed(SEED)
     model = tiny_diffusion.vae().to(device, memory_format=torch.channels_last)
@@ -79,7 +74,7 @@ def train_vae(minutes: float, device: str) -> None:
             # A little noise makes neighbouring latents mean neighbouring pictures, which diffusion needs.
             drawn = model.decode(latents + 0.03 * torch.randn_like(latents)).sample
         drawn = drawn.float()
-        sharp = sum((a - b).abs().mean() for a, b in zip(edges(drawn), edges(image), strict=True))
+        sharp = sum((a - b).abs().mean() for a, b in zip(training.edges(drawn), training.edges(image), strict=True))
         keep_small = 1e-3 * latents.float().square().mean()  # the decoder squashes beyond 3
         return (drawn - image).abs().mean() + F.mse_loss(drawn, image) + sharp + keep_small
 
@@ -157,7 +152,7 @@ def train_decoder(minutes: float, device: str) -> None:
             latents = model.encode(image).latents
         with training.autocast(device):
             drawn = model.decode(latents + 0.02 * torch.randn_like(latents)).sample.float()
-        sharp = sum((a - b).abs().mean() for a, b in zip(edges(drawn), edges(image), strict=True))
+        sharp = sum((a - b).abs().mean() for a, b in zip(training.edges(drawn), training.edges(image), strict=True))
         return (drawn - image).abs().mean() + F.mse_loss(drawn, image) + sharp
 
     model.encoder.requires_grad_(False)

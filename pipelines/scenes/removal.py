@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipelines import depth_maps
 from pipelines.scenes import tabletop
 from pipelines.scenes.tabletop import Scene
 
@@ -89,12 +90,6 @@ def masks(scene: Scene) -> NDArray[numpy.bool_]:
     return tabletop.geometry([scene], (HEIGHT, WIDTH))[1][0, : len(scene.solids)].numpy()
 
 
-def normalised(inverse: Tensor, like: Tensor | None = None) -> Tensor:
-    """Inverse depth to [0, 1] by the minimum and maximum of ``like`` (by default its own)."""
-    like = inverse if like is None else like
-    return ((inverse - like.amin()) / (like.amax() - like.amin()).clamp_min(1e-6)).clamp(0, 1)
-
-
 def pair(scene: Scene, index: int) -> Pair:
     """Render ``scene`` with and without solid ``index``, with all truth.
 
@@ -112,8 +107,8 @@ def pair(scene: Scene, index: int) -> Pair:
         index,
         to_uint8(full.image[0]),
         pictures(without),
-        normalised(inverse)[0, 0].numpy(),
-        normalised(clean_inverse, inverse)[0, 0].numpy(),
+        depth_maps.normalised(inverse[0, 0].numpy()),
+        depth_maps.normalised(clean_inverse[0, 0].numpy(), inverse[0, 0].numpy()),
         covered[0, index].numpy(),
         covered[0, rest].any(0).numpy() & ~covered[0, index].numpy(),
         full.shadows[0, index].numpy(),
