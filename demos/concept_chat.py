@@ -28,7 +28,7 @@ from demos.concept_shown import Turn, bubbles, history, notices_html, row_facts
 from demos.figures import safe
 from pipelines import concept_guidance, concept_lab, dialogues
 from pipelines.concept_guidance import Partial, Settings, language_model
-from pipelines.lane import IDLE, Progress, Result, stream
+from pipelines.lane import IDLE, Progress, Result, live
 
 LIMIT_S = 180.0
 ROWS = Settings.CONCEPTS_MAX
@@ -174,7 +174,7 @@ def build(page: Page) -> Chat:
             **panes_of([*before, turn]),
         }  # fmt: skip
         try:
-            for item in stream(concept_guidance.generate, page.registry, settings, own, limit_s=LIMIT_S):
+            for item in live(concept_guidance.generate, page.registry, settings, own, limit_s=LIMIT_S):
                 if item is IDLE:
                     yield gr.skip()
                 elif isinstance(item, Progress):

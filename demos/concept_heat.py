@@ -15,7 +15,7 @@ from demos.concept_shown import Turn, heat_map
 from demos.figures import safe
 from pipelines import concept_guidance
 from pipelines.concept_guidance import choose_layers
-from pipelines.lane import IDLE, Progress, Result, stream
+from pipelines.lane import IDLE, Progress, Result, live
 
 if TYPE_CHECKING:
     from pipelines.concept_guidance import Row
@@ -96,7 +96,7 @@ def build(page: Page, chat: Chat) -> None:
             raise ValueError("No concept is chosen: choose one to look for.")
         yield {line: progress_line("Starting…", 0.0, "running")}
         began = time.monotonic()
-        for item in stream(
+        for item in live(
             concept_guidance.score_text, page.registry, text, (name,), asked, page.model_set, model or "", own,
             limit_s=LIMIT_S,
         ):  # fmt: skip

@@ -19,7 +19,7 @@ from demos.concept_shown import display, notices_html
 from demos.figures import safe, signed
 from pipelines import concept_files, concept_guidance, dialogues
 from pipelines.concept_guidance import Settings, Trained, TrainSettings, language_model
-from pipelines.lane import IDLE, Progress, Result, stream
+from pipelines.lane import IDLE, Progress, Result, live
 
 if TYPE_CHECKING:
     from pipelines.concept_files import Concept
@@ -154,7 +154,7 @@ def build(page: Page, chat: Chat) -> None:
         yield {line: progress_line("Starting…", 0.0, "running")}
         began = time.monotonic()
         made = None
-        for item in stream(make, page.registry, settings, limit_s=LIMIT_S):
+        for item in live(make, page.registry, settings, limit_s=LIMIT_S):
             if isinstance(item, Progress):
                 yield {line: running_line(item, began)}
             elif isinstance(item, Result):
@@ -174,9 +174,7 @@ def build(page: Page, chat: Chat) -> None:
             model_set=page.model_set, model=model or "",
         )  # fmt: skip
         try:
-            for item in stream(
-                concept_guidance.generate, page.registry, asked, {concept.name: concept}, limit_s=LIMIT_S
-            ):
+            for item in live(concept_guidance.generate, page.registry, asked, {concept.name: concept}, limit_s=LIMIT_S):
                 if isinstance(item, Result):
                     sample = sample_html(item.value, page.model_set)
                 elif item is IDLE:

@@ -19,7 +19,7 @@ from demos.concept_shown import display
 from demos.figures import Series, plot, safe, signed
 from pipelines import concept_lab, dialogues
 from pipelines.concept_lab import Curve, SweepSettings
-from pipelines.lane import IDLE, Progress, Result, stream
+from pipelines.lane import IDLE, Progress, Result, live
 
 if TYPE_CHECKING:
     from pipelines.pnes import Pnes
@@ -71,7 +71,7 @@ def build(page: Page) -> None:
         yield {line: progress_line("Starting…", 0.0, "running"), board: ""}
         began, curve = time.monotonic(), None
         try:
-            for item in stream(concept_lab.run, page.registry, settings, own, limit_s=LIMIT_S):
+            for item in live(concept_lab.run, page.registry, settings, own, limit_s=LIMIT_S):
                 if item is IDLE:
                     yield gr.skip()
                 elif isinstance(item, Progress):

@@ -11,7 +11,7 @@ import gradio as gr
 from demos import BROKE, GPU, LIGHT, halt, on_gpu, progress_line, running_line
 from demos.figures import Interval, data_uri, intervals, safe, signed
 from pipelines import noise_lab
-from pipelines.lane import IDLE, Progress, Result, stream
+from pipelines.lane import IDLE, Progress, Result, live
 from pipelines.noise_lab import ARMS, LabSettings, Tally
 from pipelines.registry import Registry
 
@@ -83,7 +83,7 @@ def build(registry: Registry, model_set: str, controls: Sequence[gr.components.C
         yield {line: progress_line("Starting…", 0.0, "running"), **({board: "", tally: None} if before is None else {})}
         began = time.monotonic()
         try:
-            for item in stream(noise_lab.compare, registry, settings, before, limit_s=LIMIT_S):
+            for item in live(noise_lab.compare, registry, settings, before, limit_s=LIMIT_S):
                 if item is IDLE:
                     yield gr.skip()
                 elif isinstance(item, Progress):

@@ -33,7 +33,7 @@ from demos import (
 from demos.figures import Line, bars, data_uri, lines, safe, signed
 from pipelines import golden_noise, images, noise_inspection
 from pipelines.golden_noise import EXAMPLES, PAPER, Outcome, Preview, Settings
-from pipelines.lane import IDLE, Progress, Result, stream
+from pipelines.lane import IDLE, Progress, Result, live
 from pipelines.registry import Registry
 from pipelines.sdxl import BASES
 
@@ -230,7 +230,7 @@ def build(registry: Registry, model_set: str) -> None:
         settings = Settings(prompt, seed, steps, guidance, strength, model_set, source).validated()
         yield {line: progress_line("Starting…", 0.0, "running"), parts: gr.Tabs(selected="picture")}
         began = time.monotonic()
-        for item in stream(golden_noise.generate, registry, settings, limit_s=LIMIT_S):
+        for item in live(golden_noise.generate, registry, settings, limit_s=LIMIT_S):
             if item is IDLE:
                 yield gr.skip()
             elif isinstance(item, Progress):
@@ -320,7 +320,7 @@ def _endpoint(registry: Registry, model_set: str) -> None:
         source="npnet",
     ) -> Iterator[Any]:
         settings = Settings(prompt, seed, steps, guidance, strength, model_set, source).validated()
-        for item in stream(golden_noise.generate, registry, settings, limit_s=LIMIT_S):
+        for item in live(golden_noise.generate, registry, settings, limit_s=LIMIT_S):
             if isinstance(item, Result):
                 shown = write(item.value, session)
                 yield shown.standard, shown.golden, facts(item.value)

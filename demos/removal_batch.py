@@ -18,7 +18,7 @@ from demos.removal_input import Input
 from demos.removal_settings import Controls
 from pipelines import georemover
 from pipelines.georemover import BatchRow
-from pipelines.lane import IDLE, Progress, Result, stream
+from pipelines.lane import IDLE, Progress, Result, live
 from pipelines.registry import Registry
 
 LIMIT_S = 3600.0
@@ -64,7 +64,7 @@ def build(registry: Registry, model_set: str, cache: gr.State, given: Input, con
         folder = workspace(session) / secrets.token_hex(6)
         folder.mkdir()
         try:
-            for item in stream(georemover.run_batch, registry, path, settings, kept, bool(keep), limit_s=LIMIT_S):
+            for item in live(georemover.run_batch, registry, path, settings, kept, bool(keep), limit_s=LIMIT_S):
                 if item is IDLE:
                     yield gr.skip()
                 elif isinstance(item, Progress):

@@ -20,7 +20,7 @@ from demos.removal_settings import Controls
 from demos.removal_view import View
 from pipelines import depth_maps, flux_fill, georemover
 from pipelines.georemover import EXAMPLES, Cache, Preview, Request
-from pipelines.lane import IDLE, Progress, Result, stream
+from pipelines.lane import IDLE, Progress, Result, live
 from pipelines.registry import Registry
 
 LIMIT_S = 900.0
@@ -53,7 +53,7 @@ def bind(
         if not until and about is not None:
             truth = removal_scenes.truth(dataclasses.replace(picture.recipe, index=about))
             asked, clean = dataclasses.replace(asked, truth=truth), Image.fromarray(truth.clean)
-        for item in stream(georemover.remove, registry, asked, kept, limit_s=LIMIT_S):
+        for item in live(georemover.remove, registry, asked, kept, limit_s=LIMIT_S):
             if item is IDLE:
                 yield gr.skip()
             elif isinstance(item, Progress):

@@ -21,9 +21,11 @@ The thread is started at the first job of a process; a forked child gets one of 
 """
 
 import atexit
+import contextlib
 import contextvars
 import itertools
 import logging
+import math
 import os
 import queue
 import threading
@@ -211,6 +213,30 @@ def stream_here(
                 return
     finally:
         job.stop.set()
+
+
+PACE_S = 0.3
+"""Least time between two reports of progress on a page: showing one costs a browser a tenth of a second."""
+
+
+def live(fn: Callable[..., Any], *args: Any, pace_s: float = PACE_S, **kwargs: Any) -> Iterator[Any]:
+    """`stream` for a page: at most one `Progress` every `pace_s` seconds, so that the page keeps up and Stop is heard at once.
+
+    A report that came too early is shown at the next pause, unless a newer one or anything else follows first.
+    Everything that is not a `Progress` passes in its order, at once.
+    """
+    shown, held = -math.inf, None
+    with contextlib.closing(stream(fn, *args, **kwargs)) as items:
+        for item in items:
+            if isinstance(item, Progress) and time.monotonic() < shown + pace_s:
+                held = item
+                continue
+            if item is IDLE and held is not None:
+                item = held
+            held = None
+            if isinstance(item, Progress):
+                shown = time.monotonic()
+            yield item
 
 
 def run_blocking(

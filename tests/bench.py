@@ -22,7 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.conftest import free_port
+from tests.environment import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 EMPTY = (

@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
-import atexit
 import importlib.metadata
 import os
 import platform
-import shutil
-import socket
-import tempfile
+import sys
 from collections.abc import Iterator
 
-# Before anything imports gradio or huggingface_hub.
-_scratch = tempfile.mkdtemp(prefix="latent-studio-tests-")
-atexit.register(shutil.rmtree, _scratch, ignore_errors=True)
-os.environ.update(
-    GRADIO_ANALYTICS_ENABLED="False",
-    GRADIO_TEMP_DIR=os.path.join(_scratch, "gradio"),
-    HF_HUB_DISABLE_TELEMETRY="1",
-    HF_HUB_OFFLINE="1",
-    TRANSFORMERS_OFFLINE="1",
-    DO_NOT_TRACK="1",
-)
+from tests.environment import free_port  # before anything imports gradio or huggingface_hub
 
-import pytest  # noqa: E402
+import pytest  # isort: skip
 
 
 def pytest_report_header() -> str:
@@ -32,10 +19,9 @@ def pytest_report_header() -> str:
     return f"Latent Studio on Python {platform.python_version()}: {versions}; {os.cpu_count()} CPU cores"
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+def pytest_collection_finish() -> None:
+    # A second run of this file would give the running app another folder for its files.
+    assert "tests.conftest" not in sys.modules, "import tests.environment, not tests.conftest"
 
 
 @pytest.fixture(scope="session")

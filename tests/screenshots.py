@@ -10,12 +10,12 @@ from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 
-from tests.conftest import free_port
+from tests.environment import free_port
 from tests.test_browser import CHROMIUM, FLAGS, PHONE, WIDE
 
 
 def main() -> None:
-    # After tests.conftest, which says where Gradio keeps its files: pictures made before would be refused.
+    # After tests.environment, which says where Gradio keeps its files: pictures made before would be refused.
     import app
     import demos
 

@@ -19,7 +19,7 @@ from PIL import Image, ImageOps
 from demos.removal_scenes import FIRST_MASK, first
 from pipelines import images
 from tests import removal_page
-from tests.conftest import free_port
+from tests.environment import free_port
 from tests.test_browser import CHROMIUM, WIDE, Visit, browser, expect, sync_api  # noqa: F401
 
 PHONE = {"viewport": {"width": 375, "height": 812}, "is_mobile": True, "has_touch": True}

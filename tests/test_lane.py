@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from pipelines import lane
-from pipelines.lane import IDLE, Job, Progress, Result, run_blocking, stream, waiting, warm
+from pipelines.lane import IDLE, Job, Progress, Result, live, run_blocking, stream, waiting, warm
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -84,6 +84,41 @@ def test_a_silent_job_beats_at_least_twice():
     items = list(stream(lambda job: time.sleep(0.2), beat_s=0.05))
     assert items.count(IDLE) >= 2
     assert items[-1] == Result(None)
+
+
+def test_a_page_is_told_of_progress_no_faster_than_it_can_show_and_of_all_else_at_once():
+    def hasty(job: Job) -> int:
+        for step in range(40):
+            job.progress(step / 40, f"step {step}")
+            if step == 20:
+                job.emit("a picture")
+            time.sleep(0.01)
+        job.progress(1.0, "saving")
+        time.sleep(1.3)
+        return 7
+
+    items = list(live(hasty, pace_s=0.2))
+    told = [item.text for item in items if isinstance(item, Progress)]
+    assert told[0] == "step 0" and told[-1] == "saving", "what stays for long is shown, however early it came"
+    assert 3 <= len(told) <= 6, told
+    assert "a picture" in items and items[-1] == Result(7)
+
+
+def test_leaving_a_page_stops_its_job():
+    stopped = threading.Event()
+
+    def endless(job: Job) -> None:
+        try:
+            while True:
+                job.progress(0.5, "on and on")
+                time.sleep(0.01)
+        finally:
+            stopped.set()
+
+    items = live(endless)
+    next(items)
+    items.close()
+    assert stopped.wait(5)
 
 
 def test_run_blocking_returns_the_value_and_shows_what_was_emitted():

@@ -25,7 +25,7 @@ from demos.removal_mask import BRUSH, CLICK, asked_mask, current_mask, mask_line
 from pipelines import flux_fill, georemover, images, masks
 from pipelines.georemover import Cache, Recipe, Settings
 from tests import removal_page
-from tests.conftest import free_port
+from tests.environment import free_port
 from tests.test_app import shown, visit
 
 WIDTH, HEIGHT = 192, 128
