@@ -49,6 +49,8 @@ CHANGES = 8.0
 """Additional weight of what stage 2 has to change; the paper has none, and 1,000 times as much training."""
 UNCHANGED = 0.1
 """Share of stage-2 examples in which the depth does not change, and so nothing may: ours, not the paper's."""
+FIRST = 0.25
+"""Share of stage-2 examples from the first tenth of the times, where there is little but noise: ours."""
 DEPTH_SIZE = (126, 168)
 VALIDATION_SEED = 500_000
 SHARDS = 16
@@ -615,10 +617,11 @@ def joined(*panels: Tensor) -> Tensor:
 # ------------------------------------------------------------------------------------------ adapters
 
 
-def adapted(device: str, rank: int = tiny_flux.RANK):
-    """The shipped fill model with a fresh adapter in the published places; only that is trained."""
+def adapted(device: str, rank: int = tiny_flux.RANK, start: Path | None = None):
+    """The shipped fill model with an adapter in the published places, fresh or from the folder ``start``; only that is trained."""
     from diffusers import FluxTransformer2DModel
-    from peft import LoraConfig
+    from peft import LoraConfig, set_peft_model_state_dict
+    from safetensors.torch import load_file
 
     torch.manual_seed(SEED)
     model = FluxTransformer2DModel.from_pretrained(HERE / "transformer", torch_dtype=torch.float32).to(device)
@@ -626,6 +629,9 @@ def adapted(device: str, rank: int = tiny_flux.RANK):
     model.add_adapter(
         LoraConfig(r=rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=list(tiny_flux.TARGETS))
     )
+    if start is not None and start.exists():
+        state = load_file(start / flux_fill.ADAPTER_FILE)
+        set_peft_model_state_dict(model, {k.removeprefix("transformer."): v.float() for k, v in state.items()})
     return model
 
 
@@ -686,7 +692,10 @@ def train_stage1(minutes: float, device: str, weight: float = PREFERENCE, name: 
 
 
 def train_stage2(minutes: float, device: str) -> None:
-    model = adapted(device)
+    """Goes on from the adapter that lies there, even if that was made for an earlier fill model (delete ``stage2/`` to start anew)."""
+    earlier = HERE / "stage2"
+    told = training.read_json(HERE / "manifest.json").get("training", {}).get("stage2", {}) if earlier.exists() else {}
+    model = adapted(device, start=earlier)
     table = Latents("latents", "strip", "strip_clean")
     nothing = torch.zeros(8, 3 * HEIGHT * WIDTH // 256, 256, device=device)
 
@@ -700,16 +709,21 @@ def train_stage2(minutes: float, device: str) -> None:
             torch.where(swap, exchanged(condition), torch.where(same, unchanged(condition), clean)),
         )
         noise, time, guidance = flow(rng, clean, device, late=True)
+        early = torch.from_numpy(rng.random(8) < FIRST).to(device)
+        time = torch.where(early, 1 - 0.1 * time, time)
         at = time.view(-1, 1, 1)
         found = velocity(model, (1 - at) * clean + at * noise, condition, nothing, time, guidance, device)
         # What is to change covers a thirtieth of a strip: unweighted, copying is all that is learned for a long time.
         changes = (clean - condition).square().mean(-1, keepdim=True).sqrt()
-        return ((found - (noise - clean)).square() * (1 + CHANGES * changes.clamp(max=0.5) / 0.5)).mean()
+        # A slip of the picture weighs 1/time squared in the velocity: unweighted, nearly clean strips are all that counts, in which
+        # what is to be painted can be seen already; a removal is decided where there is only noise.
+        return ((found - (noise - clean)).square() * at * (1 + CHANGES * changes.clamp(max=0.5) / 0.5)).mean()
 
     model, facts = training.train(
         model, step, minutes, RUNS / "flux-stage2.pt", 1.5e-3, SEED, decay=0.998, weight_decay=1e-4
     )
-    finish(model, "stage2", facts | {"insertion": INSERTION, "unchanged": UNCHANGED, "changes": CHANGES})
+    weights = {"insertion": INSERTION, "unchanged": UNCHANGED, "changes": CHANGES, "first": FIRST}
+    finish(model, "stage2", facts | weights | ({"before": told} if told else {}))
 
 
 def exchanged(strips: Tensor) -> Tensor:
