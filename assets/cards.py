@@ -356,6 +356,8 @@ def flux_card() -> str:
             t = training[name]
             launcher = f"torchrun --nproc-per-node {t['processes']}" if t.get("processes", 1) > 1 else "python"
             run = f"`{launcher} -m assets.mini_flux.train {name} --minutes {t['minutes']:g}`"
+            first = t.get("before")
+            title += f", after {first['minutes']:g} minutes with another weighting on the first fill model" if first else ""
             rows.append((title, run, f"{t['minutes']:g}", f"{t['steps']:,}", f"{t['loss']:.4f}"))
     text += (
         "## Training\n\n"
@@ -382,7 +384,7 @@ def flux_card() -> str:
             "## Measured\n\n"
             + ("" if plan else "**A first look**, on scenes of another stream; the plan's full run has not been made. ")
             + f"`OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 -m assets.mini_flux.evaluate --write{wish}`: {measured['scenes']} held-out scenes, "
-            + f"masks on the object only, {measured['steps'][0]} and {measured['steps'][1]} steps (faster preset {measured['fast'][0]} and {measured['fast'][1]}), seed 0. "
+            + f"masks on the object only, {measured['steps'][0]} and {measured['steps'][1]} steps (faster preset {measured['fast'][0]} and {measured['fast'][1]}), the mean of {measured.get('renders', 1)} renders, seed 0. "
             "Plan: `PLAN.md`. *Residual*: what is left of shadow and mirror image, 0 clean, 1 untouched, over the "
             f"{measured['rows']['ours']['residual']['n']} scenes that have such an area. *Inserted*: the depth network sees something in the mask that is not in the "
             "true picture. *Over-erasure*: share of pixels that have nothing to do with the object and changed. Figures for the result as the page gives it out "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import gradio as gr
@@ -119,11 +120,11 @@ def build(registry: Registry, model_set: str) -> None:
             with gr.Row(equal_height=False):
                 with gr.Column(scale=4, min_width=320, elem_classes="studio-controls"):
                     given = removal_input.build(model_set, _licence(model_set))
-                    controls = removal_settings.build(model_set)
+                    controls = removal_settings.build(model_set, fixed=registry.mode == "zero")
                 with gr.Column(scale=8, min_width=320, elem_classes="studio-results"):
                     view, edit = removal_view.build(removal_edit.build)
         with gr.Tab("Batch", id="batch", render_children=True):
-            removal_batch.build(registry, model_set, cache, given, controls)
+            removal_batch.build(registry, model_set, given, controls)
         with gr.Tab("Measured figures", id="measured", render_children=True):
             gr.HTML(measured_html(model_set), padding=False)
     history = History()
@@ -136,41 +137,47 @@ def build(registry: Registry, model_set: str) -> None:
     removal_edit.bind(edit, view)
 
     def restored(settings: Settings) -> dict[Any, Any]:
-        held = settings.preset if settings.preset in base.presets else next(iter(base.presets))
+        held = settings.preset if settings.preset in controls.presets else controls.presets[0]
         updates = {
             widget: getattr(settings, name) for name, widget in zip(controls.names, controls.widgets, strict=True)
         }
-        return {**updates, controls.preset: held, given.grow: settings.grow, given.fill: settings.fill_holes}
+        return {
+            **updates, controls.preset: held, given.grow: settings.grow, given.fill: settings.fill_holes,
+            controls.pace: removal_settings.pace_of(model_set, settings),
+        }  # fmt: skip
 
-    def restore(path: str | None, request: gr.Request) -> Any:
+    def restore(path: str | None) -> Any:
         if path is None:
             return gr.skip()
         with removal_input.told("Nothing was restored"):
-            settings, recipe = settings_inside(path)
-            scene = None if recipe is None else removal_scenes.roll(recipe)
-        after = "Bring the picture again, then press Remove." if scene is None else "Press Remove to make it again."
-        gr.Info(f"Settings restored. {after}", title="Restored")
-        put = {} if scene is None else given.load(scene, request.session_hash or "", settings.grow, settings.fill_holes)
+            inside = settings_inside(path)
+            scene = None if inside.recipe is None else removal_scenes.roll(inside.recipe)
+        settings, words = inside.settings, f"Settings restored. {inside.next_step()}"
+        if settings.model_set != model_set:
+            own = Settings.of(model_set)
+            settings = dataclasses.replace(settings, grow=own.grow, feather=own.feather)
+            words += f" Growth and soft edge were left out: they are in pixels of the {settings.model_set} set."
+        gr.Info(words, title="Restored")
+        put = {} if scene is None else given.load(scene, settings.grow, settings.fill_holes)
         return {**put, **restored(settings), controls.drop: None}
 
-    def bring_back(entries: list[Entry], event: gr.SelectData, request: gr.Request) -> Any:
+    def bring_back(entries: list[Entry], threshold: float, event: gr.SelectData) -> Any:
         if not isinstance(event.index, int) or not 0 <= event.index < len(entries):
             return gr.skip()
         kept = entries[event.index].outcome
         settings = kept.shown.outcome.settings
-        loaded = given.load(
-            kept.picture, request.session_hash or "", settings.grow, settings.fill_holes, kept.brushed
-        )  # fmt: skip
+        loaded = given.load(kept.picture, settings.grow, settings.fill_holes, kept.brushed)
         return {
-            **loaded, **restored(settings), **view.show(kept.shown, "inferno", PASTED), view.colours: "inferno", view.which: PASTED,
+            **loaded, **restored(settings), **edit.clear(), **view.show(kept.shown, "inferno", PASTED, threshold),
+            view.colours: "inferno", view.which: PASTED,
             view.line: progress_line("Brought back from your results", 1.0, "done"), parts: gr.Tabs(selected="remove"),
         }  # fmt: skip
 
-    widgets = [*controls.widgets, given.grow, given.fill]
+    widgets = [*controls.widgets, given.grow, given.fill, controls.pace]
     put_back = controls.drop.upload(restore, controls.drop, [*given.outputs, *widgets, controls.drop], **TALKS)
     removal_input.emptied(controls.drop, put_back)
-    back = [*given.outputs, *widgets, *view.outputs, view.colours, view.which, parts]
-    history.gallery.select(bring_back, history.entries, back, **LIGHT)
+    back = [*given.outputs, *widgets, *edit.outputs, *view.outputs, view.colours, view.which, parts]
+    history.gallery.select(bring_back, [history.entries, view.threshold], back, **LIGHT)
     removal_api.build(registry, model_set)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import dataclasses
 import io
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,13 @@ import cv2
 import gradio as gr
 import numpy
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from demos.figures import data_uri
+from demos.removal_scenes import SIDE, Picture
 from pipelines import masks
 
 SCRIPT = Path(__file__).with_name("painter.js")
-SIDE = 768
-"""Long side of the picture that is painted on: more is not seen, less is hard to hit."""
 PREFIX = "data:image/png;base64,"
 MOST = 4_000_000
 """Characters of a mask that are looked at; one of this side has some ten thousand."""
@@ -48,30 +48,47 @@ def build(label: str) -> gr.HTML:
     )
 
 
-def value_of(image: Image.Image, mask: NDArray[numpy.bool_] | None, key: str) -> dict[str, str]:
-    """The widget's value: a picture to paint on, of this key, with a mask (H, W) on it that can be erased like strokes."""
-    scale = SIDE / max(image.size)
-    size = (max(round(image.width * scale), 1), max(round(image.height * scale), 1))
+def value_of(picture: Picture, mask: NDArray[numpy.bool_] | None) -> dict[str, str]:
+    """The widget's value: the picture to paint on, with a mask (H, W) on it that can be erased like strokes."""
+    size = picture.small.size
     drawn = numpy.zeros((*size[::-1], 4), numpy.uint8)
     if mask is not None and mask.any():
-        how = cv2.INTER_NEAREST if scale >= 1 else cv2.INTER_AREA
-        drawn[cv2.resize(mask.astype(numpy.float32), size, interpolation=how) >= masks.COVERED] = (*masks.TINT, 255)
-    ground = image.resize(size, Image.Resampling.LANCZOS)
-    return {"key": key, "picture": data_uri(ground, "WEBP"), "mask": data_uri(Image.fromarray(drawn))}
+        drawn[_reduced(mask, size)] = (*masks.TINT, 255)
+    return {"key": picture.key, "picture": data_uri(picture.small, "WEBP"), "mask": data_uri(Image.fromarray(drawn))}
 
 
-def mask_in(value: Any, key: str, size: tuple[int, int]) -> NDArray[numpy.bool_]:
-    """The mask (H, W) in the widget's value, for the picture of ``key`` and ``size`` (width, height); empty if it is of another one."""
+def _reduced(mask: NDArray[numpy.bool_], size: tuple[int, int]) -> NDArray[numpy.bool_]:
+    """``mask`` at (width, height): its border stays where it was, however often it goes there and back; thin strokes stay, too."""
+    if size[0] >= mask.shape[1]:
+        return cv2.resize(mask.astype(numpy.uint8), size, interpolation=cv2.INTER_NEAREST).astype(bool)
+    share = cv2.resize(mask.astype(numpy.float32), size, interpolation=cv2.INTER_AREA)
+    half = share >= 0.5
+    return half | ((share >= masks.COVERED) & ~masks.grow(half, 2))
+
+
+def put_on(picture: Picture, mask: NDArray[numpy.bool_] | None) -> tuple[Picture, dict[str, str]]:
+    """``picture`` that knows the mask (H, W) pixel by pixel, and the widget's value with the mask on it."""
+    value = value_of(picture, mask)
+    exact = None if mask is None or not mask.any() else (value["mask"], mask)
+    return dataclasses.replace(picture, exact=exact), value
+
+
+def mask_in(value: Any, picture: Picture) -> NDArray[numpy.bool_]:
+    """The mask (H, W) in the widget's value, for this picture; empty if it is of another one. Until the visitor paints, that is the
+    very mask that was put there."""
+    size = picture.image.size
     nothing = numpy.zeros(size[::-1], bool)
-    uri = value.get("mask") if isinstance(value, dict) and value.get("key") == key else None
+    uri = value.get("mask") if isinstance(value, dict) and value.get("key") == picture.key else None
     if not isinstance(uri, str) or not uri.startswith(PREFIX) or len(uri) > MOST:
         return nothing
+    if picture.exact is not None and uri == picture.exact[0]:
+        return picture.exact[1]
     try:
         with Image.open(io.BytesIO(base64.b64decode(uri[len(PREFIX) :], validate=True)), formats=["PNG"]) as file:
             if max(file.size) > 2 * SIDE:
                 return nothing
             marked = numpy.asarray(file.convert("RGBA"))[..., 3] >= 128
-    except (binascii.Error, UnidentifiedImageError, OSError, SyntaxError, ValueError):
+    except (binascii.Error, Image.DecompressionBombError, OSError, SyntaxError, ValueError):
         return nothing
     if marked.shape == nothing.shape:
         return marked

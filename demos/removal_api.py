@@ -68,6 +68,10 @@ def build(registry: Registry, model_set: str) -> None:
 
     def remove_object(session, image, mask, seed=0, steps=base.steps[0], model_set=model_set) -> Iterator[Any]:
         settings = dataclasses.replace(Settings.of(model_set), seed=seed, steps_1=steps, steps_2=steps).validated()
+        if model_set != base.name:  # another would be fetched, 25 GB of it, for whoever asks
+            raise ValueError(
+                f"This server runs the model set {base.name}, not {model_set}: ask for that, or start it with --model-set {model_set}."
+            )
         picture = georemover.open_picture(sent(image, "image"))
         area = read_mask(sent(mask, "mask"), picture.size)
         asked = Request(picture, area, settings)
@@ -92,12 +96,12 @@ def build(registry: Registry, model_set: str) -> None:
         ],
         api_name=API,
         api_description="An object taken out of a picture with its shadow and reflection. image and mask: files, white in the mask is what "
-        f"goes; it is grown by {Settings.of(model_set).grow} pixels at working size. {_limits()}",
+        f"goes; it is grown by {Settings.of(model_set).grow} pixels at working size. {_limits(model_set)}",
         show_progress="hidden",
         **GPU,
     )
 
 
-def _limits() -> str:
+def _limits(model_set: str) -> str:
     (low, high), (least, most) = Settings.SEED, Settings.STEPS
-    return f"Limits: seed {low} to {high}, steps of each stage {least} to {most}, model set one of {', '.join(flux_fill.BASES)}."
+    return f"Limits: seed {low} to {high}, steps of each stage {least} to {most}, model set {model_set}."

@@ -7,14 +7,15 @@ import secrets
 import time
 import zipfile
 from collections.abc import Iterator, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from demos import BROKE, GPU, LIGHT, halt, on_gpu, progress_line, running_line, workspace
 from demos.figures import safe
-from demos.removal_input import Input
+from demos.removal_files import download
+from demos.removal_input import Input, told
 from demos.removal_settings import Controls
 from pipelines import georemover
 from pipelines.georemover import BatchRow
@@ -36,7 +37,10 @@ SHOWN = (
 )
 
 
-def build(registry: Registry, model_set: str, cache: gr.State, given: Input, controls: Controls) -> None:
+TABLE, PACKED = "georemover.csv", "georemover_composites.zip"
+
+
+def build(registry: Registry, model_set: str, given: Input, controls: Controls) -> None:
     """The widgets and what they do."""
     gr.HTML(f"<div class='lab-intro'>{INTRO}</div>", padding=False)
     packed = gr.File(label="Zip of pictures and masks", file_types=[".zip"], type="filepath", height=100,
@@ -51,63 +55,74 @@ def build(registry: Registry, model_set: str, cache: gr.State, given: Input, con
     board = gr.HTML(padding=False)
     with gr.Row(elem_classes="run-row"):
         save_csv = gr.DownloadButton("Download CSV", size="md", interactive=False, min_width=120)
-        save_zip = gr.DownloadButton("Download pictures (zip)", size="md", interactive=False, min_width=120)
+        save_zip = gr.Button("Download pictures (zip)", size="md", interactive=False, min_width=120)
+    place = gr.State("")  # the folder of the last batch
 
-    def batch(session, path, keep, grow, fill, kept, *values) -> Iterator[Any]:
+    def batch(session, path, keep, grow, fill, *values) -> Iterator[Any]:
         if not path:
             raise ValueError("There is no zip yet: drop one with pictures and masks.")
         settings = controls.asked([1 if name == "variants" else value for name, value in zip(controls.names, values, strict=True)],
                                   grow, fill, model_set)  # fmt: skip
-        none = {button: gr.DownloadButton(value=None, interactive=False) for button in (save_csv, save_zip)}
-        yield {line: progress_line("Starting…", 0.0, "running"), board: "", **none}
         began, rows = time.monotonic(), []
         folder = workspace(session) / secrets.token_hex(6)
         folder.mkdir()
+        yield {
+            line: progress_line("Starting…", 0.0, "running"), board: "", place: str(folder),
+            save_csv: gr.DownloadButton(value=None, interactive=False), save_zip: gr.Button(interactive=False),
+        }  # fmt: skip
         try:
-            for item in live(georemover.run_batch, registry, path, settings, kept, bool(keep), limit_s=LIMIT_S):
+            for item in live(georemover.run_batch, registry, path, settings, bool(keep), limit_s=LIMIT_S):
                 if item is IDLE:
                     yield gr.skip()
                 elif isinstance(item, Progress):
                     yield {line: running_line(item, began, 0)}
                 elif isinstance(item, BatchRow):
-                    rows.append(item)
-                    yield {board: board_html(rows), **files(rows, folder)}
+                    rows.append(pack(item, folder))
+                    path_ = write_table(rows, folder)
+                    yield {board: board_html(rows), save_csv: gr.DownloadButton(value=path_, interactive=True)}
                 elif isinstance(item, Result):
                     text = f"Done: {len(rows)} pictures in {time.monotonic() - began:.0f} s"
-                    yield {line: progress_line(text, 1.0, "done")}
+                    yield {line: progress_line(text, 1.0, "done"), **over}
         except TimeoutError:
             text = f"Stopped after {LIMIT_S / 60:.0f} minutes, the limit of one run. What was done stays."
-            yield {line: progress_line(text, 0.0, "stopped")}
+            yield {line: progress_line(text, 0.0, "stopped"), **over}
 
-    def files(rows: Sequence[BatchRow], folder: Path) -> dict[Any, Any]:
-        paths = write_files(rows, folder)
-        return {
-            button: gr.DownloadButton(value=path, interactive=path is not None)
-            for button, path in zip((save_csv, save_zip), paths, strict=True)
-        }
+    def packed_pictures(folder: str) -> str:
+        with told("Nothing to download"):
+            if not folder or not (Path(folder) / PACKED).is_file():
+                raise ValueError("No picture of this batch was finished: the table says why.")
+        return str(Path(folder) / PACKED)
 
+    # Every update of a file is one more copy of it on the disk, so the pictures wait until they are asked for.
+    over = {save_zip: gr.Button(interactive=True)}
+    download(save_zip, packed_pictures, place)
     run.click(
         on_gpu(
-            batch, stopped={line: progress_line(STOPPED, 0.0, "stopped")},
-            broken={line: progress_line(f"{BROKE} What was done stays.", 0.0, "stopped")},
+            batch, stopped={line: progress_line(STOPPED, 0.0, "stopped"), **over},
+            broken={line: progress_line(f"{BROKE} What was done stays.", 0.0, "stopped"), **over},
         ),
-        [packed, white, given.grow, given.fill, cache, *controls.widgets], [line, board, save_csv, save_zip],
+        [packed, white, given.grow, given.fill, *controls.widgets], [line, board, save_csv, save_zip, place],
         show_progress="hidden", api_visibility="private", trigger_mode="multiple", **GPU,
     )  # fmt: skip
     stop.click(halt, **LIGHT)
 
 
-def write_files(rows: Sequence[BatchRow], folder: Path) -> tuple[str, str | None]:
-    """The table, and the composites that are not packed yet added to their zip."""
-    table, packed = folder / "georemover.csv", folder / "georemover_composites.zip"
-    table.write_text(georemover.rows_to_csv(rows), encoding="utf-8")
-    last = rows[-1]
-    if last.outcome is not None:
+def write_table(rows: Sequence[BatchRow], folder: Path) -> str:
+    """The table of what is done."""
+    (folder / TABLE).write_text(georemover.rows_to_csv(rows), encoding="utf-8")
+    return str(folder / TABLE)
+
+
+def pack(row: BatchRow, folder: Path) -> BatchRow:
+    """The row without its outcome, whose composite is added to the zip: on the disk it takes no memory."""
+    if row.outcome is not None:
         data = io.BytesIO()
-        last.outcome.composites[0].save(data, "PNG")
-        with zipfile.ZipFile(packed, "a", zipfile.ZIP_STORED) as archive:
-            archive.writestr(f"{PurePosixPath(last.name)}_composite.png", data.getvalue())
-    return str(table), str(packed) if packed.exists() else None
+        # Quickly, or finished pictures pile up behind this one.
+        row.outcome.composites[0].save(data, "PNG", compress_level=1)
+        with zipfile.ZipFile(folder / PACKED, "a", zipfile.ZIP_STORED) as archive:
+            archive.writestr(f"{row.name}_composite.png", data.getvalue())
+        row.outcome = None
+    return row
 
 
 def board_html(rows: Sequence[BatchRow]) -> str:
@@ -128,7 +143,7 @@ def _row(row: BatchRow) -> str:
             f"<tr role='row'><th role='rowheader' scope='row'>{safe(row.name)}</th><td role='cell' class='error' colspan='{len(SHOWN)}' "
             f"data-label='Not done'>{safe(row.error)}</td></tr>"
         )
-    values = row.values()
+    values = row.values
     cells = "".join(
         f"<td role='cell' data-label='{name}'{'' if values[key] != '' else ' class=none'}>{_number(values[key])}</td>"
         for key, name in SHOWN

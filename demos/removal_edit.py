@@ -16,6 +16,8 @@ from demos.removal_input import emptied, told
 from pipelines import georemover, removal_views
 
 EDITOR_SIDE = 576
+UNTOUCHED = 1.5 / 255
+"""Difference of grey up to which nothing was painted: one level may be lost on the way through a browser."""
 GREYS = ("#000000", "#404040", "#808080", "#c0c0c0", "#ffffff")
 ABOUT = """<p class='quiet'>Stage 2 takes away what differs between the two depth maps, whoever changed it. Paint an object away with the grey of
 the floor around it (dark is far, bright is near), or paint something into the scene. Or change nothing: then nothing may go.</p>"""
@@ -102,15 +104,17 @@ def bind(edit: Edit, view: Any) -> None:
     def fetched(shown: Any) -> dict[Any, Any]:
         with told("Nothing to paint over"):
             outcome = known(shown)
-        depth = outcome.depth_before if outcome.depth_after is None else outcome.depth_after
-        return {edit.editor: gr.ImageEditor(value=ground(depth), visible=True), edit.use: gr.Button(visible=True)}
+        return {
+            edit.editor: gr.ImageEditor(value=ground(_newest(outcome)), visible=True),
+            edit.use: gr.Button(visible=True),
+        }
 
     def painted(drawn: dict[str, Any] | None, shown: Any, kind: str) -> dict[Any, Any]:
         with told("Nothing was painted"):
             outcome = known(shown)
             if not drawn or drawn.get("composite") is None:
                 raise ValueError("The depth editor is empty: press Paint over the depth after first.")
-        return taken(shown, level_of(drawn["composite"], outcome.depth_before.shape), kind)
+        return taken(shown, level_of(drawn["composite"], _newest(outcome)), kind)
 
     def brought(path: str | None, near_is_dark: bool, shown: Any, kind: str) -> Any:
         if path is None:
@@ -139,6 +143,10 @@ def bind(edit: Edit, view: Any) -> None:
     edit.back.click(given_back, [last, colours], changed, **LIGHT)
 
 
+def _newest(outcome: Any) -> NDArray[numpy.float32]:
+    return outcome.depth_before if outcome.depth_after is None else outcome.depth_after
+
+
 def ground(depth: NDArray[numpy.float32]) -> dict[str, Any]:
     """The editor's value for a depth map, in grey and at a size that can be painted on."""
     grey = removal_views.depth_picture(depth, "grey")
@@ -149,7 +157,15 @@ def ground(depth: NDArray[numpy.float32]) -> dict[str, Any]:
     return {"background": large, "layers": [], "composite": large}
 
 
-def level_of(painted: Image.Image, shape: tuple[int, int]) -> NDArray[numpy.float32]:
-    """Depth (h, w) of what was painted in grey."""
-    grey = numpy.asarray(painted.convert("RGB").convert("L"), dtype=numpy.float32) / 255
-    return cv2.resize(grey, shape[::-1], interpolation=cv2.INTER_AREA)
+def level_of(painted: Image.Image, depth: NDArray[numpy.float32]) -> NDArray[numpy.float32]:
+    """``depth`` (h, w) with what was painted over it in grey; where nothing was, it stays exactly as it is."""
+    grey, before = (
+        numpy.asarray(image.convert("RGB").convert("L"), dtype=numpy.float32) / 255
+        for image in (painted, ground(depth)["composite"])
+    )
+    size = depth.shape[::-1]
+    made = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
+    if grey.shape != before.shape:
+        return made
+    touched = (numpy.abs(grey - before) > UNTOUCHED).astype(numpy.float32)
+    return numpy.where(cv2.resize(touched, size, interpolation=cv2.INTER_AREA) > 0, made, depth)

@@ -6,36 +6,42 @@ import dataclasses
 import json
 import secrets
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import gradio as gr
 import numpy
-from numpy.typing import NDArray
 from PIL import Image
 
-from demos import workspace
-from demos.removal_scenes import Picture
+from demos import LIGHT, TALKS, workspace
+from demos.removal_scenes import HELD_OUT, Picture
 from pipelines import georemover, images
-from pipelines.georemover import Outcome, Recipe, Settings
+from pipelines.georemover import Geometry, Outcome, Recipe, Settings
+from pipelines.scenes.grammar import FLOORS
 
 SLUG = "georemover"
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Part:
-    """What a run has that was asked for the geometry only; stands in the place of an ``Outcome``."""
+SAVE = """(file) => {
+  const link = document.createElement("a");
+  link.href = file.url;
+  link.download = file.orig_name;
+  link.click();
+}"""
 
-    depth_before: NDArray[numpy.float32]
-    depth_after: NDArray[numpy.float32] | None
-    mask: NDArray[numpy.bool_]
-    notes: list[str]
+
+def download(button: gr.Button, make: Callable[..., str], inputs: Any) -> None:
+    """Let ``button`` save the file that ``make`` writes when it is pressed; a DownloadButton wants its file before."""
+    file = gr.DownloadButton(visible=False)
+    button.click(make, inputs, file, **TALKS).success(None, file, None, js=SAVE, **LIGHT)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Shown:
-    """A run and its files; per variant a result, a composite and a strip, and a zip of all. Of a :class:`Part` there are none."""
+    """A run and its files; per variant a result, a composite and a strip, and a zip of all. Of a ``Geometry`` there are none."""
 
-    outcome: Outcome | Part
+    outcome: Outcome | Geometry
     key: str
     """Of its :class:`Picture`."""
     clean: Image.Image | None = None
@@ -58,22 +64,23 @@ class Shown:
 
     def variants(self, which: str) -> list[tuple[str, str]]:
         paths = self.composites if which == "composite" else self.results
-        seed = self.outcome.settings.seed
-        return [(path, f"seed {seed + number}") for number, path in enumerate(paths)]
+        return [(path, f"seed {seed}") for path, seed in zip(paths, self.outcome.seeds, strict=True)]
 
     def files(self) -> tuple[str, str, str]:
         return self.results[self.index], self.composites[self.index], self.everything
 
 
-def write(outcome: Outcome, picture: Picture, session: str, clean: Image.Image | None = None) -> Shown:
-    """The files of a run."""
+def write(
+    outcome: Outcome, picture: Picture, session: str, clean: Image.Image | None = None, drawn: bool = False
+) -> Shown:
+    """The files of a run; ``drawn``: its mask is no solid of the scene."""
     folder = workspace(session) / secrets.token_hex(6)
     folder.mkdir()
-    record = settings_record(outcome.settings, picture)
+    record = settings_record(outcome, picture, drawn)
     models = [str(model["key"]) for model in outcome.models]
     written: dict[str, list[str]] = {"result": [], "composite": [], "strip": []}
     for index, result in enumerate(outcome.results):
-        seed = outcome.settings.seed + index
+        seed = outcome.seeds[index]
         stem, kept = f"{SLUG}_{picture.name}_{seed}", {**record, "seed": seed}
         pictures = {
             "result": Image.fromarray(numpy.asarray(result)),
@@ -88,7 +95,8 @@ def write(outcome: Outcome, picture: Picture, session: str, clean: Image.Image |
     ground, original = folder / "before.png", folder / "original.png"
     Image.fromarray(numpy.asarray(outcome.image)).save(ground)
     picture.image.save(original, compress_level=1)
-    everything = georemover.save_zip(outcome, folder / f"{SLUG}_{picture.name}_{outcome.settings.seed}.zip")
+    more = {"mask": record["mask"], "compare": record["compare"]}
+    everything = georemover.save_zip(outcome, folder / f"{SLUG}_{picture.name}_{outcome.settings.seed}.zip", more)
     if picture.recipe is not None:
         with zipfile.ZipFile(everything, "a") as archive:
             archive.writestr("scene.json", json.dumps(record["scene"], indent=1))
@@ -101,23 +109,70 @@ def write(outcome: Outcome, picture: Picture, session: str, clean: Image.Image |
     )
 
 
-def settings_record(settings: Settings, picture: Picture) -> dict[str, Any]:
-    """The settings, and of a rendered scene its recipe: everything that makes the picture again."""
-    record = dataclasses.asdict(settings)
+def settings_record(outcome: Outcome, picture: Picture, drawn: bool) -> dict[str, Any]:
+    """The settings, of a rendered scene its recipe, and whether the mask or the depth were a visitor's own: these are in no PNG."""
+    record: dict[str, Any] = {
+        **dataclasses.asdict(outcome.settings), "depth": outcome.depth_from, "mask": "drawn" if drawn else "solid",
+        "original_size": list(outcome.original_size), "compare": outcome.fill_only is not None,
+        "adapters": {model["key"]: model["sha256"] for model in outcome.models if "sha256" in model},
+    }  # fmt: skip
     if picture.recipe is not None:
         record["scene"] = {**dataclasses.asdict(picture.recipe), "index": picture.index or 0}
     return record
 
 
-def settings_inside(path: str | Path) -> tuple[Settings, Recipe | None]:
-    """The checked settings of a PNG that this tab wrote, and its scene's recipe."""
+@dataclasses.dataclass(frozen=True)
+class Inside:
+    """What a PNG of this tab holds."""
+
+    settings: Settings
+    recipe: Recipe | None
+    drawn: bool
+    """Its mask is no solid of the scene."""
+    depth: str
+    """As ``Outcome.depth_from``."""
+
+    def next_step(self) -> str:
+        """What is to be done to make the picture again."""
+        lacking = ["the picture and its mask"] if self.recipe is None else ["the brushed mask"] if self.drawn else []
+        lacking += ["the depth after that was painted or brought"] if self.depth == "given" else []
+        press = {
+            "given": "Render from my depth", "unchanged": "1 Estimate depth and What if the depth had not changed?"
+        }.get(self.depth, "Remove")  # fmt: skip
+        if not lacking:
+            return f"Press {press} to make it again."
+        return f"The file does not hold {' and '.join(lacking)}: bring that again, then press {press}."
+
+
+def settings_inside(path: str | Path) -> Inside:
+    """The checked settings of a PNG that this tab wrote, and its scene's recipe.
+
+    Raises:
+        ValueError: it is no such PNG, or what it claims is out of bounds.
+    """
     found = images.read_settings(path, tab=SLUG)["settings"]
     names = {field.name for field in dataclasses.fields(Settings)}
     settings = Settings(**{name: value for name, value in found.items() if name in names}).validated()
-    scene = found.get("scene")
-    if scene is None:
-        return settings, None
-    known = {field.name for field in dataclasses.fields(Recipe)}
-    if not isinstance(scene, dict) or not isinstance(scene.get("seed"), int) or not isinstance(scene.get("index"), int):
+    recipe = None if found.get("scene") is None else _recipe_inside(found["scene"])
+    depth = str(found.get("depth", "stage 1"))
+    return Inside(settings, recipe, found.get("mask", "solid") == "drawn", depth)
+
+
+def _recipe_inside(scene: Any) -> Recipe:
+    """The recipe, but for its title, as the page itself may ask for it."""
+    wanted: dict[str, Callable[[Any], bool]] = {
+        "seed": lambda v: _whole(v) and 0 <= v < HELD_OUT,
+        "count": lambda v: v is None or (_whole(v) and 1 <= v <= 3),
+        "floor": lambda v: v is None or v in FLOORS,
+        "light": lambda v: v is None or v in ("soft", "hard"),
+        "mirror": lambda v: v is None or isinstance(v, bool),
+        "index": lambda v: _whole(v) and v >= 0,
+    }
+    known = scene if isinstance(scene, dict) else {}
+    if not all(fits(known.get(name)) for name, fits in wanted.items()):
         raise ValueError("The scene in this PNG cannot be read: drop one that this page wrote, unedited.")
-    return settings, Recipe(**{name: value for name, value in scene.items() if name in known})
+    return Recipe(**{name: known.get(name) for name in wanted})
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

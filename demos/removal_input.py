@@ -12,9 +12,11 @@ from typing import Any
 import gradio as gr
 
 from demos import LIGHT, TALKS, explain, painter, removal_scenes
+from demos.removal_files import download
 from demos.removal_mask import (
     BRUSH,
     CLICK,
+    asked_mask,
     current_mask,
     marked,
     mask_file,
@@ -24,7 +26,7 @@ from demos.removal_mask import (
     snapped,
     solid_mask,
 )
-from demos.removal_scenes import FIRST_MASK, HELD_OUT, Picture
+from demos.removal_scenes import HELD_OUT, Picture
 from pipelines import flux_fill, georemover
 from pipelines.georemover import EXAMPLES, Recipe, Settings
 from pipelines.scenes.grammar import FLOORS
@@ -54,7 +56,7 @@ class Input:
     run: gr.Button
     stop: gr.Button
     load: Callable[..., dict[Any, Any]]
-    """``load(picture, session, grow, fill, brushed mask)``: the updates that put it on the page."""
+    """``load(picture, grow, fill, brushed mask)``: the updates that put it on the page."""
     outputs: list[gr.blocks.Block]
     """What ``load`` updates."""
 
@@ -123,7 +125,7 @@ def build(model_set: str, licence: str) -> Input:
         fill = gr.Checkbox(value=True, label="Fill holes")
         white = gr.Checkbox(value=False, label="In mask files, white = keep")
         mask_drop = _drop("Use a mask from a file", "removal-mask")
-        save = gr.DownloadButton("Download mask", str(FIRST_MASK), size="md")
+        save = gr.Button("Download mask", size="md")
         edges = gr.Button("Snap the strokes to the object", size="md")
         preview = _picture("What the model gets", marked(start, solid_mask(start), base))
 
@@ -139,52 +141,69 @@ def build(model_set: str, licence: str) -> Input:
         }  # fmt: skip
 
     def load(
-        new: Picture, session: str, pixels: float | None = None, holes: bool = True, brushed: Any = None
-    ) -> dict[Any, Any]:
+        new: Picture, pixels: float | None = None, holes: bool = True, brushed: Any = None
+    ) -> dict[Any, Any]:  # fmt: skip
         rendered = new.solids is not None
         updates = {
-            picture: new, key: new.key, scene if rendered else mine: new, kind: SCENE if rendered else OWN,
+            picture: new, key: new.key, home(new): new, kind: SCENE if rendered else OWN,
             own_box: gr.Column(visible=not rendered),
         }  # fmt: skip
         if rendered:
             updates |= {solid: gr.Radio(choices=solid_choices(new), value=new.index), number: new.recipe.seed}
-        if rendered and brushed is None:
-            updates |= {mode: gr.Radio(value=CLICK, visible=True), editor: None, **sides(True, False)}
-            updates[solid] = gr.Radio(choices=solid_choices(new), value=new.index, visible=True)
-            return {**updates, **look(new, CLICK, None, pixels, holes, session)}
-        return {
-            **updates, **on_brush(new, brushed, pixels, holes, session), mode: gr.Radio(value=BRUSH, visible=rendered)
-        }  # fmt: skip
+        how = new.mode or CLICK if rendered else BRUSH
+        if brushed is not None or (how == BRUSH and not new.strokes):
+            updates |= on_brush(new, brushed, pixels, holes)
+            how = BRUSH
+        else:  # as it was left
+            updates |= {editor: new.strokes, **look(new, how, new.strokes, pixels, holes)}
+        updates |= {mode: gr.Radio(value=how, visible=rendered), **sides(how == CLICK, how == BRUSH)}
+        if rendered:
+            updates[solid] = gr.Radio(choices=solid_choices(new), value=new.index, visible=how == CLICK)
+        return updates
 
-    def look(now: Picture | None, how: str, drawn: Any, pixels: Any, holes: bool, session: str) -> dict[Any, Any]:
-        """The mask as it is now: in words, as the model gets it, in the scene, and as a file."""
+    def home(of: Picture) -> gr.State:
+        """Where the last picture of its kind is kept."""
+        return mine if of.solids is None else scene
+
+    def left(now: Picture | None, how: str, drawn: Any) -> dict[Any, Any]:
+        """The picture with the strokes on it, for whoever goes to another one and comes back."""
+        if now is None or not isinstance(drawn, dict) or drawn.get("key") != now.key:
+            return {}
+        return {home(now): dataclasses.replace(now, strokes=drawn, mode=how)}
+
+    def look(now: Picture | None, how: str, drawn: Any, pixels: Any, holes: bool) -> dict[Any, Any]:
+        """The mask as it is now: in words, as the model gets it, and in the scene."""
         if now is None:
             return {line: mask_line(None, None, base)}
         mask, pixels = current_mask(now, how, drawn), None if pixels is None else int(pixels)
         shown = marked(now, mask, base, pixels, bool(holes))
-        path = mask_file(now, mask, session)
         updates = {
             line: mask_line(now, mask, base, pixels, bool(holes)), preview: shown,
-            save: gr.DownloadButton(value=path, interactive=path is not None),
+            save: gr.Button(interactive=bool(mask.any())),
         }  # fmt: skip
         return {**updates, seen: shown} if now.solids is not None and how == CLICK else updates
 
-    def on_brush(now: Picture, mask: Any, pixels: float, holes: bool, session: str) -> dict[Any, Any]:
+    def on_brush(now: Picture, mask: Any, pixels: float | None, holes: bool) -> dict[Any, Any]:
         """Over to the brush, with ``mask`` as what is painted already."""
-        drawn = painter.value_of(now.image, mask, now.key)
+        new, drawn = painter.put_on(now, mask)
         return {
-            mode: BRUSH, **sides(False, True), editor: drawn, **look(now, BRUSH, drawn, pixels, holes, session)
+            picture: new, home(new): new, mode: BRUSH, **sides(False, True), editor: drawn,
+            **look(new, BRUSH, drawn, pixels, holes),
         }  # fmt: skip
 
-    def changed(now, how, drawn, pixels, holes, request: gr.Request) -> dict[Any, Any]:
-        return look(now, how, drawn, pixels, holes, _session(request))
+    def changed(now, how, drawn, pixels, holes) -> dict[Any, Any]:
+        return {**left(now, how, drawn), **look(now, how, drawn, pixels, holes)}
 
-    def choose(now: Picture, index: int | None, rest: list[Any], session: str) -> dict[Any, Any]:
+    def saved(now, how, drawn, request: gr.Request) -> str:
+        with told("There is no mask to save"):
+            return mask_file(now, asked_mask(now, how, drawn), request.session_hash or "")
+
+    def choose(now: Picture, index: int | None, rest: list[Any]) -> dict[Any, Any]:
         new = now.chosen(index)
         # The brush goes on from the object that was clicked last, so strokes around another one go.
-        return {picture: new, scene: new, solid: index, editor: None, **look(new, *rest, session)}
+        return {picture: new, scene: new, solid: index, editor: None, **look(new, *rest)}
 
-    def click(now, how, drawn, pixels, holes, request: gr.Request, event: gr.SelectData) -> Any:
+    def click(now, how, drawn, pixels, holes, event: gr.SelectData) -> Any:
         if now is None or now.solids is None:
             return gr.skip()
         scale = shown_scale(now)
@@ -192,58 +211,58 @@ def build(model_set: str, licence: str) -> Input:
         if index is None:
             gr.Info("There is no object here: click one of the solids.", title="Nothing chosen")
             return gr.skip()
-        return choose(now, index, [how, drawn, pixels, holes], _session(request))
+        return choose(now, index, [how, drawn, pixels, holes])
 
-    def pick(index, now, how, drawn, pixels, holes, request: gr.Request) -> Any:
+    def pick(index, now, how, drawn, pixels, holes) -> Any:
         if now is None or now.solids is None:
             return gr.skip()
-        return choose(now, index, [how, drawn, pixels, holes], _session(request))
+        return choose(now, index, [how, drawn, pixels, holes])
 
-    def switch(how: str, now: Picture | None, drawn: Any, pixels, holes, request: gr.Request) -> Any:
+    def switch(how: str, now: Picture | None, drawn: Any, pixels, holes) -> Any:
         """To the brush: it goes on from the clicked object. Strokes that are there for this picture stay."""
         if now is not None and how == BRUSH and not drawn:
-            return on_brush(now, solid_mask(now), pixels, holes, _session(request))
+            return on_brush(now, solid_mask(now), pixels, holes)
         updates = sides(how == CLICK, how == BRUSH)
-        return updates if now is None else {**updates, **look(now, how, drawn, pixels, holes, _session(request))}
+        return updates if now is None else {**updates, **look(now, how, drawn, pixels, holes)}
 
-    def bring(path: str | None, pixels, holes, request: gr.Request) -> Any:
+    def bring(path: str | None, pixels, holes) -> Any:
         if path is None:
             return gr.skip()
         with told("This picture was not taken"):
             opened = georemover.open_picture(path)
             georemover.working_size(opened.size, base)  # says in one sentence what is too small
         new = removal_scenes.own(opened, Path(path).stem[:60])
-        return {**load(new, _session(request), pixels, holes), dropped: None}
+        return {**load(new, pixels, holes), dropped: None}
 
-    def other_kind(which, last_scene, last_own, pixels, holes, request: gr.Request) -> dict[Any, Any]:
-        known = last_scene if which == SCENE else last_own
+    def other_kind(which, last_scene, last_own, now, how, drawn, pixels, holes) -> dict[Any, Any]:
+        known, was = last_scene if which == SCENE else last_own, left(now, how, drawn)
         if known is not None:
-            return load(known, _session(request), pixels, holes)
+            return {**was, **load(known, pixels, holes)}
         return {
-            picture: None, key: "", own_box: gr.Column(visible=True), mode: gr.Radio(visible=False), editor: None,
-            line: mask_line(None, None, base), preview: None, save: gr.DownloadButton(interactive=False), **sides(False, False),
+            **was, picture: None, key: "", own_box: gr.Column(visible=True), mode: gr.Radio(visible=False), editor: None,
+            line: mask_line(None, None, base), preview: None, save: gr.Button(interactive=False), **sides(False, False),
         }  # fmt: skip
 
-    def bring_mask(path: str | None, keep: bool, now, pixels, holes, request: gr.Request) -> Any:
+    def bring_mask(path: str | None, keep: bool, now, pixels, holes) -> Any:
         if path is None:
             return gr.skip()
         with told("This mask was not taken"):
             if now is None:
                 raise ValueError("There is no picture yet that this mask could belong to: bring the picture first.")
             mask = read_mask(path, now.image.size, bool(keep))
-        return {**on_brush(now, mask, pixels, holes, _session(request)), mask_drop: None}
+        return {**on_brush(now, mask, pixels, holes), mask_drop: None}
 
-    def snap(now, how, drawn, pixels, holes, request: gr.Request) -> Any:
+    def snap(now, how, drawn, pixels, holes) -> Any:
         with told("The mask stays as it is"):
             if now is None:
                 raise ValueError("There is no picture yet: roll a scene or bring one of your own.")
             mask = snapped(now, current_mask(now, how, drawn))
-        return on_brush(now, mask, pixels, holes, _session(request))
+        return on_brush(now, mask, pixels, holes)
 
-    def roll_scene(seed, objects, ground, lamp, shine, pixels, holes, request: gr.Request) -> dict[Any, Any]:
+    def roll_scene(seed, objects, ground, lamp, shine, pixels, holes) -> dict[Any, Any]:
         with told("No scene was rolled"):
             new = removal_scenes.roll(recipe_of(seed, objects, ground, lamp, shine))
-        return load(new, _session(request), pixels, holes)
+        return load(new, pixels, holes)
 
     rolling = [count, floor, light, mirror, *tools]
     again.click(roll_scene, [number, *rolling], outputs, **TALKS)
@@ -252,14 +271,18 @@ def build(model_set: str, licence: str) -> Input:
     )
     seen.select(click, state, [picture, scene, solid, editor, *by_look], **TALKS)
     solid.input(pick, [solid, *state], [picture, scene, solid, editor, *by_look], **LIGHT)
-    to_brush = [mode, *boxes, *by_look]
+    to_brush = [picture, scene, mine, mode, *boxes, *by_look]
     mode.input(switch, [mode, picture, editor, *tools], to_brush, **LIGHT)
-    gr.on([editor.change, grow.change, fill.change], changed, state, by_look, trigger_mode="always_last", **LIGHT)
-    kind.input(other_kind, [kind, scene, mine, *tools], outputs, **LIGHT)
+    gr.on(
+        [editor.change, grow.change, fill.change], changed, state, [scene, mine, *by_look], trigger_mode="always_last",
+        **LIGHT,
+    )  # fmt: skip
+    kind.input(other_kind, [kind, scene, mine, *state], outputs, **LIGHT)
     emptied(dropped, dropped.upload(bring, [dropped, *tools], [*outputs, dropped], **TALKS))
     brought = mask_drop.upload(bring_mask, [mask_drop, white, picture, *tools], [*to_brush, mask_drop], **TALKS)
     emptied(mask_drop, brought)
     edges.click(snap, state, to_brush, **TALKS)
+    download(save, saved, [picture, mode, editor])
     return Input(picture, key, mode, editor, grow, fill, chips, run, stop, load, outputs)
 
 
@@ -272,10 +295,6 @@ def _picture(label: str, value: Any, *more: str) -> gr.Image:
         value, label=label, type="pil", format="png", interactive=False, buttons=["fullscreen"],
         elem_classes=["frame", *more], alt_text=f"{label}: what is marked is red",
     )  # fmt: skip
-
-
-def _session(request: gr.Request) -> str:
-    return request.session_hash or ""
 
 
 def solid_choices(picture: Picture) -> list[tuple[str, int]]:

@@ -3,34 +3,35 @@
 from __future__ import annotations
 
 import secrets
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from demos import painter, workspace
-from demos.removal_scenes import Picture
+from demos.removal_scenes import SIDE, Picture
 from pipelines import georemover, images, masks
 from pipelines.flux_fill import FillBase
 
 CLICK, BRUSH = "click", "brush"
-SHOWN_SIDE = 768
 SNAP_SIDE = 512
 """Long side at which GrabCut looks: it takes seconds on a large picture."""
 
 
-def asked_mask(picture: Picture | None, mode: str, drawn: Any) -> NDArray[numpy.bool_]:
+def asked_mask(picture: Picture | None, mode: str, drawn: Any, needed: bool = True) -> NDArray[numpy.bool_]:
     """The mask (H, W) at the original's size, before it is grown.
 
     Raises:
-        ValueError: there is no picture, or nothing is marked.
+        ValueError: there is no picture, or nothing is marked although a mask is ``needed``.
     """
     if picture is None:
         raise ValueError("There is no picture yet: roll a scene or bring one of your own.")
     mask = current_mask(picture, mode, drawn)
-    if not mask.any():
+    if needed and not mask.any():
         clicks = mode == CLICK and picture.solids is not None
         raise ValueError(
             "Nothing is chosen yet: click the object that is to go."
@@ -44,20 +45,20 @@ def current_mask(picture: Picture, mode: str, drawn: Any) -> NDArray[numpy.bool_
     """As :func:`asked_mask`, empty where nothing is marked."""
     if mode == CLICK and picture.solids is not None:
         return solid_mask(picture)
-    return painter.mask_in(drawn, picture.key, picture.image.size)
+    return painter.mask_in(drawn, picture)
 
 
 def read_mask(path: str | Path, size: tuple[int, int], white_is_keep: bool = False) -> NDArray[numpy.bool_]:
     """A mask file for a picture of ``size`` (width, height).
 
     Raises:
-        ValueError: it cannot be read, or marks nothing.
+        ValueError: it cannot be read, is of another format, or marks nothing.
     """
     try:
         with Image.open(path) as file:
             images.check_size(*file.size)
             mask = masks.from_picture(file, size, white_is_keep)
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError) as error:
+    except (OSError, SyntaxError, struct.error, zlib.error, Image.DecompressionBombError) as error:
         raise ValueError("This mask cannot be read: save it as a PNG, white where something is to go.") from error
     if not mask.any():
         raise ValueError(
@@ -75,7 +76,7 @@ def solid_mask(picture: Picture) -> NDArray[numpy.bool_]:
 
 def shown_scale(picture: Picture) -> float:
     """Pixels of the shown scene for one of the original."""
-    return SHOWN_SIDE / max(picture.image.size)
+    return SIDE / max(picture.image.size)
 
 
 def worked(picture: Picture, mask: NDArray[numpy.bool_], base: FillBase, grow: int, fill: bool) -> NDArray[numpy.bool_]:
@@ -88,12 +89,9 @@ def marked(
     picture: Picture, mask: NDArray[numpy.bool_], base: FillBase, grow: int | None = None, fill: bool = True
 ) -> Image.Image:
     """The picture with the mask as the model gets it in red, at a size that a screen shows well."""
-    scale = shown_scale(picture)
-    size = (max(round(picture.image.width * scale), 1), max(round(picture.image.height * scale), 1))
-    shown = picture.image.resize(size, Image.Resampling.LANCZOS)
     if not mask.any():
-        return shown
-    return masks.overlay(shown, worked(picture, mask, base, base.grow if grow is None else grow, fill))
+        return picture.small
+    return masks.overlay(picture.small, worked(picture, mask, base, base.grow if grow is None else grow, fill))
 
 
 def mask_line(
@@ -133,10 +131,8 @@ def snapped(picture: Picture, mask: NDArray[numpy.bool_]) -> NDArray[numpy.bool_
     return masks.resized(found, picture.image.size)
 
 
-def mask_file(picture: Picture, mask: NDArray[numpy.bool_], session: str) -> str | None:
-    """The mask without growth, white where something is to go, so that bringing it back gives the same; None if empty."""
-    if not mask.any():
-        return None
+def mask_file(picture: Picture, mask: NDArray[numpy.bool_], session: str) -> str:
+    """The mask without growth, white where something is to go, so that bringing it back gives the same."""
     folder = workspace(session) / secrets.token_hex(6)
     folder.mkdir()
     path = folder / f"{picture.name}_mask.png"

@@ -9,17 +9,18 @@ from typing import Any
 
 import gradio as gr
 import numpy
+from numpy.typing import NDArray
 from PIL import Image
 
 from demos import BROKE, GPU, LIGHT, TALKS, Entry, History, halt, on_gpu, progress_line, removal_scenes, running_line
 from demos.removal_edit import Edit
-from demos.removal_files import Part, Shown, write
+from demos.removal_files import Shown, write
 from demos.removal_input import Input, told
-from demos.removal_mask import BRUSH, asked_mask, worked
+from demos.removal_mask import BRUSH, asked_mask
 from demos.removal_settings import Controls
 from demos.removal_view import View
-from pipelines import depth_maps, flux_fill, georemover
-from pipelines.georemover import EXAMPLES, Cache, Preview, Request
+from pipelines import georemover
+from pipelines.georemover import EXAMPLES, Cache, Geometry, Preview, Request
 from pipelines.lane import IDLE, Progress, Result, live
 from pipelines.registry import Registry
 
@@ -29,11 +30,19 @@ STOPPED = "Stopped. Stages that were finished are kept; Remove goes on from them
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Kept:
-    """What the history needs to bring a result back: the run, its picture, and the strokes if it was brushed."""
+    """What the history needs to bring a result back: the run, its picture, and the mask if it was brushed."""
 
     shown: Shown
     picture: removal_scenes.Picture
-    brushed: Any
+    packed: Any
+    """The mask, eight pixels a byte, because two dozen of them may be as large as a photograph; None if a solid was clicked."""
+
+    @property
+    def brushed(self) -> NDArray[numpy.bool_] | None:
+        width, height = self.picture.image.size
+        if self.packed is None:
+            return None
+        return numpy.unpackbits(self.packed, count=width * height).reshape(height, width).astype(bool)
 
 
 def bind(
@@ -42,70 +51,68 @@ def bind(
     """Tie the buttons to the runs."""
 
     def going(
-        session: str, asked: Request, kept: Cache, picture: removal_scenes.Picture, mode: str, look: tuple[str, str],
+        session: str, asked: Request, kept: Cache, picture: removal_scenes.Picture, mode: str, look: tuple[str, str, float],
         entries: list[Entry], until: str = "",
     ) -> Iterator[Any]:  # fmt: skip
         """``until``: the stage, as previews name it, after which it is enough; empty for all."""
         yield {view.line: progress_line("Starting…", 0.0, "running")}
-        began, clean, before = time.monotonic(), None, None
+        began, clean = time.monotonic(), None
         asked = dataclasses.replace(asked, known_world=picture.solids is not None)
         about = picture.meant(asked.mask)
         if not until and about is not None:
             truth = removal_scenes.truth(dataclasses.replace(picture.recipe, index=about))
             asked, clean = dataclasses.replace(asked, truth=truth), Image.fromarray(truth.clean)
-        for item in live(georemover.remove, registry, asked, kept, limit_s=LIMIT_S):
+        work = [georemover.geometry, registry, asked, kept, until == georemover.DEPTH_AFTER] if until else [
+            georemover.remove, registry, asked, kept,
+        ]  # fmt: skip
+        for item in georemover.keeping(live(*work, limit_s=LIMIT_S), kept):
             if item is IDLE:
                 yield gr.skip()
             elif isinstance(item, Progress):
                 yield {view.line: running_line(item, began)}
-            elif isinstance(item, Preview) and item.stage == until and item.step == item.steps:
-                # Enough: leaving the stream ends the job, and what is finished stays in the cache.
-                yield ended(asked, picture, item, before, look[0], began)
-                return
             elif isinstance(item, Preview):
-                before = item.picture if item.stage == georemover.DEPTH_BEFORE else before
                 yield view.preview(item, picture.image, look[0]) or gr.skip()
+            elif isinstance(item, Result) and isinstance(item.value, Geometry):
+                text = f"{until} done in {time.monotonic() - began:.1f} s"
+                updates = view.show(Shown(item.value, picture.key), *look)
+                yield {**updates, view.line: progress_line(text, 1.0, "done")}
             elif isinstance(item, Result):
                 # Writing takes a while where the original is large: the geometry need not wait for it.
                 yield view.geometry_of(item.value, look[0])
-                shown = write(item.value, picture, session, clean)
+                drawn = mode == BRUSH or picture.solids is None
+                shown = write(item.value, picture, session, clean, drawn)
                 text = f"Done in {time.monotonic() - began:.1f} s"
                 updates = {**view.show(shown, *look), view.line: progress_line(text, 1.0, "done")}
                 if shown.results:
-                    name = picture.names[picture.index] if picture.names and picture.index is not None else picture.name
-                    brushed = asked.mask if mode == BRUSH or picture.solids is None else None
+                    name = picture.names[about] if picture.names and about is not None else picture.name
                     caption = f"{name} · seed {shown.outcome.settings.seed}"
-                    updates |= history.add(entries, Entry(shown.results[0], caption, Kept(shown, picture, brushed)))
+                    packed = numpy.packbits(asked.mask) if drawn else None
+                    held = Kept(shown, picture.chosen(picture.index), packed)
+                    updates |= history.add(entries, Entry(shown.results[0], caption, held))
                 yield updates
-
-    def ended(asked: Request, picture, item: Preview, before: Any, colours: str, began: float) -> dict[Any, Any]:
-        """The updates of a run that ends with ``item``, a finished depth map in the models' colours."""
-        found = [depth_maps.from_colours(numpy.asarray(p))[0] for p in (before, item.picture) if p is not None]
-        settings = asked.settings
-        mask = worked(picture, asked.mask, flux_fill.BASES[model_set], settings.grow, settings.fill_holes)
-        notes = [georemover.warn_large_mask(mask), georemover.warn_partial_mask(found[0], mask)]
-        notes += [georemover.warn_unchanged_depth(*found, mask)] if len(found) == 2 else []
-        part = Part(found[0], found[1] if len(found) == 2 else None, mask, [note for note in notes if note])
-        text = f"{item.stage} done in {time.monotonic() - began:.1f} s"
-        return {**view.show(Shown(part, picture.key), colours, ""), view.line: progress_line(text, 1.0, "done")}
 
     def run(name: str, until: str = "", own: bool = False) -> Callable[..., Iterator[Any]]:
         """A run up to ``until``; with ``own``, from the visitor's depth where there is one for this picture."""
 
         def removal(
-            session, picture, mode, drawn, grow, fill, depth, compare, colours, which, entries, kept, *values
+            session, picture, mode, drawn, grow, fill, depth, compare, colours, which, threshold, entries, kept, *values
         ) -> Iterator[Any]:  # fmt: skip
-            mask = asked_mask(picture, mode, drawn)
+            mask = asked_mask(picture, mode, drawn, needed=until != georemover.DEPTH_BEFORE)
             after = depth.after if own and depth is not None and depth.key == picture.key else None
             settings = controls.asked(values, grow, fill, model_set)
             asked = Request(picture.image, mask, settings, depth_after=after, compare=bool(compare))
-            yield from going(session, asked, kept, picture, mode, (colours, which), entries, until)
+            try:
+                yield from going(session, asked, kept, picture, mode, (colours, which, threshold), entries, until)
+            except georemover.NoWeights:
+                if not until:
+                    yield view.stand_in(*georemover.without_weights(asked))
+                raise
 
         removal.__name__ = name
         return removal
 
     def render_unchanged(
-        session, picture, mode, drawn, grow, fill, shown, compare, colours, which, entries, kept, *values
+        session, picture, mode, drawn, grow, fill, shown, compare, colours, which, threshold, entries, kept, *values
     ) -> Iterator[Any]:  # fmt: skip
         """Render as if stage 1 had changed nothing: the picture must stay as it is."""
         mask = asked_mask(picture, mode, drawn)
@@ -114,10 +121,10 @@ def bind(
         same, settings = shown.outcome.depth_before, controls.asked(values, grow, fill, model_set)
         settings = dataclasses.replace(settings, depth_assist=False)  # that depth has been assisted already
         asked = Request(picture.image, mask, settings, depth_after=same, depth_before=same)
-        yield from going(session, asked, kept, picture, mode, (colours, which), entries)
+        yield from going(session, asked, kept, picture, mode, (colours, which, threshold), entries)
 
     mine = [given.picture, given.mode, given.editor, given.grow, given.fill]
-    rest = [controls.compare, view.colours, view.which, history.entries, cache, *controls.widgets]
+    rest = [controls.compare, view.colours, view.which, view.threshold, history.entries, cache, *controls.widgets]
     inputs = [*mine, edit.own, *rest]
     shared = {"outputs": [*view.outputs, *history.outputs], "show_progress": "hidden", "api_visibility": "private"}
     shared |= {"trigger_mode": "multiple", **GPU}
@@ -133,10 +140,10 @@ def bind(
     edit.unchanged.click(on_gpu(render_unchanged, **ends), [*mine, view.last, *rest], **shared)
     given.stop.click(halt, **LIGHT)
 
-    def example(pixels, holes, request: gr.Request, event: gr.EventData) -> dict[Any, Any]:
+    def example(pixels, holes, event: gr.EventData) -> dict[Any, Any]:
         with told("No scene was rolled"):
             new = removal_scenes.roll(EXAMPLES[given.chips.index(event.target)])
-        return given.load(new, request.session_hash or "", pixels, holes)
+        return given.load(new, pixels, holes)
 
     chosen = gr.on([chip.click for chip in given.chips], example, [given.grow, given.fill], given.outputs, **TALKS)
     chosen.success(whole, inputs, **shared)
@@ -152,10 +159,10 @@ def _look(given: Input, view: View, edit: Edit) -> None:
     def other(shown: Shown | None, which: str) -> Any:
         return gr.skip() if shown is None or not shown.results else view.result_of(shown, which)
 
-    def variant(shown: Shown | None, colours: str, which: str, event: gr.SelectData) -> Any:
+    def variant(shown: Shown | None, colours: str, which: str, threshold: float, event: gr.SelectData) -> Any:
         if shown is None or not isinstance(event.index, int) or not 0 <= event.index < len(shown.results):
             return gr.skip()
-        return view.show(dataclasses.replace(shown, index=event.index), colours, which)
+        return view.show(dataclasses.replace(shown, index=event.index), colours, which, threshold)
 
     def warmed(shown: Shown | None, threshold: float) -> Any:
         return gr.skip() if shown is None or not shown.results else view.warm(shown, threshold)
@@ -165,7 +172,8 @@ def _look(given: Input, view: View, edit: Edit) -> None:
 
     view.colours.input(recoloured, [view.last, view.colours], view.depths, **LIGHT)
     view.which.input(other, [view.last, view.which], [view.slider, view.gallery], **LIGHT)
-    view.gallery.select(variant, [view.last, view.colours, view.which], view.outputs, **LIGHT)
+    looks = [view.last, view.colours, view.which, view.threshold]
+    view.gallery.select(variant, looks, view.outputs, **LIGHT)
     view.threshold.change(
         warmed, [view.last, view.threshold], [view.heat, view.heat_words], trigger_mode="always_last", **LIGHT
     )

@@ -10,7 +10,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import secrets
-from functools import lru_cache
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipelines.georemover import Recipe
-from pipelines.registry import ROOT
+from pipelines.registry import LOAD_LOCK, ROOT
 
 if TYPE_CHECKING:
     from pipelines.scenes.removal import Pair
@@ -30,6 +32,10 @@ START = Recipe(29)
 """What :func:`first` shows: two balls on mirroring wood, of which the left one is to go."""
 HELD_OUT = 1_000_000
 """Seeds of scenes below this one were never trained on."""
+SIDE = 768
+"""Long side of a picture as the page shows it: more is not seen, less is hard to hit."""
+WAIT_S = 20.0
+"""Longest time that a scene waits for models that are being loaded."""
 COVERED, SHARED = 0.1, 0.25
 """A brushed mask is about the solid of which it covers the largest share, at least the first; about none if it covers more than
 the second of another one."""
@@ -48,9 +54,22 @@ class Picture:
     index: int | None = None
     """The solid that was chosen."""
     name: str = "picture"
+    exact: tuple[str, NDArray[numpy.bool_]] | None = None
+    """A mask (H, W) that was put on the painter, and how the painter's value shows it, which is coarser."""
+    strokes: Any = None
+    """The painter's value when it was last seen, and in ``mode`` how the mask was chosen then: to come back to."""
+    mode: str = ""
+
+    @cached_property
+    def small(self) -> Image.Image:
+        """The picture as the page shows it, its long side :data:`SIDE`."""
+        scale = SIDE / max(self.image.size)
+        size = (max(round(self.image.width * scale), 1), max(round(self.image.height * scale), 1))
+        return self.image.resize(size, Image.Resampling.LANCZOS)
 
     def chosen(self, index: int | None) -> Picture:
-        return dataclasses.replace(self, index=index)
+        """The picture with another solid chosen, and nothing painted on it."""
+        return dataclasses.replace(self, index=index, exact=None, strokes=None, mode="")
 
     def at(self, x: int, y: int) -> int | None:
         """The solid at a pixel of the original, or the one nearest to it within a few pixels."""
@@ -87,21 +106,47 @@ def _place(rank: int, count: int) -> str:
     return ("left", "right")[rank] if count == 2 else ("left", "middle", "right")[rank]
 
 
+@contextmanager
+def _while_nothing_loads() -> Iterator[None]:
+    """Loading a model changes torch's default dtype for the whole process: a scene that is rendered meanwhile would come out coarse.
+
+    Raises:
+        ValueError: loading takes long.
+    """
+    if not LOAD_LOCK.acquire(timeout=WAIT_S):
+        raise ValueError("Models are being loaded, which takes a while: try again when that is done.")
+    try:
+        yield
+    finally:
+        LOAD_LOCK.release()
+
+
 def roll(recipe: Recipe) -> Picture:
-    """Render a scene; about a second. The solid of the recipe is chosen already."""
+    """Render a scene; about a second. The solid of the recipe is chosen already.
+
+    Raises:
+        ValueError: it has no such solid, or cannot be rendered now.
+    """
     from pipelines.scenes import removal
 
-    scene = removal.sample(recipe.seed, recipe.count, recipe.floor, recipe.light, recipe.mirror)
-    solids = removal.masks(scene)
-    index = recipe.index if recipe.index < len(solids) else 0
-    image = Image.fromarray(removal.pictures(scene))
-    return Picture(image, secrets.token_hex(8), recipe, solids, _names(scene), index, name=f"scene_{recipe.seed}")
+    with _while_nothing_loads():
+        scene = removal.sample(recipe.seed, recipe.count, recipe.floor, recipe.light, recipe.mirror)
+        solids = removal.masks(scene)
+        if recipe.index >= len(solids):
+            raise ValueError(
+                f"The scene has {len(solids)} objects and number {recipe.index + 1} is to go: choose one of them."
+            )
+        image = Image.fromarray(removal.pictures(scene))
+    return Picture(
+        image, secrets.token_hex(8), recipe, solids, _names(scene), recipe.index, name=f"scene_{recipe.seed}"
+    )
 
 
 @lru_cache(maxsize=64)
 def truth(recipe: Recipe) -> Pair:
     """The scene with and without the solid of the recipe; two seconds the first time, then kept."""
-    return recipe.pair()
+    with _while_nothing_loads():
+        return recipe.pair()
 
 
 def own(image: Image.Image, name: str) -> Picture:

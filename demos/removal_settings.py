@@ -13,6 +13,8 @@ from demos import LIGHT
 from pipelines import flux_fill
 from pipelines.georemover import Settings
 
+PACES = ("official", "fast")
+
 
 @dataclasses.dataclass(frozen=True)
 class Controls:
@@ -23,6 +25,9 @@ class Controls:
     compare: gr.Checkbox
     drop: gr.File
     preset: gr.Dropdown
+    presets: tuple[str, ...]
+    """Those that can be chosen."""
+    pace: gr.Radio
 
     def asked(self, values: Sequence[Any], grow: Any, fill: Any, model_set: str) -> Settings:
         """Checked settings from what the widgets hold."""
@@ -30,14 +35,22 @@ class Controls:
         return Settings(grow=grow, fill_holes=fill, model_set=model_set, **named).validated()
 
 
-def build(model_set: str) -> Controls:
-    """The accordion with everything that need not be touched."""
+def pace_of(model_set: str, settings: Settings) -> str | None:
+    """The pace to which the steps of ``settings`` belong; None where they were set by hand."""
+    base, steps = flux_fill.BASES[model_set], (settings.steps_1, settings.steps_2)
+    return PACES[0] if steps == base.steps else PACES[1] if steps == base.fast else None
+
+
+def build(model_set: str, fixed: bool = False) -> Controls:
+    """The accordion with everything that need not be touched. ``fixed``: only the first preset is loaded and can be had (ZeroGPU)."""
     base = flux_fill.BASES[model_set]
+    presets = dict(list(base.presets.items())[: 1 if fixed else None])
     standard = Settings.of(model_set)
+    words = "as published" if base.steps == flux_fill.FillBase.steps else "as measured best"
     with gr.Accordion("Settings", open=False):
         pace = gr.Radio(
-            [(f"as published, {base.steps[0]} + {base.steps[1]} steps", "official"), (f"fast, {base.fast[0]} + {base.fast[1]}", "fast")],
-            value="official", label="Pace", elem_classes="choices",
+            [(f"{words}, {base.steps[0]} + {base.steps[1]} steps", PACES[0]), (f"fast, {base.fast[0]} + {base.fast[1]}", PACES[1])],
+            value=PACES[0], label="Pace", elem_classes="choices",
         )  # fmt: skip
         steps_1 = gr.Slider(*Settings.STEPS, value=base.steps[0], step=1, label="Stage 1 steps, geometry")
         steps_2 = gr.Slider(*Settings.STEPS, value=base.steps[1], step=1, label="Stage 2 steps, rendering")
@@ -68,14 +81,14 @@ def build(model_set: str) -> Controls:
         scale_1 = gr.Slider(*Settings.SCALE, value=1.0, step=0.05, label="Strength of the geometry adapter")
         scale_2 = gr.Slider(*Settings.SCALE, value=1.0, step=0.05, label="Strength of the rendering adapter")
         preset = gr.Dropdown(
-            [(words, key) for key, words in base.presets.items()], value=next(iter(base.presets)), label="Memory",
-            visible=len(base.presets) > 1,
+            [(words, key) for key, words in presets.items()], value=next(iter(presets)), label="Memory",
+            visible=len(presets) > 1,
         )  # fmt: skip
         drop = gr.File(
             label="Restore settings from a PNG made here", file_types=[".png"], type="filepath", height=84,
             elem_classes=["drop-zone", "removal-restore"],
         )  # fmt: skip
-    pace.input(lambda which: base.fast if which == "fast" else base.steps, pace, [steps_1, steps_2], **LIGHT)
+    pace.input(lambda which: base.fast if which == PACES[1] else base.steps, pace, [steps_1, steps_2], **LIGHT)
     dice.click(lambda: secrets.randbelow(2**31), None, seed, **LIGHT)
     names = (
         "steps_1",
@@ -91,4 +104,4 @@ def build(model_set: str) -> Controls:
         "preset",
     )
     widgets = [steps_1, steps_2, seed, variants, assist, keep, feather, guidance, scale_1, scale_2, preset]
-    return Controls(names, widgets, compare, drop, preset)
+    return Controls(names, widgets, compare, drop, preset, tuple(presets), pace)

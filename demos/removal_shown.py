@@ -10,7 +10,7 @@ from PIL import Image
 
 from demos.figures import data_uri, safe
 from pipelines import masks, removal_views
-from pipelines.georemover import Outcome
+from pipelines.georemover import Geometry, Outcome
 
 Measured = Mapping[str, Any]
 BASELINES = {"fill_only": "Mask only", "telea": "Telea"}
@@ -27,7 +27,7 @@ def notes_html(notes: Sequence[str]) -> str:
     return "".join(f"<p class='remark'>{safe(note)}</p>" for note in notes)
 
 
-def moved_words(outcome: Outcome, peak: float) -> str:
+def moved_words(outcome: Outcome | Geometry, peak: float) -> str:
     """How much the depth changed in each part of the mask."""
     change = numpy.abs(outcome.depth_after - outcome.depth_before)
     parts = [float(change[part].mean()) for part in masks.components(outcome.mask, 12)]
@@ -42,8 +42,8 @@ def heat_of(outcome: Outcome, index: int, threshold: float) -> tuple[Image.Image
     """The change heat map of a variant and its sentence."""
     picture, share = removal_views.change_picture(outcome.image, outcome.results[index], outcome.mask, threshold)
     words = (
-        f"<p class='quiet'>{100 * share:.1f} % of the picture outside the mask changed by more than {threshold:g} (8-bit Lab, largest "
-        "channel): shadow and mirror image should be among it, and little else.</p>"
+        f"<p class='quiet'>In the raw result of stage 2, {100 * share:.1f} % of the picture outside the mask changed by more than "
+        f"{threshold:g} (8-bit Lab, largest channel): shadow and mirror image should be among it, and little else.</p>"
     )
     return picture, words
 
@@ -98,7 +98,7 @@ ROWS: tuple[tuple[str, str, Callable[[Measured], Any], Callable[[Any], str], Any
     ("PSNR in the effect area", "dB, where shadow and reflection were", _region("effect", "psnr"), "{:.1f} dB".format, verdict_psnr),
     ("Change IoU", "changed area against the true one: 1 the same", lambda row: row["change_iou"], "{:.2f}".format, verdict_iou),
     ("Over-erasure", "of what has nothing to do with the object", lambda row: row["over_erasure"], _percent, verdict_erased),
-    ("New structure", "seen by the depth model where the object stood", lambda row: row["inserted"], lambda v: "yes" if v else "no", verdict_inserted),
+    ("New structure", "seen by the depth model where the object stood, of ours in the raw result", lambda row: row["inserted"], lambda v: "yes" if v else "no", verdict_inserted),
     ("SSIM in the effect area", "1 is the same", _region("effect", "ssim"), "{:.3f}".format, None),
     ("Depth error in the mask", "stage 1 against the renderer’s depth", lambda row: row.get("depth", {}).get("error"), "{:.3f}".format, None),
     ("… with the object still there", "the same error if nothing had been removed", lambda row: row.get("depth", {}).get("untouched"), "{:.3f}".format, None),
@@ -114,7 +114,7 @@ BEYOND = ("Residual effect", "PSNR in the effect area", "Change IoU", "SSIM in t
 CHECKS = (
     (
         "Changed outside the mask",
-        "of its pixels; shadow and reflection are among it",
+        "of the raw result’s pixels; shadow and reflection are among it",
         "changed_outside",
         "{:.1%}".format,
     ),

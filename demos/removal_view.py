@@ -7,19 +7,24 @@ from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
+from PIL import Image
 
 from demos import progress_line
 from demos.removal_edit import Edit
-from demos.removal_files import Part, Shown
+from demos.removal_files import Shown
 from demos.removal_shown import comparison_html, figures_html, heat_of, metrics_html, moved_words, notes_html
 from pipelines import georemover, removal_views
-from pipelines.georemover import Outcome, Preview
+from pipelines.georemover import Geometry, Outcome, Preview
 
 NOTHING_YET = "Mark what is to go, press Remove and see what goes with it."
 RAW, PASTED = "result", "composite"
 STRIP = (
     "Stage 2 paints all three at once; only the left one is the result. Where the other two differ from the depth maps above, the "
     "rendering was unsteady."
+)
+STAND_IN = (
+    "A preview, not GeoRemover: the weights of this model set cannot be had, so the marked area was filled by a classical method (Telea, "
+    "OpenCV), which leaves shadow and reflection where they are."
 )
 
 
@@ -64,7 +69,7 @@ class View:
             self.heat_words, self.strip, self.figures, *self.saves, self.last,
         ]  # fmt: skip
 
-    def geometry_of(self, outcome: Outcome | Part, colours: str) -> dict[Any, Any]:
+    def geometry_of(self, outcome: Outcome | Geometry, colours: str) -> dict[Any, Any]:
         """The depth maps of a run, as far as it went."""
         before, after = outcome.depth_before, outcome.depth_after
         updates: dict[Any, Any] = {self.before: removal_views.depth_picture(before, colours)}
@@ -83,8 +88,8 @@ class View:
             ),
         }
 
-    def show(self, shown: Shown, colours: str, which: str) -> dict[Any, Any]:
-        """The updates that put a finished run on the page."""
+    def show(self, shown: Shown, colours: str, which: str, threshold: float) -> dict[Any, Any]:
+        """The updates that put a finished run on the page, looked at as the widgets say."""
         outcome = shown.outcome
         updates = {**self.geometry_of(outcome, colours), self.notes: notes_html(outcome.notes), self.last: shown}
         if not shown.results:
@@ -92,7 +97,7 @@ class View:
         return {
             **updates,
             **self.result_of(shown, which),
-            **self.warm(shown, removal_views.CHANGED),
+            **self.warm(shown, threshold),
             self.beside: comparison_html(outcome, shown.clean, shown.index),
             self.table: metrics_html(outcome, shown.index),
             self.more: gr.Column(visible=True),
@@ -113,6 +118,11 @@ class View:
         place = {georemover.DEPTH_BEFORE: self.before, georemover.DEPTH_AFTER: self.after}.get(item.stage)
         # Previews are in the models' own colours: in grey one waits for the finished map.
         return {place: item.picture} if place is not None and colours == "inferno" else {}
+
+    def stand_in(self, image: Any, filled: Any) -> dict[Any, Any]:
+        """The marked area filled without a model, where the weights cannot be had."""
+        pair = tuple(Image.fromarray(picture) for picture in (image, filled))
+        return {self.slider: pair, self.notes: f"<p class='remark'>{STAND_IN}</p>"}
 
     def clear(self) -> dict[Any, Any]:
         """Another picture is on the page: what was shown belongs to the one before, and is in the history."""
@@ -169,7 +179,7 @@ def build(edit: Callable[[], Edit]) -> tuple[View, Edit]:
                 for words in ("Download result", "Download composite", "Download all (zip)")
             )
         with gr.Accordion("Change heat map", open=False):
-            heat = _frame("What changed in the picture", "Heat map of the change; the mask is outlined in white")
+            heat = _frame("What changed in the raw result", "Heat map of the change; the mask is outlined in white")
             threshold = gr.Slider(1, 40, value=removal_views.CHANGED, step=1, label="Counts as changed above, of 255")
             heat_words = gr.HTML(padding=False)
         with gr.Accordion("The raw strip of stage 2", open=False):

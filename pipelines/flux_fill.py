@@ -13,6 +13,7 @@ Module level is free of torch, so ``GeoRenderPipeline`` is made when it is first
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import importlib.util
 import os
 import warnings
@@ -61,6 +62,9 @@ class FillBase:
     steps: tuple[int, int] = (50, 50)
     fast: tuple[int, int] = (20, 28)
     """Steps of both stages in the faster preset."""
+    renders: int = 1
+    """How many renders of stage 2, each from noise of its own, are averaged: geometry leaves a shadow's absence little to chance, and
+    what differs between them is error."""
     guidance: float = 30.0
     upscale: bool = False
     """Whether a picture smaller than ``long_side`` is enlarged; if so, sides go to the nearest multiple, not down to one."""
@@ -249,6 +253,28 @@ def adapter_files(spec: ModelSpec) -> tuple[Path, Path]:
     return found[0], found[1]
 
 
+def adapter_facts(spec: ModelSpec) -> list[dict[str, str]]:
+    """Key, source, licence and SHA-256 of both adapters on the loaded transformer ``spec``; empty where they are no files."""
+    if spec.source != FULL_SOURCE:
+        shipped_ = {f"stage{n}": spec.sha256.get(f"stage{n}/{ADAPTER_FILE}", "") for n in (1, 2)}
+        name, source, licence = spec.key.partition("/")[0], spec.source, spec.licence
+    else:
+        shipped_ = {f"stage{n}": _sha256(file) for n, file in enumerate(adapter_files(spec), 1)}
+        source = f"the folder that {LOCAL} names" if os.environ.get(LOCAL) else ADAPTERS.source
+        name, licence = ADAPTERS.key, ADAPTERS.licence
+    return [
+        {"key": f"{name}/{stage}", "source": source, "licence": licence, "sha256": found}
+        for stage, found in shipped_.items()
+        if found
+    ]
+
+
+@cache
+def _sha256(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
 def _steps(path: Path) -> int:
     digits = path.parent.name.rsplit("-", 1)[-1]
     return int(digits) if digits.isdigit() else 0
@@ -372,7 +398,7 @@ def _mini() -> FillBase:
     made["depth"] = replace(made["depth"], card="our small Depth Anything")
     return FillBase(
         "mini", "mini-flux (ours, 192 px)", "Apache-2.0", FOLDER, tuple(made.values()), 192, 2, upscale=True,
-        depth_patches=12,
+        depth_patches=12, steps=(8, 6), fast=(4, 4), renders=4,
     )  # fmt: skip
 
 

@@ -15,6 +15,7 @@ of torch; models come from the registry for the length of a run.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import hashlib
@@ -38,6 +39,7 @@ import numpy
 from numpy.typing import NDArray
 
 from pipelines import depth_maps, flux_fill, images, limits, masks, removal_metrics
+from pipelines.lane import Job
 from pipelines.papers import Paper
 
 if TYPE_CHECKING:
@@ -45,13 +47,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pipelines.flux_fill import FillBase
-    from pipelines.lane import Job
-    from pipelines.registry import Registry
+    from pipelines.registry import ModelSpec, Registry
     from pipelines.scenes.removal import Pair
 
 __all__ = [
-    "EXAMPLES", "PAPER", "BatchRow", "Cache", "GeoRemover", "Outcome", "Preview", "Recipe", "Rendered", "Request", "Settings",
-    "batch", "composite", "measured", "open_depth", "open_picture", "remove", "rows_to_csv", "save_zip", "working_size",
+    "EXAMPLES", "PAPER", "BatchRow", "Cache", "GeoRemover", "Geometry", "Outcome", "Preview", "Recipe", "Rendered", "Request",
+    "Settings", "batch", "composite", "geometry", "keeping", "measured", "open_depth", "open_picture", "remove", "rows_to_csv",
+    "save_zip", "working_size",
 ]  # fmt: skip
 
 Picture = NDArray[numpy.uint8]
@@ -130,7 +132,7 @@ FAR = 0.02
 FLAT = 0.01
 ASSIST = 10
 """Side of the neighbourhood of :func:`assisted`, in pixels, as in the paper."""
-CHANGE_SEED, CHANGE_RIM = 6.0, 2.5
+CHANGE_SEED, CHANGE_RIM = 12.0, 5.0
 """Detected effect: differences in 8-bit Lab from the first on, with what hangs together with them from the second on."""
 ENLARGED = 1.25
 """From this factor on the effect area of a composite keeps the original's texture, instead of the enlarged result's."""
@@ -223,6 +225,10 @@ class Settings:
         )
 
 
+def _seed(settings: Settings, number: int) -> int:
+    return (settings.seed + number) % 2**31
+
+
 def _switch(name: str, value: Any) -> bool:
     if not isinstance(value, bool):
         raise ValueError(f"The switch {name} is {repr(value)[:40]} but must be on or off: send true or false.")
@@ -268,6 +274,17 @@ class Request:
     """Also fill the mask with the same base model without adapters, as removers without geometry do."""
 
 
+@dataclass(frozen=True, eq=False)
+class Geometry:
+    """The depth maps of a run that ends before the rendering; no ``depth_after`` where only the picture's was asked for."""
+
+    depth_before: Depth
+    depth_after: Depth | None
+    mask: Mask
+    """As the models saw it; empty where none was asked for."""
+    notes: list[str]
+
+
 @dataclass
 class Outcome:
     """A finished run. Pictures at working size are arrays; ``composites`` are PIL, as large as the original."""
@@ -296,6 +313,14 @@ class Outcome:
     """Per stage; 0 for what came from the cache."""
     models: list[dict[str, str]]
     off_palette: float | None = None
+    original_size: tuple[int, int] = (0, 0)
+    depth_from: str = "stage 1"
+    """Where the depth after comes from: "stage 1", "given", or "unchanged" where it was given as the depth before."""
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seed of each variant; after the largest comes 0."""
+        return [_seed(self.settings, number) for number in range(len(self.results))]
 
 
 # ----------------------------------------------------------------------------------------- pictures
@@ -474,15 +499,6 @@ def assisted(depth: Depth, mask: Mask) -> Depth:
     return numpy.where(mask, inside, depth).astype(numpy.float32)
 
 
-def classical_depth(depth: Depth, mask: Mask) -> Depth:
-    """The hole of the depth map filled by OpenCV (Navier-Stokes on inverse depth): a preview without any model, not
-    GeoRemover."""
-    filled = cv2.inpaint(
-        (numpy.clip(depth, 0, 1) * 65535).round().astype(numpy.uint16), mask.astype(numpy.uint8), 5, cv2.INPAINT_NS
-    )  # fmt: skip
-    return numpy.where(mask, filled / numpy.float32(65535), depth).astype(numpy.float32)
-
-
 def telea(rgb: Picture, mask: Mask) -> Picture:
     """The mask filled with colours from around it by OpenCV (Telea): a preview without any model, not GeoRemover."""
     return cv2.inpaint(rgb, mask.astype(numpy.uint8), 5, cv2.INPAINT_TELEA) if mask.any() else rgb.copy()
@@ -525,9 +541,10 @@ class GeoRemover:
 
     def _depth_size(self, height: int, width: int) -> tuple[int, int]:
         """(height, width) of the depth network's input."""
-        if self.base.depth_patches is None:  # as Depth Anything: shorter side 518, multiples of 14
-            factor = 518 / min(height, width)
-            return round(height * factor / 14) * 14, round(width * factor / 14) * 14
+        if self.base.depth_patches is None:  # as Depth Anything's processor: the factor nearer to 1, multiples of 14
+            factor = min((518 / width, 518 / height), key=lambda factor: abs(1 - factor))
+            rows, columns = (max(1, round(side * factor / 14)) for side in (height, width))
+            return 14 * rows, 14 * columns
         # 9 x 12 patches for 128 x 192: a little less flat than the picture, and the same for every other format.
         most, per_pixel = self.base.depth_patches, 1.125 * self.base.depth_patches / max(height, width)
         rows, columns = (14 * min(most, max(1, round(side * per_pixel))) for side in (height, width))
@@ -558,14 +575,15 @@ class GeoRemover:
         self, rgb: Picture, depth_after: Depth, depth_before: Depth, settings: Settings, on_step: OnStep = _silent
     ) -> Rendered:
         """Stage 2: the picture as it looks with the geometry ``depth_after``. It does not know the mask: what changes is what
-        differs between the two maps. Of ``settings``: seed, steps_2, guidance, scale_2."""
+        differs between the two maps. The mean of ``base.renders`` renders. Of ``settings``: seed, steps_2, guidance, scale_2."""
         width = rgb.shape[1]
         strip = numpy.concatenate([rgb, depth_maps.to_colours(depth_after), depth_maps.to_colours(depth_before)], 1)
         nothing = numpy.zeros(strip.shape[:2], bool)
         with flux_fill.wearing(self.transformer, "geo2", settings.scale_2):
             painted = self._paint(
-                self._render, strip, nothing, settings.seed, settings.steps_2, settings.guidance, on_step, panels=3
-            )
+                self._render, strip, nothing, settings.seed, settings.steps_2, settings.guidance, on_step,
+                panels=3, renders=self.base.renders,
+            )  # fmt: skip
         # The strip is decoded whole and then cut: FLUX's autoencoder mixes the panels.
         return Rendered(painted[:, :width].copy(), painted)
 
@@ -596,6 +614,7 @@ class GeoRemover:
         guidance: float,
         on_step: OnStep,
         panels: int = 1,
+        renders: int = 1,
     ) -> Picture:
         import torch
 
@@ -613,11 +632,12 @@ class GeoRemover:
         # As the authors' fork draws it: from the CPU's generator, and before the autoencoder draws from the same one.
         generator = torch.Generator("cpu").manual_seed(seed)
         shape = (1, pipe.latent_channels, height // pipe.vae_scale_factor, width // pipe.vae_scale_factor)
-        noise = pipe._pack_latents(torch.randn(shape, generator=generator, dtype=dtype), *shape)
+        drawn = [torch.randn(shape, generator=generator, dtype=dtype) for _ in range(renders)]
+        noise = torch.cat([pipe._pack_latents(one, *shape) for one in drawn])
 
         def after(_pipe: Any, step: int, _timestep: Any, given: dict[str, Tensor]) -> dict[str, Tensor]:
             def look() -> Picture:
-                return _look(pipe, guess(given["latents"]), height, width, panels)
+                return _look(pipe, guess(given["latents"])[:1], height, width, panels)
 
             on_step(step + 1, steps, look)
             return given
@@ -629,6 +649,7 @@ class GeoRemover:
                 height=height,
                 width=width,
                 latents=noise,
+                num_images_per_prompt=renders,
                 generator=generator,
                 num_inference_steps=steps,
                 guidance_scale=guidance,
@@ -636,7 +657,7 @@ class GeoRemover:
                 callback_on_step_end=after,
                 **{key: value.to(device, dtype) for key, value in self.prompt.items()},
             ).images
-        return _to_array(painted * 2 - 1)
+        return _to_array(painted.float().mean(0, keepdim=True) * 2 - 1)
 
 
 IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -862,8 +883,9 @@ def panels_error(strip: Picture, depth_after: Depth, depth_before: Depth) -> flo
     return float(numpy.abs(repeated - numpy.concatenate([depth_after, depth_before], 1)).mean())
 
 
-def warn_unstable(strip: Picture, depth_after: Depth, depth_before: Depth) -> str | None:
-    if panels_error(strip, depth_after, depth_before) <= UNSTABLE:
+def warn_unstable(panels: float) -> str | None:
+    """``panels``: see :func:`panels_error`."""
+    if panels <= UNSTABLE:
         return None
     return (
         "Unstable render, because its depth panels differ from the maps it was given: try another seed or more steps."
@@ -946,6 +968,25 @@ class Cache:
         self._kept.clear()
 
 
+@dataclass(frozen=True, eq=False)
+class Stored:
+    """An entry of the run's cache, emitted when it is made."""
+
+    key: str
+    value: Any
+
+
+def keeping(items: Iterator[Any], cache: Cache) -> Iterator[Any]:
+    """A run's ``items`` without its :class:`Stored` ones, which are put into ``cache``: where the run is in another process
+    (ZeroGPU), it fills a copy of its own."""
+    with contextlib.closing(items):
+        for item in items:
+            if isinstance(item, Stored):
+                cache.put(item.key, item.value)
+            else:
+                yield item
+
+
 def _bytes_of(value: Any) -> int:
     if isinstance(value, numpy.ndarray):
         return value.nbytes
@@ -967,22 +1008,53 @@ def remove(job: Job, registry: Registry, request: Request, cache: Cache | None =
             weights that cannot be had.
         MemoryError: the stage that did not fit, and what to choose instead.
     """
+    return _run(job, registry, request, cache, _Work.outcome)
+
+
+class NoWeights(ValueError):
+    """The weights cannot be had; one sentence says why."""
+
+
+def without_weights(request: Request) -> tuple[Picture, Picture]:
+    """The picture at working size, and the same with the mask filled by :func:`telea`: all that can be shown without any weights."""
+    settings = request.settings.validated()
+    work = _Work(Job(), request, settings, flux_fill.BASES[settings.model_set], Cache())
+    return work.image, telea(work.image, work.mask)
+
+
+def geometry(
+    job: Job, registry: Registry, request: Request, cache: Cache | None = None, removed: bool = True
+) -> Geometry:
+    """What :func:`remove` begins with, and no more: the depth of the picture and, if ``removed``, the depth without the object.
+
+    Without ``removed`` there need not be a mask. Raises as :func:`remove` does.
+    """
+    return _run(job, registry, request, cache, lambda work: work.geometry(removed), masked=removed)
+
+
+def _run(
+    job: Job,
+    registry: Registry,
+    request: Request,
+    cache: Cache | None,
+    stages: Callable[[_Work], Any],
+    masked: bool = True,
+) -> Any:
+    """``stages`` of a run around leased parts."""
     settings = request.settings.validated()
     base = flux_fill.BASES[settings.model_set]
-    work = _Work(job, request, settings, base, Cache() if cache is None else cache)
+    work = _Work(job, request, settings, base, Cache() if cache is None else cache, masked)
     specs = base.specs(settings.preset)
     job.progress(0.0, f"loading {base.title}")
     try:
-        outcome = registry.run(specs, work.run)
+        return registry.run(specs, lambda *parts: stages(work.begun(parts, specs)))
     except MemoryError as error:
         raise MemoryError(out_of_memory(work.stage, base, settings.preset, error)) from error
     except (FileNotFoundError, ConnectionError) as error:
         message = flux_fill.access_message(error)
         if message is None or base.name == "mini":
             raise
-        raise ValueError(message) from error
-    outcome.models = [{"key": s.key, "source": s.source, "licence": s.licence} for s in specs if s.key.endswith(_NAMED)]
-    return outcome
+        raise NoWeights(message) from error
 
 
 _NAMED = ("/transformer", "/vae", "/depth")
@@ -991,25 +1063,33 @@ _NAMED = ("/transformer", "/vae", "/depth")
 class _Work:
     """One run: what was asked for at working size, and the stages in their order, each looked up before it is computed."""
 
-    def __init__(self, job: Job, request: Request, settings: Settings, base: FillBase, cache: Cache) -> None:
+    def __init__(
+        self, job: Job, request: Request, settings: Settings, base: FillBase, cache: Cache, masked: bool = True
+    ) -> None:
         self.job, self.request, self.settings, self.base, self.cache = job, request, settings, base, cache
-        self.stage = "loading"
+        self.stage, self.models = "loading", []
+        self.loading_since: float | None = time.monotonic()
         if request.image is None:
             raise ValueError("There is no picture yet: load one, or roll a scene.")
         drawn = None if request.mask is None else numpy.asarray(request.mask, bool)
         if drawn is None or not drawn.any():
-            raise ValueError("Paint over the object first: the mask is empty.")
+            if masked:
+                raise ValueError("Paint over the object first: the mask is empty.")
+            drawn = numpy.zeros(request.image.size[::-1], bool)
+        masks.check_format("mask", drawn.shape[::-1], request.image.size)
+        if request.clean is not None:
+            masks.check_format("picture of the truth", request.clean.size, request.image.size)
         self.size = working_size(request.image.size, base)
         self.image = at_size(request.image, self.size)
         self.drawn = masks.resized(drawn, self.size)
         """What the visitor drew; measurements are made outside of this."""
-        self.mask, self.full_mask = self._masks(drawn)
-        if not self.mask.any():
-            if settings.grow < 0:
-                raise ValueError("Nothing of the mask is left after shrinking: shrink it less.")
+        if masked and not self.drawn.any():
             raise ValueError(
                 f"The mask is smaller than a pixel at the model's size, {self.size[0]} x {self.size[1]}: brush a larger area."
             )
+        self.mask, self.full_mask = self._masks(drawn)
+        if masked and not self.mask.any():
+            raise ValueError("Nothing of the mask is left after shrinking: shrink it less.")
         self.given_before = _checked_depth(request.depth_before, self.size, "depth before")
         self.given_after = _checked_depth(request.depth_after, self.size, "depth after")
         self.notes: list[str] = []
@@ -1032,32 +1112,56 @@ class _Work:
         full = masks.grow(full, round(settings.grow * factor))
         return masks.grow(small, settings.grow), full if full.any() else masks.resized(small, image.size)
 
-    def run(self, *parts: Any) -> Outcome:
+    def begun(self, parts: Sequence[Any], specs: Sequence[ModelSpec]) -> _Work:
+        """Ready for its stages; also for a second time, after they ran out of memory."""
+        if self.loading_since is not None and self.job.started is not None:
+            # The limit is for the work: a first run may have to fetch 35 GB.
+            self.job.started += time.monotonic() - self.loading_since
+        self.loading_since = None
         self.notes, self.seconds, self.done = [], {}, 0.0
         self.model = GeoRemover(parts, self.base)
         self.identity = (self.base.name, self.base.parts[0].key, self.settings.preset, self._weights())
+        named = [spec for spec in specs if spec.key.endswith(_NAMED)]
+        self.models = [{"key": spec.key, "source": spec.source, "licence": spec.licence} for spec in named]
+        self.models += flux_fill.adapter_facts(specs[0])
+        return self
+
+    def geometry(self, removed: bool) -> Geometry:
+        self.total = self.settings.steps_1
+        before = self._depth_before()
+        after = self._stage_1(before)[0] if removed else None
+        return Geometry(before, after, self.mask, self.notes)
+
+    def outcome(self) -> Outcome:
         request, settings = self.request, self.settings
         before = self._depth_before()
         after, off_palette = self._stage_1(before)
-        self._note(warn_off_palette(off_palette))
-        self._note(warn_unchanged_depth(before, after, self.mask))
-        rendered = [self._stage_2(before, after, settings.seed + number) for number in range(settings.variants)]
+        rendered = [self._stage_2(before, after, _seed(settings, number)) for number in range(settings.variants)]
         filled = self._fill_only() if request.compare else None
         through = self._kept("autoencoder", lambda: self.model.through_vae(self.image), self.image)
         self.job.progress(0.97, "measuring")
         made = [self._composite(one.result, through) for one in rendered]
-        self._more_notes(rendered, before, after, through)
         with self._timed("metrics"):
+            panels = [panels_error(one.strip, after, before) for one in rendered]
             flat = telea(self.image, self.mask)
-            metrics = [self._metrics(one, made[i][0], before, after, off_palette) for i, one in enumerate(rendered)]
+            metrics = [
+                self._metrics(one, made[i][0], before, after, off_palette, panels[i]) for i, one in enumerate(rendered)
+            ]
             others = {"telea": flat} | ({} if filled is None else {"fill_only": filled})
-            clean, _mask = self._truth()
+            clean = self._truth()
             baselines = {} if clean is None else {name: self._against(p, clean) for name, p in others.items()}
+        self._more_notes(rendered, panels, through)
         return Outcome(
             settings, self.image, self.mask, before, after, [one.result for one in rendered], [one.strip for one in rendered],
             [picture for picture, _changed in made], [changed for _picture, changed in made], filled, flat, metrics, baselines,
-            self.notes, {name: round(value, 3) for name, value in self.seconds.items()}, [], off_palette,
+            self.notes, {name: round(value, 3) for name, value in self.seconds.items()}, self.models, off_palette,
+            request.image.size, self._depth_from(before),
         )  # fmt: skip
+
+    def _depth_from(self, before: Depth) -> str:
+        if self.given_after is None:
+            return "stage 1"
+        return "unchanged" if numpy.array_equal(self.given_after, before) else "given"
 
     def _weights(self) -> tuple[str, ...]:
         return tuple(sorted(value for spec in self.base.parts for value in spec.sha256.values()))
@@ -1080,6 +1184,7 @@ class _Work:
             with self._timed(name):
                 found = compute()
             self.cache.put(key, found)
+            self.job.emit(Stored(key, found))
         return found
 
     def _on_step(self, name: str, weight: float) -> OnStep:
@@ -1118,6 +1223,7 @@ class _Work:
 
     def _stage_1(self, before: Depth) -> tuple[Depth, float | None]:
         if self.given_after is not None:
+            self._note(warn_unchanged_depth(before, self.given_after, self.mask))
             return self.given_after, None
         settings, model = self.settings, self.model
         inputs = (
@@ -1134,11 +1240,13 @@ class _Work:
             "stage 1", lambda: model.remove_from_depth(before, self.mask, settings, on_step), *inputs
         )
         self.done = end
+        self._note(warn_off_palette(off))
+        self._note(warn_unchanged_depth(before, after, self.mask))
         self._shown(DEPTH_AFTER, settings.steps_1, depth_maps.to_colours(after))
         return after, off
 
     def _stage_2(self, before: Depth, after: Depth, seed: int) -> Rendered:
-        settings, model = dataclasses.replace(self.settings, seed=seed % 2**31), self.model
+        settings, model = dataclasses.replace(self.settings, seed=seed), self.model
         inputs = (self.image, before, after, settings.seed, settings.steps_2, settings.guidance, settings.scale_2)
         on_step, end = self._on_step(RESULT, 2), self.done + 2 * settings.steps_2
         rendered = self._kept("stage 2", lambda: model.render(self.image, after, before, settings, on_step), *inputs)
@@ -1162,18 +1270,18 @@ class _Work:
             assert self.request.image is not None
             return composite(self.request.image, result, self.image, self.full_mask, self.settings, through)
 
-    def _more_notes(self, rendered: list[Rendered], before: Depth, after: Depth, through: Picture) -> None:
-        for one in rendered:
-            self._note(warn_unstable(one.strip, after, before))
+    def _more_notes(self, rendered: list[Rendered], panels: list[float], through: Picture) -> None:
+        for one, off in zip(rendered, panels, strict=True):
+            self._note(warn_unstable(off))
             self._note(warn_far_changes(change_areas(one.result, through, self.mask)[1]))
         self._note(warn_photograph(self.base, self.request.truth is not None or self.request.known_world))
 
-    def _truth(self) -> tuple[Picture | None, Mask | None]:
-        """The true picture at working size, and what was drawn."""
+    def _truth(self) -> Picture | None:
+        """The true picture at working size."""
         truth, clean = self.request.truth, self.request.clean
         if truth is not None:
-            return at_size(to_pil(truth.clean), self.size), self.drawn
-        return (None, None) if clean is None else (at_size(clean, self.size), self.drawn)
+            return at_size(to_pil(truth.clean), self.size)
+        return None if clean is None else at_size(clean, self.size)
 
     def _against(self, result: Picture, clean: Picture) -> dict[str, Any]:
         """Measures against the truth, with the depth network's view of both."""
@@ -1182,11 +1290,10 @@ class _Work:
         return removal_metrics.against_truth(self.image, result, clean, self.drawn, *depths)
 
     def _metrics(
-        self, one: Rendered, made: Image, before: Depth, after: Depth, off_palette: float | None
+        self, one: Rendered, made: Image, before: Depth, after: Depth, off_palette: float | None, panels: float
     ) -> dict[str, Any]:
-        panels = panels_error(one.strip, after, before)
         checks = removal_metrics.self_checks(self.image, one.result, self.mask, before, after, off_palette, panels)
-        clean, _mask = self._truth()
+        clean = self._truth()
         if clean is None:
             return {"truth": False, **checks}
         measured_ = {"truth": True, **checks, **self._against(one.result, clean)}
@@ -1246,21 +1353,21 @@ class BatchRow:
 
     name: str
     outcome: Outcome | None = None
+    """May be let go of once its pictures are saved: a hundred of them would fill the memory."""
     error: str = ""
+    values: dict[str, Any] = field(init=False, repr=False)
+    """Its row of the table."""
 
-    def values(self) -> dict[str, Any]:
-        """Its row of the table."""
-        row: dict[str, Any] = dict.fromkeys(COLUMNS, "")
-        row |= {"name": self.name, "error": self.error}
+    def __post_init__(self) -> None:
+        self.values = dict.fromkeys(COLUMNS, "") | {"name": self.name, "error": self.error}
         if self.outcome is None:
-            return row
+            return
         scores = self.outcome.metrics[0]
-        row |= {key: scores[key] for key in COLUMNS if scores.get(key) is not None}
+        self.values |= {key: scores[key] for key in COLUMNS if scores.get(key) is not None}
         for region, values in scores.get("regions", {}).items():
-            row |= {f"{key}_{region}": value for key, value in values.items() if value is not None}
-        row["seconds"] = round(sum(self.outcome.seconds.values()), 2)
-        row["notes"] = " ".join(self.outcome.notes)
-        return row
+            self.values |= {f"{key}_{region}": value for key, value in values.items() if value is not None}
+        self.values["seconds"] = round(sum(self.outcome.seconds.values()), 2)
+        self.values["notes"] = " ".join(self.outcome.notes)
 
 
 COLUMNS = (
@@ -1270,8 +1377,9 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def pairs_in(archive: zipfile.ZipFile) -> list[tuple[str, str, str | None, str | None]]:
-    """(name, image, mask or None, truth or None) for each picture of a zip: ``a.png``, ``a_mask.png`` and perhaps ``a_gt.png``.
+def pairs_in(archive: zipfile.ZipFile) -> list[tuple[str, list[str], list[str], list[str]]]:
+    """(name, images, masks, truths) for each picture of a zip: ``a.png``, ``a_mask.png`` and perhaps ``a_gt.png``, in letters of
+    either case. More than one of a kind is for the caller to refuse. The name is a relative path without "..".
 
     Raises:
         ValueError: there are too many files, or no picture.
@@ -1279,18 +1387,43 @@ def pairs_in(archive: zipfile.ZipFile) -> list[tuple[str, str, str | None, str |
     entries = [entry for entry in archive.infolist() if not entry.is_dir()]
     if len(entries) > BATCH_FILES:
         raise ValueError(f"The zip holds {len(entries):,} files and at most {BATCH_FILES} are read: divide it.")
-    found = {}
+    found: dict[str, list[str]] = {}
+    names: dict[str, str] = {}
     for entry in entries:
-        path = PurePosixPath(entry.filename)
+        path = PurePosixPath(entry.filename.replace("\\", "/").lstrip("/"))
         hidden = any(part.startswith((".", "__MACOSX")) for part in path.parts)
         if not hidden and path.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp"):
-            found[str(path.with_suffix(""))] = entry.filename
-    names = [stem for stem in sorted(found) if not stem.endswith(("_mask", "_gt"))]
-    if not names:
+            name = str(path.with_suffix(""))
+            found.setdefault(name.lower(), []).append(entry.filename)
+            names.setdefault(name.lower(), name)
+    pictures = [key for key in sorted(found) if not key.endswith(("_mask", "_gt"))]
+    if not pictures:
         raise ValueError(
             "The zip holds no pictures: put a.png and a_mask.png into it, and a_gt.png where there is a truth."
         )
-    return [(name, found[name], found.get(f"{name}_mask"), found.get(f"{name}_gt")) for name in names]
+    return [(names[key], found[key], found.get(f"{key}_mask", []), found.get(f"{key}_gt", [])) for key in pictures]
+
+
+class _OneOf:
+    """A job's word for one picture of ``count``: its progress is a part of the whole's, and nothing else is sent."""
+
+    def __init__(self, job: Job, number: int, count: int) -> None:
+        self.job, self.number, self.count = job, number, count
+        self.check = job.check
+
+    @property
+    def started(self) -> float | None:
+        return self.job.started
+
+    @started.setter
+    def started(self, when: float) -> None:
+        self.job.started = when
+
+    def emit(self, _item: Any) -> None:
+        self.job.check()
+
+    def progress(self, fraction: float, text: str = "") -> None:
+        self.job.progress((self.number - 1 + fraction) / self.count, f"{self.number} of {self.count}: {text}")
 
 
 def batch(
@@ -1298,7 +1431,6 @@ def batch(
     registry: Registry,
     path: str | Path | BinaryIO,
     settings: Settings,
-    cache: Cache | None = None,
     white_is_keep: bool = False,
 ) -> Iterator[BatchRow]:
     """Every pair of a zip, one after the other. A pair that cannot be done is a row with a sentence; the others go on.
@@ -1312,25 +1444,33 @@ def batch(
     except (zipfile.BadZipFile, OSError) as error:
         raise ValueError("This file is not a zip that can be read: pack the pictures again.") from error
     with archive:
-        for name, image, mask, truth in pairs_in(archive):
+        pairs = pairs_in(archive)
+        for number, (name, *files) in enumerate(pairs, 1):
             job.check()
             try:
-                if mask is None:
-                    raise ValueError(f"There is no {PurePosixPath(name).name}_mask.png: add the mask.")
-                picture = open_picture(_entry(archive, image))
-                drawn = masks.from_picture(_opened(archive, mask), picture.size, white_is_keep)
-                clean = None if truth is None else open_picture(_entry(archive, truth))
-                yield BatchRow(
-                    name,
-                    remove(
-                        job,
-                        registry,
-                        Request(picture, drawn, settings, clean=clean),
-                        Cache(8) if cache is None else cache,
-                    ),
-                )
+                request = dataclasses.replace(_pair_of(archive, name, *files, white_is_keep), settings=settings)
+                yield BatchRow(name, remove(_OneOf(job, number, len(pairs)), registry, request))
             except ValueError as error:
                 yield BatchRow(name, error=str(error))
+
+
+def _pair_of(
+    archive: zipfile.ZipFile,
+    name: str,
+    pictures: list[str],
+    masks_: list[str],
+    truths: list[str],
+    white_is_keep: bool,
+) -> Request:
+    for files in (pictures, masks_, truths):
+        if len(files) > 1:
+            named = ", ".join(PurePosixPath(file).name for file in files)
+            raise ValueError(f"There are {len(files)} files where one is expected, {named}: keep one of them.")
+    if not masks_:
+        raise ValueError(f"There is no {PurePosixPath(name).name}_mask.png: add the mask.")
+    picture = open_picture(_entry(archive, pictures[0]))
+    drawn = masks.from_picture(_opened(archive, masks_[0]), picture.size, white_is_keep)
+    return Request(picture, drawn, clean=open_picture(_entry(archive, truths[0])) if truths else None)
 
 
 def _entry(archive: zipfile.ZipFile, name: str) -> io.BytesIO:
@@ -1363,15 +1503,15 @@ def run_batch(
     registry: Registry,
     path: str | Path,
     settings: Settings,
-    cache: Cache | None = None,
     white_is_keep: bool = False,
-) -> list[BatchRow]:
-    """:func:`batch` for the lane: emits each row as it is done, and returns all."""
-    rows = []
-    for row in batch(job, registry, path, settings, cache, white_is_keep):
+) -> int:
+    """:func:`batch` for the lane: emits each row as it is done, and keeps none. Returns how many there were."""
+    count = 0
+    for row in batch(job, registry, path, settings, white_is_keep):
         job.emit(row)
-        rows.append(row)
-    return rows
+        count += 1
+        del row
+    return count
 
 
 def rows_to_csv(rows: Sequence[BatchRow]) -> str:
@@ -1383,7 +1523,7 @@ def rows_to_csv(rows: Sequence[BatchRow]) -> str:
         # A spreadsheet would take a name that begins so for a formula.
         values = {
             k: f"'{v}" if isinstance(v, str) and v[:1] in ("=", "+", "-", "@", "\t", "\r") else v
-            for k, v in row.values().items()
+            for k, v in row.values.items()
         }
         table.writerow(values)
     return text.getvalue()
@@ -1395,7 +1535,9 @@ def facts(outcome: Outcome) -> dict[str, Any]:
 
     return {
         "settings": asdict(outcome.settings),
+        "original_size": list(outcome.original_size),
         "working_size": [outcome.image.shape[1], outcome.image.shape[0]],
+        "depth": outcome.depth_from,
         "metrics": outcome.metrics,
         "baselines": outcome.baselines,
         "notes": outcome.notes,
@@ -1406,8 +1548,8 @@ def facts(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def save_zip(outcome: Outcome, path: str | Path) -> Path:
-    """Everything of a run in one file: results, composites, mask, depth maps, strips, settings.json."""
+def save_zip(outcome: Outcome, path: str | Path, more: Mapping[str, Any] | None = None) -> Path:
+    """Everything of a run in one file: results, composites, mask, depth maps, strips, settings.json; ``more``: for that one."""
     pictures: dict[str, Image] = {
         "input.png": to_pil(outcome.image),
         "mask.png": to_pil(outcome.mask.astype(numpy.uint8) * 255),
@@ -1417,8 +1559,7 @@ def save_zip(outcome: Outcome, path: str | Path) -> Path:
     }
     if outcome.fill_only is not None:
         pictures["fill_only.png"] = to_pil(outcome.fill_only)
-    for number, result in enumerate(outcome.results):
-        seed = outcome.settings.seed + number
+    for number, (seed, result) in enumerate(zip(outcome.seeds, outcome.results, strict=True)):
         pictures[f"result_{seed}.png"] = to_pil(result)
         pictures[f"strip_{seed}.png"] = to_pil(outcome.strips[number])
         pictures[f"composite_{seed}.png"] = outcome.composites[number]
@@ -1428,7 +1569,7 @@ def save_zip(outcome: Outcome, path: str | Path) -> Path:
             data = io.BytesIO()
             picture.save(data, "PNG")
             archive.writestr(name, data.getvalue())
-        archive.writestr("settings.json", json.dumps(facts(outcome), indent=1))
+        archive.writestr("settings.json", json.dumps({**facts(outcome), **(more or {})}, indent=1))
     return path
 
 

@@ -1,12 +1,11 @@
-"""Masks that a visitor draws: from the editor or a file, grown, filled, measured and shown.
+"""Masks that a visitor draws or brings: read from a file, grown, filled, measured and shown.
 
 A mask is (H, W) bool; True means "take this away". Sizes are (width, height), as PIL has them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy
@@ -22,6 +21,8 @@ TINT = (255, 64, 64)
 COVERED = 0.1
 """A pixel of a reduced mask is True from this share on: a mask errs to the large side, because what is left of an object is
 completed instead of removed."""
+STRETCHED = 0.02
+"""Ratios of sides that differ by more belong to different pictures; less is rounding."""
 JUMP = 0.06
 """Difference of inverse depth, within a few pixels, that counts as an edge in :func:`touches_partly`."""
 
@@ -36,20 +37,17 @@ def resized(mask: Mask, size: tuple[int, int]) -> Mask:
     return cv2.resize(mask.astype(numpy.float32), size, interpolation=cv2.INTER_LINEAR) >= 0.5
 
 
-def from_editor(value: Mapping[str, Any] | None, size: tuple[int, int]) -> Mask:
-    """The strokes in the value of an image editor ({"background", "layers", "composite"}): where a layer's alpha is above 0.
+def check_format(name: str, size: tuple[int, int], wanted: tuple[int, int]) -> None:
+    """See that something of ``size`` (width, height) lies over a picture of size ``wanted`` without being stretched.
 
-    No value, no layers and empty layers give an empty mask; layers of another size than ``size`` are rescaled. A layer without
-    alpha covers nothing: it is what an editor makes of a transparent one when it drops the alpha.
+    Raises:
+        ValueError: its sides are in another ratio.
     """
-    mask = numpy.zeros(size[::-1], bool)
-    for layer in (value or {}).get("layers") or ():
-        if layer is None:
-            continue
-        pixels = numpy.asarray(layer)
-        if pixels.ndim == 3 and pixels.shape[2] in (2, 4):
-            mask |= resized(pixels[..., -1] > 0, size)
-    return mask
+    if abs(size[0] * wanted[1] / (size[1] * wanted[0]) - 1) > STRETCHED:
+        raise ValueError(
+            f"The {name} is {size[0]} x {size[1]} pixels and the picture {wanted[0]} x {wanted[1]}, which is another format: "
+            "bring one of the whole picture."
+        )
 
 
 def from_picture(picture: Image, size: tuple[int, int], white_is_keep: bool = False) -> Mask:
@@ -57,10 +55,14 @@ def from_picture(picture: Image, size: tuple[int, int], white_is_keep: bool = Fa
 
     Where the file has an alpha channel that says anything, transparent pixels are no part of the mask; a file that is one colour
     throughout is then read by its alpha alone. EXIF rotation is followed.
+
+    Raises:
+        ValueError: its sides are in another ratio than those of ``size``.
     """
     from PIL import ImageOps
 
     upright = ImageOps.exif_transpose(picture)
+    check_format("mask", upright.size, size)
     if upright.mode.startswith("I;16"):
         upright = (
             upright.point(lambda level: level / 257).convert("L") if upright.mode == "I;16" else upright.convert("I")

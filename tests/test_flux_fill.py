@@ -161,8 +161,11 @@ def plain_transformer(seed: int, stage: int | None):
 
 
 @torch.no_grad()
-def reference(parts, stage: int | None, picture, mask, ids, steps: int, seed: int, guidance: float) -> numpy.ndarray:
-    """FLUX.1-Fill as its papers describe it, nothing of diffusers' pipeline: (H, W, 3) uint8."""
+def reference(
+    parts, stage: int | None, picture, mask, ids, steps: int, seed: int, guidance: float, drawn_before: int = 0
+) -> numpy.ndarray:
+    """FLUX.1-Fill as its papers describe it, nothing of diffusers' pipeline: (H, W, 3) uint8. ``drawn_before``: how many noises
+    come from the seed before this one."""
     transformer, (_transformer, vae, _scheduler, prompt, _depth) = plain_transformer(0, stage), parts
     height, width = picture.shape[:2]
     config = vae.config
@@ -174,7 +177,9 @@ def reference(parts, stage: int | None, picture, mask, ids, steps: int, seed: in
         for x in range(8):
             folded[:, y * 8 + x] = hole[:, 0, y::8, x::8]
     condition = torch.cat((by_hand_packed(latents), by_hand_packed(folded)), 2)
-    noise = torch.randn((1, 16, height // 8, width // 8), generator=torch.Generator().manual_seed(seed))
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(drawn_before + 1):
+        noise = torch.randn((1, 16, height // 8, width // 8), generator=generator)
     moving = by_hand_packed(noise)
     tokens = moving.shape[1]
     shift = 0.5 + (tokens - 256) * (1.15 - 0.5) / (4096 - 256)
@@ -228,6 +233,14 @@ def test_stage_2_equals_the_loop_written_by_hand(parts, model: GeoRemover, scene
     assert close(rendered.strip, wanted)
     # the strip is decoded whole, and the result is its left third
     assert numpy.array_equal(rendered.result, rendered.strip[:, :WIDTH])
+
+    # several renders are several noises of one seed, and their mean
+    several = GeoRemover(parts, dataclasses.replace(model.base, renders=3)).render(rgb, after, before, SETTINGS).strip
+    nothing = numpy.zeros(strip.shape[:2])
+    alone = [reference(parts, 2, strip, nothing, ids, 5, 7, 30.0, drawn_before=number) for number in range(3)]
+    assert numpy.abs(several - numpy.mean(alone, 0)).max() <= 1.5
+    assert numpy.abs(several - wanted.astype(float)).mean() > 1
+
     stock = [(0, row, column) for row in range(HEIGHT // 16) for column in range(3 * WIDTH // 16)]
     assert not close(rendered.strip, reference(parts, 2, strip, numpy.zeros(strip.shape[:2]), stock, 5, 7, 30.0))
 
@@ -510,6 +523,23 @@ def test_local_adapters_are_found_and_the_last_checkpoint_is_taken(tmp_path: Pat
         (tmp_path / name / flux_fill.ADAPTER_FILE).touch()
     first, second = flux_fill.adapter_files(spec)
     assert first.parent.name == "checkpoint-4800" and second.parent.name == "stage2"
+
+
+def test_adapters_are_named_by_what_is_in_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    hashes = {f"stage{n}/{flux_fill.ADAPTER_FILE}": str(n) * 64 for n in (1, 2)}
+    spec = ModelSpec("some/transformer", "somewhere", lambda spec: None, "Apache-2.0", 1, sha256=hashes)
+    assert [(a["key"], a["sha256"], a["licence"]) for a in flux_fill.adapter_facts(spec)] == [
+        ("some/stage1", "1" * 64, "Apache-2.0"), ("some/stage2", "2" * 64, "Apache-2.0"),
+    ]  # fmt: skip
+    assert flux_fill.adapter_facts(dataclasses.replace(spec, sha256={})) == []
+    monkeypatch.setenv(flux_fill.LOCAL, str(tmp_path))
+    for n in (1, 2):
+        (tmp_path / f"stage{n}").mkdir()
+        (tmp_path / f"stage{n}" / flux_fill.ADAPTER_FILE).write_bytes(b"abc" if n == 1 else b"")
+    first, second = flux_fill.adapter_facts(flux_fill.FULL.parts[0])
+    assert first["sha256"] == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # of FIPS 180-2
+    assert second["key"] == "georemover/adapters/stage2" and "not stated" in first["licence"]
+    assert str(tmp_path) not in str([first, second])
 
 
 def hub_error(kind: type, status: int, text: str) -> Exception:

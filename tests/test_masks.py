@@ -1,4 +1,4 @@
-"""Masks: what editors and files send, grown, filled, measured, shown; and whether one misses part of the object."""
+"""Masks: what files hold, grown, filled, measured, shown; and whether one misses part of the object."""
 
 from __future__ import annotations
 
@@ -29,35 +29,7 @@ def drawn(mask: numpy.ndarray, on: int = 255, off: int = 0, mode: str = "L") -> 
     return Image.fromarray(numpy.where(mask, on, off).astype(numpy.uint8)).convert(mode)
 
 
-# ------------------------------------------------------------------------------------------- editor
-
-
-def test_strokes_are_where_a_layer_s_alpha_is_above_0():
-    faint = layer(disc(), alpha=1)
-    assert numpy.array_equal(masks.from_editor({"layers": [faint]}, SIZE), disc())
-    assert numpy.array_equal(masks.from_editor({"layers": [Image.fromarray(faint)]}, SIZE), disc())
-
-
-@pytest.mark.parametrize(
-    "value",
-    [None, {}, {"layers": None}, {"layers": []}, {"layers": [None]}, {"layers": [layer(disc() & False)]}],
-)
-def test_no_strokes_are_an_empty_mask(value):
-    mask = masks.from_editor(value, SIZE)
-    assert mask.shape == SIZE[::-1] and mask.dtype == bool and not mask.any()
-
-
-def test_a_layer_that_lost_its_alpha_covers_nothing():
-    # Measured in Gradio: a transparent layer without its alpha turns into a full mask.
-    assert not masks.from_editor({"layers": [layer(disc())[..., :3]]}, SIZE).any()
-
-
-def test_layers_add_up_and_other_sizes_are_rescaled():
-    left, right = disc(centre=(15, 20)), disc((120, 80), (90, 40), 20)
-    both = masks.from_editor({"layers": [layer(left), layer(right)]}, SIZE)
-    expected = left | disc(centre=(45, 20))
-    assert (both ^ expected).sum() < 0.1 * expected.sum()
-    assert both[20, 15] and both[20, 45] and not both[20, 30]
+# -------------------------------------------------------------------------------------------- sizes
 
 
 def test_a_thin_stroke_survives_a_small_size():
@@ -117,6 +89,15 @@ def test_exif_rotation_of_a_mask_is_followed():
     data = io.BytesIO()
     Image.fromarray((numpy.rot90(upright) * 255).astype(numpy.uint8)).save(data, "PNG", exif=exif)
     assert numpy.array_equal(masks.from_picture(Image.open(data), (40, 60)), upright)
+
+
+@pytest.mark.parametrize("size", [(40, 60), (60, 42), (600, 300), (61, 1)])
+def test_a_mask_of_another_format_is_refused(size):
+    with pytest.raises(
+        ValueError, match=rf"mask is {size[0]} x {size[1]} pixels and the picture 60 x 40, .* another format"
+    ):
+        masks.from_picture(Image.new("L", size, 255), SIZE)
+    masks.check_format("mask", (901, 600), (4000, 2667))  # rounding is no other format
 
 
 def test_another_size_is_rescaled():

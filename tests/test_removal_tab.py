@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import io
 import json
 import re
+import struct
+import threading
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,11 +24,22 @@ from PIL import Image
 
 import app
 import demos
-from demos import painter, removal_batch, removal_edit, removal_files, removal_measured, removal_scenes, removal_shown
+from demos import georemover as georemover_tab
+from demos import (
+    painter,
+    removal_batch,
+    removal_edit,
+    removal_files,
+    removal_measured,
+    removal_scenes,
+    removal_settings,
+    removal_shown,
+)
 from demos.removal_mask import BRUSH, CLICK, asked_mask, current_mask, mask_line, read_mask, snapped
 from pipelines import flux_fill, georemover, images, masks
 from pipelines.georemover import Cache, Recipe, Settings
-from tests import removal_page
+from pipelines.registry import LOAD_LOCK, Registry
+from tests import removal_page, toy_flux
 from tests.environment import free_port
 from tests.test_app import shown, visit
 
@@ -38,8 +53,9 @@ def page() -> Iterator[gr.Blocks]:
 
 
 def handler(page: gr.Blocks, name: str):
-    """The page's handler of that name, as Gradio calls it."""
-    return next(f.fn for f in page.fns.values() if getattr(f.fn, "__name__", "") == name)
+    """The page's handler of that name, as Gradio calls it; not another tab's."""
+    ours = (f.fn for f in page.fns.values() if getattr(f.fn, "__name__", "") == name)
+    return next(fn for fn in ours if not fn.__module__.startswith(("demos.golden", "demos.concept")))
 
 
 def values(steps: int = 4, **changed) -> list:
@@ -76,6 +92,7 @@ def asked(picture=None, mode=CLICK, drawn=None, own=None, compare=False, kept=No
         compare,
         "inferno",
         "composite",
+        8,
         [],
         Cache() if kept is None else kept,
         *values(**changed),
@@ -101,7 +118,7 @@ def box_mask(picture: removal_scenes.Picture, box=(40, 30, 90, 80)) -> numpy.nda
 
 def strokes(picture: removal_scenes.Picture) -> dict:
     """The painter's value after a visitor has brushed a box."""
-    return painter.value_of(picture.image, box_mask(picture), picture.key)
+    return painter.value_of(picture, box_mask(picture))
 
 
 # --- the first scene, rolling and choosing ---
@@ -147,13 +164,39 @@ def test_a_brushed_mask_knows_its_solid_or_says_none():
     assert own_picture().meant(one) is None
 
 
+def test_a_scene_is_not_rendered_while_models_are_loaded(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(removal_scenes, "WAIT_S", 0.05)
+    held, done = threading.Event(), threading.Event()
+
+    def loads():
+        with LOAD_LOCK:
+            held.set()
+            done.wait(30)
+
+    thread = threading.Thread(target=loads)
+    thread.start()
+    held.wait(30)
+    try:
+        for render in (removal_scenes.roll, removal_scenes.truth):
+            with pytest.raises(ValueError, match="Models are being loaded"):
+                render(Recipe(77, 1))
+    finally:
+        done.set()
+        thread.join()
+
+
+def test_a_scene_without_that_object_is_refused():
+    with pytest.raises(ValueError, match="has 1 objects and number 3 is to go"):
+        removal_scenes.roll(Recipe(38, 1, index=2))
+
+
 def test_rolling_keeps_to_what_was_asked(page):
-    made = list(handler(page, "roll_scene")(7, 3, "tile", "hard", "mirroring", 2, True, visit("roll")).values())
+    made = list(handler(page, "roll_scene")(7, 3, "tile", "hard", "mirroring", 2, True).values())
     picture = next(v for v in made if isinstance(v, removal_scenes.Picture))
     assert len(picture.solids) == 3 and picture.recipe == Recipe(7, 3, "tile", "hard", True)
     for seed in (None, 10**6, -1, 2.5):
         with pytest.raises(gr.Error, match="scene seed is .* whole number"):
-            handler(page, "roll_scene")(seed, 3, "tile", "hard", "mirroring", 2, True, visit("roll"))
+            handler(page, "roll_scene")(seed, 3, "tile", "hard", "mirroring", 2, True)
 
 
 # --- masks ---
@@ -162,7 +205,7 @@ def test_rolling_keeps_to_what_was_asked(page):
 def test_a_mask_comes_back_as_it_went_onto_the_painter():
     picture = removal_scenes.first()
     for mask in (picture.solids[0], box_mask(picture), numpy.zeros((HEIGHT, WIDTH), bool)):
-        drawn = painter.value_of(picture.image, mask, picture.key)
+        drawn = painter.value_of(picture, mask)
         assert (current_mask(picture, BRUSH, drawn) == mask).all()
     for size in ((300, 200), (1500, 1000), (900, 1600)):
         large = own_picture(size)
@@ -207,12 +250,87 @@ def test_mask_files_of_both_conventions(tmp_path: Path):
     assert (read_mask(goes, (WIDTH, HEIGHT)) == mask).all()
     assert (read_mask(stays, (WIDTH, HEIGHT), True) == mask).all()
     assert read_mask(goes, (2 * WIDTH, 2 * HEIGHT)).mean() == pytest.approx(mask.mean(), abs=0.01)
-    Image.new("L", (8, 8)).save(goes)
+    Image.new("L", (12, 8)).save(goes)
     with pytest.raises(ValueError, match="marks nothing"):
         read_mask(goes, (WIDTH, HEIGHT))
     goes.write_text("hello")
     with pytest.raises(ValueError, match="cannot be read"):
         read_mask(goes, (WIDTH, HEIGHT))
+    with pytest.raises(
+        ValueError, match="The mask is 192 x 128 pixels and the picture 128 x 192, which is another format"
+    ):
+        read_mask(stays, (HEIGHT, WIDTH))
+
+
+def put(page, name: str, *inputs) -> dict[type, list]:
+    """What a handler of the page puts there, by its kind."""
+    found: dict[type, list] = {}
+    for value in handler(page, name)(*inputs).values():
+        found.setdefault(type(value), []).append(value)
+    return found
+
+
+def fine_mask(picture: removal_scenes.Picture) -> numpy.ndarray:
+    """A disc and a line of four pixels, finer than the painter shows them."""
+    columns, rows = numpy.meshgrid(*map(numpy.arange, picture.image.size))
+    mask = (columns - 600) ** 2 + (rows - 500) ** 2 < 211**2
+    mask[900:904, 200:1500] = True
+    return mask
+
+
+def test_a_mask_stays_as_it_was_brought_until_somebody_paints(page, tmp_path: Path):
+    picture = own_picture((2000, 1500))
+    mask, file = fine_mask(picture), tmp_path / "mask.png"
+    Image.fromarray(mask).convert("L").save(file)
+    made = put(page, "bring_mask", str(file), False, picture, 2, True)
+    held, drawn = made[removal_scenes.Picture][0], made[dict][0]
+    assert (asked_mask(held, BRUSH, drawn) == mask).all()
+    again = Path(handler(page, "saved")(held, BRUSH, drawn, visit("mask")))
+    assert again.name == "mine_mask.png" and (read_mask(again, picture.image.size) == mask).all()
+    with pytest.raises(gr.Error, match="Paint over the object first"):
+        handler(page, "saved")(picture, BRUSH, None, visit("mask"))
+
+    painted = numpy.asarray(Image.open(io.BytesIO(base64.b64decode(drawn["mask"][len(painter.PREFIX) :])))).copy()
+    painted[:40, :40] = (255, 64, 64, 255)
+    stroke = drawn | {"mask": painter.data_uri(Image.fromarray(painted))}
+    after = asked_mask(held, BRUSH, stroke)
+    assert after[:100, :100].all() and not mask[:100, :100].any(), "what is painted counts"
+    assert after[902, 300:1400].all(), "a thin line stays"
+
+
+def test_going_back_and_forth_does_not_let_a_mask_creep():
+    picture = own_picture((2000, 1500))
+    mask = back = fine_mask(picture)
+    for _round in range(5):
+        back = current_mask(picture, BRUSH, painter.value_of(picture, back))
+    disc = (slice(250, 750), slice(350, 850))
+    assert back[disc].sum() == pytest.approx(mask[disc].sum(), rel=0.01)
+    assert back[902, 250:1450].all(), "a line that is finer than the painter stays"
+
+
+def test_strokes_are_there_again_after_the_other_kind_of_picture(page):
+    scene, mine = removal_scenes.first(), own_picture()
+    on_scene, on_mine = strokes(scene), strokes(mine)
+    there = put(page, "other_kind", "own", scene, None, scene, BRUSH, on_scene, 2, True)
+    kept_scene = there[removal_scenes.Picture][0]
+    back = put(page, "other_kind", "scene", kept_scene, mine, mine, BRUSH, on_mine, 2, True)
+    kept_mine = next(p for p in back[removal_scenes.Picture] if p.key == mine.key)
+    assert on_scene in back[dict] and BRUSH in [radio.value for radio in back[gr.Radio]]
+    assert on_mine in put(page, "other_kind", "own", kept_scene, kept_mine, kept_scene, BRUSH, on_scene, 2, True)[dict]
+    # Also when the scene goes for another one: strokes are noted as they come.
+    noted = put(page, "changed", mine, BRUSH, on_mine, 2, True)[removal_scenes.Picture][0]
+    assert on_mine in put(page, "other_kind", "own", scene, noted, scene, CLICK, None, 2, True)[dict]
+    # A value of another picture is nobody's.
+    assert removal_scenes.Picture not in put(page, "changed", mine, BRUSH, on_scene, 2, True)
+
+
+def test_a_mask_that_would_fill_the_memory_marks_nothing():
+    picture, data = removal_scenes.first(), io.BytesIO()
+    Image.new("L", (1, 1)).save(data, "PNG")
+    header = struct.pack(">4sIIBBBBB", b"IHDR", 60_000, 60_000, 8, 0, 0, 0, 0)
+    bomb = data.getvalue()[:12] + header + struct.pack(">I", zlib.crc32(header)) + data.getvalue()[33:]
+    drawn = {"key": picture.key, "mask": painter.PREFIX + base64.b64encode(bomb).decode()}
+    assert not current_mask(picture, BRUSH, drawn).any()
 
 
 def test_rough_strokes_snap_to_the_object():
@@ -243,13 +361,11 @@ def test_pictures_that_are_not_taken_leave_the_page_alone(page, tmp_path: Path):
     text.write_text("hello")
     for path, words in ((small, "63"), (text, "not a picture")):
         with pytest.raises(gr.Error, match=words) as caught:
-            bring(str(path), 2, True, visit("bring"))
+            bring(str(path), 2, True)
         assert caught.value.message.endswith(".")
     good = tmp_path / "portrait.jpg"
     Image.new("CMYK", (900, 1600), (0, 90, 90, 0)).save(good)
-    picture = next(
-        v for v in bring(str(good), 2, True, visit("bring")).values() if isinstance(v, removal_scenes.Picture)
-    )
+    picture = next(v for v in bring(str(good), 2, True).values() if isinstance(v, removal_scenes.Picture))
     assert picture.image.size == (900, 1600) and picture.solids is None and picture.name == "portrait"
 
 
@@ -277,20 +393,23 @@ def test_remove_shows_everything_and_measures_against_the_truth(page):
             "composite_1.png",
         } <= names
         assert json.loads(archive.read("settings.json"))["settings"]["steps_1"] == 4
-    settings, recipe = removal_files.settings_inside(made.composites[0])
-    assert (settings.steps_1, settings.variants, recipe.seed) == (4, 2, removal_scenes.START.seed)
+    inside = removal_files.settings_inside(made.composites[0])
+    assert (inside.settings.steps_1, inside.settings.variants) == (4, 2)
+    assert inside.recipe.seed == removal_scenes.START.seed and inside.next_step() == "Press Remove to make it again."
 
 
 def test_the_stages_run_one_by_one_and_nothing_twice(page):
     kept = Cache()
-    first = last(list(handler(page, "estimate_depth")(visit("stages"), *asked(kept=kept))))
+    first = last(list(handler(page, "estimate_depth")(visit("stages"), *asked(mode=BRUSH, kept=kept))))
+    assert not first.outcome.mask.any(), "depth needs no mask"
     assert first.outcome.depth_after is None and not first.results and len(kept) == 1
     second = last(list(handler(page, "remove_from_depth")(visit("stages"), *asked(kept=kept))))
     assert second.outcome.depth_after is not None and len(kept) == 2
+    assert "does not look like a depth map" in " ".join(second.outcome.notes)
     assert (second.outcome.depth_before == first.outcome.depth_before).all()
     third = last(list(handler(page, "render")(visit("stages"), *asked(kept=kept))))
     assert third.outcome.seconds["stage 1"] == 0, "it came from the cache"
-    assert numpy.abs(third.outcome.depth_after - second.outcome.depth_after).max() < 0.005
+    assert (third.outcome.depth_after == second.outcome.depth_after).all()
 
 
 def test_a_depth_of_ones_own_is_rendered_and_of_another_picture_is_not(page):
@@ -299,6 +418,9 @@ def test_a_depth_of_ones_own_is_rendered_and_of_another_picture_is_not(page):
     mine = removal_edit.OwnDepth(picture.key, depth)
     made = last(list(handler(page, "render")(visit("own"), *asked(picture, own=mine, kept=kept))))
     assert numpy.abs(made.outcome.depth_after - depth).max() < 0.01
+    assert removal_files.settings_inside(made.results[0]).next_step() == (
+        "The file does not hold the depth after that was painted or brought: bring that again, then press Render from my depth."
+    )
     other = last(list(handler(page, "render")(visit("own"), *asked(own=dataclasses.replace(mine, key="x"), kept=kept))))
     assert numpy.abs(other.outcome.depth_after - depth).max() > 0.1
     whole = last(list(handler(page, "remove")(visit("own"), *asked(picture, own=mine, kept=kept))))
@@ -315,6 +437,8 @@ def test_what_if_the_depth_had_not_changed(page):
     made = last(list(handler(page, "render_unchanged")(visit("same"), *inputs)))
     assert (made.outcome.depth_after == made.outcome.depth_before).all()
     assert "The depth did not change" in " ".join(made.outcome.notes)
+    assert "press What if" not in removal_files.settings_inside(made.results[0]).next_step()
+    assert "What if the depth had not changed?" in removal_files.settings_inside(made.results[0]).next_step()
 
 
 def test_a_picture_of_ones_own_gets_self_checks_and_a_composite_of_its_own_size(page):
@@ -326,6 +450,9 @@ def test_a_picture_of_ones_own_gets_self_checks_and_a_composite_of_its_own_size(
     assert composite.shape == original.shape == (200, 300, 3)
     moved, mask = (composite != original).any(-1), masks.resized(made.outcome.mask, (300, 200))
     assert moved[mask].mean() > 0.5
+    inside = images.read_settings(made.strips[0])["settings"]
+    assert (inside["original_size"], inside["mask"], inside["depth"]) == ([300, 200], "drawn", "stage 1")
+    assert "the picture and its mask: bring that again" in removal_files.settings_inside(made.strips[0]).next_step()
     assert made.outcome.changed == [] and made.outcome.composites[0].size == made.outcome.mask.shape[::-1], (
         "what is as large as the original is not kept in memory"
     )
@@ -341,6 +468,25 @@ def test_wrong_settings_get_a_sentence_before_anything_changes(page, changed: di
         with pytest.raises(gr.Error) as caught:
             next(handler(page, name)(visit("wrong"), *asked(**changed)))
         assert words in caught.value.message and caught.value.message.endswith(".")
+
+
+def test_a_result_is_called_by_what_was_brushed_and_comes_back_without_a_foreign_depth(page):
+    picture = removal_scenes.first()
+    other = 1 - picture.index
+    drawn = painter.value_of(picture, picture.solids[other])
+    inputs = asked(picture, BRUSH, drawn)
+    inputs[9] = 31  # the threshold as it stands on the page
+    run = list(handler(page, "remove")(visit("about"), *inputs))
+    assert "changed by more than 31 " in shown(run) and "In the raw result of stage 2" in shown(run)
+    entries = next(v for v in run[-1].values() if isinstance(v, list) and v and isinstance(v[0], demos.Entry))
+    assert entries[0].caption.startswith(picture.names[other])
+    inside = removal_files.settings_inside(last(run).composites[0])
+    assert inside.next_step() == "The file does not hold the brushed mask: bring that again, then press Remove."
+    back = handler(page, "bring_back")(entries, 12, SimpleNamespace(index=0))
+    assert removal_edit.NONE in back.values() and "changed by more than 12 " in shown([back])
+    held = next(v for v in back.values() if isinstance(v, removal_scenes.Picture))
+    painted = next(v for v in back.values() if isinstance(v, dict) and "mask" in v)
+    assert (asked_mask(held, BRUSH, painted) == picture.solids[other]).all()
 
 
 def test_stop_keeps_what_is_finished(page):
@@ -422,22 +568,38 @@ def test_the_measured_figures_are_a_table_or_one_sentence(monkeypatch: pytest.Mo
 
 def test_painted_and_brought_depths_come_back_as_they_were(tmp_path: Path):
     depth = numpy.tile(numpy.linspace(0, 1, WIDTH, dtype=numpy.float32), (HEIGHT, 1))
-    painted = removal_edit.level_of(removal_edit.ground(depth)["composite"], depth.shape)
-    assert numpy.abs(painted - depth).max() < 0.02
+    untouched = removal_edit.ground(depth)["composite"]
+    assert (removal_edit.level_of(untouched, depth) == depth).all(), "change nothing: then nothing may go"
+    drawn = numpy.asarray(untouched).copy()
+    drawn[150:240, 300:390, :3] = 64  # three pixels of the editor for one of the depth
+    painted = removal_edit.level_of(Image.fromarray(drawn), depth)
+    stroke = numpy.zeros(depth.shape, bool)
+    stroke[50:80, 100:130] = True
+    assert (painted[~stroke] == depth[~stroke]).all() and numpy.abs(painted[stroke] - 64 / 255).max() < 1e-3
 
 
 def test_restoring_checks_the_settings_inside(tmp_path: Path):
     path, image = tmp_path / "a.png", Image.new("RGB", (8, 6))
     good = dataclasses.asdict(Settings()) | {"kind": "result", "scene": {"seed": 5, "index": 0, "from later": 1}}
     images.save_png(image, path, good, tab="georemover")
-    settings, recipe = removal_files.settings_inside(path)
-    assert settings == Settings() and recipe == Recipe(5)
+    inside = removal_files.settings_inside(path)
+    assert inside.settings == Settings() and inside.recipe == Recipe(5)
+    scene = {"seed": 5, "index": 0}
     for bad in (
         {"seed": "5"},
         {"steps_2": 10**9},
         {"model_set": "maxi"},
         {"scene": {"seed": "x", "index": 0}},
         {"scene": 7},
+        {"scene": scene | {"seed": 10**6}},
+        {"scene": scene | {"seed": -1}},
+        {"scene": scene | {"seed": True}},
+        {"scene": scene | {"index": -1}},
+        {"scene": scene | {"floor": ["wood"]}},
+        {"scene": scene | {"floor": "lava"}},
+        {"scene": scene | {"light": {}}},
+        {"scene": scene | {"count": 4}},
+        {"scene": scene | {"mirror": "yes"}},
     ):
         images.save_png(image, path, good | bad, tab="georemover")
         with pytest.raises(ValueError, match=r"\.$"):
@@ -445,6 +607,47 @@ def test_restoring_checks_the_settings_inside(tmp_path: Path):
     images.save_png(image, path, good, tab="golden_noise")
     with pytest.raises(ValueError, match="golden_noise"):
         removal_files.settings_inside(path)
+
+
+def test_what_is_restored_fits_the_page(page, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    told: list[str] = []
+    monkeypatch.setattr(gr, "Info", lambda words, **_rest: told.append(words))
+    path, base = tmp_path / "full.png", flux_fill.BASES["mini"]
+    fast = dataclasses.replace(Settings.of("full", fast=True), steps_1=base.fast[0], steps_2=base.fast[1])
+    images.save_png(Image.new("RGB", (8, 6)), path, dataclasses.asdict(fast), tab="georemover")
+    named = {getattr(block, "label", ""): value for block, value in handler(page, "restore")(str(path)).items()}
+    assert named["Grow or shrink the mask, pixels"] == named["Soft edge of the composite, pixels"] == base.grow == 2
+    assert named["Pace"] == ("official" if base.steps == base.fast else "fast")
+    assert "Growth and soft edge were left out" in told[0] and "the picture and its mask" in told[0]
+
+
+def test_the_pace_is_that_of_the_steps():
+    for words, settings in (("official", Settings.of("full")), ("fast", Settings.of("full", fast=True))):
+        assert removal_settings.pace_of("full", settings) == words
+        assert removal_settings.pace_of("full", dataclasses.replace(settings, steps_1=9)) is None
+
+
+def test_on_zerogpu_there_is_one_preset(monkeypatch: pytest.MonkeyPatch):
+    with gr.Blocks():
+        plain, fixed = removal_settings.build("full"), removal_settings.build("full", fixed=True)
+    assert plain.preset.visible and plain.presets == tuple(flux_fill.FULL.presets)
+    assert not fixed.preset.visible and fixed.presets == ("bf16",) and len(fixed.preset.choices) == 1
+    seen: list[bool] = []
+    build = removal_settings.build
+    monkeypatch.setattr(removal_settings, "build", lambda of, fixed: seen.append(fixed) or build(of, fixed))
+    with toy_flux.installed(), gr.Blocks():
+        for mode in ("zero", "cpu"):
+            georemover_tab.build(Registry(mode, move=lambda module, _device: module), "mini")
+    assert seen == [True, False]
+
+
+def test_a_finished_picture_of_a_batch_is_on_the_disk_and_not_in_memory(tmp_path: Path):
+    made = SimpleNamespace(composites=[Image.new("RGB", (6, 4), "red")], metrics=[{}], seconds={}, notes=[])
+    rows = [removal_batch.pack(georemover.BatchRow(name, made), tmp_path) for name in ("set/a", "b")]
+    assert [row.outcome for row in rows] == [None, None]
+    with zipfile.ZipFile(tmp_path / removal_batch.PACKED) as archive:
+        assert archive.namelist() == ["set/a_composite.png", "b_composite.png"]
+        assert Image.open(io.BytesIO(archive.read("b_composite.png"))).getpixel((0, 0)) == (255, 0, 0)
 
 
 def test_a_batch_goes_on_over_what_cannot_be_done(page, tmp_path: Path):
@@ -455,20 +658,24 @@ def test_a_batch_goes_on_over_what_cannot_be_done(page, tmp_path: Path):
             data = io.BytesIO()
             Image.fromarray(pixels).convert("RGB").save(data, "PNG")
             archive.writestr(f"{name}.png", data.getvalue())
-    run = list(handler(page, "batch")(visit("batch"), str(packed), False, 2, True, Cache(), *values()))
+    run = list(handler(page, "batch")(visit("batch"), str(packed), False, 2, True, *values()))
     told = shown(run)
     assert "2 pictures" in told and "There is no lonely_mask.png: add the mask." in told and "Done: 2 pictures" in told
     files = [str(v.value) if not isinstance(v.value, dict) else v.value["path"] for u in run if isinstance(u, dict)
              for v in u.values() if isinstance(v, gr.DownloadButton) and v.value]  # fmt: skip
     table = next(Path(path).read_text() for path in files if path.endswith(".csv"))
     assert table.splitlines()[0].startswith("name,error,residual_effect")
-    with zipfile.ZipFile([path for path in files if path.endswith(".zip")][-1]) as archive:
+    assert not [path for path in files if path.endswith(".zip")], "each would be one more copy on the disk"
+    folder = next(v for v in run[0].values() if v and isinstance(v, str) and Path(v).is_dir())
+    with zipfile.ZipFile(handler(page, "packed_pictures")(folder)) as archive:
         assert archive.namelist() == ["a_composite.png"]
+    with pytest.raises(gr.Error, match="No picture of this batch"):
+        handler(page, "packed_pictures")("")
     with pytest.raises(gr.Error, match="no zip yet"):
-        next(handler(page, "batch")(visit("batch"), None, False, 2, True, Cache(), *values()))
+        next(handler(page, "batch")(visit("batch"), None, False, 2, True, *values()))
     packed.write_text("x")
     with pytest.raises(gr.Error, match="not a zip that can be read"):
-        list(handler(page, "batch")(visit("batch"), str(packed), False, 2, True, Cache(), *values()))
+        list(handler(page, "batch")(visit("batch"), str(packed), False, 2, True, *values()))
 
 
 def test_rows_of_a_batch_are_escaped():
@@ -519,6 +726,7 @@ def test_the_endpoint_answers_with_files_and_measurements(address: str, files: t
         ({"steps": "25"}, "steps of stage 1"),
         ({"model_set": "maxi"}, "'maxi' is unknown"),
         ({"model_set": ["mini"]}, "odel set"),
+        ({"model_set": "full"}, "This server runs the model set mini, not full"),
     ],
 )
 def test_wrong_input_gets_one_clear_sentence(address: str, files: tuple[Path, Path], values: dict, words: str):
@@ -545,6 +753,23 @@ def test_the_full_set_says_its_licence_next_to_the_button():
         b for b in page.blocks.values() if isinstance(b, gr.Slider) and b.label == "Guidance" and b.maximum == 50
     )
     assert "no effect" not in guidance.info
+
+
+def test_without_the_full_weights_a_classical_fill_stands_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setenv("LATENT_STUDIO_MODELS", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setenv("LATENT_STUDIO_RAM_GIB", "64")  # nothing of it is loaded
+    with removal_page.shown():
+        page = app.build(app.from_environment(), "full")
+    picture, seen = own_picture(), []
+    with pytest.raises(gr.Error, match="The full set is not in the local cache"):
+        for update in handler(page, "remove")(visit("bare"), *asked(picture, BRUSH, strokes(picture), preset="bf16")):
+            seen.append(update)
+    assert "A preview, not GeoRemover" in shown(seen) and "progress-line stopped" in shown(seen)
+    before, after = next(map(numpy.asarray, pair) for u in seen for pair in u.values() if isinstance(pair, tuple))
+    off = (before != after).any(-1)
+    assert before.shape == after.shape == (192, 256, 3) and off[40:60, 50:70].all(), "the marked area was filled"
+    assert not off[:10].any() and not off[:, 120:].any(), "and nothing else"
 
 
 def test_the_mini_set_says_what_it_does_not_know(page):

@@ -695,6 +695,8 @@ def train_stage2(minutes: float, device: str) -> None:
     """Goes on from the adapter that lies there, even if that was made for an earlier fill model (delete ``stage2/`` to start anew)."""
     earlier = HERE / "stage2"
     told = training.read_json(HERE / "manifest.json").get("training", {}).get("stage2", {}) if earlier.exists() else {}
+    if (RUNS / "flux-stage2.pt").exists():  # a run that goes on: what came before it is said already
+        told = told.get("before", told)
     model = adapted(device, start=earlier)
     table = Latents("latents", "strip", "strip_clean")
     nothing = torch.zeros(8, 3 * HEIGHT * WIDTH // 256, 256, device=device)
