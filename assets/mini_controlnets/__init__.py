@@ -1,0 +1,1 @@
+"""Three small ControlNets for mini-sdxl, and how they were taught."""

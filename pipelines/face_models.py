@@ -1,0 +1,506 @@
+"""The models around a face: a parser that finds faces, points and parts, an embedder that says who it is, and ControlNets.
+
+Places are (x, y) in pixels and 0.5 is the middle of the first pixel. Left and right are those of the picture, not of the person.
+The small parser and embedder know rendered portraits only (``assets/mini_faces``): a photograph is outside of their world.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy
+import torch
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from pipelines import portrait_paste
+from pipelines.portrait_paste import POINTS
+from pipelines.registry import ROOT, ModelSpec, resolve
+from pipelines.sdxl import asset_spec
+
+LABELS = ("background", "skin", "hair", "neck", "clothes", "glasses", "beard")
+"""What the parser tells apart; eyes, brows, nose and mouth are skin, because the renderer paints them on it."""
+RENDERED = {
+    "skin": "face",
+    "hair": "hair",
+    "neck": "neck",
+    "clothes": "body",
+    "glasses": "glasses",
+    "beard": "beard",
+}
+"""Label -> mask of the renderer (``portrait.MASKS``) that teaches it."""
+OF_A_FACE = ("skin", "glasses", "beard")
+"""Labels that make up the box of a face; ears are skin."""
+
+CROP = 128
+"""Side of the pictures that the parser reads a face from, in pixels."""
+STRIDE = 4
+"""Pixels of the parser's input per cell of its output."""
+AROUND = 1.8
+"""Side of the crop around a face, in widths of its box: a rendered portrait is framed so."""
+LOOKS = (128, 256, 64)
+"""Lengths of the picture's shorter side at which faces are searched, until some are found."""
+LEAST_SHARE = 0.0015
+"""Share of the picture that a face must cover to be one."""
+
+ALIGNED = 96
+"""Side of the aligned pictures that the embedder reads, in pixels."""
+TEMPLATE = numpy.array([[28, 38], [68, 38], [48, 50], [33.6, 68.3], [62.4, 68.3]], numpy.float32)
+"""Where the points of :data:`POINTS` lie in an aligned picture: their mean in rendered portraits, eyes 40 pixels apart."""
+EMBEDDING = 128
+
+ASSETS = "assets/mini_faces"
+
+
+# ----------------------------------------------------------------------------------------------- faces
+
+
+@dataclass(frozen=True)
+class Face:
+    """One face of a picture of H by W pixels."""
+
+    box: tuple[float, float, float, float]
+    """Left, top, width, height of skin, glasses and beard in pixels; ears count, hair does not."""
+    points: NDArray[numpy.float32]
+    """(5, 2) places of :data:`POINTS`."""
+    parts: dict[str, NDArray[numpy.bool_]] = field(repr=False)
+    """Name in :data:`LABELS` -> (H, W); every pixel is in exactly one. Beyond the crop around the face all is background."""
+    score: float
+    """Mean certainty of the parser within the face, 0 to 1."""
+
+    @property
+    def core(self) -> NDArray[numpy.bool_]:
+        """(H, W): skin, glasses and beard of this face."""
+        return numpy.logical_or.reduce([self.parts[name] for name in OF_A_FACE])
+
+
+def check_picture(picture: NDArray[numpy.uint8]) -> None:
+    """Raise ValueError unless ``picture`` is (H, W, 3) uint8 of at least 16 pixels each way."""
+    if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != numpy.uint8:
+        raise ValueError(f"the picture is {picture.dtype} of shape {picture.shape}: give uint8 of (height, width, 3)")
+    if min(picture.shape[:2]) < 16:
+        raise ValueError(
+            f"the picture is only {picture.shape[1]} x {picture.shape[0]} pixels: give one of at least 16 each way"
+        )
+
+
+def as_input(pictures: Sequence[NDArray[numpy.uint8]] | NDArray[numpy.uint8], like: nn.Module) -> Tensor:
+    """uint8 (H, W, 3) pictures of one size as (B, 3, H, W) in [0, 1], of the module's dtype and on its device."""
+    weight = next(like.parameters())
+    return torch.from_numpy(numpy.stack(pictures)).to(weight.device).permute(0, 3, 1, 2).to(weight.dtype) / 255
+
+
+def parser_network():
+    """A new ``SegformerForSemanticSegmentation`` of 0.4 M parameters: seven part labels, then a heat map for each point."""
+    from transformers import SegformerConfig, SegformerForSemanticSegmentation
+
+    names = (*LABELS, *POINTS)
+    return SegformerForSemanticSegmentation(
+        SegformerConfig(
+            hidden_sizes=[16, 32, 64, 96],
+            depths=[1, 1, 1, 1],
+            num_attention_heads=[1, 2, 4, 6],
+            decoder_hidden_size=96,
+            drop_path_rate=0.0,
+            classifier_dropout_prob=0.0,
+            id2label=dict(enumerate(names)),
+            label2id={name: place for place, name in enumerate(names)},
+        )
+    )
+
+
+def parse(network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits of the parts (B, 7, H/4, W/4) and of the points (B, 5, H/4, W/4) for images (B, 3, H, W) in [0, 1]."""
+    logits = network(images * 2 - 1).logits
+    return logits[:, : len(LABELS)], logits[:, len(LABELS) :]
+
+
+def expected_places(logits: Tensor) -> Tensor:
+    """Mean places (..., 2) in pixels of the softmax over each heat map (..., h, w)."""
+    height, width = logits.shape[-2:]
+    share = logits.flatten(-2).softmax(-1).unflatten(-1, (height, width))
+    rows, columns = ((torch.arange(n, device=logits.device, dtype=share.dtype) + 0.5) * STRIDE for n in (height, width))
+    return torch.stack(((share.sum(-2) * columns).sum(-1), (share.sum(-1) * rows).sum(-1)), -1)
+
+
+Box = tuple[int, int, int, int]
+
+
+def components(core: NDArray[numpy.bool_]) -> list[Box]:
+    """Boxes (left, top, right, bottom) of the faces in a mask of everything that is face, the largest first.
+
+    An ear that hair cuts off from its face is no face: what is less than a fifth of a larger piece next to it is left out.
+    """
+    _, _, stats, _ = cv2.connectedComponentsWithStats(core.astype(numpy.uint8), connectivity=8)
+    pieces = sorted((tuple(int(v) for v in row) for row in stats[1:]), key=lambda row: -row[4])
+    found: list[tuple[Box, int]] = []
+    for left, top, width, height, area in pieces:
+        middle = left + width / 2, top + height / 2
+        beside = any(
+            area < 0.2 * larger
+            and abs(middle[0] - (a + c) / 2) < 0.8 * (c - a)
+            and abs(middle[1] - (b + d) / 2) < d - b
+            for (a, b, c, d), larger in found
+        )
+        if area >= LEAST_SHARE * core.size and not beside:
+            found.append(((left, top, left + width, top + height), area))
+    return [box for box, _ in found]
+
+
+class FaceParser:
+    """Finds faces with their points and parts; wraps the leased network of :data:`PARSER`."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network = network
+
+    @torch.inference_mode()
+    def _read(self, picture: NDArray[numpy.uint8]) -> tuple[NDArray[numpy.float32], Tensor]:
+        """Shares of the labels (7, H, W) and logits of the points (5, H/4, W/4); sides must be multiples of 32."""
+        parts, points = parse(self.network, as_input([picture], self.network))
+        parts = nn.functional.interpolate(parts.float(), picture.shape[:2], mode="bilinear", align_corners=False)
+        return parts[0].softmax(0).cpu().numpy(), points[0].float().cpu()
+
+    def detect(self, picture: NDArray[numpy.uint8]) -> list[Face]:
+        """Faces of a picture (H, W, 3) uint8, from left to right; empty when there is none.
+
+        The picture is searched at several sizes (:data:`LOOKS`), then each face is read from a crop of its own.
+        """
+        check_picture(picture)
+        faces: list[Face] = []
+        for side in LOOKS:
+            for rough in self._search(picture, side):
+                face = self._look_closely(picture, rough)
+                if face and all(_overlap(face.box, other.box) < 0.4 for other in faces):
+                    faces.append(face)
+            if faces:
+                break
+        return sorted(faces, key=lambda face: face.box[0])
+
+    def _search(self, picture: NDArray[numpy.uint8], side: int) -> list[tuple[float, float, float, float]]:
+        """Rough boxes (left, top, right, bottom) in pixels of the picture."""
+        height, width = picture.shape[:2]
+        scale = side / min(height, width)
+        if max(height, width) * scale > 8 * side:  # a strip: its long side would only cost time
+            scale = 8 * side / max(height, width)
+        small = _resized(picture, (max(round(width * scale), 8), max(round(height * scale), 8)))
+        rows, columns = small.shape[:2]
+        padded = cv2.copyMakeBorder(small, 0, -rows % 32, 0, -columns % 32, cv2.BORDER_REPLICATE)
+        shares = self._read(padded)[0][:, :rows, :columns]
+        across, down = width / columns, height / rows
+        return [
+            (left * across, top * down, right * across, bottom * down)
+            for left, top, right, bottom in components(_core(shares))
+        ]
+
+    def _look_closely(self, picture: NDArray[numpy.uint8], rough: tuple[float, float, float, float]) -> Face | None:
+        """The face in a rough box, read from a square around it; None where the points make no face."""
+        left, top, right, bottom = rough
+        side = max(round(AROUND * max(right - left, 0.85 * (bottom - top))), 8)
+        corner = round((left + right - side) / 2), round((top + bottom - side) / 2)
+        shares, heat = self._read(_resized(_cut(picture, corner, side), (CROP, CROP)))
+        core = _core(shares)
+        boxes = components(core)
+        if not boxes:
+            return None
+        middle = min(boxes, key=lambda b: abs(b[0] + b[2] - CROP) + abs(b[1] + b[3] - CROP))
+        points = _points_within(heat, middle)
+        if points is None:
+            return None
+        own = numpy.zeros_like(core)
+        own[middle[1] : middle[3], middle[0] : middle[2]] = True
+        score = float(shares[[LABELS.index(name) for name in OF_A_FACE]].sum(0)[core & own].mean())
+        scale = side / CROP
+        offset = numpy.array(corner, numpy.float32)
+        corner_of_box = numpy.array(middle[:2]) * scale + offset
+        box = (*map(float, corner_of_box), (middle[2] - middle[0]) * scale, (middle[3] - middle[1]) * scale)
+        parts = _placed(shares, own, picture.shape[:2], corner, side)
+        return Face(box, (points * scale + offset).astype(numpy.float32), parts, score)
+
+
+def _resized(picture: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
+    """The picture at (width, height); a mean of pixels where it shrinks."""
+    shrinks = size[0] < picture.shape[1] or size[1] < picture.shape[0]
+    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+
+
+def _cut(picture: NDArray[numpy.uint8], corner: tuple[int, int], side: int) -> NDArray[numpy.uint8]:
+    """The square of ``side`` pixels whose upper left corner is at ``corner``; beyond the border its pixels go on."""
+    rows = numpy.clip(numpy.arange(corner[1], corner[1] + side), 0, picture.shape[0] - 1)
+    columns = numpy.clip(numpy.arange(corner[0], corner[0] + side), 0, picture.shape[1] - 1)
+    return numpy.ascontiguousarray(picture[rows][:, columns])
+
+
+def _core(shares: NDArray[numpy.float32]) -> NDArray[numpy.bool_]:
+    return numpy.isin(shares.argmax(0), [LABELS.index(name) for name in OF_A_FACE])
+
+
+def _overlap(a: Sequence[float], b: Sequence[float]) -> float:
+    """Common area over the smaller of two boxes."""
+    width = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
+    height = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
+    return max(width, 0) * max(height, 0) / max(min(a[2] * a[3], b[2] * b[3]), 1e-6)
+
+
+def _points_within(heat: Tensor, box: Box) -> NDArray[numpy.float32] | None:
+    """Points (5, 2) in the crop, looked for in and around ``box`` only; None where they cannot be a face."""
+    margin = 0.15 * (box[2] - box[0])
+    limits = [box[0] - margin, box[1] - margin, box[2] + margin, box[3] + margin]
+    left, top = (max(int(v // STRIDE), 0) for v in limits[:2])
+    right, bottom = (min(int(-(-v // STRIDE)), n) for v, n in zip(limits[2:], heat.shape[:0:-1], strict=True))
+    points = expected_places(heat[:, top:bottom, left:right]) + torch.tensor([left, top]) * STRIDE
+    found = points.numpy().astype(numpy.float32)
+    across = found[1] - found[0]
+    apart = float(numpy.hypot(*across))
+    down = numpy.array([-across[1], across[0]]) / max(apart, 1e-6)
+    drop = float((found[3:].mean(0) - found[:2].mean(0)) @ down)
+    return found if 0.15 * (box[2] - box[0]) < apart and 0.2 * apart < drop < 3 * apart else None
+
+
+def _placed(
+    shares: NDArray[numpy.float32], own: NDArray[numpy.bool_], size: tuple[int, int], corner: tuple[int, int], side: int
+) -> dict[str, NDArray[numpy.bool_]]:
+    """Parts (H, W) of the picture from the shares (7, 128, 128) of a crop; another face's skin is background."""
+    grown = numpy.stack([_resized(part, (side, side)) for part in shares])
+    within = _resized(own.astype(numpy.float32), (side, side)) >= 0.5
+    labels = grown.argmax(0)
+    labels[~within & _core(grown)] = 0
+    whole = numpy.zeros(size, labels.dtype)
+    top, left = max(corner[1], 0), max(corner[0], 0)
+    bottom, right = min(corner[1] + side, size[0]), min(corner[0] + side, size[1])
+    whole[top:bottom, left:right] = labels[top - corner[1] : bottom - corner[1], left - corner[0] : right - corner[0]]
+    return {name: whole == place for place, name in enumerate(LABELS)}
+
+
+# -------------------------------------------------------------------------------------------- identity
+
+
+def alignment(points: NDArray[numpy.floating], size: int = ALIGNED) -> NDArray[numpy.float64]:
+    """The similarity transform (3, 3) that takes points (5, 2) of a picture nearest to the template, scaled to ``size``.
+
+    ValueError for points that are not finite, that coincide, or that are mirrored.
+    """
+    return portrait_paste.similarity(points, TEMPLATE * (size / ALIGNED))
+
+
+def aligned(
+    picture: NDArray[numpy.uint8], points: NDArray[numpy.floating], size: int = ALIGNED, margin: int = 0
+) -> NDArray[numpy.uint8]:
+    """The face (size, size, 3), turned and scaled so that its points lie on the template; ``margin`` more pixels all around."""
+    matrix = alignment(points, size)
+    matrix[:2, 2] += margin
+    return portrait_paste.warp(picture, matrix, (size + 2 * margin,) * 2, way=cv2.INTER_LINEAR)
+
+
+class FaceEmbedderNetwork(ModelMixin, ConfigMixin):
+    """A transformers ``ResNetModel`` and one linear layer on all of its last cells.
+
+    Args:
+        widths: channels of the four stages; the picture is reduced by 32.
+        size: side of the aligned pictures in pixels.
+        embedding: length of the embedding.
+    """
+
+    @register_to_config
+    def __init__(
+        self, widths: Sequence[int] = (32, 64, 96, 128), size: int = ALIGNED, embedding: int = EMBEDDING
+    ) -> None:
+        super().__init__()
+        from transformers import ResNetConfig, ResNetModel
+
+        widths = list(widths)
+        self.backbone = ResNetModel(
+            ResNetConfig(embedding_size=24, hidden_sizes=widths, depths=[1, 1, 1, 1], layer_type="basic")
+        )
+        # Where on the face something lies is half of who it is: a mean over the cells would lose it.
+        self.project = nn.Linear(widths[-1] * (size // 32) ** 2, embedding)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Embeddings (B, 128) of length 1 for aligned images (B, 3, 96, 96) in [0, 1]."""
+        states = self.backbone(images * 4 - 2).last_hidden_state
+        return nn.functional.normalize(self.project(states.flatten(1)).float(), dim=1)
+
+
+class FaceEmbedder:
+    """Says who a face is; wraps the leased network of :data:`EMBEDDER`. Similarity is the dot product of two embeddings."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network = network
+
+    def embed(self, picture: NDArray[numpy.uint8], points: NDArray[numpy.floating]) -> NDArray[numpy.float32]:
+        """(128,) of length 1 for the face with these points (5, 2) in a picture (H, W, 3) uint8."""
+        check_picture(picture)
+        return self.embed_aligned([aligned(picture, points)])[0]
+
+    @torch.inference_mode()
+    def embed_aligned(self, pictures: Sequence[NDArray[numpy.uint8]]) -> NDArray[numpy.float32]:
+        """(B, 128) for aligned pictures (96, 96, 3)."""
+        parts = [
+            self.network(as_input(pictures[first : first + 64], self.network)).float().cpu().numpy()
+            for first in range(0, len(pictures), 64)
+        ]
+        return numpy.concatenate(parts)
+
+
+def evaluation() -> dict[str, Any]:
+    """What ``python -m assets.mini_faces.evaluate --write`` measured; empty before."""
+    path = ROOT / ASSETS / "evaluation.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def threshold() -> float | None:
+    """Similarity from which on two pictures show one person, at 1 % false matches; None before it was measured."""
+    return evaluation().get("identity", {}).get("threshold")
+
+
+# ---------------------------------------------------------------------------------------- control maps
+
+
+def control_map(
+    reads: str,
+    picture: NDArray[numpy.uint8],
+    points: NDArray[numpy.floating] | None = None,
+    width: float | None = None,
+) -> NDArray[numpy.uint8]:
+    """What a ControlNet reads of a picture (H, W, 3) uint8, at its size. The small ones were taught with just this function.
+
+    Args:
+        reads: "landmarks" (the five points and the oval that they suggest), "line", "shading" (light after a Gaussian of 0.06 face
+            widths, colour at an eighth of the resolution), "canny" or "tile".
+        points: (5, 2), for "landmarks".
+        width: of the face's box in pixels, for "shading".
+
+    Raises:
+        ValueError: an unknown map, or one for which points or width are missing.
+    """
+    check_picture(picture)
+    size = (picture.shape[1], picture.shape[0])
+    if reads == "line":
+        return portrait_paste.line_map(picture)
+    if reads == "canny":
+        return portrait_paste.canny_map(picture)
+    if reads == "tile":
+        return portrait_paste.colour_map(picture)
+    if reads == "landmarks" and points is not None:
+        return portrait_paste.landmark_picture(size, points, portrait_paste.face_oval(size, points=points))
+    if reads == "shading" and width is not None:
+        both = cv2.cvtColor(portrait_paste.colour_map(picture), cv2.COLOR_RGB2LAB)
+        light = cv2.cvtColor(portrait_paste.shading_map(picture, width), cv2.COLOR_RGB2LAB)
+        both[..., 0] = light[..., 0]
+        return cv2.cvtColor(both, cv2.COLOR_LAB2RGB)
+    if reads in ("landmarks", "shading"):
+        raise ValueError(
+            f"a {reads} map needs the face's {'points' if reads == 'landmarks' else 'width'}: find the face first"
+        )
+    raise ValueError(f"there is no {reads!r} map: choose landmarks, line, shading, canny or tile")
+
+
+# -------------------------------------------------------------------------------------------- registry
+
+
+def _part(spec: ModelSpec) -> Path:
+    """The folder of a shipped part, named as the end of its key."""
+    folder = resolve(spec) / spec.key.rsplit("/", 1)[1]
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"{spec.key} needs the folder {folder.name} in {spec.source}: train it with its train.py"
+        )
+    return folder
+
+
+def _load_parser(spec: ModelSpec) -> Any:
+    from transformers import SegformerForSemanticSegmentation
+
+    return SegformerForSemanticSegmentation.from_pretrained(_part(spec), dtype=torch.float32).eval()
+
+
+def _load_embedder(spec: ModelSpec) -> Any:
+    return FaceEmbedderNetwork.from_pretrained(_part(spec), torch_dtype=torch.float32).eval()
+
+
+def _load_controlnet(spec: ModelSpec) -> Any:
+    """A ``ControlNetModel``: one of ours, or that of a Hub repository in half precision."""
+    from diffusers import ControlNetModel
+
+    folder = _part(spec) if spec.source.startswith("assets/") else resolve(spec)
+    variant = "fp16" if any(".fp16." in name for name in spec.files) else None
+    return ControlNetModel.from_pretrained(
+        folder, torch_dtype=getattr(torch, spec.dtype), variant=variant, use_safetensors=True
+    ).eval()
+
+
+PARSER = asset_spec("mini-faces/parser", ASSETS, _load_parser, "parser", "finds faces, points and parts in renders")
+EMBEDDER = asset_spec(
+    "mini-faces/embedder", ASSETS, _load_embedder, "embedder", "who a rendered face is, for measuring"
+)
+
+
+@dataclass(frozen=True)
+class Control:
+    """A ControlNet with the kind of map that it reads."""
+
+    spec: ModelSpec
+    reads: str
+    """Name of the map: "landmarks", "line", "shading", "openpose", "canny", "tile" or "depth"."""
+    title: str
+
+
+def _mini_controls() -> dict[str, Control]:
+    titles = {
+        "landmarks": "five points and the outline of the face",
+        "line": "a drawing of the picture in lines",
+        "shading": "light and colour without detail",
+    }
+    return {
+        name: Control(
+            asset_spec(
+                f"mini-controlnets/{name}",
+                "assets/mini_controlnets",
+                _load_controlnet,
+                name,
+                f"our ControlNet: {title}",
+            ),
+            name,
+            title,
+        )
+        for name, title in titles.items()
+    }
+
+
+def _hub_control(source: str, licence: str, reads: str, title: str, half: bool) -> Control:
+    """``half``: the repository has its float16 weights in a variant of their own."""
+    weights = "diffusion_pytorch_model.fp16.safetensors" if half else "diffusion_pytorch_model.safetensors"
+    key = f"sdxl-controlnet/{source.split('/')[1]}"
+    spec = ModelSpec(
+        key,
+        source,
+        _load_controlnet,
+        licence,
+        2_502_139_104,
+        dtype="float16",
+        card=title,
+        files=("config.json", weights),
+    )
+    return Control(spec, reads, title)
+
+
+CONTROLS: dict[str, dict[str, Control]] = {
+    "mini": _mini_controls(),
+    "full": {
+        "landmarks": _hub_control(
+            "xinsir/controlnet-openpose-sdxl-1.0", "apache-2.0", "openpose", "pose and face points (openpose)", False
+        ),
+        "line": _hub_control("diffusers/controlnet-canny-sdxl-1.0", "openrail++", "canny", "edges (canny)", True),
+        "shading": _hub_control(
+            "xinsir/controlnet-tile-sdxl-1.0", "apache-2.0", "tile", "light and colour without detail (tile)", False
+        ),
+        "depth": _hub_control("diffusers/controlnet-depth-sdxl-1.0", "openrail++", "depth", "depth", True),
+    },
+}
+"""Model set -> role -> ControlNet. The licences are those on the Hub's pages of the four repositories."""
