@@ -357,7 +357,9 @@ def flux_card() -> str:
             launcher = f"torchrun --nproc-per-node {t['processes']}" if t.get("processes", 1) > 1 else "python"
             run = f"`{launcher} -m assets.mini_flux.train {name} --minutes {t['minutes']:g}`"
             first = t.get("before")
-            title += f", after {first['minutes']:g} minutes with another weighting on the first fill model" if first else ""
+            title += (
+                f", after {first['minutes']:g} minutes with another weighting on the first fill model" if first else ""
+            )
             rows.append((title, run, f"{t['minutes']:g}", f"{t['steps']:,}", f"{t['loss']:.4f}"))
     text += (
         "## Training\n\n"

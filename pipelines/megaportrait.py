@@ -1,0 +1,1249 @@
+"""MegaPortrait (arXiv 2411.04357) in its published outline: a person goes into a reference portrait, in its pose, light, clothes and place.
+
+Of the paper only the outline is public to us: Identity Net (a model fine-tuned on the person's pictures, ``pipelines/portrait_person.py``),
+Shading Net (:meth:`MegaPortrait.shade`: the identity's structure, the reference's light), paste, Harmonization Net
+(:meth:`MegaPortrait.harmonise`: only the ring around the pasted face). All three are one SDXL, the registry's shared one, with
+ControlNets and a LoRA. This is an unofficial re-creation: every number is ours, after EasyPhoto and FaceChain where those say one.
+Not to be confused with MegaPortraits (2022, head avatars).
+
+:func:`portrait` runs everything for the page, with each stage kept in a ``Cache`` by its inputs. Outside the mask of a result every
+pixel is the reference's. Pictures are (H, W, 3) uint8 RGB, masks (H, W) bool, points (5, 2) in pixels.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import json
+import math
+import time
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import cv2
+import numpy
+from numpy.typing import NDArray
+
+from pipelines import (
+    images,
+    limits,
+    masks,
+    portrait_intake,
+    portrait_metrics,
+    portrait_paste,
+    portrait_person,
+    sdxl,
+)
+from pipelines.papers import Paper
+from pipelines.portrait_intake import Face, Photo
+from pipelines.portrait_paste import Alpha, Crop, Mask, Picture
+from pipelines.portrait_person import Cache, FaceTools, Person, Preview, Stored, keeping, points_of
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from pipelines import face_models
+    from pipelines.lane import Job
+    from pipelines.registry import ModelSpec, Registry
+    from pipelines.scenes.portrait import Portrait
+
+__all__ = [
+    "EXAMPLES", "PAPER", "Analysis", "Cache", "Candidate", "MegaPortrait", "Outcome", "Preview", "Recipe", "Request", "Settings",
+    "analyse", "facts", "keeping", "portrait", "save_result", "save_zip", "specs",
+]  # fmt: skip
+
+PAPER = Paper(
+    title="MegaPortrait: Revisiting Diffusion Control for High-fidelity Portrait Generation",
+    authors=("Han Yang", "Sotiris Anagnostidis", "Enis Simsar", "Thomas Hofmann"),
+    venue="arXiv, 2024",
+    url="https://arxiv.org/abs/2411.04357",
+    idea=(
+        "A portrait of a person in the style of another picture is made in three steps that each do one thing: learn the person, "
+        "give the face the other picture's light, and melt it into the other picture's body."
+    ),
+    ours=(
+        "An unofficial re-creation from the abstract: the settings are ours, as are the code, the small ControlNets and face models, "
+        "the rendered people with their exact truth, and the measurements."
+    ),
+    theirs="The outline: Identity Net, Shading Net, Harmonization Net, each steered by ControlNets. Their settings are not public.",
+    licence="Code and embedded weights Apache-2.0; Stable Diffusion XL is openrail++, its ControlNets Apache-2.0 or openrail++.",
+)
+
+TAB = "MegaPortrait"
+MODES: dict[str, str] = {
+    "preview": "Preview without AI models",
+    "instant": "Instant, without training",
+    "trained": "Trained person",
+    "single": "Trained person, Identity and Shading in one pass",
+}
+REGIONS: dict[str, str] = {"head": "Head with hair and neck", "face": "Face only"}
+STARTS: dict[str, str] = {"reference": "The reference's face", "pasted": "The person's nearest picture, pasted"}
+
+REFERENCE, IDENTITY, SHADED, PASTED, RING, HARMONISED = (
+    "Reference", "Identity", "Shaded", "Pasted", "Ring mask", "Harmonised"
+)  # fmt: skip
+"""Stages, as :class:`Preview` and :attr:`Candidate.stages` name them."""
+
+WIDER = 0.1
+"""The Identity Net may paint so much further than the reference's face, in its widths: a person's may be rounder."""
+HEAD = ("hair", "neck")
+"""Labels of the parser that make up a head, with those of its face."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A rendered person and a rendered reference of somebody else, from seeds; the truth comes along."""
+
+    person: int
+    reference: int
+    title: str = ""
+
+    PICTURES: ClassVar[int] = 5
+    SIZE: ClassVar[tuple[int, int]] = (192, 160)
+    """Height and width of the reference. The person's pictures are 160 x 160."""
+
+    def pictures(self, count: int = PICTURES) -> list[tuple[str, Picture]]:
+        """(name, picture) pairs of the person, in different shots."""
+        from pipelines.scenes import portrait as heads
+
+        someone = heads.sample_identity(self.person)
+        taken = [heads.Portrait(someone, heads.sample_shot(100 * self.person + shot)) for shot in range(count)]
+        return [(f"picture {number}", rendered(one, (160, 160))) for number, one in enumerate(taken, 1)]
+
+    def host(self) -> Portrait:
+        """Who is in the reference, and how it was taken."""
+        from pipelines.scenes import portrait as heads
+
+        return heads.sample(self.reference)
+
+    def picture(self) -> Picture:
+        """The reference."""
+        return rendered(self.host(), self.SIZE)
+
+    def truth(self) -> Portrait:
+        """The person in the reference's shot: what a perfect result shows."""
+        from pipelines.scenes import portrait as heads
+
+        return heads.relit(heads.Portrait(heads.sample_identity(self.person), self.host().shot), self.host().shot)
+
+
+def rendered(someone: Portrait, size: tuple[int, int]) -> Picture:
+    """A rendered portrait of (height, width)."""
+    from pipelines.scenes import portrait as heads
+
+    return numpy.asarray(images.to_pil(heads.render([someone], size).image)[0])
+
+
+EXAMPLES: tuple[Recipe, ...] = (
+    Recipe(11, 203, "From one light to another"),
+    Recipe(24, 207, "A beard where there was none"),
+    Recipe(35, 212, "Another skin tone, another head"),
+    Recipe(46, 221, "Glasses come along"),
+    Recipe(57, 230, "A head that is turned away"),
+    Recipe(68, 238, "Long hair for short"),
+)
+"""People and references that no model was trained on."""
+
+
+# ------------------------------------------------------------------------------------------ settings
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that decides a run but the person and the reference; the same settings give the same pictures, byte for byte, on
+    the same machine. Strengths are shares of the steps: 0.55 of 20 steps runs 11."""
+
+    mode: str = "trained"
+    seed: int = 0
+    candidates: int = 2
+    """From ``seed`` and those that follow it."""
+    region: str = "head"
+    start: str = "pasted"
+    """What the Identity Net begins with, under its noise. EasyPhoto begins with the person's face in the template, too: from the
+    reference's own face, its skin colour comes through at every strength below 1."""
+
+    identity_strength: float = 0.55
+    identity_steps: int = 20
+    identity_guidance: float = 6.0
+    identity_lora: float = 0.9
+    landmarks: float = 0.5
+    line: float = 0.5
+    line_end: float = 0.6
+    """The line drawing of the reference is followed up to this share of the steps, so that the face's shape can be the person's."""
+
+    shading_transfer: float = 0.6
+    """How far the smooth light of the identity image goes to the reference's before the Shading Net; no network."""
+    own_tone: float = 1.0
+    """How far the person's skin keeps its own mean tone meanwhile: 0 takes the reference's, 1 only how light falls on it."""
+    shading_strength: float = 0.35
+    shading_steps: int = 16
+    shading_guidance: float = 6.0
+    shading_lora: float = 0.8
+    shading_line: float = 0.6
+    shading_line_end: float = 0.8
+    shading_map: float = 0.5
+    shading_map_end: float = 0.6
+
+    erode: float = portrait_paste.ERODE
+    feather: float = portrait_paste.FEATHER
+    poisson: bool = False
+
+    harmonise_strength: float = 0.30
+    harmonise_steps: int = 14
+    harmonise_guidance: float = 5.0
+    harmonise_lora: float = 0.6
+    harmonise_line: float = 0.8
+    harmonise_map: float = 0.8
+    core_back: float = 0.25
+    """Share of the pasted face that is mixed back into the core after harmonising."""
+
+    no_identity: bool = False
+    """For comparison: without the trained person."""
+    no_shading: bool = False
+    no_harmonisation: bool = False
+    model_set: str = "mini"
+
+    SEED: ClassVar[tuple[int, int]] = (0, 2**31 - 1)
+    CANDIDATES: ClassVar[tuple[int, int]] = (1, 4)
+    STEPS: ClassVar[tuple[int, int]] = (1, 60)
+    GUIDANCE: ClassVar[tuple[float, float]] = (1.0, 12.0)
+    UNIT: ClassVar[tuple[float, float]] = (0.0, 1.0)
+    LORA: ClassVar[tuple[float, float]] = (0.0, 1.5)
+    END: ClassVar[tuple[float, float]] = (0.05, 1.0)
+    ERODE: ClassVar[tuple[float, float]] = (0.0, 0.15)
+    FEATHER: ClassVar[tuple[float, float]] = (0.0, 0.15)
+    SAFE: ClassVar[dict[str, tuple[float, float]]] = {
+        "identity_strength": (0.30, 0.90), "shading_transfer": (0.0, 1.0), "shading_strength": (0.20, 0.50),
+        "harmonise_strength": (0.15, 0.45),
+    }  # fmt: skip
+    """What the page's main sliders offer; 0 and more than these are accepted, for experiments."""
+
+    @classmethod
+    def of(cls, model_set: str, fast: bool = False) -> Settings:
+        """The defaults of a model set, or its faster preset: one candidate and fewer steps."""
+        limits.choice("Model set", model_set, sdxl.BASES)
+        steps = (20, 16, 14) if model_set == "mini" else (30, 24, 20)
+        if fast:
+            steps = (12, 9, 7) if model_set == "mini" else (16, 12, 10)
+        made = cls(model_set=model_set, candidates=1 if fast else 2, region="head" if model_set == "mini" else "face")
+        names = ("identity_steps", "shading_steps", "harmonise_steps")
+        return dataclasses.replace(made, **dict(zip(names, steps, strict=True)))
+
+    def validated(self) -> Settings:
+        """These settings with exact types.
+
+        Raises:
+            ValueError: one sentence that says what came, what was wanted and what to do.
+        """
+        limits.choice("The mode", self.mode, MODES)
+        limits.choice("The region", self.region, REGIONS)
+        limits.choice("The start", self.start, STARTS)
+        limits.choice("Model set", self.model_set, sdxl.BASES)
+        exact: dict[str, Any] = {}
+        for name, bounds in self._bounds().items():
+            whole = bounds in (self.SEED, self.CANDIDATES, self.STEPS)
+            value = limits.number(name.replace("_", " "), getattr(self, name), *bounds, whole=whole)
+            exact[name] = int(value) if whole else float(value)
+        for name in ("poisson", "no_identity", "no_shading", "no_harmonisation"):
+            value = getattr(self, name)
+            if not isinstance(value, bool):
+                shown = name.replace("_", " ")
+                raise ValueError(f"The switch {shown} is {repr(value)[:40]} but must be on or off: send true or false.")
+        return dataclasses.replace(self, **exact)
+
+    @classmethod
+    def _bounds(cls) -> dict[str, tuple[float, float]]:
+        named = {"seed": cls.SEED, "candidates": cls.CANDIDATES, "erode": cls.ERODE, "feather": cls.FEATHER}
+        for one in dataclasses.fields(cls):
+            kinds = {
+                "_steps": cls.STEPS, "_guidance": cls.GUIDANCE, "_lora": cls.LORA, "_end": cls.END, "_strength": cls.UNIT,
+            }  # fmt: skip
+            found = next((bounds for end, bounds in kinds.items() if one.name.endswith(end)), None)
+            if found:
+                named[one.name] = found
+        unit = (
+            "landmarks",
+            "line",
+            "shading_transfer",
+            "own_tone",
+            "shading_line",
+            "shading_map",
+            "harmonise_line",
+            "harmonise_map",
+        )
+        return named | dict.fromkeys((*unit, "core_back"), cls.UNIT)
+
+    def effective(self) -> dict[str, int]:
+        """Steps that each net really takes, per candidate."""
+        if self.mode == "preview":
+            return {IDENTITY: 0, SHADED: 0, HARMONISED: 0}
+        second = not self.no_shading and self.mode != "single"
+        return {
+            IDENTITY: effective_steps(self.identity_steps, self.identity_strength),
+            SHADED: effective_steps(self.shading_steps, self.shading_strength) if second else 0,
+            HARMONISED: 0 if self.no_harmonisation else effective_steps(self.harmonise_steps, self.harmonise_strength),
+        }
+
+
+def effective_steps(steps: int, strength: float) -> int:
+    """What diffusers makes of both: image-to-image runs the last part of the steps only."""
+    return min(int(steps * strength), steps)
+
+
+# ---------------------------------------------------------------------------------- what is asked, what comes
+
+
+@dataclass
+class Request:
+    """What a visitor asks for."""
+
+    reference: Image | Picture | None
+    person: Person | None = None
+    """A trained or gathered person; without one, ``pictures``."""
+    pictures: Sequence[tuple[str, Picture]] = ()
+    """(name, picture) pairs, for a preview or the instant mode without a saved person."""
+    settings: Settings = field(default_factory=Settings)
+    face: int | None = None
+    """Which face of the reference, from the left, from 0; None: the largest."""
+    box: tuple[float, float, float, float] | None = None
+    """A face box drawn by the visitor (left, top, width, height in pixels of the reference), instead of a detector's."""
+    truth: Portrait | None = None
+    """Of rendered people: the person in the reference's shot."""
+    rendered: bool = False
+    """All pictures are of our own rendered people: no consent is needed."""
+    consent: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Analysis:
+    """What is known of a reference before anything is changed. Masks and points are those of the square ``crop``."""
+
+    picture: Picture
+    faces: tuple[Face, ...]
+    """From left to right, as the page numbers them."""
+    chosen: int
+    crop: Crop
+    square: Picture
+    points: NDArray[numpy.float64]
+    width: float
+    """Of the face's box, in pixels of the square."""
+    core: Mask
+    """The region that is replaced: head or face."""
+    face_core: Mask
+    ring: Mask
+    attributes: dict[str, str]
+    """What the verifier reads from it; empty without one."""
+    embedding: NDArray[numpy.float32] | None
+    notes: list[str]
+
+    @property
+    def face(self) -> Face:
+        return self.faces[self.chosen]
+
+    @property
+    def reach(self) -> Mask:
+        """Where the Identity Net may paint."""
+        return masks.grow(self.core, max(1, round(WIDER * self.width)))
+
+    def maps(self, *reads: str) -> dict[str, Picture]:
+        """Control maps of the square."""
+        return {name: control_map(name, self.square, self.points, self.width) for name in reads}
+
+
+@dataclass
+class Candidate:
+    """One result and how it came about."""
+
+    seed: int
+    result: Image
+    """As large as the reference."""
+    changed: Mask
+    """Pixels of the result that may differ from the reference; all others are equal."""
+    stages: dict[str, Picture]
+    """Stage -> square; a stage that was left out is missing."""
+    core: Mask
+    """What was pasted, in the square."""
+    metrics: dict[str, Any]
+    """JSON-able: identity, seam, light, and the truth where it is known."""
+
+    @property
+    def identity(self) -> float | None:
+        """Mean similarity to the person's pictures."""
+        return self.metrics["identity"]["result"]["mean"]
+
+
+@dataclass
+class Outcome:
+    """A finished run; the candidate that is most like the person comes first."""
+
+    settings: Settings
+    person: str
+    analysis: Analysis
+    candidates: list[Candidate]
+    steps: dict[str, int]
+    """Steps that each net took per candidate."""
+    notes: list[str]
+    seconds: dict[str, float]
+    """Per stage; 0 for what came from the cache."""
+    models: list[dict[str, str]]
+    truth: Picture | None = None
+    controls: dict[str, Picture] = field(default_factory=dict)
+    """Control maps of the reference's square."""
+
+    @property
+    def best(self) -> Candidate:
+        return self.candidates[0]
+
+
+def to_pil(pixels: Picture) -> Image:
+    from PIL import Image as Images
+
+    return Images.fromarray(numpy.ascontiguousarray(pixels))
+
+
+def control_map(
+    reads: str, picture: Picture, points: NDArray[numpy.floating] | None = None, width: float | None = None
+) -> Picture:
+    """``face_models.control_map``, whose module needs torch."""
+    from pipelines import face_models
+
+    return face_models.control_map(reads, picture, points, width)
+
+
+# -------------------------------------------------------------------------------------------- models
+
+
+def controls(model_set: str) -> dict[str, face_models.Control]:
+    """The ControlNets that a run leases: role -> ControlNet."""
+    from pipelines import face_models
+
+    return {role: face_models.CONTROLS[model_set][role] for role in ("landmarks", "line", "shading")}
+
+
+def specs(model_set: str, mode: str = "trained") -> tuple[ModelSpec, ...]:
+    """The parts that a run leases: the base model's, the ControlNets, the face models, and for our own world the verifier."""
+    faces = portrait_person.face_specs(model_set)
+    reader = portrait_person.reader_specs(model_set)
+    if mode == "preview":
+        return faces
+    return (*sdxl.BASES[model_set].parts, *(c.spec for c in controls(model_set).values()), *faces, *reader)
+
+
+def download(model_set: str) -> str:
+    """What choosing ``model_set`` fetches before its first picture, in words; empty where everything is shipped."""
+    base = sdxl.BASES[model_set].download
+    if not base:
+        return ""
+    size = sum(control.spec.bytes for control in controls(model_set).values())
+    return f"{base}; three ControlNets are {size / 1e9:.1f} GB more"
+
+
+@dataclass(frozen=True)
+class Hint:
+    """A ControlNet's part in a stage: which, its map, how much, and between which shares of the steps."""
+
+    role: str
+    map: Picture
+    weight: float
+    end: float = 1.0
+
+
+OnStep = Callable[[int, int, Callable[[], Picture]], None]
+"""Called after each step with its number, the number of steps, and a function that makes a picture of it."""
+
+
+def _silent(step: int, steps: int, look: Callable[[], Picture]) -> None:
+    return None
+
+
+class MegaPortrait:
+    """The three nets around leased parts. Makes no lasting change to them."""
+
+    def __init__(self, parts: Sequence[Any], nets: Mapping[str, Any]) -> None:
+        """``parts`` in the order of ``sdxl.PARTS``; ``nets``: role -> ControlNet."""
+        self.parts, self.nets = dict(zip(sdxl.PARTS, parts, strict=True)), nets
+        self.unet, self.vae = self.parts["unet"], self.parts["vae"]
+        self._text = sdxl.build(parts)
+
+    @contextlib.contextmanager
+    def wearing(self, person: Person | None) -> Iterator[None]:
+        """Inside the block the UNet wears the person's LoRA, at the strength of each stage; afterwards it is as before, to the byte.
+
+        Raises:
+            ValueError: the person was trained for another model.
+        """
+        from pipelines.patching import adapter
+
+        if person is None or not person.trained:
+            yield
+            return
+        portrait_person.check_adapter(self.unet, person)
+        with adapter(self.unet, person.adapter):
+            yield
+
+    def identify(
+        self, start: Picture, mask: Mask, prompt: str, hints: Sequence[Hint], settings: Settings, seed: int,
+        on_step: OnStep = _silent,
+    ) -> Picture:  # fmt: skip
+        """The person's face in the reference's pose: ``start`` painted anew inside ``mask``."""
+        self._worn_at(settings.identity_lora)
+        steps = settings.identity_strength, settings.identity_steps, settings.identity_guidance
+        return self._paint(start, mask, prompt, hints, *steps, seed, on_step)
+
+    def shade(
+        self, face: Picture, prompt: str, hints: Sequence[Hint], settings: Settings, seed: int, on_step: OnStep = _silent
+    ) -> Picture:  # fmt: skip
+        """The whole square again, with the structure of one map and the light of another."""
+        self._worn_at(settings.shading_lora)
+        steps = settings.shading_strength, settings.shading_steps, settings.shading_guidance
+        return self._paint(face, None, prompt, hints, *steps, seed, on_step)
+
+    def harmonise(
+        self, composite: Picture, ring: Mask, prompt: str, hints: Sequence[Hint], settings: Settings, seed: int,
+        on_step: OnStep = _silent,
+    ) -> Picture:  # fmt: skip
+        """The composite with its ring painted anew."""
+        self._worn_at(settings.harmonise_lora)
+        steps = settings.harmonise_strength, settings.harmonise_steps, settings.harmonise_guidance
+        return self._paint(composite, ring, prompt, hints, *steps, seed, on_step)
+
+    def _worn_at(self, scale: float) -> None:
+        names = list(getattr(self.unet, "peft_config", {}))
+        if names:
+            self.unet.set_adapters(names, [scale] * len(names))
+
+    def _pipe(self, kind: str, nets: Sequence[Any]) -> Any:
+        import diffusers
+        from diffusers.models import MultiControlNetModel
+
+        from pipelines.patching import fresh_scheduler
+
+        components = self.parts | {"scheduler": fresh_scheduler(self.parts["scheduler"])}
+        # As in `sdxl.build`: the class would warn, at every run, of the AutoencoderTiny that it accepts.
+        logger = diffusers.utils.logging.get_logger("diffusers.pipelines.pipeline_utils")
+        level = logger.level
+        logger.setLevel("ERROR")
+        try:
+            made = getattr(diffusers, f"StableDiffusionXLControlNet{kind}Pipeline")(
+                **components, controlnet=MultiControlNetModel(list(nets)), add_watermarker=False
+            )
+        finally:
+            logger.setLevel(level)
+        made.set_progress_bar_config(disable=True)
+        return made
+
+    def _paint(
+        self, picture: Picture, mask: Mask | None, prompt: str, hints: Sequence[Hint], strength: float, steps: int,
+        guidance: float, seed: int, on_step: OnStep,
+    ) -> Picture:  # fmt: skip
+        """Image-to-image, or with a mask inpainting: ``picture`` itself where no step is left or nothing is masked."""
+        import torch
+
+        count = effective_steps(steps, strength)
+        if not count or (mask is not None and not mask.any()):
+            return picture.copy()
+        used = [hint for hint in hints if hint.weight > 0] or [dataclasses.replace(hints[0], weight=0.0)]
+        pipe = self._pipe("Img2Img" if mask is None else "Inpaint", [self.nets[hint.role] for hint in used])
+        picture_of = portrait_person.watched(pipe)
+        height, width = picture.shape[:2]
+
+        def after(_pipe: Any, step: int, _level: Any, given: dict[str, Any]) -> dict[str, Any]:
+            on_step(step + 1, count, lambda: picture_of(given["latents"]))
+            return given
+
+        masked = {} if mask is None else {"mask_image": to_pil(mask.astype(numpy.uint8) * 255)}
+        dtype = self.vae.dtype
+        try:
+            with torch.inference_mode():
+                positive, negative, pooled, negative_pooled = self._embedded(prompt)
+                drawn = pipe(
+                    prompt_embeds=positive, negative_prompt_embeds=negative, pooled_prompt_embeds=pooled,
+                    negative_pooled_prompt_embeds=negative_pooled, image=to_pil(picture), **masked,
+                    control_image=[to_pil(hint.map) for hint in used], height=height, width=width, strength=strength,
+                    num_inference_steps=steps, guidance_scale=guidance, generator=torch.Generator("cpu").manual_seed(seed),
+                    controlnet_conditioning_scale=[hint.weight for hint in used],
+                    control_guidance_start=[0.0] * len(used), control_guidance_end=[hint.end for hint in used],
+                    output_type="pt", callback_on_step_end=after,
+                ).images.float()  # fmt: skip
+        finally:
+            # SDXL's autoencoder is cast up for decoding; a run that ends in between must not leave it so for the next.
+            if self.vae.dtype != dtype:
+                self.vae.to(dtype)
+        if not torch.isfinite(drawn).all() or float(drawn.max()) < portrait_intake.BLACK:
+            raise ValueError("The model returned a black picture: try another seed, or lower the guidance.")
+        return numpy.asarray(images.to_pil(drawn)[0])
+
+    def _embedded(self, prompt: str) -> tuple[Any, Any, Any, Any]:
+        return self._text.encode_prompt(prompt, device=self.unet.device, do_classifier_free_guidance=True)
+
+
+# -------------------------------------------------------------------------------------------- stages
+
+
+def lips_and_eyes(points: NDArray[numpy.floating], shape: tuple[int, int]) -> Mask:
+    """Ellipses around mouth and eyes: their colours are the person's, whatever the light."""
+    marks = portrait_paste.five(points)
+    apart = float(numpy.linalg.norm(marks[1] - marks[0]))
+    roll = portrait_paste.roll_of(marks)
+    canvas = numpy.zeros(shape, numpy.uint8)
+    mouth, wide = marks[3:5].mean(0), float(numpy.linalg.norm(marks[4] - marks[3]))
+    for middle, axes in (
+        (mouth, (0.62 * wide, 0.2 * wide)), (marks[0], (0.24 * apart, 0.18 * apart)), (marks[1], (0.24 * apart, 0.18 * apart)),
+    ):  # fmt: skip
+        centre, radii = (float(middle[0]) - 0.5, float(middle[1]) - 0.5), (2 * axes[0], 2 * axes[1])
+        cv2.ellipse(canvas, (centre, radii, roll), 1, -1)
+    return canvas.astype(bool)
+
+
+def regions_in(tools: FaceTools, square: Picture, face: Face, points: NDArray[numpy.floating]) -> tuple[Mask, Mask]:
+    """(head, face) masks of a square around a face: the parser's parts, or without it the oval that the points suggest."""
+    side = square.shape[1]
+    seen = tools.parts(square, (side / 2, side / 2)) if face.backend == portrait_person.PARSED else None
+    if seen is not None and seen.core.any():
+        own = portrait_paste.core_of(seen.core)
+        head = portrait_paste.core_of(own | numpy.logical_or.reduce([seen.parts[name] for name in HEAD]))
+        return head if (head & own).any() else own, own
+    oval = portrait_paste.face_oval((side, square.shape[0]), points=points)
+    return oval, oval
+
+
+def study(
+    tools: FaceTools, picture: Picture, settings: Settings, face: int | None = None,
+    box: tuple[float, float, float, float] | None = None, verifier: Any = None,
+) -> Analysis:  # fmt: skip
+    """Everything about a reference that the nets need.
+
+    Raises:
+        ValueError: no face, one that is too small, a chosen one that is not there, a drawn box without area.
+    """
+    faces = tuple(portrait_intake.numbered(tools.faces(picture)))
+    if box is not None:
+        faces, face = (Face(tuple(map(float, box)), None, 1.0, DRAWN),), 0
+    photo = Photo("the reference", picture, faces)
+    verdict = portrait_intake.judge(photo, portrait_person.BARS[settings.model_set], reference=True, chosen=face)
+    if not verdict.used or verdict.face is None:
+        raise ValueError(verdict.reason[:1].upper() + verdict.reason[1:])
+    chosen = faces.index(verdict.face)
+    side = sdxl.BASES[settings.model_set].size
+    crop = portrait_person.crop_of(
+        picture.shape[1::-1], verdict.face, side, portrait_person.FRAMING[settings.model_set]
+    )
+    square, points = crop.cut(picture), crop.there(points_of(verdict.face))
+    width = verdict.face.box[2] * crop.scale
+    head, own = regions_in(tools, square, verdict.face, points)
+    core = head if settings.region == "head" else own
+    read = portrait_person.read_attributes(verifier, [square])[0] if verifier is not None else {}
+    return Analysis(
+        picture, faces, chosen, crop, square, points, width, core, own, portrait_paste.ring_of(core, width), read,
+        tools.embed(picture, verdict.face), list(verdict.notes),
+    )  # fmt: skip
+
+
+DRAWN = "drawn by hand"
+
+
+def analyse(job: Job, registry: Registry, request: Request) -> Analysis:
+    """The reference's faces, crop and masks, for the page's face picker and mask preview. Leases the small face models only.
+
+    Raises:
+        ValueError: no reference, no usable face in it, settings outside their limits.
+    """
+    settings = request.settings.validated()
+    picture = reference_of(request)
+    job.progress(0.0, "looking for the face")
+    return portrait_person.with_tools(
+        registry, settings.model_set, lambda tools: study(tools, picture, settings, request.face, request.box)
+    )
+
+
+def reference_of(request: Request) -> Picture:
+    """The reference as an array.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if request.reference is None:
+        raise ValueError("There is no reference portrait yet: load one, or roll one.")
+    picture = numpy.asarray(
+        request.reference if isinstance(request.reference, numpy.ndarray) else request.reference.convert("RGB")
+    )
+    from pipelines import face_models
+
+    face_models.check_picture(picture)
+    return picture
+
+
+@dataclass(frozen=True, eq=False)
+class Placed:
+    """The person's picture whose head is turned most like the reference's, laid over the reference by its five points."""
+
+    which: int
+    crop: Picture
+    matrix: portrait_paste.Matrix
+    """From the crop to the reference's square."""
+    head: Mask
+    """Where the person's head comes to lie in the square."""
+
+
+def placed(tools: FaceTools, person: Person, analysis: Analysis) -> Placed:
+    which = person.nearest(analysis.points)
+    crop, points = person.crops[which], person.points[which].astype(numpy.float64)
+    matrix = portrait_paste.similarity(points, analysis.points)
+    middle = crop.shape[1] / 2
+    here = Face((middle - 1, middle - 1, 2, 2), tuple(map(tuple, points)), 1.0, portrait_person.PARSED)
+    own = regions_in(tools, crop, here, points)[0].astype(numpy.float32)
+    size = analysis.square.shape[1::-1]
+    there = portrait_paste.warp(own, matrix, size, cv2.BORDER_CONSTANT, cv2.INTER_LINEAR) >= 0.5
+    return Placed(which, crop, matrix, there)
+
+
+def with_head(analysis: Analysis, head: Placed, reach: Mask) -> Picture:
+    """The square with the person's head in the place of the reference's: that one goes first, by what is around it, so that hair
+    of another shape can take its place."""
+    empty = cv2.inpaint(analysis.square, analysis.core.astype(numpy.uint8), 3, cv2.INPAINT_TELEA)
+    there = head.head & reach
+    if not there.any():
+        return empty
+    return portrait_paste.paste(head.crop, empty, there, head.matrix, "feather", analysis.width, 0.0, 0.02)[0]
+
+
+def in_own_tone(reference: Picture, face: Picture, skin: Mask, share: float) -> Picture:
+    """``reference`` with the mean skin tone of ``face``: how light falls on it stays, what it falls on is the person's.
+
+    Inside ``skin`` both are measured; L is scaled, as light does, a and b are shifted; the whole picture changes. ``share`` 0 leaves it.
+    """
+    if not share or not skin.any():
+        return reference.copy()
+    own, other = portrait_paste.lab_of(face)[skin].mean(0), portrait_paste.lab_of(reference)
+    mean = other[skin].mean(0)
+    toned = other.copy()
+    toned[..., 0] *= 1 + share * (float(own[0]) / max(float(mean[0]), 1.0) - 1)
+    toned[..., 1:] += share * (own[1:] - mean[1:])
+    toned[..., 0] = toned[..., 0].clip(0, 100)
+    levels = cv2.cvtColor(toned, cv2.COLOR_Lab2RGB)
+    return numpy.clip(numpy.rint(levels * 255), 0, 255).astype(numpy.uint8)
+
+
+# ---------------------------------------------------------------------------------------------- runs
+
+
+def portrait(job: Job, registry: Registry, request: Request, cache: Cache | None = None) -> Outcome:
+    """The person in the reference's place; called on the lane's thread.
+
+    Emits progress with the stage and the step, a ``Preview`` now and then and after each stage, and ``Stored`` entries of the cache (see
+    ``keeping``). Ends within one denoising step when the job is stopped; stages that are finished by then stay in ``cache``.
+
+    Raises:
+        ValueError: no reference or person, no face, no consent, settings outside their limits, weights that cannot be had, a person
+            that was trained for another model.
+        MemoryError: the stage that did not fit, and what to choose instead.
+    """
+    settings = request.settings.validated()
+    work = _Work(job, request, settings, Cache() if cache is None else cache)
+    model_set = settings.model_set
+    wanted = specs(model_set, settings.mode)
+    # The face is looked for before anything large is loaded: without one, minutes would be lost.
+    portrait_person.with_tools(registry, model_set, work.looked)
+    if settings.mode == "preview":
+        return portrait_person.with_tools(
+            registry, model_set, lambda tools: work.begun(None, tools, None, wanted).preview()
+        )
+    job.progress(0.01, f"loading {sdxl.BASES[model_set].title}")
+    loading: float | None = time.monotonic()
+
+    def run(*models: Any) -> Outcome:
+        nonlocal loading
+        if job.started is not None and loading is not None:
+            job.started += (
+                time.monotonic() - loading
+            )  # the limit is for the work: a first run may have to fetch the model
+        loading = None
+        left = list(models)
+        parts = [left.pop(0) for _ in sdxl.PARTS]
+        nets = {role: left.pop(0) for role in controls(model_set)}
+        tools = portrait_person.tools_of(model_set, [left.pop(0) for _ in portrait_person.face_specs(model_set)])
+        return work.begun(MegaPortrait(parts, nets), tools, left.pop(0) if left else None, wanted).outcome()
+
+    try:
+        return registry.run(wanted, run)
+    except MemoryError as error:
+        raise MemoryError(
+            f"Out of memory in {work.stage}: make one candidate, or choose the preview or the mini set. {error}"
+        ) from error
+    except (FileNotFoundError, ConnectionError) as error:
+        if getattr(error, "errno", None) is not None and isinstance(error, FileNotFoundError):
+            raise  # the system's own would name a path
+        raise ValueError(f"{error}. The preview without AI models still runs.") from error
+
+
+class _Work:
+    """One run: the stages in their order, each looked up before it is computed."""
+
+    def __init__(self, job: Job, request: Request, settings: Settings, cache: Cache) -> None:
+        self.job, self.request, self.settings, self.cache = job, request, settings, cache
+        self.stage = "loading"
+        self.picture = reference_of(request)
+        if request.person is None and not request.pictures:
+            raise ValueError("There is no person yet: give a few pictures of one, choose a saved one, or roll one.")
+        if not request.rendered and not request.consent:
+            raise ValueError(portrait_person.NO_CONSENT)
+        if settings.mode in ("trained", "single") and not settings.no_identity:
+            if request.person is None or not request.person.trained:
+                raise ValueError("This person is not trained yet: train it first, or choose the instant mode.")
+        if request.person is not None and request.person.model_set != settings.model_set:
+            raise ValueError(
+                f"The person {request.person.name!r} was made with the {request.person.model_set} set and the "
+                f"{settings.model_set} set is chosen: choose that one, or train the person again."
+            )
+
+    def looked(self, tools: FaceTools) -> None:
+        """Faces in all pictures, before anything large is loaded."""
+        self.job.progress(0.0, "looking for faces")
+        self.intake = None
+        study(tools, self.picture, self.settings, self.request.face, self.request.box)
+        if self.request.person is None:
+            self.intake = portrait_person.inspect(tools, self.request.pictures, self.settings.model_set)
+            if not self.intake.used:
+                raise ValueError(portrait_person.gather_refusal(self.intake))
+
+    def begun(self, model: MegaPortrait | None, tools: FaceTools, verifier: Any, wanted: Sequence[ModelSpec]) -> _Work:
+        """Ready for its stages; also for a second time, after they ran out of memory."""
+        settings, request = self.settings, self.request
+        self.model, self.tools = model, tools
+        self.notes: list[str] = []
+        self.seconds: dict[str, float] = {}
+        self.steps = dict.fromkeys((IDENTITY, SHADED, HARMONISED), 0)
+        self.done, self.ran, self.spent = 0, 0, 0.0
+        self.total = max(1, settings.candidates * sum(settings.effective().values()))
+        with self._timed("analysis"):
+            self.analysis = study(tools, self.picture, settings, request.face, request.box, verifier)
+            if request.person is None:
+                assert self.intake is not None
+                self.person = portrait_person.gather(tools, self.intake, "person", settings.model_set, verifier)
+            else:
+                self.person = request.person
+        self.placed = placed(tools, self.person, self.analysis)
+        self.reach = self.analysis.reach
+        if settings.region == "head":  # the person's hair may be longer than the reference's
+            room = masks.grow(self.placed.head, max(1, round(WIDER / 2 * self.analysis.width)))
+            self.reach = portrait_paste.core_of(self.reach | room)
+        worn = settings.mode in ("trained", "single") and not settings.no_identity
+        self.worn = self.person if worn else None
+        self.identity = (
+            settings.model_set, tuple(sorted(value for spec in wanted for value in spec.sha256.values())),
+            tuple(spec.key for spec in wanted), self.person.key if worn else "",
+        )  # fmt: skip
+        self.prompt = self._prompt()
+        named = [s for s in wanted if s not in sdxl.BASES[settings.model_set].parts or s.key.endswith("unet")]
+        self.models = [{"key": spec.key, "source": spec.source, "licence": spec.licence} for spec in named]
+        for note in self.analysis.notes:
+            self._note(note)
+        self._note(warn_photograph(self.person, self.analysis, settings))
+        self.job.emit(Preview(REFERENCE, 1, 1, to_pil(self.analysis.square)))
+        return self
+
+    def _prompt(self) -> str:
+        """The caption of the person in the reference; only a trained model knows the word for the person."""
+        if self.settings.model_set != "mini":
+            return f"{portrait_person.SKS}, portrait" if self.worn is not None else "portrait of a person"
+        shot = {name: value for name, value in self.analysis.attributes.items() if name in portrait_person.SHOT}
+        return portrait_person.caption_of(self.person.facts.get("attributes", {}) | shot)
+
+    # ---- stages
+
+    def outcome(self) -> Outcome:
+        settings = self.settings
+        with self._model.wearing(self.worn):
+            made = [self._candidate((settings.seed + number) % 2**31) for number in range(settings.candidates)]
+        return self._outcome(made)
+
+    def preview(self) -> Outcome:
+        """The person's nearest picture pasted, in the reference's light; no diffusion."""
+        settings, analysis = self.settings, self.analysis
+        self.job.progress(0.3, "pasting")
+        with self._timed(PASTED):
+            near = self.placed
+            face = portrait_paste.warp(near.crop, near.matrix, analysis.square.shape[1::-1])
+            lit = self._lit(face, analysis.face_core) if not settings.no_shading else face
+            composite, alpha = self._composite(lit, analysis.face_core)
+        stages = {IDENTITY: near.crop, SHADED: lit, PASTED: composite}
+        self._shown(PASTED, composite)
+        painted = composite if settings.poisson else lit
+        return self._outcome([self._finished(settings.seed, stages, painted, alpha, analysis.face_core)])
+
+    def _composite(self, face: Picture, core: Mask) -> tuple[Picture, Alpha]:
+        settings, analysis = self.settings, self.analysis
+        method = "poisson" if settings.poisson else "feather"
+        return portrait_paste.paste(
+            face, analysis.square, core, None, method, analysis.width, settings.erode, settings.feather
+        )
+
+    def _outcome(self, made: list[Candidate]) -> Outcome:
+        order = sorted(made, key=lambda one: -1e9 if one.identity is None else one.identity, reverse=True)
+        self._note(warn_identity(order[0].metrics))
+        return Outcome(
+            self.settings, self.person.name, self.analysis, order, dict(self.steps), self.notes,
+            {name: round(value, 3) for name, value in self.seconds.items()}, self.models, self._truth()[0],
+            self.analysis.maps("landmarks", "line", "shading"),
+        )  # fmt: skip
+
+    def _candidate(self, seed: int) -> Candidate:
+        settings, analysis = self.settings, self.analysis
+        face = self._identity(seed)
+        core = self._pasted_core(face)
+        shaded = face if settings.no_shading else self._shaded(face, core, seed)
+        with self._timed(PASTED):
+            composite, alpha = self._composite(shaded, core)
+        self._shown(PASTED, composite)
+        stages = {IDENTITY: face, PASTED: composite} | ({} if settings.no_shading else {SHADED: shaded})
+        if numpy.array_equal(composite, analysis.square):  # nothing was asked for: nothing is resampled either
+            return self._finished(seed, stages, analysis.square, numpy.zeros_like(alpha), core)
+        if settings.no_harmonisation:
+            return self._finished(seed, stages, composite if settings.poisson else shaded, alpha, core)
+        ring = portrait_paste.ring_of(core, analysis.width)
+        harmonised = self._harmonised(composite, ring, seed)
+        area = core | ring
+        soft = portrait_paste.feathered(area, analysis.width, 2 * settings.feather, settings.feather)
+        soft = numpy.where(area, soft, 0).astype(numpy.float32)
+        kept = core & ~ring
+        back = settings.core_back if self.steps[HARMONISED] and kept.any() else 0.0
+        painted = portrait_paste.stitch(harmonised, composite, harmonised, soft, kept, back)
+        final = portrait_paste.blend(painted, analysis.square, soft)
+        stages |= {RING: _grey(ring), HARMONISED: final}
+        self._shown(HARMONISED, final)
+        return self._finished(seed, stages, painted, soft, core)
+
+    def _identity(self, seed: int) -> Picture:
+        settings, analysis = self.settings, self.analysis
+        hints, start = self._hints_of_pose(), analysis.square
+        pasted = settings.start == "pasted" or settings.mode == "instant"
+        if pasted and not settings.no_identity:
+            if settings.region == "head":
+                start = with_head(analysis, self.placed, self.reach)
+            else:
+                start = portrait_paste.paste(
+                    self.placed.crop,
+                    start,
+                    analysis.face_core,
+                    self.placed.matrix,
+                    "feather",
+                    analysis.width,
+                    0.0,
+                    0.02,
+                )[0]
+        if settings.mode == "single" and not settings.no_shading:
+            hints.append(self._light(start, analysis.core))
+        prompt = self.prompt
+        inputs = (
+            start, self.reach, prompt, seed, settings.identity_strength, settings.identity_steps, settings.identity_guidance,
+            settings.identity_lora, *_plain(hints),
+        )  # fmt: skip
+        return self._net(
+            IDENTITY, settings.effective()[IDENTITY], inputs,
+            lambda on_step: self._model.identify(
+                start, self.reach, prompt, hints, settings, seed, on_step
+            ),
+        )  # fmt: skip
+
+    def _hints_of_pose(self) -> list[Hint]:
+        settings, maps = self.settings, self.analysis.maps("landmarks", "line")
+        return [
+            Hint("landmarks", maps["landmarks"], settings.landmarks),
+            Hint("line", maps["line"], settings.line, settings.line_end),
+        ]
+
+    def _pasted_core(self, face: Picture) -> Mask:
+        """The reference's region and what the person's takes beyond it, within the Identity Net's reach."""
+        analysis, settings = self.analysis, self.settings
+        if settings.effective()[IDENTITY] == 0:
+            return analysis.core
+        head, own = regions_in(self.tools, face, analysis.face, analysis.points)
+        return portrait_paste.core_of(analysis.core | (head if settings.region == "head" else own) & self.reach)
+
+    def _lit(self, face: Picture, core: Mask, amount: float | None = None) -> Picture:
+        """``face`` in the reference's smooth light, where the reference shows skin."""
+        analysis, settings = self.analysis, self.settings
+        skin = core & analysis.face_core
+        skin = skin if skin.any() else core
+        own = in_own_tone(analysis.square, face, skin, settings.own_tone)
+        amount = settings.shading_transfer if amount is None else amount
+        exclude = lips_and_eyes(analysis.points, core.shape)
+        return portrait_paste.shading_transfer(face, own, skin, amount, exclude, analysis.width)
+
+    def _light(self, face: Picture, core: Mask) -> Hint:
+        """The map of light: the reference's on the skin. Elsewhere the face's own, or hair would take the reference's colour."""
+        analysis, settings = self.analysis, self.settings
+        found = control_map("shading", self._lit(face, core, 1.0), width=analysis.width)
+        return Hint("shading", found, settings.shading_map, settings.shading_map_end)
+
+    def _shaded(self, face: Picture, core: Mask, seed: int) -> Picture:
+        settings = self.settings
+        lit = self._lit(face, core)
+        if settings.mode == "single":
+            self._shown(SHADED, lit)
+            return lit
+        hints = [
+            Hint("line", control_map("line", face), settings.shading_line, settings.shading_line_end),
+            self._light(face, core),
+        ]
+        prompt = self.prompt
+        inputs = (
+            lit, prompt, seed, settings.shading_strength, settings.shading_steps, settings.shading_guidance, settings.shading_lora,
+            *_plain(hints),
+        )  # fmt: skip
+        return self._net(
+            SHADED, settings.effective()[SHADED], inputs,
+            lambda on_step: self._model.shade(lit, prompt, hints, settings, seed, on_step),
+        )  # fmt: skip
+
+    def _harmonised(self, composite: Picture, ring: Mask, seed: int) -> Picture:
+        settings, analysis = self.settings, self.analysis
+        hints = [
+            Hint("line", control_map("line", composite), settings.harmonise_line),
+            Hint("shading", control_map("shading", composite, width=analysis.width), settings.harmonise_map),
+        ]
+        prompt = self.prompt
+        inputs = (
+            composite, ring, prompt, seed, settings.harmonise_strength, settings.harmonise_steps, settings.harmonise_guidance,
+            settings.harmonise_lora, *_plain(hints),
+        )  # fmt: skip
+        return self._net(
+            HARMONISED, settings.effective()[HARMONISED], inputs,
+            lambda on_step: self._model.harmonise(composite, ring, prompt, hints, settings, seed, on_step),
+        )  # fmt: skip
+
+    @property
+    def _model(self) -> MegaPortrait:
+        assert self.model is not None
+        return self.model
+
+    def _net(self, name: str, steps: int, inputs: Sequence[Any], paint: Callable[[OnStep], Picture]) -> Picture:
+        """A net's picture from the cache, or painted and put there."""
+        key = Cache.key(name, self.identity, *inputs)
+        found, start = self.cache.get(key), self.done
+        self.seconds.setdefault(name, 0.0)
+        self.steps[name] = steps
+        if found is None:
+            self.stage = f"the stage {name}"
+            self.job.check()
+            ran, spent, begun = self.ran, self.spent, time.monotonic()
+
+            def on_step(step: int, count: int, look: Callable[[], Picture]) -> None:
+                self.done, self.ran, self.spent = start + step, ran + step, spent + time.monotonic() - begun
+                if step == count:  # only decoding is left: a stop now would throw the whole stage away
+                    return
+                left = self.spent / self.ran * (self.total - self.done)
+                text = f"{name}: step {step} of {count}, about {math.ceil(left)} s left"
+                self.job.progress(0.03 + 0.92 * self.done / self.total, text)
+                if step % max(1, count // 3) == 0:
+                    self.job.emit(Preview(name, step, count, to_pil(look())))
+
+            with self._timed(name):
+                found = paint(on_step)
+            self.cache.put(key, found)
+            self.job.emit(Stored(key, found))
+        self.done = start + steps
+        self._shown(name, found)
+        return found
+
+    # ---- the end of a candidate
+
+    def _finished(self, seed: int, stages: dict[str, Picture], painted: Picture, alpha: Alpha, core: Mask) -> Candidate:
+        """``painted`` put into the reference by ``alpha``, at full size, and all measures."""
+        self.job.check()
+        analysis = self.analysis
+        with self._timed("metrics"):
+            changed = _in_picture(analysis, alpha > 0)
+            result = portrait_paste.uncrop(analysis.picture, analysis.crop, painted, alpha)
+            result = numpy.where(changed[..., None], result, analysis.picture)
+            metrics = self._metrics(result, core, changed)
+        return Candidate(seed, to_pil(result), changed, stages, core, metrics)
+
+    def _metrics(self, result: Picture, core: Mask, changed: Mask) -> dict[str, Any]:
+        analysis, tools = self.analysis, self.tools
+        window = _window(analysis)
+        whole_core = _in_picture(analysis, core)
+        metrics: dict[str, Any] = portrait_metrics.measured(
+            result[window], analysis.picture[window], whole_core[window], changed[window]
+        )
+        metrics |= portrait_metrics.outside(result, analysis.picture, changed)
+        found = self._face_of(result)
+        own = None if found is None else tools.embed(result, found)
+        metrics["identity"] = portrait_metrics.identity_table(own, list(self.person.embeddings), analysis.embedding)
+        bar = portrait_person.threshold()
+        metrics["threshold"] = bar
+        metrics["same_person"] = (
+            None if bar is None or metrics["identity"]["result"]["mean"] is None else metrics["identity"]["result"]["mean"] >= bar
+        )  # fmt: skip
+        truth, points, visible = self._truth()
+        metrics["truth"] = truth is not None
+        if truth is not None:
+            ring = _in_picture(analysis, portrait_paste.ring_of(core, analysis.width))
+            regions = {
+                "face": _in_picture(analysis, analysis.face_core),
+                "core": whole_core,
+                "ring": ring,
+                "rest": ~(whole_core | ring),
+            }
+            metrics["regions"] = portrait_metrics.against_truth(result, truth, regions)
+            metrics["before"] = portrait_metrics.against_truth(analysis.picture, truth, regions)
+            known = None if found is None or found.points is None else numpy.asarray(found.points)
+            metrics["landmark_error"] = portrait_metrics.landmark_error(known, points, analysis.face.box[2], visible)
+            there = self._face_of(truth)
+            exact = None if there is None else tools.embed(truth, there)
+            table = portrait_metrics.identity_table(exact, list(self.person.embeddings), None)
+            metrics["identity"]["truth"] = table["result"]
+        return metrics
+
+    def _face_of(self, picture: Picture) -> Face | None:
+        """The face where the reference's was."""
+        left, top, width, height = self.analysis.face.box
+        if self.analysis.face.backend != portrait_person.PARSED:
+            return None
+        near = [
+            face for face in self.tools.faces(picture)
+            if face.backend == portrait_person.PARSED
+            and abs(face.box[0] + face.box[2] / 2 - left - width / 2) < width / 2
+            and abs(face.box[1] + face.box[3] / 2 - top - height / 2) < height / 2
+        ]  # fmt: skip
+        return portrait_intake.largest(near)
+
+    def _truth(self) -> tuple[Picture | None, NDArray[numpy.float64] | None, NDArray[numpy.bool_] | None]:
+        """The exact picture with its five points and which of them are visible, rendered once."""
+        if self.request.truth is None:
+            return None, None, None
+        if not hasattr(self, "_exact"):
+            from pipelines.scenes import portrait as heads
+
+            made = heads.render([self.request.truth], self.picture.shape[:2], truth=True)
+            assert made.landmarks is not None and made.visible is not None
+            picture = numpy.asarray(images.to_pil(made.image)[0])
+            self._exact = picture, made.landmarks[0, :5].numpy()[:, ::-1].astype(float), made.visible[0, :5].numpy()
+        return self._exact
+
+    # ---- small things
+
+    def _shown(self, name: str, picture: Picture) -> None:
+        self.job.emit(Preview(name, 1, 1, to_pil(picture)))
+
+    def _note(self, sentence: str | None) -> None:
+        if sentence is not None and sentence not in self.notes:
+            self.notes.append(sentence)
+
+    @contextlib.contextmanager
+    def _timed(self, name: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
+
+
+def _plain(hints: Sequence[Hint]) -> list[Any]:
+    return [part for hint in hints for part in (hint.role, hint.map, hint.weight, hint.end)]
+
+
+def _grey(mask: Mask) -> Picture:
+    return numpy.repeat(mask.astype(numpy.uint8)[..., None] * 255, 3, 2)
+
+
+def _in_picture(analysis: Analysis, mask: Mask) -> Mask:
+    """A mask of the square in the whole reference."""
+    size = analysis.picture.shape[1::-1]
+    soft = portrait_paste.warp(
+        mask.astype(numpy.float32), analysis.crop.inverse, size, cv2.BORDER_CONSTANT, cv2.INTER_LINEAR
+    )
+    return soft >= 0.5
+
+
+def _window(analysis: Analysis) -> tuple[slice, slice]:
+    """The part of the reference that the square shows: measures of a seam need no more."""
+    corners = analysis.crop.back([(0, 0), (analysis.crop.side, 0), (0, analysis.crop.side), (analysis.crop.side,) * 2])
+    height, width = analysis.picture.shape[:2]
+    left, top = (max(0, math.floor(number)) for number in corners.min(0))
+    right, bottom = math.ceil(corners[:, 0].max()), math.ceil(corners[:, 1].max())
+    return slice(top, min(bottom, height)), slice(left, min(right, width))
+
+
+# --------------------------------------------------------------------------------------- sentences
+
+
+def warn_photograph(person: Person, analysis: Analysis, settings: Settings) -> str | None:
+    if settings.model_set != "mini" or (
+        not person.facts.get("photographs") and analysis.face.backend == portrait_person.PARSED
+    ):
+        return None
+    return (
+        "The small models know rendered people only: of a photograph they find the face and paste it, but cannot say who it is; "
+        "the full set is for real people."
+    )
+
+
+def warn_identity(metrics: Mapping[str, Any]) -> str | None:
+    """What to try when the best candidate is not taken for the person."""
+    if metrics["same_person"] is not False:
+        return None
+    return (
+        f"The result is not taken for the person ({metrics['identity']['result']['mean']:.2f}, bar {metrics['threshold']:.2f}): "
+        "raise the identity LoRA by 0.1, lower the harmonise strength by 0.05, or give more pictures."
+    )
+
+
+# ------------------------------------------------------------------------------------------- results
+
+
+def facts(outcome: Outcome) -> dict[str, Any]:
+    """Settings, measurements and what they rest on; JSON-able. No picture and no embedding is in it."""
+    import importlib.metadata
+
+    analysis = outcome.analysis
+    return {
+        "ai_generated": True,
+        "unofficial": "re-created from the abstract of arXiv 2411.04357; all settings are ours",
+        "settings": asdict(outcome.settings),
+        "person": outcome.person,
+        "reference_size": [analysis.picture.shape[1], analysis.picture.shape[0]],
+        "face_box": [round(number, 1) for number in analysis.face.box],
+        "face_detector": analysis.face.backend,
+        "steps": outcome.steps,
+        "candidates": [{"seed": one.seed, "metrics": one.metrics} for one in outcome.candidates],
+        "notes": outcome.notes,
+        "seconds": outcome.seconds,
+        "models": outcome.models,
+        "versions": {name: importlib.metadata.version(name) for name in ("torch", "diffusers", "transformers", "peft")},
+    }
+
+
+def save_result(outcome: Outcome, path: str | Path, number: int = 0) -> Path:
+    """A candidate as PNG; its metadata hold the settings and say, in IPTC's words, that a trained model made it."""
+    made = outcome.candidates[number]
+    settings = {**asdict(outcome.settings), "seed": made.seed, "candidates": 1}
+    return images.save_png(made.result, path, settings, tab=TAB, models=[model["key"] for model in outcome.models])
+
+
+def save_zip(outcome: Outcome, path: str | Path, more: Mapping[str, Any] | None = None) -> Path:
+    """Everything of a run in one file: results, stages, masks, control maps, manifest.json; ``more``: for that one."""
+    pictures: dict[str, Image] = {
+        "reference.png": to_pil(outcome.analysis.picture),
+        "square.png": to_pil(outcome.analysis.square),
+    }
+    pictures |= {f"control_{name}.png": to_pil(picture) for name, picture in outcome.controls.items()}
+    if outcome.truth is not None:
+        pictures["truth.png"] = to_pil(outcome.truth)
+    for one in outcome.candidates:
+        pictures |= {f"{one.seed}_{name.lower().replace(' ', '_')}.png": to_pil(p) for name, p in one.stages.items()}
+        pictures[f"{one.seed}_mask.png"] = to_pil(one.changed.astype(numpy.uint8) * 255)
+    path = Path(path)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:  # PNG is compressed already
+        for number, one in enumerate(outcome.candidates):
+            marked = path.with_suffix(f".{one.seed}.png")
+            archive.write(save_result(outcome, marked, number), f"{one.seed}_result.png")
+            marked.unlink()
+        for name, picture in pictures.items():
+            data = io.BytesIO()
+            picture.save(data, "PNG")
+            archive.writestr(name, data.getvalue())
+        archive.writestr("manifest.json", json.dumps({**facts(outcome), **(more or {})}, indent=1))
+    return path
