@@ -51,11 +51,14 @@ def heat_of(outcome: Outcome, index: int, threshold: float) -> tuple[Image.Image
 # --- the measurements --------------------------------------------------------------------------------------------
 
 
+# A tick stands only where the bar of the evaluation is met.
+
+
 def verdict_residual(value: float) -> tuple[str, bool]:
     if value <= 0.15:
         return "gone with its shadow and reflection", True
     if value <= 0.3:
-        return "mostly gone", True
+        return "mostly gone", False
     if value <= 0.9:
         return "partly gone", False
     return ("still there", False) if value <= 1.1 else ("worse than before", False)
@@ -63,7 +66,11 @@ def verdict_residual(value: float) -> tuple[str, bool]:
 
 def verdict_psnr(value: float) -> tuple[str, bool]:
     return (
-        ("like the truth", True) if value >= 27 else ("near the truth", True) if value >= 24 else ("visibly off", False)
+        ("like the truth", True)
+        if value >= 27
+        else ("near the truth", False)
+        if value >= 24
+        else ("visibly off", False)
     )
 
 
@@ -71,7 +78,7 @@ def verdict_iou(value: float) -> tuple[str, bool]:
     return (
         ("the right area", True)
         if value >= 0.6
-        else ("partly the right area", True)
+        else ("partly the right area", False)
         if value >= 0.3
         else ("another area", False)
     )

@@ -783,3 +783,11 @@ def test_the_mini_set_says_what_it_does_not_know(page):
 
 def test_settings_have_a_widget_each():
     assert set(NAMES) | {"grow", "fill_holes", "model_set"} == {field.name for field in dataclasses.fields(Settings)}
+
+
+def test_a_tick_stands_only_where_the_bar_of_the_evaluation_is_met():
+    ticks = [removal_shown.verdict_residual(value)[1] for value in (0.15, 0.16, 0.5, 1.0, 1.2)]
+    assert ticks == [True, False, False, False, False]
+    assert [removal_shown.verdict_psnr(value)[1] for value in (27.0, 26.9, 20.0)] == [True, False, False]
+    assert [removal_shown.verdict_iou(value)[1] for value in (0.6, 0.59, 0.1)] == [True, False, False]
+    assert [removal_shown.verdict_erased(value)[1] for value in (0.01, 0.011)] == [True, False]
