@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy
 import torch
@@ -53,6 +55,23 @@ def render_shard(name: str, shard: int, device: str, batch: int) -> numpy.ndarra
     return numpy.concatenate(pictures)
 
 
+def make_shards(
+    asked: str, root: Path, path: Callable[[Path, int], Path], write: Callable[[BinaryIO, int], None]
+) -> None:
+    """Write the shards ``asked`` ("first:end") that do not exist yet, each to a temporary name first."""
+    root.mkdir(parents=True, exist_ok=True)
+    first, end = (int(part) for part in asked.split(":"))
+    for shard in range(first, end):
+        target = path(root, shard)
+        if target.exists():
+            continue
+        scratch = target.with_suffix(f".{os.getpid()}.tmp")
+        with scratch.open("wb") as file:
+            write(file, shard)
+        scratch.rename(target)
+        print(target, flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--world", choices=("tabletop", "portrait"), required=True)
@@ -61,18 +80,13 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--batch", type=int, default=0, help="0: 1 on CPU, 64 on CUDA")
     arguments = parser.parse_args()
-    arguments.root.mkdir(parents=True, exist_ok=True)
     batch = arguments.batch or (1 if arguments.device == "cpu" else 64)
-    first, end = (int(part) for part in arguments.shards.split(":"))
-    for shard in range(first, end):
-        path = shard_path(arguments.root, arguments.world, shard)
-        if path.exists():
-            continue
-        scratch = path.with_suffix(f".{os.getpid()}.tmp")
-        with scratch.open("wb") as file:
-            numpy.save(file, render_shard(arguments.world, shard, arguments.device, batch))
-        scratch.rename(path)
-        print(path, flush=True)
+    make_shards(
+        arguments.shards,
+        arguments.root,
+        lambda root, shard: shard_path(root, arguments.world, shard),
+        lambda file, shard: numpy.save(file, render_shard(arguments.world, shard, arguments.device, batch)),
+    )
 
 
 if __name__ == "__main__":

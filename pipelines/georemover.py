@@ -15,10 +15,8 @@ of torch; models come from the registry for the length of a run.
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import dataclasses
-import hashlib
 import importlib.util
 import io
 import json
@@ -28,7 +26,6 @@ import struct
 import time
 import zipfile
 import zlib
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
@@ -39,8 +36,10 @@ import numpy
 from numpy.typing import NDArray
 
 from pipelines import depth_maps, flux_fill, images, limits, masks, removal_metrics
+from pipelines.images import open_picture, unit_levels
 from pipelines.lane import Job
 from pipelines.papers import Paper
+from pipelines.stages import Cache, Preview, Stored, keeping
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -244,16 +243,6 @@ class Rendered:
 
 
 @dataclass
-class Preview:
-    """What a stage looks like after ``step`` of ``steps``; after the last, its finished picture."""
-
-    stage: str
-    step: int
-    steps: int
-    picture: Image
-
-
-@dataclass
 class Request:
     """What a visitor asks for. ``image`` is RGB as :func:`open_picture` returns it; ``mask`` (H, W) has the image's size."""
 
@@ -326,79 +315,6 @@ class Outcome:
 # ----------------------------------------------------------------------------------------- pictures
 
 
-def open_picture(source: str | Path | BinaryIO | Image) -> Image:
-    """Any picture as upright RGB of its full size: EXIF rotation, colour profile, CMYK, 16 bits, palette; alpha lies over
-    white, of an animation the first frame is taken. The size is checked before any pixel is decoded.
-
-    Raises:
-        ValueError: it is too large, damaged or no picture, in one sentence.
-    """
-    from PIL import Image as Images
-    from PIL import UnidentifiedImageError
-
-    if isinstance(source, Images.Image):
-        images.check_size(*source.size)
-        return _as_rgb(source)
-    try:
-        with Images.open(source) as image:
-            images.check_size(*image.size)
-            return _as_rgb(image)
-    except Images.DecompressionBombError as error:
-        raise ValueError(f"The picture is too large: at most {images.MAX_PIXELS:,} pixels are accepted.") from error
-    except UnidentifiedImageError as error:
-        raise ValueError("This file is not a picture that can be read: use a PNG, JPEG or WebP.") from error
-    except (OSError, SyntaxError, struct.error, zlib.error) as error:
-        raise ValueError("This picture is damaged or cut short: save or download it again.") from error
-
-
-def _as_rgb(image: Image) -> Image:
-    from PIL import Image as Images
-    from PIL import ImageOps
-
-    profile = image.info.get("icc_profile")
-    upright = ImageOps.exif_transpose(image)
-    if upright.mode in ("I", "F") or upright.mode.startswith("I;16"):
-        upright = Images.fromarray((_unit_levels(upright) * 255).round().astype(numpy.uint8))
-    elif upright.mode in ("P", "PA", "LA", "La", "RGBa", "1") or "transparency" in upright.info:
-        # `La` and `RGBa` hold colours times alpha and are converted one way only; a palette may hide transparency.
-        through = {"La": "LA", "RGBa": "RGBA"}.get(upright.mode)
-        upright = (upright.convert(through) if through else upright).convert("RGBA")
-    alpha = upright.getchannel("A") if upright.mode == "RGBA" else None
-    colours = _in_srgb(upright.convert("RGB") if alpha is not None else upright, profile)
-    if alpha is not None:
-        white = Images.new("RGB", colours.size, "white")
-        white.paste(colours, mask=alpha)
-        colours = white
-    plain = Images.new("RGB", colours.size)  # without the metadata of the file, which may name its owner
-    plain.paste(colours)
-    return plain
-
-
-def _unit_levels(image: Image) -> NDArray[numpy.float32]:
-    """Grey levels of more than 8 bits in [0, 1]: 16-bit whole numbers by 65535, floats by 1 or 255 or their maximum."""
-    levels = numpy.nan_to_num(numpy.asarray(image).astype(numpy.float32))
-    most = float(levels.max(initial=0.0))
-    if image.mode == "F":
-        full = 1.0 if most <= 1 else 255.0 if most <= 255 else most
-    else:
-        full = 65535.0 if most <= 65535 else most
-    return numpy.clip(levels / full, 0, 1)
-
-
-def _in_srgb(image: Image, profile: bytes | None) -> Image:
-    """RGB in sRGB; a profile that is broken or belongs to other channels is passed over."""
-    if profile and image.mode in ("RGB", "CMYK", "L"):
-        from PIL import ImageCms
-
-        try:
-            given = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-            if "sRGB" not in (ImageCms.getProfileDescription(given) or ""):
-                return ImageCms.profileToProfile(image, given, ImageCms.createProfile("sRGB"), outputMode="RGB")
-        except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
-            pass
-    return image.convert("RGB")
-
-
 def open_depth(
     source: str | Path | BinaryIO | Image, near_is_dark: bool = False, limits_: tuple[float, float] | None = None
 ) -> tuple[Depth, tuple[float, float]]:
@@ -422,7 +338,7 @@ def open_depth(
         images.check_size(*image.size)
         upright = ImageOps.exif_transpose(image)
         if upright.mode in ("I", "F") or upright.mode.startswith("I;16"):
-            levels = _unit_levels(upright)
+            levels = unit_levels(upright)
         else:
             pixels = numpy.asarray(upright.convert("RGBA").convert("RGB"))
             spread = pixels.max(-1).astype(int) - pixels.min(-1)
@@ -919,82 +835,6 @@ def out_of_memory(stage: str, base: FillBase, preset: str, error: BaseException)
 
 
 # --------------------------------------------------------------------------------------------- runs
-
-
-class Cache:
-    """Results of stages by a hash of everything that they depend on; what was used least recently goes first.
-
-    One for a visitor: a key holds no name, but a result is somebody's picture.
-    """
-
-    def __init__(self, entries: int = 48, most_bytes: int = 256 * 2**20) -> None:
-        self.entries, self.most_bytes = entries, most_bytes
-        self._kept: OrderedDict[str, tuple[Any, int]] = OrderedDict()
-
-    def __len__(self) -> int:
-        return len(self._kept)
-
-    def __contains__(self, key: str) -> bool:
-        return key in self._kept
-
-    @staticmethod
-    def key(*inputs: Any) -> str:
-        """A hash of arrays (type, shape, bytes) and of plain values."""
-        digest = hashlib.sha256()
-        for value in inputs:
-            if isinstance(value, numpy.ndarray):
-                digest.update(f"{value.dtype}{value.shape}".encode())
-                digest.update(numpy.ascontiguousarray(value).tobytes())
-            else:
-                digest.update(repr(value).encode())
-            digest.update(b"|")
-        return digest.hexdigest()
-
-    def get(self, key: str) -> Any | None:
-        if key not in self._kept:
-            return None
-        self._kept.move_to_end(key)
-        return self._kept[key][0]
-
-    def put(self, key: str, value: Any) -> None:
-        self._kept[key] = (value, _bytes_of(value))
-        self._kept.move_to_end(key)
-        while len(self._kept) > 1 and (
-            len(self._kept) > self.entries or sum(size for _value, size in self._kept.values()) > self.most_bytes
-        ):
-            self._kept.popitem(last=False)
-
-    def clear(self) -> None:
-        self._kept.clear()
-
-
-@dataclass(frozen=True, eq=False)
-class Stored:
-    """An entry of the run's cache, emitted when it is made."""
-
-    key: str
-    value: Any
-
-
-def keeping(items: Iterator[Any], cache: Cache) -> Iterator[Any]:
-    """A run's ``items`` without its :class:`Stored` ones, which are put into ``cache``: where the run is in another process
-    (ZeroGPU), it fills a copy of its own."""
-    with contextlib.closing(items):
-        for item in items:
-            if isinstance(item, Stored):
-                cache.put(item.key, item.value)
-            else:
-                yield item
-
-
-def _bytes_of(value: Any) -> int:
-    if isinstance(value, numpy.ndarray):
-        return value.nbytes
-    if isinstance(value, Rendered):
-        return value.result.nbytes + value.strip.nbytes
-    if isinstance(value, tuple):
-        return sum(_bytes_of(part) for part in value)
-    return 64
 
 
 def remove(job: Job, registry: Registry, request: Request, cache: Cache | None = None) -> Outcome:

@@ -21,9 +21,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pipelines import limits, sdxl
+from pipelines.judges import JUDGE
 from pipelines.papers import Paper
 from pipelines.registry import ModelSpec, resolve
 from pipelines.scenes.prompts import surprise
+from pipelines.sdxl import draw_noise
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -178,18 +180,6 @@ def _official_file(spec: ModelSpec) -> Path:
     return files[0]
 
 
-def _load_verifier(spec: ModelSpec) -> Any:
-    from pipelines.verifier import SceneVerifier
-
-    return SceneVerifier.from_pretrained(resolve(spec)).float().eval().requires_grad_(False)
-
-
-JUDGE = sdxl.asset_spec(
-    "verifier/judge", "assets/verifier/judge", _load_verifier, card="judges pictures against a prompt"
-)
-REWARD = sdxl.asset_spec("verifier/reward", "assets/verifier/reward", _load_verifier, card="reward used in training")
-
-
 def _small_npnet(part: str, card: str) -> ModelSpec:
     return sdxl.asset_spec(f"mini-npnet/{part}", "assets/mini_npnet", _load_npnet, part, card)
 
@@ -233,19 +223,6 @@ def specs(model_set: str, source: str = "npnet") -> tuple[ModelSpec, ...]:
 
 
 # ------------------------------------------------------------------------------------------- stages
-
-
-def draw_noise(seed: int, shape: tuple[int, ...]) -> Tensor:
-    """Standard normal noise, float32, drawn on the CPU so that a seed means the same noise on every device.
-
-    Raises:
-        ValueError: a seed of more than 32 bits, of which torch would silently use the lower ones only.
-    """
-    import torch
-
-    if not 0 <= seed < 2**32:
-        raise ValueError(f"The seed is {seed} but a noise is drawn from 32 bits: choose one from 0 to {2**32 - 1}.")
-    return torch.randn(shape, generator=torch.Generator("cpu").manual_seed(seed))
 
 
 def redenoise(
@@ -378,7 +355,7 @@ class GoldenNoise:
         ``on_step(step, clean)`` is called after each step with the model's current guess of the clean latents.
         ``first_guidance``: another guidance in the first step.
         """
-        guess = _remember_guess(self.pipe.scheduler)
+        guess = sdxl.remember_guess(self.pipe.scheduler)
 
         def after(pipe: Any, step: int, timestep: Any, given: dict[str, Tensor]) -> dict[str, Tensor]:
             pipe._guidance_scale = guidance  # the pipeline reads it anew in every step
@@ -407,35 +384,6 @@ class GoldenNoise:
             output_type="pt",
             callback_on_step_end=after,
         ).images.float()
-
-
-def _remember_guess(scheduler: Any) -> dict[str, Tensor]:
-    """Let this run's own scheduler note its guess of the clean latents at each step, for previews."""
-    seen: dict[str, Tensor] = {}
-    step = type(scheduler).step  # not the note of an earlier draw: hundreds of draws would pile up
-
-    def noted(*args: Any, **kwargs: Any) -> Any:
-        result = step(scheduler, *args, **(kwargs | {"return_dict": True}))
-        if getattr(result, "pred_original_sample", None) is not None:
-            seen["clean"] = result.pred_original_sample
-        return result if kwargs.get("return_dict", True) else (result.prev_sample,)
-
-    scheduler.step = noted
-    return seen
-
-
-def _preview(vae: Any, clean: Tensor) -> list[Image]:
-    """Small pictures of clean latents. The small VAE decodes; a large one would cost too much, so its latents' first
-    three channels stand for the picture."""
-    import torch
-
-    from pipelines.images import to_pil
-
-    if type(vae).__name__ == "AutoencoderTiny":
-        picture = vae.decode(clean / vae.config.scaling_factor).sample / 2 + 0.5
-    else:
-        picture = torch.nn.functional.interpolate(clean[:, :3] / 6 + 0.5, scale_factor=2)
-    return to_pil(picture.float().clamp(0, 1))
 
 
 def generate(job: Job, registry: Registry, settings: Settings) -> Outcome:
@@ -488,7 +436,7 @@ def _run(job: Job, device: str, settings: Settings, golden_noise: GoldenNoise, j
         def on_step(step: int, clean: Tensor) -> None:
             job.progress(step / settings.steps, f"step {step} of {settings.steps}")
             if step % every == 0 and step < settings.steps:
-                job.emit(Preview(step, settings.steps, *_preview(golden_noise.pipe.vae, clean)))
+                job.emit(Preview(step, settings.steps, *sdxl.preview(golden_noise.pipe.vae, clean)))
 
         pictures = golden_noise.draw(torch.cat((standard, golden)), embeds, settings.steps, settings.guidance, on_step)
         seconds = time.perf_counter() - started

@@ -10,6 +10,7 @@ so that a picture built to harm (a bomb, a huge text) is refused from its header
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import struct
@@ -17,6 +18,9 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     import torch
@@ -142,6 +146,79 @@ def open_upload(path: str | Path, max_side: int = 2048) -> Image:
     upright.thumbnail((max_side, max_side))
     upright.info.clear()
     return upright
+
+
+def open_picture(source: str | Path | BinaryIO | Image) -> Image:
+    """Any picture as upright RGB of its full size: EXIF rotation, colour profile, CMYK, 16 bits, palette; alpha lies over
+    white, of an animation the first frame is taken. The size is checked before any pixel is decoded.
+
+    Raises:
+        ValueError: it is too large, damaged or no picture, in one sentence.
+    """
+    from PIL import Image as Images
+    from PIL import UnidentifiedImageError
+
+    if isinstance(source, Images.Image):
+        check_size(*source.size)
+        return _as_rgb(source)
+    try:
+        with Images.open(source) as image:
+            check_size(*image.size)
+            return _as_rgb(image)
+    except Images.DecompressionBombError as error:
+        raise ValueError(f"The picture is too large: at most {MAX_PIXELS:,} pixels are accepted.") from error
+    except UnidentifiedImageError as error:
+        raise ValueError("This file is not a picture that can be read: use a PNG, JPEG or WebP.") from error
+    except (OSError, SyntaxError, struct.error, zlib.error) as error:
+        raise ValueError("This picture is damaged or cut short: save or download it again.") from error
+
+
+def _as_rgb(image: Image) -> Image:
+    from PIL import Image as Images
+    from PIL import ImageOps
+
+    profile = image.info.get("icc_profile")
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode in ("I", "F") or upright.mode.startswith("I;16"):
+        upright = Images.fromarray((unit_levels(upright) * 255).round().astype(numpy.uint8))
+    elif upright.mode in ("P", "PA", "LA", "La", "RGBa", "1") or "transparency" in upright.info:
+        # `La` and `RGBa` hold colours times alpha and are converted one way only; a palette may hide transparency.
+        through = {"La": "LA", "RGBa": "RGBA"}.get(upright.mode)
+        upright = (upright.convert(through) if through else upright).convert("RGBA")
+    alpha = upright.getchannel("A") if upright.mode == "RGBA" else None
+    colours = _in_srgb(upright.convert("RGB") if alpha is not None else upright, profile)
+    if alpha is not None:
+        white = Images.new("RGB", colours.size, "white")
+        white.paste(colours, mask=alpha)
+        colours = white
+    plain = Images.new("RGB", colours.size)  # without the metadata of the file, which may name its owner
+    plain.paste(colours)
+    return plain
+
+
+def unit_levels(image: Image) -> NDArray[numpy.float32]:
+    """Grey levels of more than 8 bits in [0, 1]: 16-bit whole numbers by 65535, floats by 1 or 255 or their maximum."""
+    levels = numpy.nan_to_num(numpy.asarray(image).astype(numpy.float32))
+    most = float(levels.max(initial=0.0))
+    if image.mode == "F":
+        full = 1.0 if most <= 1 else 255.0 if most <= 255 else most
+    else:
+        full = 65535.0 if most <= 65535 else most
+    return numpy.clip(levels / full, 0, 1)
+
+
+def _in_srgb(image: Image, profile: bytes | None) -> Image:
+    """RGB in sRGB; a profile that is broken or belongs to other channels is passed over."""
+    if profile and image.mode in ("RGB", "CMYK", "L"):
+        from PIL import ImageCms
+
+        try:
+            given = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+            if "sRGB" not in (ImageCms.getProfileDescription(given) or ""):
+                return ImageCms.profileToProfile(image, given, ImageCms.createProfile("sRGB"), outputMode="RGB")
+        except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
+            pass
+    return image.convert("RGB")
 
 
 def _png_size(file: BinaryIO) -> tuple[int, int]:

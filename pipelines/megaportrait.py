@@ -41,7 +41,8 @@ from pipelines import (
 from pipelines.papers import Paper
 from pipelines.portrait_intake import Face, Photo
 from pipelines.portrait_paste import Alpha, Crop, Mask, Picture
-from pipelines.portrait_person import Cache, FaceTools, Person, Preview, Stored, keeping, points_of
+from pipelines.portrait_person import FaceTools, Person, points_of
+from pipelines.stages import Cache, Preview, Stored, keeping
 
 if TYPE_CHECKING:
     from PIL.Image import Image

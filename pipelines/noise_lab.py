@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pipelines import golden_noise, limits, sdxl
+from pipelines import golden_noise, judges, limits, sdxl
 from pipelines.golden_noise import GoldenNoise, Settings
 from pipelines.noise_inspection import rms
 from pipelines.statistics import Paired, mcnemar
@@ -302,7 +302,7 @@ CHUNK = 4
 def specs() -> tuple[ModelSpec, ...]:
     """The parts that the lab leases, in the order in which :func:`compare` takes them."""
     mini = golden_noise.NPNETS["mini"]
-    return (*sdxl.MINI.parts, mini["npnet"], mini["npnet_paper"], golden_noise.REWARD, golden_noise.JUDGE)
+    return (*sdxl.MINI.parts, mini["npnet"], mini["npnet_paper"], judges.REWARD, judges.JUDGE)
 
 
 def compare(job: Job, registry: Registry, settings: LabSettings, before: Tally | None = None) -> Tally:

@@ -19,6 +19,7 @@ import cv2
 import numpy
 from numpy.typing import ArrayLike, NDArray
 
+from pipelines import images
 from pipelines.portrait_paste import Picture, moved, nose_between_eyes, roll_of
 
 if TYPE_CHECKING:
@@ -133,9 +134,7 @@ def open_photo(source: str | Path | BinaryIO | Image, max_side: int = 2048) -> P
     Raises:
         ValueError: it is too large, damaged or no picture, in one sentence.
     """
-    from pipelines import georemover
-
-    opened = georemover.open_picture(source)
+    opened = images.open_picture(source)
     opened.thumbnail((max_side, max_side))
     return numpy.array(opened)
 

@@ -23,8 +23,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy
 from numpy.typing import ArrayLike, NDArray
 
-from pipelines import golden_noise, limits, portrait_intake, portrait_metrics, portrait_paste, sdxl
-from pipelines.georemover import Cache, Preview, Stored, keeping
+from pipelines import judges, limits, portrait_intake, portrait_metrics, portrait_paste, sdxl
 from pipelines.portrait_intake import Bars, Face, Photo, Verdict
 from pipelines.portrait_paste import Crop, Picture
 
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
     from pipelines.lane import Job
     from pipelines.registry import ModelSpec, Registry
 
-__all__ = ["Cache", "Person", "Preview", "Stored", "Training", "keeping", "train_person"]
+__all__ = ["Person", "Training", "train_person"]
 
 Embedding = NDArray[numpy.float32]
 
@@ -392,7 +391,7 @@ def face_specs(model_set: str) -> tuple[ModelSpec, ...]:
 
 def reader_specs(model_set: str) -> tuple[ModelSpec, ...]:
     """The verifier that reads attributes, for our own world only."""
-    return (golden_noise.REWARD,) if model_set == "mini" else ()
+    return (judges.REWARD,) if model_set == "mini" else ()
 
 
 def tools_of(model_set: str, models: Sequence[Any]) -> FaceTools:
@@ -545,8 +544,8 @@ def _lessons(parts: Sequence[Any], intake: Intake, person: Person, settings: Tra
 
 def watched(pipe: Any) -> Callable[[Tensor], Picture]:
     """Let this pipeline's own scheduler note its guess of the clean latents; returns what makes a picture of it, after a step."""
-    guess = golden_noise._remember_guess(pipe.scheduler)
-    return lambda latents: numpy.asarray(golden_noise._preview(pipe.vae, guess.get("clean", latents))[0])
+    guess = sdxl.remember_guess(pipe.scheduler)
+    return lambda latents: numpy.asarray(sdxl.preview(pipe.vae, guess.get("clean", latents))[0])
 
 
 def encode(vae: Any, picture: Picture) -> Tensor:
@@ -699,7 +698,7 @@ class _Learner:
         training = self.unet.training
         self.unet.eval()
         side = self.unet.config.sample_size
-        noise = golden_noise.draw_noise(self.settings.seed, (2, self.unet.config.in_channels, side, side))
+        noise = sdxl.draw_noise(self.settings.seed, (2, self.unet.config.in_channels, side, side))
         dtype = pipe.vae.dtype
 
         def after(_pipe: Any, _step: int, _level: Any, given: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -11,9 +11,13 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipelines.registry import ModelSpec, resolve
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import Tensor
 
 ROOT = Path(__file__).resolve().parent.parent
 PARTS = ("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
@@ -129,3 +133,45 @@ def build(parts: Sequence[Any]) -> Any:
         logger.setLevel(level)
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+def draw_noise(seed: int, shape: tuple[int, ...]) -> Tensor:
+    """Standard normal noise, float32, drawn on the CPU so that a seed means the same noise on every device.
+
+    Raises:
+        ValueError: a seed of more than 32 bits, of which torch would silently use the lower ones only.
+    """
+    import torch
+
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"The seed is {seed} but a noise is drawn from 32 bits: choose one from 0 to {2**32 - 1}.")
+    return torch.randn(shape, generator=torch.Generator("cpu").manual_seed(seed))
+
+
+def remember_guess(scheduler: Any) -> dict[str, Tensor]:
+    """Let this run's own scheduler note its guess of the clean latents at each step, for previews."""
+    seen: dict[str, Tensor] = {}
+    step = type(scheduler).step  # not the note of an earlier draw: hundreds of draws would pile up
+
+    def noted(*args: Any, **kwargs: Any) -> Any:
+        result = step(scheduler, *args, **(kwargs | {"return_dict": True}))
+        if getattr(result, "pred_original_sample", None) is not None:
+            seen["clean"] = result.pred_original_sample
+        return result if kwargs.get("return_dict", True) else (result.prev_sample,)
+
+    scheduler.step = noted
+    return seen
+
+
+def preview(vae: Any, clean: Tensor) -> list[Image]:
+    """Small pictures of clean latents. The small VAE decodes; a large one would cost too much, so its latents' first
+    three channels stand for the picture."""
+    import torch
+
+    from pipelines.images import to_pil
+
+    if type(vae).__name__ == "AutoencoderTiny":
+        picture = vae.decode(clean / vae.config.scaling_factor).sample / 2 + 0.5
+    else:
+        picture = torch.nn.functional.interpolate(clean[:, :3] / 6 + 0.5, scale_factor=2)
+    return to_pil(picture.float().clamp(0, 1))

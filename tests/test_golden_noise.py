@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 
-from pipelines import golden_noise, sdxl
+from pipelines import golden_noise, judges, sdxl
 from pipelines.golden_noise import Outcome, Preview, Settings
 from pipelines.lane import Cancelled, Job, Progress
 from pipelines.patching import fingerprint
@@ -289,7 +289,7 @@ def test_what_would_be_fetched_is_said_before(monkeypatch):
     assert (
         golden_noise._told_source(golden_noise.NPNETS["full"]["npnet"]) == "a local file, named by LATENT_STUDIO_NPNET"
     )
-    assert golden_noise._told_source(golden_noise.JUDGE) == golden_noise.JUDGE.source
+    assert golden_noise._told_source(judges.JUDGE) == judges.JUDGE.source
 
 
 def test_a_missing_checkpoint_of_the_authors_is_one_sentence(tmp_path, monkeypatch):
@@ -326,7 +326,7 @@ def test_remembered_guess_leaves_the_step_as_it_was():
     made = scheduler(4)
     latents, output = torch.randn(1, 4, 4, 4), torch.randn(1, 4, 4, 4)
     plain = made.step(output, made.timesteps[0], latents, return_dict=False)[0]
-    seen = golden_noise._remember_guess(made)
+    seen = sdxl.remember_guess(made)
     noted = made.step(output, made.timesteps[0], latents, return_dict=False)[0]
     assert torch.equal(plain, noted) and seen["clean"].shape == latents.shape
 
@@ -336,6 +336,6 @@ def test_hundreds_of_draws_from_one_pipeline_do_not_pile_up():
     made = scheduler(4)
     latents, output = torch.randn(1, 4, 4, 4), torch.randn(1, 4, 4, 4)
     for _ in range(3000):
-        seen = golden_noise._remember_guess(made)
+        seen = sdxl.remember_guess(made)
     made.step(output, made.timesteps[0], latents, return_dict=False)
     assert seen["clean"].shape == latents.shape

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from assets import cards
-from pipelines import golden_noise, sdxl, tiny_diffusion, verifier
+from pipelines import judges, sdxl, tiny_diffusion, verifier
 from pipelines.registry import Registry
 from pipelines.scenes import grammar, portrait, tabletop
 from pipelines.scenes.prompts import PortraitRequest, read_prompt
@@ -57,7 +57,7 @@ def registry():
 # ------------------------------------------------------------------------------------------ verifier
 
 
-@pytest.mark.parametrize("spec", [golden_noise.JUDGE, golden_noise.REWARD], ids=["judge", "reward"])
+@pytest.mark.parametrize("spec", [judges.JUDGE, judges.REWARD], ids=["judge", "reward"])
 def test_a_verifier_reads_held_out_renders(registry, spec):
     from assets.verifier.train import accuracy
 

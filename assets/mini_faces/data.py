@@ -15,13 +15,13 @@ kill it and start it again, or give two processes two ranges. People below 1,000
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy
 from numpy.typing import NDArray
 
+from assets.data import make_shards
 from pipelines.face_models import LABELS, POINTS, RENDERED
 from pipelines.scenes import portrait
 from pipelines.scenes.portrait import Portrait
@@ -105,17 +105,12 @@ def main() -> None:
     parser.add_argument("--root", type=Path, default=Path("data"))
     parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
-    arguments.root.mkdir(parents=True, exist_ok=True)
-    first, end = (int(part) for part in arguments.shards.split(":"))
-    for shard in range(first, end):
-        target = path(arguments.root, shard)
-        if target.exists():
-            continue
-        scratch = target.with_suffix(f".{os.getpid()}.tmp")
-        with scratch.open("wb") as file:
-            numpy.savez(file, **render_rows(seeds(shard), arguments.device))
-        scratch.rename(target)
-        print(target, flush=True)
+    make_shards(
+        arguments.shards,
+        arguments.root,
+        path,
+        lambda file, shard: numpy.savez(file, **render_rows(seeds(shard), arguments.device)),
+    )
 
 
 if __name__ == "__main__":

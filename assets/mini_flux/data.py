@@ -13,11 +13,11 @@ processes two ranges. Seeds below 1,000,000 are kept for examples, tests and eva
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
 import numpy
 
+from assets.data import make_shards
 from pipelines import depth_maps
 from pipelines.scenes import removal, tabletop
 from pipelines.scenes.tabletop import Scene
@@ -81,17 +81,7 @@ def main() -> None:
     parser.add_argument("--shards", default="0:30", help="first:end")
     parser.add_argument("--root", type=Path, default=Path("data"))
     arguments = parser.parse_args()
-    arguments.root.mkdir(parents=True, exist_ok=True)
-    first, end = (int(part) for part in arguments.shards.split(":"))
-    for shard in range(first, end):
-        target = path(arguments.root, shard)
-        if target.exists():
-            continue
-        scratch = target.with_suffix(f".{os.getpid()}.tmp")
-        with scratch.open("wb") as file:
-            numpy.savez(file, **render_shard(shard))
-        scratch.rename(target)
-        print(target, flush=True)
+    make_shards(arguments.shards, arguments.root, path, lambda file, shard: numpy.savez(file, **render_shard(shard)))
 
 
 if __name__ == "__main__":

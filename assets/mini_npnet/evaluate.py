@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 
 from assets import chunks, training
-from pipelines import golden_noise, noise_lab, sdxl, tiny_diffusion
+from pipelines import golden_noise, judges, noise_lab, sdxl, tiny_diffusion
 from pipelines.golden_noise import GoldenNoise
 from pipelines.registry import Registry
 from pipelines.scenes import prompts as words
@@ -104,7 +104,7 @@ def open_models(arms: list[str]):
     """Models of these arms, and the judge."""
     parts = sorted({part for arm in arms for part in NETWORKS.get(arm, ())})
     networks = {key: golden_noise.NPNETS["mini"][key] for key, part in NPNET_OF.items() if part in parts}
-    wanted = (*sdxl.MINI.parts, golden_noise.REWARD, golden_noise.JUDGE, *networks.values())
+    wanted = (*sdxl.MINI.parts, judges.REWARD, judges.JUDGE, *networks.values())
     with Registry("cpu").lease(*wanted) as found:
         base, (reward, judge, *npnets) = found[: len(sdxl.PARTS)], found[len(sdxl.PARTS) :]
         golden = GoldenNoise(sdxl.build(base), None)

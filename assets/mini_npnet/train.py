@@ -42,7 +42,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from assets import training
-from pipelines import golden_noise, noise_lab, sdxl, tiny_diffusion
+from pipelines import golden_noise, judges, noise_lab, sdxl, tiny_diffusion
 from pipelines.film_npnet import FilmNPNet
 from pipelines.golden_noise import GoldenNoise
 from pipelines.noise_inspection import rms
@@ -68,7 +68,7 @@ SHIPPED = {("paper", "npnet"): "paper", ("signal", "film"): "film", ("reward", "
 
 def models(device: str = "cpu") -> tuple[GoldenNoise, Any]:
     """The pipeline and the reward verifier, from the shipped weights."""
-    with Registry(device).lease(*sdxl.MINI.parts, golden_noise.REWARD) as (*parts, reward):
+    with Registry(device).lease(*sdxl.MINI.parts, judges.REWARD) as (*parts, reward):
         return GoldenNoise(sdxl.build(parts), None), reward
 
 

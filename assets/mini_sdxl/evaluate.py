@@ -26,7 +26,7 @@ from torch import Tensor
 
 from assets import chunks
 from assets.verifier.train import accuracy, held_out
-from pipelines import golden_noise, sdxl, tiny_diffusion, verifier
+from pipelines import golden_noise, judges, sdxl, tiny_diffusion, verifier
 from pipelines.noise_lab import start_noise
 from pipelines.registry import Registry
 from pipelines.scenes import grammar, portrait
@@ -113,7 +113,7 @@ def drawn(kinds, count: int, stream: str, steps: int, guidance: float, start: in
 
 def open_models(start: int = tiny_diffusion.SCHEDULE_STEPS) -> tuple[object, verifier.SceneVerifier]:
     """The pipeline, its sampling beginning at noise level ``start``, and the judge, from the shipped weights."""
-    with Registry("cpu").lease(*sdxl.MINI.parts, golden_noise.JUDGE) as (*parts, judge):
+    with Registry("cpu").lease(*sdxl.MINI.parts, judges.JUDGE) as (*parts, judge):
         pipe = sdxl.build(parts)
         pipe.scheduler = type(pipe.scheduler).from_config({**pipe.scheduler.config, **tiny_diffusion.sampler(start)})
         return pipe, judge
