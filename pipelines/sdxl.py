@@ -93,13 +93,20 @@ def _mini() -> Base:
     return Base("mini", "mini-sdxl (ours, 128 px)", "Apache-2.0", folder, parts, 128, 5.5, 25)
 
 
+def _hub_files(part: str) -> tuple[str, ...]:
+    """Patterns of a part's files in a repository of half-precision weights. Each has to be there, so none is given in vain."""
+    if part.startswith("tokenizer"):
+        return f"{part}/*.json", f"{part}/*.txt"
+    return (f"{part}/*.json",) if part == "scheduler" else (f"{part}/*.json", f"{part}/*.fp16.safetensors")
+
+
 def _full() -> Base:
     source, licence = "stabilityai/stable-diffusion-xl-base-1.0", "openrail++"
     sizes = {"unet": 5_135_149_760, "vae": 167_335_342, "text_encoder": 246_144_352, "text_encoder_2": 1_389_382_176}
     parts = tuple(
         ModelSpec(
             f"sdxl-base-1.0/{part}", source, _load_part, licence, sizes.get(part, 1 << 20), dtype="float16",
-            card="Stable Diffusion XL 1.0", files=(f"{part}/*.json", f"{part}/*.txt", f"{part}/*.fp16.safetensors"),
+            card="Stable Diffusion XL 1.0", files=_hub_files(part),
         )
         for part in PARTS
     )  # fmt: skip

@@ -12,7 +12,7 @@ from pipelines import golden_noise, judges, sdxl
 from pipelines.golden_noise import Outcome, Preview, Settings
 from pipelines.lane import Cancelled, Job, Progress
 from pipelines.patching import fingerprint
-from pipelines.registry import Registry
+from pipelines.registry import Registry, resolve
 
 PROMPT = "a red cube to the left of a blue ball on a wooden floor"
 
@@ -339,3 +339,26 @@ def test_hundreds_of_draws_from_one_pipeline_do_not_pile_up():
         seen = sdxl.remember_guess(made)
     made.step(output, made.timesteps[0], latents, return_dict=False)
     assert seen["clean"].shape == latents.shape
+
+
+# As the Hub lists stabilityai/stable-diffusion-xl-base-1.0, float32 weights and other formats left out.
+SDXL_FILES = """
+scheduler/scheduler_config.json text_encoder/config.json text_encoder/model.fp16.safetensors text_encoder_2/config.json
+text_encoder_2/model.fp16.safetensors tokenizer/merges.txt tokenizer/special_tokens_map.json tokenizer/tokenizer_config.json
+tokenizer/vocab.json tokenizer_2/merges.txt tokenizer_2/special_tokens_map.json tokenizer_2/tokenizer_config.json
+tokenizer_2/vocab.json unet/config.json unet/diffusion_pytorch_model.fp16.safetensors vae/config.json
+vae/diffusion_pytorch_model.fp16.safetensors
+"""
+
+
+def test_every_part_of_the_published_model_is_found_in_its_repository_s_files(tmp_path, monkeypatch):
+    for name in SDXL_FILES.split():
+        file = tmp_path / "stable-diffusion-xl-base-1.0" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    monkeypatch.setenv("LATENT_STUDIO_MODELS", str(tmp_path))
+    for spec in sdxl.FULL.parts:
+        assert resolve(spec) == tmp_path / "stable-diffusion-xl-base-1.0"
+    (tmp_path / "stable-diffusion-xl-base-1.0/tokenizer/merges.txt").unlink()
+    with pytest.raises(FileNotFoundError, match=r"needs tokenizer/\*.txt"):
+        resolve(next(spec for spec in sdxl.FULL.parts if spec.key.endswith("/tokenizer")))
