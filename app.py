@@ -38,6 +38,9 @@ COLOPHON = """<footer class="colophon"><p><kbd>Ctrl</kbd> + <kbd>Enter</kbd> run
 every answer here is made by a model. Your prompts and results stay on the machine that serves this page.
 Code and our own models: Apache-2.0.</p></footer>"""
 
+UPLOAD = {"mini": "40mb", "full": "400mb"}
+"""Largest file that is taken: a person learnt by the full set has about 100 MB."""
+
 
 def build(registry: Registry, model_set: str = "mini") -> gr.Blocks:
     """The whole page, as `gr.Blocks` ready to launch."""
@@ -56,7 +59,9 @@ def build(registry: Registry, model_set: str = "mini") -> gr.Blocks:
     return page.queue(max_size=16)
 
 
-def serve(page: gr.Blocks, host: str | None = None, port: int | None = None, block: bool = True):
+def serve(
+    page: gr.Blocks, host: str | None = None, port: int | None = None, block: bool = True, model_set: str = "mini"
+):  # fmt: skip
     """Launch with the studio's settings. `host` and `port` default to GRADIO_SERVER_NAME and GRADIO_SERVER_PORT."""
     return page.launch(
         server_name=host,
@@ -66,7 +71,7 @@ def serve(page: gr.Blocks, host: str | None = None, port: int | None = None, blo
         head=theme.head(),
         js=theme.script(),
         footer_links=["api", "settings"],
-        max_file_size="40mb",
+        max_file_size=UPLOAD[model_set],
         allowed_paths=[],
         show_error=False,
         run_history=False,
@@ -96,4 +101,4 @@ chosen = options(sys.argv[1:] if __name__ == "__main__" else [])
 demo = build(from_environment(), chosen.model_set)
 
 if __name__ == "__main__":
-    serve(demo, chosen.host, chosen.port)
+    serve(demo, chosen.host, chosen.port, model_set=chosen.model_set)

@@ -428,7 +428,232 @@ def flux_card() -> str:
     return text + hashes("mini_flux") + tried("mini_flux")
 
 
+def launched(run: dict[str, Any]) -> str:
+    return f"torchrun --nproc-per-node {run['processes']}" if run.get("processes", 1) > 1 else "python"
+
+
+FACE_STAGES = {
+    "embedder": "embedder, `FaceEmbedderNetwork` (ResNet, basic blocks)",
+    "parser": "parser, `SegformerForSemanticSegmentation`",
+}
+
+
+def faces_card() -> str:
+    found, measured = facts("mini_faces"), facts("mini_faces", "evaluation.json")
+    text = HEAD.format(
+        library="transformers", tags="face-parsing, face-verification, rendered-scenes", title="mini-faces"
+    ) + (
+        "Two small networks around the faces of our rendered clay portraits, and of nothing else: photographs of people are outside of their world.\n\n"
+        "- `parser/`: a SegFormer (0.4 M parameters) that finds faces, their five points (eyes, nose tip, mouth corners) and their parts (skin, hair, neck, "
+        "clothes, glasses, beard) in one pass.\n"
+        "- `embedder/`: a ResNet that says who a rendered face is, as 128 numbers of length 1; the dot product of two is their similarity.\n\n"
+        "**Intended use**: finding and measuring faces in the MegaPortrait tab, tests and teaching. **Not** for real people: it was trained on "
+        "none and identifies none. **Licence**: Apache-2.0; trained from nothing on portraits that our own code renders "
+        "(`pipelines/scenes/portrait`), no other data.\n\n"
+    )
+    rows = [("network", "command", "minutes", "steps", "final loss", "pictures")]
+    for name, title in FACE_STAGES.items():
+        run = found.get("training", {}).get(name)
+        for one in (*run.get("earlier", ()), run) if run else ():
+            command = (
+                f"`OMP_NUM_THREADS=1 {launched(one)} -m assets.mini_faces.train {name} --minutes {one['minutes']:g}`"
+            )
+            rows.append(
+                (
+                    title,
+                    command,
+                    f"{one['minutes']:g}",
+                    f"{one['steps']:,}",
+                    f"{one['loss']:.4f}",
+                    f"{one['pictures']:,}",
+                )
+            )
+    text += (
+        "## Training\n\n"
+        + table(rows)
+        + "\nSeed 0, two CPU cores that were shared with other work. Data: `python -m assets.mini_faces.data`, 50 people in four shots each to a shard, "
+        "seeds from 1,000,000 on.\n\n"
+    )
+    if measured:
+        text += _faces_measured(measured)
+    return text + hashes("mini_faces") + tried("mini_faces")
+
+
+def _faces_measured(measured: dict[str, Any]) -> str:
+    identity, points, seen = (measured[name] for name in ("identity", "landmarks", "detection"))
+    low, high = identity["interval"]
+    text = (
+        "## Measured\n\n`OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 -m assets.mini_faces.evaluate --write`: "
+        f"{measured['people']} people whom no training saw, {measured['shots']} pictures of each, read as in the studio (the parser finds the face, its points "
+        "align it). The threshold was set on other people, at 1 % false matches.\n\n"
+    )
+    rows = [
+        ("identity", "", "bar"),
+        ("equal error rate [95 % over people]", f"{100 * identity['equal_error_rate']:.2f} % [{100 * low:.2f}, {100 * high:.2f}]", "3 %"),
+        ("the same with the renderer’s own points", f"{100 * identity['equal_error_rate_true_points']:.2f} %", ""),
+        ("pairs of one person, of two", f"{identity['pairs']['same']:,}, {identity['pairs']['different']:,}", ""),
+        ("threshold", f"{identity['threshold']:.4f}", ""),
+        ("false matches there", f"{100 * identity['false_match_at_threshold']:.2f} %", ""),
+        ("true matches there", f"{100 * identity['true_match_at_threshold']:.2f} %", ""),
+        ("similarity of one person’s pictures, mean", f"{identity['similarity']['same']['mean']:.3f}", ""),
+        ("similarity of two people’s, mean (95 of 100 below)", f"{identity['similarity']['different']['mean']:.3f} ({identity['similarity']['different']['p95']:.3f})", ""),
+    ]  # fmt: skip
+    text += table(rows) + "\n"
+    marks = [("points, mean distance in % of the face’s width", "median", "95 of 100 below", "faces")]
+    marks += [
+        (name, f"{row['median']:.2f}", f"{row['p95']:.2f}", f"{row['n']:,}")
+        for name, row in (("all", points["all"]), *((f"turned by {key} rad", row) for key, row in points["by yaw"].items()))
+        if "median" in row
+    ]  # fmt: skip
+    text += table(marks) + "\n"
+    found = [("exactly the faces that are there", "share", "of")]
+    found += [
+        (name, f"{100 * one['share']:.1f} %", f"{one['n']:,}")
+        for name, one in (("plain portraits", seen["found"]), *seen["hard"].items())
+        if one["share"] is not None
+    ]
+    alarms = seen["false alarms"]
+    if alarms["share"] is not None:
+        found.append(("false alarms in scenes without a face", f"{100 * alarms['share']:.1f} %", f"{alarms['n']:,}"))
+    parts = ", ".join(f"{name} {value:.3f}" for name, value in measured["parts"].items())
+    return text + table(found) + f"\nParts, intersection over union with the renderer’s masks: {parts}.\n\n"
+
+
+NETS = {
+    "landmarks": "five points and the oval that they suggest",
+    "line": "a drawing of the picture in lines",
+    "shading": "light without detail, colour at an eighth",
+}
+
+
+def controlnets_card() -> str:
+    found, measured = facts("mini_controlnets"), facts("mini_controlnets", "evaluation.json")
+    training = found.get("training", {})
+    text = HEAD.format(library="diffusers", tags="controlnet, portrait, rendered-scenes", title="mini-controlnets") + (
+        "Three `ControlNetModel`s for `mini-sdxl`, of its own pattern and in float16, for rendered clay portraits of 128 x 128 pixels. With them, and a LoRA learnt "
+        "from a few pictures of a person, the studio’s MegaPortrait tab puts the person into a reference portrait (`pipelines/megaportrait.py`; an unofficial "
+        "re-creation of arXiv 2411.04357, whose settings are not public).\n\n"
+        + "".join(f"- `{name}/`: {title}.\n" for name, title in NETS.items())
+        + "\nThe maps are made by `face_models.control_map`, in training as in the studio.\n\n"
+        "**Intended use**: demonstrations, tests and teaching; they fit `mini-sdxl` only and know nothing of photographs. **Licence**: Apache-2.0; trained from "
+        "the base model’s encoder on portraits and captions that our own code makes (`pipelines/scenes/portrait`), no other data.\n\n"
+    )
+    rows = [("net", "command", "minutes", "steps", "final loss", "held-out loss: with map", "black map", "base alone")]
+    for name in NETS:
+        run = training.get(name)
+        for one in (*run.get("earlier", ()), run) if run else ():
+            command = f"`OMP_NUM_THREADS=1 {launched(one)} -m assets.mini_controlnets.train {name} --minutes {one['minutes']:g}`"
+            held = tuple(f"{one['held out'][key]:.5f}" for key in ("with map", "black map", "base alone"))
+            rows.append((name, command, f"{one['minutes']:g}", f"{one['steps']:,}", f"{one['loss']:.4f}", *held))
+    pictures = max((run["pictures"] for run in training.values()), default=0)
+    text += (
+        "## Training\n\n"
+        + table(rows)
+        + f"\nSeed 0, two CPU cores that were shared with other work, bfloat16 autocast. Data: {pictures:,} of the portraits of `mini-faces` with their mirror images. "
+        "The held-out loss is of 32 other people at the same noise; the base model is frozen.\n\n"
+    )
+    if measured:
+        text += _portraits_measured(measured)
+    return text + hashes("mini_controlnets") + tried("mini_controlnets")
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _portraits_measured(measured: dict[str, Any]) -> str:
+    plan = (measured["stream"], measured["pairs"], measured["people"]) == ("test", 50, 10)
+    arms = ",".join(arm for arm in measured["rows"] if arm != "first")
+    wish = (
+        ""
+        if plan
+        else f" --stream {measured['stream']} --pairs {measured['pairs']} --people {measured['people']} --arms {arms}"
+    )
+    settings, learning = measured["settings"], measured["training"]
+    before, truth, among = measured["before"], measured["truth"], measured["among"]
+    text = (
+        "## Measured\n\n"
+        + ("" if plan else "**A first look**, not the plan’s full run. ")
+        + f"`OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 -m assets.mini_controlnets.evaluate --write{wish}`: {measured['pairs']} pairs of "
+        f"{measured['people']} people and as many references as pairs, none of which any model saw; five pictures of each person. Plan and bars: `PLAN.md`. Training: "
+        f"{_number(learning['steps'].get('median'), 0)} steps of rank {learning['settings']['rank']} (median) within {learning['settings']['seconds']:g} s of one core that "
+        f"shared its machine; similarity of its own drawings to the person {_number(learning['score_before'].get('mean'), 3)} before, "
+        f"{_number(learning['score'].get('mean'), 3)} in the checkpoint that was kept. Portraits: {settings['identity_steps']}, {settings['shading_steps']} and "
+        f"{settings['harmonise_steps']} steps at strengths {settings['identity_strength']:g}, {settings['shading_strength']:g} and {settings['harmonise_strength']:g}, seed 0.\n\n"
+    )  # fmt: skip
+    rows = [("asked for", "bar", "measured", "")]
+    for one in measured["bars"]:
+        word = {True: "met", False: "**missed**", None: "not measured"}[one["met"]]
+        rows.append((one["name"], one["bar"], "-" if one["value"] is None else f"{one['value']:.4g}", word))
+    for name, words, most in (("training", "A person, seconds", 90), ("portrait", "A portrait after it, seconds", 15)):
+        if "speed" in measured:
+            seconds = measured["speed"][name]["median_s"]
+            rows.append((words, f"at most {most}", f"{seconds:.1f}", "met" if seconds <= most else "**missed**"))
+    text += table(rows) + "\n"
+    if "speed" in measured:
+        speed = measured["speed"]
+        text += (
+            f"Seconds: median of {speed['times']} on a quiet machine with {speed['threads']} CPU threads (`--speed {speed['times']} --write`), "
+            f"{speed['steps']:g} training steps; the faster preset takes {speed['fast']['median_s']:.1f} s.\n\n"
+        )
+    rows = [
+        ("", "pass as the person", "identity, mean (median; quartiles)", "outside", "seam excess", "ring colours", "light", "landmarks, %", "within 3 %",
+         "PSNR face / core / ring, dB", "s"),
+        ("the reference before", percent(before["passes"]), _spread(before["identity"]), *[""] * 6, _psnr(before), ""),
+    ]  # fmt: skip
+    for row in measured["rows"].values():
+        medians = (
+            _number(row[name].get("median"), 2)
+            for name in ("seam_excess", "ring_difference", "shading_agreement", "landmark_error")
+        )
+        rows.append(
+            (row["title"], percent(row["passes"]), _spread(row["identity"]), _number(row["outside"], 0), *medians,
+             f"{100 * row['landmarks_within']['share']:.0f} %", _psnr(row), _number(row["seconds"], 1))
+        )  # fmt: skip
+    rows.append(("the truth", percent(truth["passes"]), _spread(truth["identity"]), *[""] * 8))
+    text += table(rows) + (
+        f"\nMedians, except where said; shares with Wilson 95 % intervals; a face that is not found does not pass. Seam excess and ring colours (Lab units) are beyond the "
+        f"reference’s own. The person’s pictures among themselves: {_spread(among)}; threshold {_number(measured['threshold'], 4)}. Seconds: one portrait on one core that "
+        "shared its machine.\n\n"
+    )
+    refused = {row["title"]: row for row in measured["rows"].values() if row["refusals"]}
+    text += "".join(
+        f"{name}: refused pairs: {row['refusals']} ({' '.join(row['refused'])})\n\n" for name, row in refused.items()
+    )
+    if measured["ablations"]:
+        rows = [
+            (
+                "left out",
+                "its own measure",
+                "with",
+                "without",
+                "mean gain of the net",
+                "pairs better, worse",
+                "sign test, p",
+            )
+        ]
+        rows += [
+            (measured["rows"][arm]["title"].removeprefix("ablation: "), one["measure"].replace("_", " "), _spread(one["with"]), _spread(one["without"]),
+             _number(one["difference"], 4), f"{one['better']}, {one['worse']}", f"{one['p']:.2g}")
+            for arm, measures in measured["ablations"].items() for one in measures
+        ]  # fmt: skip
+        text += "### Each net left out\n\nBeside the first candidate of ours; mean (median; quartiles). A gain below 0 means that the net made its own measure worse.\n\n"
+        text += table(rows) + "\n"
+    text += "### Best, middle and worst five by identity\n\nEach from top to bottom: the person, the reference, the result, the truth.\n\n"
+    return text + "".join(f"![{name}]({name}.webp)\n\n" for name in measured.get("shown", ()))
+
+
+def _spread(one: dict[str, Any]) -> str:
+    return "-" if "q1" not in one else f"{one['mean']:.3f} ({one['median']:.3f}; {one['q1']:.3f} to {one['q3']:.3f})"
+
+
+def _psnr(row: dict[str, Any]) -> str:
+    return " / ".join(_number(row[f"psnr_{region}"].get("median"), 1) for region in ("face", "core", "ring"))
+
+
 CARDS = {
+    "mini_faces": faces_card,
+    "mini_controlnets": controlnets_card,
     "mini_flux": flux_card,
     "mini_sdxl": sdxl_card,
     "verifier/reward": lambda: verifier_card("reward"),

@@ -10,8 +10,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,8 +18,9 @@ import numpy
 from numpy.typing import NDArray
 from PIL import Image
 
+from demos.rolling import while_nothing_loads
 from pipelines.georemover import Recipe
-from pipelines.registry import LOAD_LOCK, ROOT
+from pipelines.registry import ROOT
 
 if TYPE_CHECKING:
     from pipelines.scenes.removal import Pair
@@ -34,8 +33,6 @@ HELD_OUT = 1_000_000
 """Seeds of scenes below this one were never trained on."""
 SIDE = 768
 """Long side of a picture as the page shows it: more is not seen, less is hard to hit."""
-WAIT_S = 20.0
-"""Longest time that a scene waits for models that are being loaded."""
 COVERED, SHARED = 0.1, 0.25
 """A brushed mask is about the solid of which it covers the largest share, at least the first; about none if it covers more than
 the second of another one."""
@@ -106,21 +103,6 @@ def _place(rank: int, count: int) -> str:
     return ("left", "right")[rank] if count == 2 else ("left", "middle", "right")[rank]
 
 
-@contextmanager
-def _while_nothing_loads() -> Iterator[None]:
-    """Loading a model changes torch's default dtype for the whole process: a scene that is rendered meanwhile would come out coarse.
-
-    Raises:
-        ValueError: loading takes long.
-    """
-    if not LOAD_LOCK.acquire(timeout=WAIT_S):
-        raise ValueError("Models are being loaded, which takes a while: try again when that is done.")
-    try:
-        yield
-    finally:
-        LOAD_LOCK.release()
-
-
 def roll(recipe: Recipe) -> Picture:
     """Render a scene; about a second. The solid of the recipe is chosen already.
 
@@ -129,7 +111,7 @@ def roll(recipe: Recipe) -> Picture:
     """
     from pipelines.scenes import removal
 
-    with _while_nothing_loads():
+    with while_nothing_loads():
         scene = removal.sample(recipe.seed, recipe.count, recipe.floor, recipe.light, recipe.mirror)
         solids = removal.masks(scene)
         if recipe.index >= len(solids):
@@ -145,7 +127,7 @@ def roll(recipe: Recipe) -> Picture:
 @lru_cache(maxsize=64)
 def truth(recipe: Recipe) -> Pair:
     """The scene with and without the solid of the recipe; two seconds the first time, then kept."""
-    with _while_nothing_loads():
+    with while_nothing_loads():
         return recipe.pair()
 
 

@@ -1,32 +1,38 @@
-"""The models around a face: a parser that finds faces, points and parts, an embedder that says who it is, and ControlNets.
+"""The models around a face: a parser that finds faces, points and parts, an embedder that says who it is, ControlNets; for
+photographs OpenCV's YuNet and SFace, and IP-Adapter's picture of a face. None of them is for non-commercial use only.
 
 Places are (x, y) in pixels and 0.5 is the middle of the first pixel. Left and right are those of the picture, not of the person.
 The small parser and embedder know rendered portraits only (``assets/mini_faces``): a photograph is outside of their world.
+
+Module level is free of torch, so ``FaceEmbedderNetwork`` is made when it is first asked for.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy
-import torch
-from diffusers import ConfigMixin, ModelMixin
-from diffusers.configuration_utils import register_to_config
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
-from pipelines import portrait_paste
+from pipelines import portrait_intake, portrait_paste
+from pipelines.flux_fill import Offloaded
 from pipelines.portrait_paste import POINTS
 from pipelines.registry import ROOT, ModelSpec, resolve
 from pipelines.sdxl import asset_spec
 
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
 LABELS = ("background", "skin", "hair", "neck", "clothes", "glasses", "beard")
 """What the parser tells apart; eyes, brows, nose and mouth are skin, because the renderer paints them on it."""
+MIRRORED = [1, 0, 2, 4, 3]
+"""Order of the five points in a mirrored picture."""
 RENDERED = {
     "skin": "face",
     "hair": "hair",
@@ -93,6 +99,8 @@ def check_picture(picture: NDArray[numpy.uint8]) -> None:
 
 def as_input(pictures: Sequence[NDArray[numpy.uint8]] | NDArray[numpy.uint8], like: nn.Module) -> Tensor:
     """uint8 (H, W, 3) pictures of one size as (B, 3, H, W) in [0, 1], of the module's dtype and on its device."""
+    import torch
+
     weight = next(like.parameters())
     return torch.from_numpy(numpy.stack(pictures)).to(weight.device).permute(0, 3, 1, 2).to(weight.dtype) / 255
 
@@ -124,6 +132,8 @@ def parse(network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
 
 def expected_places(logits: Tensor) -> Tensor:
     """Mean places (..., 2) in pixels of the softmax over each heat map (..., h, w)."""
+    import torch
+
     height, width = logits.shape[-2:]
     share = logits.flatten(-2).softmax(-1).unflatten(-1, (height, width))
     rows, columns = ((torch.arange(n, device=logits.device, dtype=share.dtype) + 0.5) * STRIDE for n in (height, width))
@@ -160,11 +170,18 @@ class FaceParser:
     def __init__(self, network: nn.Module) -> None:
         self.network = network
 
-    @torch.inference_mode()
     def _read(self, picture: NDArray[numpy.uint8]) -> tuple[NDArray[numpy.float32], Tensor]:
         """Shares of the labels (7, H, W) and logits of the points (5, H/4, W/4); sides must be multiples of 32."""
-        parts, points = parse(self.network, as_input([picture], self.network))
-        parts = nn.functional.interpolate(parts.float(), picture.shape[:2], mode="bilinear", align_corners=False)
+        import torch
+        from torch.nn.functional import interpolate
+
+        with torch.inference_mode():
+            # Read twice, once mirrored: the mean of both errs less than either.
+            both = as_input([picture, numpy.ascontiguousarray(picture[:, ::-1])], self.network)
+            parts, points = parse(self.network, both)
+            parts = (parts[:1] + parts[1:].flip(-1)) / 2
+            points = (points[:1] + points[1:, MIRRORED].flip(-1)) / 2
+            parts = interpolate(parts.float(), picture.shape[:2], mode="bilinear", align_corners=False)
         return parts[0].softmax(0).cpu().numpy(), points[0].float().cpu()
 
     def detect(self, picture: NDArray[numpy.uint8]) -> list[Face]:
@@ -250,6 +267,8 @@ def _overlap(a: Sequence[float], b: Sequence[float]) -> float:
 
 def _points_within(heat: Tensor, box: Box) -> NDArray[numpy.float32] | None:
     """Points (5, 2) in the crop, looked for in and around ``box`` only; None where they cannot be a face."""
+    import torch
+
     margin = 0.15 * (box[2] - box[0])
     limits = [box[0] - margin, box[1] - margin, box[2] + margin, box[3] + margin]
     left, top = (max(int(v // STRIDE), 0) for v in limits[:2])
@@ -298,33 +317,47 @@ def aligned(
     return portrait_paste.warp(picture, matrix, (size + 2 * margin,) * 2, way=cv2.INTER_LINEAR)
 
 
-class FaceEmbedderNetwork(ModelMixin, ConfigMixin):
-    """A transformers ``ResNetModel`` and one linear layer on all of its last cells.
+@cache
+def _embedder_class() -> type:
+    from diffusers import ConfigMixin, ModelMixin
+    from diffusers.configuration_utils import register_to_config
+    from torch import nn
 
-    Args:
-        widths: channels of the four stages; the picture is reduced by 32.
-        size: side of the aligned pictures in pixels.
-        embedding: length of the embedding.
-    """
+    class FaceEmbedderNetwork(ModelMixin, ConfigMixin):
+        """A transformers ``ResNetModel`` and one linear layer on all of its last cells.
 
-    @register_to_config
-    def __init__(
-        self, widths: Sequence[int] = (32, 64, 96, 128), size: int = ALIGNED, embedding: int = EMBEDDING
-    ) -> None:
-        super().__init__()
-        from transformers import ResNetConfig, ResNetModel
+        Args:
+            widths: channels of the four stages; the picture is reduced by 32.
+            size: side of the aligned pictures in pixels.
+            embedding: length of the embedding.
+        """
 
-        widths = list(widths)
-        self.backbone = ResNetModel(
-            ResNetConfig(embedding_size=24, hidden_sizes=widths, depths=[1, 1, 1, 1], layer_type="basic")
-        )
-        # Where on the face something lies is half of who it is: a mean over the cells would lose it.
-        self.project = nn.Linear(widths[-1] * (size // 32) ** 2, embedding)
+        @register_to_config
+        def __init__(
+            self, widths: Sequence[int] = (32, 64, 96, 128), size: int = ALIGNED, embedding: int = EMBEDDING
+        ) -> None:
+            super().__init__()
+            from transformers import ResNetConfig, ResNetModel
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Embeddings (B, 128) of length 1 for aligned images (B, 3, 96, 96) in [0, 1]."""
-        states = self.backbone(images * 4 - 2).last_hidden_state
-        return nn.functional.normalize(self.project(states.flatten(1)).float(), dim=1)
+            widths = list(widths)
+            self.backbone = ResNetModel(
+                ResNetConfig(embedding_size=24, hidden_sizes=widths, depths=[1, 1, 1, 1], layer_type="basic")
+            )
+            # Where on the face something lies is half of who it is: a mean over the cells would lose it.
+            self.project = nn.Linear(widths[-1] * (size // 32) ** 2, embedding)
+
+        def forward(self, images: Tensor) -> Tensor:
+            """Embeddings (B, 128) of length 1 for aligned images (B, 3, 96, 96) in [0, 1]."""
+            states = self.backbone(images * 4 - 2).last_hidden_state
+            return nn.functional.normalize(self.project(states.flatten(1)).float(), dim=1)
+
+    return FaceEmbedderNetwork
+
+
+def __getattr__(name: str) -> Any:
+    if name == "FaceEmbedderNetwork":
+        return _embedder_class()
+    raise AttributeError(name)
 
 
 class FaceEmbedder:
@@ -338,13 +371,15 @@ class FaceEmbedder:
         check_picture(picture)
         return self.embed_aligned([aligned(picture, points)])[0]
 
-    @torch.inference_mode()
     def embed_aligned(self, pictures: Sequence[NDArray[numpy.uint8]]) -> NDArray[numpy.float32]:
         """(B, 128) for aligned pictures (96, 96, 3)."""
-        parts = [
-            self.network(as_input(pictures[first : first + 64], self.network)).float().cpu().numpy()
-            for first in range(0, len(pictures), 64)
-        ]
+        import torch
+
+        with torch.inference_mode():
+            parts = [
+                self.network(as_input(pictures[first : first + 64], self.network)).float().cpu().numpy()
+                for first in range(0, len(pictures), 64)
+            ]
         return numpy.concatenate(parts)
 
 
@@ -357,6 +392,90 @@ def evaluation() -> dict[str, Any]:
 def threshold() -> float | None:
     """Similarity from which on two pictures show one person, at 1 % false matches; None before it was measured."""
     return evaluation().get("identity", {}).get("threshold")
+
+
+# ------------------------------------------------------------------------------------------ photographs
+
+
+YUNET_SIDE = 640
+"""Side of the picture that YuNet reads: the published file of 2023 has this size fixed, and OpenCV 5 does not change it."""
+YUNET_LOOKS = (640, 320)
+"""Lengths of the longer side at which faces are searched: it knows faces of 10 to 300 pixels, and a portrait's may be larger."""
+YUNET_SURE = 0.8
+"""Score of YuNet below which a face is none. OpenCV's sample has 0.9, which loses turned heads."""
+SFACE_BAR = 0.363
+"""Cosine from which on two faces are one person's: the value of opencv_zoo's ``sface.py``, found on LFW."""
+YUNET_NAME = "YuNet (OpenCV)"
+
+
+class PhotoDetector:
+    """Finds the faces of photographs with their five points; wraps the leased ``cv2.FaceDetectorYN`` of :data:`YUNET`."""
+
+    def __init__(self, network: Any) -> None:
+        self.network = network
+
+    def detect(self, picture: NDArray[numpy.uint8]) -> list[portrait_intake.Face]:
+        """Faces of a picture (H, W, 3) uint8, from left to right; empty when there is none."""
+        check_picture(picture)
+        for side in YUNET_LOOKS:
+            scale = side / max(picture.shape[:2])
+            small = _resized(picture, tuple(max(1, round(length * scale)) for length in picture.shape[1::-1]))
+            canvas = numpy.zeros((YUNET_SIDE, YUNET_SIDE, 3), numpy.uint8)
+            canvas[: small.shape[0], : small.shape[1]] = small[..., ::-1]
+            self.network.setInputSize((YUNET_SIDE, YUNET_SIDE))
+            rows = self.network.detect(canvas)[1]
+            if rows is not None and len(rows):
+                faces = [_from_row(row, scale) for row in numpy.asarray(rows, numpy.float64)]
+                return sorted(faces, key=lambda face: face.box[0])
+        return []
+
+
+def _from_row(row: NDArray[numpy.float64], scale: float) -> portrait_intake.Face:
+    """YuNet's row: box, five points, score. Its first eye is the person's right one, which is left in the picture."""
+    box, points = row[:4] / scale, row[4:14].reshape(5, 2) / scale
+    marks = tuple((float(x), float(y)) for x, y in points)
+    return portrait_intake.Face(tuple(map(float, box)), marks, float(row[14]), YUNET_NAME)
+
+
+class PhotoEmbedder:
+    """Says who a face of a photograph is; wraps the leased ``cv2.FaceRecognizerSF`` of :data:`SFACE`."""
+
+    def __init__(self, network: Any) -> None:
+        self.network = network
+
+    def embed(self, picture: NDArray[numpy.uint8], face: portrait_intake.Face) -> NDArray[numpy.float32]:
+        """(128,) of length 1 for a face with points in a picture (H, W, 3) uint8."""
+        assert face.points is not None
+        row = numpy.array([[*face.box, *numpy.ravel(face.points), face.score]], numpy.float32)
+        aligned_ = self.network.alignCrop(numpy.ascontiguousarray(picture[..., ::-1]), row)
+        found = numpy.asarray(self.network.feature(aligned_), numpy.float32).ravel()
+        return found / max(float(numpy.linalg.norm(found)), 1e-6)
+
+
+# ------------------------------------------------------------------------------------- IP-Adapter's look
+
+
+LOOK_MOST = 4
+"""Pictures of a person that IP-Adapter is shown at most: each brings 16 tokens to every attention."""
+
+
+def look_of(encoder: Any, pictures: Sequence[NDArray[numpy.uint8]]) -> Tensor:
+    """What IP-Adapter sees in pictures of a face, (2, N, tokens, width) on the CPU: first of nothing, then of the pictures.
+
+    ``encoder``: the leased ``CLIPVisionModelWithProjection`` of :data:`IP_ENCODER`. The "plus" adapters read its last layer but one.
+    """
+    import torch
+    from transformers import CLIPImageProcessor
+
+    size = encoder.config.image_size
+    pixels = CLIPImageProcessor(size=size, crop_size=size)(
+        [numpy.ascontiguousarray(one) for one in pictures], return_tensors="pt"
+    ).pixel_values
+    weight = next(encoder.parameters())
+    pixels = pixels.to(weight.device, weight.dtype)
+    with torch.inference_mode():
+        both = [encoder(p, output_hidden_states=True).hidden_states[-2] for p in (torch.zeros_like(pixels), pixels)]
+    return torch.stack(both).cpu()
 
 
 # ---------------------------------------------------------------------------------------- control maps
@@ -372,8 +491,8 @@ def control_map(
 
     Args:
         reads: "landmarks" (the five points and the oval that they suggest), "line", "shading" (light after a Gaussian of 0.06 face
-            widths, colour at an eighth of the resolution), "canny" or "tile".
-        points: (5, 2), for "landmarks".
+            widths, colour at an eighth of the resolution), "canny", "tile" or "openpose" (the points as that format draws them).
+        points: (5, 2), for "landmarks" and "openpose".
         width: of the face's box in pixels, for "shading".
 
     Raises:
@@ -389,16 +508,47 @@ def control_map(
         return portrait_paste.colour_map(picture)
     if reads == "landmarks" and points is not None:
         return portrait_paste.landmark_picture(size, points, portrait_paste.face_oval(size, points=points))
+    if reads == "openpose" and points is not None:
+        return openpose_map(size, points)
     if reads == "shading" and width is not None:
         both = cv2.cvtColor(portrait_paste.colour_map(picture), cv2.COLOR_RGB2LAB)
         light = cv2.cvtColor(portrait_paste.shading_map(picture, width), cv2.COLOR_RGB2LAB)
         both[..., 0] = light[..., 0]
         return cv2.cvtColor(both, cv2.COLOR_LAB2RGB)
-    if reads in ("landmarks", "shading"):
+    if reads in ("landmarks", "openpose", "shading"):
         raise ValueError(
-            f"a {reads} map needs the face's {'points' if reads == 'landmarks' else 'width'}: find the face first"
+            f"a {reads} map needs the face's {'width' if reads == 'shading' else 'points'}: find the face first"
         )
-    raise ValueError(f"there is no {reads!r} map: choose landmarks, line, shading, canny or tile")
+    raise ValueError(f"there is no {reads!r} map: choose landmarks, line, shading, canny, tile or openpose")
+
+
+def openpose_map(size: tuple[int, int], points: NDArray[numpy.floating]) -> NDArray[numpy.uint8]:
+    """Five points in openpose's format, of (width, height): the sticks and discs of nose and eyes in their colours, and white dots
+    for pupils, nose tip and mouth corners as its face model has them.
+
+    OpenPose's own networks, and DWPose's, are non-commercial or need packages of their own; what they would add of a portrait are
+    ears and shoulders. Colours and lengths are those of controlnet_aux's ``draw_bodypose`` and ``draw_facepose``, at 512 pixels.
+    """
+    left, right, nose = portrait_paste.five(points)[:3]
+    canvas = numpy.zeros((size[1], size[0], 3), numpy.uint8)
+    unit, bits = min(size) / 512, 4
+
+    def place(point: NDArray[numpy.floating]) -> tuple[int, int]:
+        return tuple(round((float(number) - 0.5) * 2**bits) for number in point)
+
+    def disc(point: NDArray[numpy.floating], radius: float, colour: tuple[int, int, int]) -> None:
+        cv2.circle(canvas, place(point), round(radius * unit * 2**bits), colour, -1, cv2.LINE_AA, bits)
+
+    for eye, colour in ((left, (51, 0, 153)), (right, (153, 0, 153))):
+        middle, along = (nose + eye) / 2, eye - nose
+        turn = float(numpy.degrees(numpy.arctan2(along[1], along[0])))
+        axes = round(float(numpy.hypot(*along)) / 2 * 2**bits), round(4 * unit * 2**bits)
+        cv2.ellipse(canvas, place(middle), axes, turn, 0, 360, colour, -1, cv2.LINE_AA, bits)
+    for point, colour in ((nose, (255, 0, 0)), (left, (170, 0, 255)), (right, (255, 0, 255))):
+        disc(point, 4, colour)
+    for point in portrait_paste.five(points):
+        disc(point, 3, (255, 255, 255))
+    return canvas
 
 
 # -------------------------------------------------------------------------------------------- registry
@@ -415,24 +565,84 @@ def _part(spec: ModelSpec) -> Path:
 
 
 def _load_parser(spec: ModelSpec) -> Any:
+    import torch
     from transformers import SegformerForSemanticSegmentation
 
     return SegformerForSemanticSegmentation.from_pretrained(_part(spec), dtype=torch.float32).eval()
 
 
 def _load_embedder(spec: ModelSpec) -> Any:
-    return FaceEmbedderNetwork.from_pretrained(_part(spec), torch_dtype=torch.float32).eval()
+    import torch
+
+    return _embedder_class().from_pretrained(_part(spec), torch_dtype=torch.float32).eval()
 
 
 def _load_controlnet(spec: ModelSpec) -> Any:
     """A ``ControlNetModel``: one of ours, or that of a Hub repository in half precision."""
+    import torch
     from diffusers import ControlNetModel
 
     folder = _part(spec) if spec.source.startswith("assets/") else resolve(spec)
     variant = "fp16" if any(".fp16." in name for name in spec.files) else None
-    return ControlNetModel.from_pretrained(
+    net = ControlNetModel.from_pretrained(
         folder, torch_dtype=getattr(torch, spec.dtype), variant=variant, use_safetensors=True
     ).eval()
+    return Offloaded(net) if OFFLOAD in spec.key else net
+
+
+OFFLOAD = "-offload/"
+"""In the key of a ControlNet that stays in RAM while its layers visit the GPU."""
+
+
+def offloaded(spec: ModelSpec) -> ModelSpec:
+    """The same ControlNet, kept in RAM: see ``flux_fill.Offloaded``."""
+    return replace(spec, key=spec.key.replace("/", OFFLOAD, 1))
+
+
+def _onnx(spec: ModelSpec, make: Any) -> Any:
+    """One of OpenCV's own networks from the only file of its spec."""
+    path = resolve(spec) / spec.files[0]
+    try:
+        return make(str(path))
+    except cv2.error as error:
+        raise FileNotFoundError(
+            f"{spec.key} needs {spec.files[0]} of {spec.source}, and this OpenCV cannot read it: fetch the file again"
+        ) from error
+
+
+def _load_yunet(spec: ModelSpec) -> Any:
+    size = (YUNET_SIDE, YUNET_SIDE)
+    return _onnx(spec, lambda path: cv2.FaceDetectorYN.create(path, "", size, YUNET_SURE, 0.3, 50))
+
+
+def _load_sface(spec: ModelSpec) -> Any:
+    return _onnx(spec, lambda path: cv2.FaceRecognizerSF.create(path, ""))
+
+
+def _load_image_encoder(spec: ModelSpec) -> Any:
+    import torch
+    from transformers import CLIPVisionModelWithProjection
+
+    folder = resolve(spec) / Path(spec.files[0]).parent
+    return CLIPVisionModelWithProjection.from_pretrained(folder, dtype=getattr(torch, spec.dtype)).eval()
+
+
+def _load_ip_adapter(spec: ModelSpec) -> dict[str, dict[str, Tensor]]:
+    """The adapter's two state dicts, as ``UNet2DConditionModel._load_ip_adapter_weights`` takes them."""
+    from safetensors.torch import load_file
+
+    return split_adapter(load_file(resolve(spec) / spec.files[0]))
+
+
+def split_adapter(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """An IP-Adapter file's tensors by their first word, "image_proj" and "ip_adapter"."""
+    parts: dict[str, dict[str, Tensor]] = {"image_proj": {}, "ip_adapter": {}}
+    for name, value in tensors.items():
+        first, _, rest = name.partition(".")
+        if first not in parts:
+            raise ValueError(f"This file is no IP-Adapter (it has {name[:60]!r}): fetch it again.")
+        parts[first][rest] = value
+    return parts
 
 
 PARSER = asset_spec("mini-faces/parser", ASSETS, _load_parser, "parser", "finds faces, points and parts in renders")
@@ -503,4 +713,35 @@ CONTROLS: dict[str, dict[str, Control]] = {
         "depth": _hub_control("diffusers/controlnet-depth-sdxl-1.0", "openrail++", "depth", "depth", True),
     },
 }
-"""Model set -> role -> ControlNet. The licences are those on the Hub's pages of the four repositories."""
+"""Model set -> role -> ControlNet. The licences are those on the Hub's pages of the four repositories.
+
+The full set's maps need no weights: openpose's drawing of the five points, Canny's edges, and colours at an eighth of the resolution.
+Nothing draws a depth map yet; its entry is for experiments.
+"""
+
+YUNET = ModelSpec(
+    "opencv/yunet", "opencv/face_detection_yunet", _load_yunet, "MIT", 233_000,
+    card="finds faces and points in photographs", files=("face_detection_yunet_2023mar.onnx",),
+)  # fmt: skip
+SFACE = ModelSpec(
+    "opencv/sface", "opencv/face_recognition_sface", _load_sface, "Apache-2.0", 38_700_000,
+    card="who a photographed face is, for measuring", files=("face_recognition_sface_2021dec.onnx",),
+)  # fmt: skip
+_IP_ADAPTER, _ENCODER = "h94/IP-Adapter", "models/image_encoder"
+IP_ENCODER = ModelSpec(
+    "ip-adapter/image-encoder", _IP_ADAPTER, _load_image_encoder, "Apache-2.0", 2_528_000_000,
+    card="CLIP ViT-H: what IP-Adapter sees of a face", files=(f"{_ENCODER}/config.json", f"{_ENCODER}/model.safetensors"),
+)  # fmt: skip
+IP_ADAPTER = ModelSpec(
+    "ip-adapter/plus-face-sdxl", _IP_ADAPTER, _load_ip_adapter, "Apache-2.0", 847_517_512, dtype="float16",
+    card="IP-Adapter plus face: a person without training", files=("sdxl_models/ip-adapter-plus-face_sdxl_vit-h.safetensors",),
+)  # fmt: skip
+
+
+def shipped() -> bool:
+    """Whether all small weights that the tab needs are in this copy of the studio: parser, embedder and the three ControlNets."""
+    parts = (PARSER, EMBEDDER, *(control.spec for control in CONTROLS["mini"].values()))
+    folders = {Path(spec.source) / spec.key.rsplit("/", 1)[1] for spec in parts}
+    files = (*(Path(spec.source) / "manifest.json" for spec in parts), *(folder / "config.json" for folder in folders))
+    weights = all(any((ROOT / folder).glob("*.safetensors")) for folder in folders)
+    return weights and all((ROOT / file).is_file() for file in files)

@@ -3,7 +3,7 @@
 Of the paper only the outline is public to us: Identity Net (a model fine-tuned on the person's pictures, ``pipelines/portrait_person.py``),
 Shading Net (:meth:`MegaPortrait.shade`: the identity's structure, the reference's light), paste, Harmonization Net
 (:meth:`MegaPortrait.harmonise`: only the ring around the pasted face). All three are one SDXL, the registry's shared one, with
-ControlNets and a LoRA. This is an unofficial re-creation: every number is ours, after EasyPhoto and FaceChain where those say one.
+ControlNets and a LoRA; the full set's instant mode shows it the person by IP-Adapter instead. This is an unofficial re-creation: every number is ours, after EasyPhoto and FaceChain where those say one.
 Not to be confused with MegaPortraits (2022, head avatars).
 
 :func:`portrait` runs everything for the page, with each stage kept in a ``Cache`` by its inputs. Outside the mask of a result every
@@ -52,9 +52,12 @@ if TYPE_CHECKING:
     from pipelines.registry import ModelSpec, Registry
     from pipelines.scenes.portrait import Portrait
 
+    Look = tuple[Mapping[str, Mapping[str, Any]], Any]
+    """IP-Adapter's two state dicts, and what its encoder saw (``face_models.look_of``)."""
+
 __all__ = [
     "EXAMPLES", "PAPER", "Analysis", "Cache", "Candidate", "MegaPortrait", "Outcome", "Preview", "Recipe", "Request", "Settings",
-    "analyse", "facts", "keeping", "portrait", "save_result", "save_zip", "specs",
+    "analyse", "facts", "keeping", "measured", "portrait", "save_result", "save_zip", "specs",
 ]  # fmt: skip
 
 PAPER = Paper(
@@ -89,7 +92,15 @@ REFERENCE, IDENTITY, SHADED, PASTED, RING, HARMONISED = (
 )  # fmt: skip
 """Stages, as :class:`Preview` and :attr:`Candidate.stages` name them."""
 
-WIDER = 0.1
+SKIN = 0.1
+"""Share of the face that has to be plain skin for light to be measured on it."""
+EDGE = 0.04
+"""The soft edge of a head, in widths of the face: it goes with the head."""
+BEND = 0.08
+"""Farther than this share of the crop no point is moved by bending: the heads are turned too differently."""
+RIM = 0.1
+"""What is pasted reaches so far beyond the head, in widths of the face: its soft edge must not let the reference's hair through."""
+WIDER = 0.15
 """The Identity Net may paint so much further than the reference's face, in its widths: a person's may be rounder."""
 HEAD = ("hair", "neck")
 """Labels of the parser that make up a head, with those of its face."""
@@ -153,10 +164,20 @@ EXAMPLES: tuple[Recipe, ...] = (
 # ------------------------------------------------------------------------------------------ settings
 
 
+PUBLISHED: dict[str, float] = {
+    "identity_strength": 0.55, "identity_guidance": 6.0, "line": 0.5, "line_end": 0.6, "colour": 0.5, "colour_end": 0.6,
+    "shading_strength": 0.35, "shading_guidance": 6.0, "shading_line": 0.6, "shading_line_end": 0.8, "shading_map": 0.5,
+    "shading_map_end": 0.6, "harmonise_guidance": 5.0, "detail": 0.0, "core_back": 0.25,
+}  # fmt: skip
+"""What sets the full set apart: after EasyPhoto and FaceChain, where those say a number; not tried by us."""
+
+
 @dataclass(frozen=True)
 class Settings:
     """Everything that decides a run but the person and the reference; the same settings give the same pictures, byte for byte, on
-    the same machine. Strengths are shares of the steps: 0.55 of 20 steps runs 11."""
+    the same machine. Strengths are shares of the steps: 0.55 of 20 steps runs 11. The defaults are the small set's, found on its validation
+    people: it draws a head worse than the person's own picture shows it, so little is painted and fine detail is given back. The full
+    set's are in :data:`PUBLISHED`."""
 
     mode: str = "trained"
     seed: int = 0
@@ -167,27 +188,30 @@ class Settings:
     """What the Identity Net begins with, under its noise. EasyPhoto begins with the person's face in the template, too: from the
     reference's own face, its skin colour comes through at every strength below 1."""
 
-    identity_strength: float = 0.55
+    identity_strength: float = 0.1
     identity_steps: int = 20
-    identity_guidance: float = 6.0
+    identity_guidance: float = 1.5
     identity_lora: float = 0.9
     landmarks: float = 0.5
-    line: float = 0.5
-    line_end: float = 0.6
-    """The line drawing of the reference is followed up to this share of the steps, so that the face's shape can be the person's."""
+    line: float = 1.0
+    line_end: float = 1.0
+    colour: float = 0.8
+    colour_end: float = 0.8
+    """Lines and blurred colours are those of what the net begins with, as in EasyPhoto's first pass: of the reference's own
+    they would bring its face along. They are followed up to these shares of the steps."""
 
     shading_transfer: float = 0.6
     """How far the smooth light of the identity image goes to the reference's before the Shading Net; no network."""
     own_tone: float = 1.0
     """How far the person's skin keeps its own mean tone meanwhile: 0 takes the reference's, 1 only how light falls on it."""
-    shading_strength: float = 0.35
+    shading_strength: float = 0.13
     shading_steps: int = 16
-    shading_guidance: float = 6.0
+    shading_guidance: float = 1.5
     shading_lora: float = 0.8
-    shading_line: float = 0.6
-    shading_line_end: float = 0.8
-    shading_map: float = 0.5
-    shading_map_end: float = 0.6
+    shading_line: float = 1.0
+    shading_line_end: float = 1.0
+    shading_map: float = 0.8
+    shading_map_end: float = 1.0
 
     erode: float = portrait_paste.ERODE
     feather: float = portrait_paste.FEATHER
@@ -195,18 +219,25 @@ class Settings:
 
     harmonise_strength: float = 0.30
     harmonise_steps: int = 14
-    harmonise_guidance: float = 5.0
+    harmonise_guidance: float = 1.5
     harmonise_lora: float = 0.6
     harmonise_line: float = 0.8
     harmonise_map: float = 0.8
-    core_back: float = 0.25
+    detail: float = 1.0
+    """Share of what the autoencoder alone loses of a stage's picture that is given back to what the net painted (FaceChain's detail restoring)."""
+    core_back: float = 1.0
     """Share of the pasted face that is mixed back into the core after harmonising."""
+
+    adapter_scale: float = 0.6
+    """Of IP-Adapter, in the full set's instant mode only (EasyPhoto: 0.6 without a LoRA)."""
 
     no_identity: bool = False
     """For comparison: without the trained person."""
     no_shading: bool = False
     no_harmonisation: bool = False
     model_set: str = "mini"
+    preset: str = ""
+    """How the model set is held in memory, of ``portrait_person.PRESETS``; empty: the first."""
 
     SEED: ClassVar[tuple[int, int]] = (0, 2**31 - 1)
     CANDIDATES: ClassVar[tuple[int, int]] = (1, 4)
@@ -218,7 +249,7 @@ class Settings:
     ERODE: ClassVar[tuple[float, float]] = (0.0, 0.15)
     FEATHER: ClassVar[tuple[float, float]] = (0.0, 0.15)
     SAFE: ClassVar[dict[str, tuple[float, float]]] = {
-        "identity_strength": (0.30, 0.90), "shading_transfer": (0.0, 1.0), "shading_strength": (0.20, 0.50),
+        "identity_strength": (0.05, 0.90), "shading_transfer": (0.0, 1.0), "shading_strength": (0.05, 0.50),
         "harmonise_strength": (0.15, 0.45),
     }  # fmt: skip
     """What the page's main sliders offer; 0 and more than these are accepted, for experiments."""
@@ -230,7 +261,9 @@ class Settings:
         steps = (20, 16, 14) if model_set == "mini" else (30, 24, 20)
         if fast:
             steps = (12, 9, 7) if model_set == "mini" else (16, 12, 10)
-        made = cls(model_set=model_set, candidates=1 if fast else 2, region="head" if model_set == "mini" else "face")
+        made = cls(model_set=model_set, candidates=1 if fast else 2)
+        if model_set == "full":
+            made = dataclasses.replace(made, region="face", **PUBLISHED)
         names = ("identity_steps", "shading_steps", "harmonise_steps")
         return dataclasses.replace(made, **dict(zip(names, steps, strict=True)))
 
@@ -244,6 +277,8 @@ class Settings:
         limits.choice("The region", self.region, REGIONS)
         limits.choice("The start", self.start, STARTS)
         limits.choice("Model set", self.model_set, sdxl.BASES)
+        if self.preset:
+            limits.choice("The preset", self.preset, portrait_person.PRESETS[self.model_set])
         exact: dict[str, Any] = {}
         for name, bounds in self._bounds().items():
             whole = bounds in (self.SEED, self.CANDIDATES, self.STEPS)
@@ -269,14 +304,22 @@ class Settings:
         unit = (
             "landmarks",
             "line",
+            "colour",
+            "detail",
             "shading_transfer",
             "own_tone",
             "shading_line",
             "shading_map",
             "harmonise_line",
             "harmonise_map",
+            "adapter_scale",
         )
         return named | dict.fromkeys((*unit, "core_back"), cls.UNIT)
+
+    @property
+    def looks(self) -> bool:
+        """Whether IP-Adapter shows the person to the model."""
+        return self.model_set == "full" and self.mode == "instant" and self.adapter_scale > 0 and not self.no_identity
 
     def effective(self) -> dict[str, int]:
         """Steps that each net really takes, per candidate."""
@@ -317,6 +360,8 @@ class Request:
     rendered: bool = False
     """All pictures are of our own rendered people: no consent is needed."""
     consent: bool = False
+    glasses: bool = False
+    """The visitor says that most of the person's pictures show glasses; of rendered people it is read from them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -340,6 +385,7 @@ class Analysis:
     """What the verifier reads from it; empty without one."""
     embedding: NDArray[numpy.float32] | None
     notes: list[str]
+    model_set: str = "mini"
 
     @property
     def face(self) -> Face:
@@ -350,9 +396,13 @@ class Analysis:
         """Where the Identity Net may paint."""
         return masks.grow(self.core, max(1, round(WIDER * self.width)))
 
-    def maps(self, *reads: str) -> dict[str, Picture]:
-        """Control maps of the square."""
-        return {name: control_map(name, self.square, self.points, self.width) for name in reads}
+    def maps(self, *roles: str) -> dict[str, Picture]:
+        """Control maps of the square, as the model set's ControlNets of these roles read them."""
+        return {role: self.map_of(role, self.square) for role in roles}
+
+    def map_of(self, role: str, picture: Picture) -> Picture:
+        """The map of another picture of the square's size."""
+        return control_map(controls(self.model_set)[role].reads, picture, self.points, self.width)
 
 
 @dataclass
@@ -409,7 +459,7 @@ def to_pil(pixels: Picture) -> Image:
 def control_map(
     reads: str, picture: Picture, points: NDArray[numpy.floating] | None = None, width: float | None = None
 ) -> Picture:
-    """``face_models.control_map``, whose module needs torch."""
+    """``face_models.control_map``."""
     from pipelines import face_models
 
     return face_models.control_map(reads, picture, points, width)
@@ -418,29 +468,49 @@ def control_map(
 # -------------------------------------------------------------------------------------------- models
 
 
-def controls(model_set: str) -> dict[str, face_models.Control]:
+def controls(model_set: str, preset: str = "") -> dict[str, face_models.Control]:
     """The ControlNets that a run leases: role -> ControlNet."""
     from pipelines import face_models
 
-    return {role: face_models.CONTROLS[model_set][role] for role in ("landmarks", "line", "shading")}
+    found = {role: face_models.CONTROLS[model_set][role] for role in ("landmarks", "line", "shading")}
+    if not portrait_person.preset_of(model_set, preset).offload:
+        return found
+    return {role: dataclasses.replace(one, spec=face_models.offloaded(one.spec)) for role, one in found.items()}
 
 
-def specs(model_set: str, mode: str = "trained") -> tuple[ModelSpec, ...]:
-    """The parts that a run leases: the base model's, the ControlNets, the face models, and for our own world the verifier."""
-    faces = portrait_person.face_specs(model_set)
+def specs(
+    model_set: str, mode: str = "trained", preset: str = "", faces: Sequence[ModelSpec] | None = None
+) -> tuple[ModelSpec, ...]:
+    """The parts that a run leases: the base model's, the ControlNets, the face models, for our own world the verifier, and for the
+    full set's instant mode IP-Adapter. ``faces``: the face models that can be had, by default all."""
+    faces = portrait_person.face_specs(model_set) if faces is None else faces
     reader = portrait_person.reader_specs(model_set)
     if mode == "preview":
-        return faces
-    return (*sdxl.BASES[model_set].parts, *(c.spec for c in controls(model_set).values()), *faces, *reader)
+        return tuple(faces)
+    nets = (control.spec for control in controls(model_set, preset).values())
+    return (*sdxl.BASES[model_set].parts, *nets, *faces, *reader, *look_specs(model_set, mode)[:1])
+
+
+def look_specs(model_set: str, mode: str) -> tuple[ModelSpec, ...]:
+    """IP-Adapter and its image encoder, which is leased alone, before the rest."""
+    from pipelines import face_models
+
+    return (face_models.IP_ADAPTER, face_models.IP_ENCODER) if model_set == "full" and mode == "instant" else ()
 
 
 def download(model_set: str) -> str:
     """What choosing ``model_set`` fetches before its first picture, in words; empty where everything is shipped."""
+
     base = sdxl.BASES[model_set].download
     if not base:
         return ""
-    size = sum(control.spec.bytes for control in controls(model_set).values())
-    return f"{base}; three ControlNets are {size / 1e9:.1f} GB more"
+    nets = sum(control.spec.bytes for control in controls(model_set).values())
+    faces = sum(spec.bytes for spec in portrait_person.face_specs(model_set))
+    look = sum(spec.bytes for spec in look_specs(model_set, "instant"))
+    return (
+        f"{base}; three ControlNets are {portrait_person.in_words(nets)} more, the models that find and know faces "
+        f"{portrait_person.in_words(faces)}, and the instant mode's IP-Adapter {portrait_person.in_words(look)}"
+    )
 
 
 @dataclass(frozen=True)
@@ -461,14 +531,45 @@ def _silent(step: int, steps: int, look: Callable[[], Picture]) -> None:
     return None
 
 
+class BlackPicture(ValueError):
+    """A safety filter hid the result, or half precision overflowed: nothing that could be shown."""
+
+
 class MegaPortrait:
     """The three nets around leased parts. Makes no lasting change to them."""
 
     def __init__(self, parts: Sequence[Any], nets: Mapping[str, Any]) -> None:
-        """``parts`` in the order of ``sdxl.PARTS``; ``nets``: role -> ControlNet."""
-        self.parts, self.nets = dict(zip(sdxl.PARTS, parts, strict=True)), nets
+        """``parts`` in the order of ``sdxl.PARTS``; ``nets``: role -> ControlNet, which may be ``flux_fill.Offloaded``."""
+        from pipelines.flux_fill import Offloaded
+
+        self.parts = dict(zip(sdxl.PARTS, parts, strict=True))
         self.unet, self.vae = self.parts["unet"], self.parts["vae"]
+        device = self.unet.device
+        self.nets = {role: net.on(device) if isinstance(net, Offloaded) else net for role, net in nets.items()}
         self._text = sdxl.build(parts)
+        self._seen: Any = None
+
+    @contextlib.contextmanager
+    def looking_at(self, look: Look | None, scale: float) -> Iterator[None]:
+        """Inside the block the UNet also attends to pictures of a face, by IP-Adapter; afterwards it is as before, to the byte."""
+        from pipelines.patching import frozen
+        from pipelines.registry import LOAD_LOCK
+
+        if look is None:
+            yield
+            return
+        weights, seen = look
+        kind = self.unet.config.encoder_hid_dim_type
+        with frozen(self.unet):  # puts back the attention processors and the projection
+            try:
+                with LOAD_LOCK:  # diffusers builds the new layers without memory, for the whole process
+                    self.unet._load_ip_adapter_weights([weights])
+                self._text.set_ip_adapter_scale(scale)
+                self._seen = seen.to(self.unet.device, self.unet.dtype)
+                yield
+            finally:
+                self._seen = None
+                self.unet.config.encoder_hid_dim_type = kind
 
     @contextlib.contextmanager
     def wearing(self, person: Person | None) -> Iterator[None]:
@@ -493,7 +594,7 @@ class MegaPortrait:
         """The person's face in the reference's pose: ``start`` painted anew inside ``mask``."""
         self._worn_at(settings.identity_lora)
         steps = settings.identity_strength, settings.identity_steps, settings.identity_guidance
-        return self._paint(start, mask, prompt, hints, *steps, seed, on_step)
+        return self._paint(start, mask, prompt, hints, *steps, seed, on_step, settings.detail)
 
     def shade(
         self, face: Picture, prompt: str, hints: Sequence[Hint], settings: Settings, seed: int, on_step: OnStep = _silent
@@ -501,7 +602,7 @@ class MegaPortrait:
         """The whole square again, with the structure of one map and the light of another."""
         self._worn_at(settings.shading_lora)
         steps = settings.shading_strength, settings.shading_steps, settings.shading_guidance
-        return self._paint(face, None, prompt, hints, *steps, seed, on_step)
+        return self._paint(face, None, prompt, hints, *steps, seed, on_step, settings.detail)
 
     def harmonise(
         self, composite: Picture, ring: Mask, prompt: str, hints: Sequence[Hint], settings: Settings, seed: int,
@@ -510,7 +611,7 @@ class MegaPortrait:
         """The composite with its ring painted anew."""
         self._worn_at(settings.harmonise_lora)
         steps = settings.harmonise_strength, settings.harmonise_steps, settings.harmonise_guidance
-        return self._paint(composite, ring, prompt, hints, *steps, seed, on_step)
+        return self._paint(composite, ring, prompt, hints, *steps, seed, on_step, settings.detail)
 
     def _worn_at(self, scale: float) -> None:
         names = list(getattr(self.unet, "peft_config", {}))
@@ -539,7 +640,7 @@ class MegaPortrait:
 
     def _paint(
         self, picture: Picture, mask: Mask | None, prompt: str, hints: Sequence[Hint], strength: float, steps: int,
-        guidance: float, seed: int, on_step: OnStep,
+        guidance: float, seed: int, on_step: OnStep, detail: float = 0.0,
     ) -> Picture:  # fmt: skip
         """Image-to-image, or with a mask inpainting: ``picture`` itself where no step is left or nothing is masked."""
         import torch
@@ -557,6 +658,8 @@ class MegaPortrait:
             return given
 
         masked = {} if mask is None else {"mask_image": to_pil(mask.astype(numpy.uint8) * 255)}
+        if self._seen is not None:
+            masked["ip_adapter_image_embeds"] = [self._seen if guidance > 1 else self._seen[1:]]
         dtype = self.vae.dtype
         try:
             with torch.inference_mode():
@@ -575,8 +678,20 @@ class MegaPortrait:
             if self.vae.dtype != dtype:
                 self.vae.to(dtype)
         if not torch.isfinite(drawn).all() or float(drawn.max()) < portrait_intake.BLACK:
-            raise ValueError("The model returned a black picture: try another seed, or lower the guidance.")
-        return numpy.asarray(images.to_pil(drawn)[0])
+            raise BlackPicture("The model returned a black picture: try another seed, or lower the guidance.")
+        return self._with_detail(numpy.asarray(images.to_pil(drawn)[0]), picture, detail)
+
+    def _with_detail(self, painted: Picture, before: Picture, share: float) -> Picture:
+        """``painted`` with a share of what the autoencoder alone loses of ``before``; without it each net would blur the picture again."""
+        import torch
+
+        if not share:
+            return painted
+        with torch.inference_mode():
+            lost = before.astype(numpy.float32) - portrait_person.decode(
+                self.vae, portrait_person.encode(self.vae, before)
+            )
+        return numpy.clip(numpy.rint(painted + share * lost), 0, 255).astype(numpy.uint8)
 
     def _embedded(self, prompt: str) -> tuple[Any, Any, Any, Any]:
         return self._text.encode_prompt(prompt, device=self.unet.device, do_classifier_free_guidance=True)
@@ -629,7 +744,7 @@ def study(
     if not verdict.used or verdict.face is None:
         raise ValueError(verdict.reason[:1].upper() + verdict.reason[1:])
     chosen = faces.index(verdict.face)
-    side = sdxl.BASES[settings.model_set].size
+    side = portrait_person.side_of(settings.model_set, settings.preset)
     crop = portrait_person.crop_of(
         picture.shape[1::-1], verdict.face, side, portrait_person.FRAMING[settings.model_set]
     )
@@ -638,9 +753,12 @@ def study(
     head, own = regions_in(tools, square, verdict.face, points)
     core = head if settings.region == "head" else own
     read = portrait_person.read_attributes(verifier, [square])[0] if verifier is not None else {}
+    notes = list(verdict.notes)
+    if settings.region == "head" and verdict.face.backend != portrait_person.PARSED:
+        notes.append("Hair and neck are told apart in rendered portraits only: the face alone is replaced.")
     return Analysis(
         picture, faces, chosen, crop, square, points, width, core, own, portrait_paste.ring_of(core, width), read,
-        tools.embed(picture, verdict.face), list(verdict.notes),
+        tools.embed(picture, verdict.face), notes, settings.model_set,
     )  # fmt: skip
 
 
@@ -688,39 +806,49 @@ class Placed:
     """From the crop to the reference's square."""
     head: Mask
     """Where the person's head comes to lie in the square."""
+    face: Mask
+    """Where the face does."""
 
 
 def placed(tools: FaceTools, person: Person, analysis: Analysis) -> Placed:
     which = person.nearest(analysis.points)
     crop, points = person.crops[which], person.points[which].astype(numpy.float64)
-    matrix = portrait_paste.similarity(points, analysis.points)
+    matrix = portrait_paste.affinity(points, analysis.points)
+    # What is left of the turn is bent, within the crop: the points then lie where the reference's do.
+    wanted = portrait_paste.moved(analysis.points, numpy.linalg.inv(matrix))
+    if numpy.hypot(*(wanted - points).T).max() <= BEND * crop.shape[1]:
+        crop, points = portrait_paste.bent(crop, points, wanted), wanted
     middle = crop.shape[1] / 2
     here = Face((middle - 1, middle - 1, 2, 2), tuple(map(tuple, points)), 1.0, portrait_person.PARSED)
-    own = regions_in(tools, crop, here, points)[0].astype(numpy.float32)
     size = analysis.square.shape[1::-1]
-    there = portrait_paste.warp(own, matrix, size, cv2.BORDER_CONSTANT, cv2.INTER_LINEAR) >= 0.5
-    return Placed(which, crop, matrix, there)
+    head, face = (
+        portrait_paste.warp(own.astype(numpy.float32), matrix, size, cv2.BORDER_CONSTANT, cv2.INTER_LINEAR) >= 0.5
+        for own in regions_in(tools, crop, here, points)
+    )
+    return Placed(which, crop, matrix, head, face)
 
 
 def with_head(analysis: Analysis, head: Placed, reach: Mask) -> Picture:
     """The square with the person's head in the place of the reference's: that one goes first, by what is around it, so that hair
     of another shape can take its place."""
-    empty = cv2.inpaint(analysis.square, analysis.core.astype(numpy.uint8), 3, cv2.INPAINT_TELEA)
+    edge = masks.grow(analysis.core, max(1, round(EDGE * analysis.width)))
+    empty = cv2.inpaint(analysis.square, edge.astype(numpy.uint8), 3, cv2.INPAINT_TELEA)
     there = head.head & reach
     if not there.any():
         return empty
     return portrait_paste.paste(head.crop, empty, there, head.matrix, "feather", analysis.width, 0.0, 0.02)[0]
 
 
-def in_own_tone(reference: Picture, face: Picture, skin: Mask, share: float) -> Picture:
+def in_own_tone(reference: Picture, face: Picture, mine: Mask, theirs: Mask, share: float) -> Picture:
     """``reference`` with the mean skin tone of ``face``: how light falls on it stays, what it falls on is the person's.
 
-    Inside ``skin`` both are measured; L is scaled, as light does, a and b are shifted; the whole picture changes. ``share`` 0 leaves it.
+    Measured inside ``mine`` of the face and ``theirs`` of the reference; L is scaled, as light does, a and b are shifted; the whole
+    picture changes. ``share`` 0 leaves it.
     """
-    if not share or not skin.any():
+    if not share or not mine.any() or not theirs.any():
         return reference.copy()
-    own, other = portrait_paste.lab_of(face)[skin].mean(0), portrait_paste.lab_of(reference)
-    mean = other[skin].mean(0)
+    own, other = portrait_paste.lab_of(face)[mine].mean(0), portrait_paste.lab_of(reference)
+    mean = other[theirs].mean(0)
     toned = other.copy()
     toned[..., 0] *= 1 + share * (float(own[0]) / max(float(mean[0]), 1.0) - 1)
     toned[..., 1:] += share * (own[1:] - mean[1:])
@@ -741,44 +869,41 @@ def portrait(job: Job, registry: Registry, request: Request, cache: Cache | None
     Raises:
         ValueError: no reference or person, no face, no consent, settings outside their limits, weights that cannot be had, a person
             that was trained for another model.
-        MemoryError: the stage that did not fit, and what to choose instead.
+        MemoryError: the stage that did not fit, and what to choose instead; a smaller preset was tried by then.
     """
     settings = request.settings.validated()
     work = _Work(job, request, settings, Cache() if cache is None else cache)
     model_set = settings.model_set
-    wanted = specs(model_set, settings.mode)
     # The face is looked for before anything large is loaded: without one, minutes would be lost.
-    portrait_person.with_tools(registry, model_set, work.looked)
+    faces = portrait_person.with_tools(registry, model_set, work.looked)
     if settings.mode == "preview":
         return portrait_person.with_tools(
-            registry, model_set, lambda tools: work.begun(None, tools, None, wanted).preview()
+            registry,
+            model_set,
+            lambda tools: work.begun(None, tools, None, specs(model_set, "preview", "", faces)).preview(),
         )
     job.progress(0.01, f"loading {sdxl.BASES[model_set].title}")
-    loading: float | None = time.monotonic()
-
-    def run(*models: Any) -> Outcome:
-        nonlocal loading
-        if job.started is not None and loading is not None:
-            job.started += (
-                time.monotonic() - loading
-            )  # the limit is for the work: a first run may have to fetch the model
-        loading = None
-        left = list(models)
-        parts = [left.pop(0) for _ in sdxl.PARTS]
-        nets = {role: left.pop(0) for role in controls(model_set)}
-        tools = portrait_person.tools_of(model_set, [left.pop(0) for _ in portrait_person.face_specs(model_set)])
-        return work.begun(MegaPortrait(parts, nets), tools, left.pop(0) if left else None, wanted).outcome()
-
+    # The limit is for the work: a first run may have to fetch the model.
+    work.loading = time.monotonic()
     try:
-        return registry.run(wanted, run)
+        work.looked_at(registry)
+        try:
+            return work.leased(registry, faces)
+        except MemoryError:
+            leaner = list(portrait_person.PRESETS[model_set])[-1]
+            if (settings.preset or next(iter(portrait_person.PRESETS[model_set]))) == leaner:
+                raise
+            work.settle_for(leaner)
+        return work.leased(registry, faces)
     except MemoryError as error:
         raise MemoryError(
             f"Out of memory in {work.stage}: make one candidate, or choose the preview or the mini set. {error}"
         ) from error
     except (FileNotFoundError, ConnectionError) as error:
-        if getattr(error, "errno", None) is not None and isinstance(error, FileNotFoundError):
-            raise  # the system's own would name a path
-        raise ValueError(f"{error}. The preview without AI models still runs.") from error
+        if not portrait_person.named_by_us(error):
+            raise
+        everything = (*specs(model_set, settings.mode, settings.preset, faces), *look_specs(model_set, settings.mode))
+        raise ValueError(portrait_person.cannot_be_had(error, everything)) from error
 
 
 class _Work:
@@ -787,6 +912,8 @@ class _Work:
     def __init__(self, job: Job, request: Request, settings: Settings, cache: Cache) -> None:
         self.job, self.request, self.settings, self.cache = job, request, settings, cache
         self.stage = "loading"
+        self.loading: float | None = None
+        self.tried, self.seen, self.first_notes = 0, None, []
         self.picture = reference_of(request)
         if request.person is None and not request.pictures:
             raise ValueError("There is no person yet: give a few pictures of one, choose a saved one, or roll one.")
@@ -801,21 +928,76 @@ class _Work:
                 f"{settings.model_set} set is chosen: choose that one, or train the person again."
             )
 
-    def looked(self, tools: FaceTools) -> None:
-        """Faces in all pictures, before anything large is loaded."""
+    def looked(self, tools: FaceTools) -> tuple[ModelSpec, ...]:
+        """Faces in all pictures, before anything large is loaded. Returns the face models that were there for it."""
         self.job.progress(0.0, "looking for faces")
         self.intake = None
         study(tools, self.picture, self.settings, self.request.face, self.request.box)
-        if self.request.person is None:
+        person = self.request.person
+        if person is None:
             self.intake = portrait_person.inspect(tools, self.request.pictures, self.settings.model_set)
             if not self.intake.used:
                 raise ValueError(portrait_person.gather_refusal(self.intake))
+            if self.settings.looks:
+                person = portrait_person.gather(tools, self.intake, "person", self.settings.model_set)
+        self.to_see = [] if person is None else list(person.crops)
+        return tools.specs
+
+    def looked_at(self, registry: Registry) -> None:
+        """What IP-Adapter's encoder sees of the person. It is leased alone: it is as large as half a ControlNet."""
+        from pipelines import face_models
+
+        if self.settings.looks:
+            encoder = look_specs(self.settings.model_set, self.settings.mode)[1]
+            pictures = self.to_see[: face_models.LOOK_MOST]
+            self.seen = registry.run(encoder, lambda model: face_models.look_of(model, pictures))
+
+    def leased(self, registry: Registry, faces: Sequence[ModelSpec]) -> Outcome:
+        """The run, in one lease of all its parts."""
+        settings = self.settings
+        mode = "instant" if settings.looks else "trained"
+        wanted = specs(settings.model_set, mode, settings.preset, faces)
+
+        def run(*models: Any) -> Outcome:
+            if self.job.started is not None and self.loading is not None:
+                self.job.started += time.monotonic() - self.loading
+            self.loading = None
+            given = dict(zip((spec.key for spec in wanted), models, strict=True))
+            parts = [given[spec.key] for spec in sdxl.BASES[settings.model_set].parts]
+            nets = {role: given[one.spec.key] for role, one in controls(settings.model_set, settings.preset).items()}
+            tools = portrait_person.tools_of(settings.model_set, [given[spec.key] for spec in faces], faces)
+            readers = [given[spec.key] for spec in portrait_person.reader_specs(settings.model_set)]
+            look = (given[look_specs("full", mode)[0].key], self.seen) if settings.looks else None
+            model = MegaPortrait(parts, nets)
+            self.begun(model, tools, readers[0] if readers else None, wanted)
+            with (
+                portrait_person.in_tiles(
+                    model.vae, portrait_person.preset_of(settings.model_set, settings.preset).tiles
+                ),
+                model.looking_at(look, settings.adapter_scale),
+            ):
+                return self.outcome()
+
+        return registry.run(wanted, run)
+
+    def settle_for(self, preset: str) -> None:
+        """Go on with a smaller preset after the memory ran out."""
+        asked = self.settings.preset or next(iter(portrait_person.PRESETS[self.settings.model_set]))
+        self.first_notes.append(
+            f"The memory did not suffice for the preset {asked}: made with the preset {preset} instead."
+        )
+        self.settings, self.tried = dataclasses.replace(self.settings, preset=preset), 0
+        self.loading = time.monotonic()
+        self.job.progress(0.01, f"out of memory, once more with the preset {preset}")
 
     def begun(self, model: MegaPortrait | None, tools: FaceTools, verifier: Any, wanted: Sequence[ModelSpec]) -> _Work:
         """Ready for its stages; also for a second time, after they ran out of memory."""
         settings, request = self.settings, self.request
         self.model, self.tools = model, tools
-        self.notes: list[str] = []
+        self.notes: list[str] = list(self.first_notes)
+        self.tried += 1
+        if self.tried > 1:
+            self._note("The memory ran out once: what was idle was let go, and the run began again.")
         self.seconds: dict[str, float] = {}
         self.steps = dict.fromkeys((IDENTITY, SHADED, HARMONISED), 0)
         self.done, self.ran, self.spent = 0, 0, 0.0
@@ -837,12 +1019,20 @@ class _Work:
         self.identity = (
             settings.model_set, tuple(sorted(value for spec in wanted for value in spec.sha256.values())),
             tuple(spec.key for spec in wanted), self.person.key if worn else "",
+            (settings.adapter_scale, self.person.key) if settings.looks else None, settings.preset,
         )  # fmt: skip
         self.prompt = self._prompt()
+        wanted = (*wanted, *look_specs(settings.model_set, settings.mode)[1:]) if settings.looks else wanted
         named = [s for s in wanted if s not in sdxl.BASES[settings.model_set].parts or s.key.endswith("unet")]
         self.models = [{"key": spec.key, "source": spec.source, "licence": spec.licence} for spec in named]
         for note in self.analysis.notes:
             self._note(note)
+        if self.intake is not None and request.person is None:
+            for note in (note for place in self.intake.used for note in self.intake.verdicts[place].notes):
+                self._note(note)
+        for note in (*self.tools.notes, *warn_gap(self.analysis, self.placed, settings)):
+            self._note(note)
+        self._note(portrait_person.warn_glasses(self.person, request.glasses))
         self._note(warn_photograph(self.person, self.analysis, settings))
         self.job.emit(Preview(REFERENCE, 1, 1, to_pil(self.analysis.square)))
         return self
@@ -858,8 +1048,16 @@ class _Work:
 
     def outcome(self) -> Outcome:
         settings = self.settings
+        made: list[Candidate] = []
         with self._model.wearing(self.worn):
-            made = [self._candidate((settings.seed + number) % 2**31) for number in range(settings.candidates)]
+            for number in range(settings.candidates):
+                seed = (settings.seed + number) % 2**31
+                try:
+                    made.append(self._candidate(seed))
+                except BlackPicture as error:
+                    if not made and number == settings.candidates - 1:
+                        raise
+                    self._note(f"Seed {seed} is left out. {error}")
         return self._outcome(made)
 
     def preview(self) -> Outcome:
@@ -885,7 +1083,7 @@ class _Work:
 
     def _outcome(self, made: list[Candidate]) -> Outcome:
         order = sorted(made, key=lambda one: -1e9 if one.identity is None else one.identity, reverse=True)
-        self._note(warn_identity(order[0].metrics))
+        self._note(warn_identity(order[0].metrics, self.settings.mode))
         return Outcome(
             self.settings, self.person.name, self.analysis, order, dict(self.steps), self.notes,
             {name: round(value, 3) for name, value in self.seconds.items()}, self.models, self._truth()[0],
@@ -920,7 +1118,7 @@ class _Work:
 
     def _identity(self, seed: int) -> Picture:
         settings, analysis = self.settings, self.analysis
-        hints, start = self._hints_of_pose(), analysis.square
+        start = analysis.square
         pasted = settings.start == "pasted" or settings.mode == "instant"
         if pasted and not settings.no_identity:
             if settings.region == "head":
@@ -936,12 +1134,13 @@ class _Work:
                     0.0,
                     0.02,
                 )[0]
+        hints = self._hints_of_pose(start)
         if settings.mode == "single" and not settings.no_shading:
             hints.append(self._light(start, analysis.core))
         prompt = self.prompt
         inputs = (
             start, self.reach, prompt, seed, settings.identity_strength, settings.identity_steps, settings.identity_guidance,
-            settings.identity_lora, *_plain(hints),
+            settings.identity_lora, settings.detail, *_plain(hints),
         )  # fmt: skip
         return self._net(
             IDENTITY, settings.effective()[IDENTITY], inputs,
@@ -950,11 +1149,13 @@ class _Work:
             ),
         )  # fmt: skip
 
-    def _hints_of_pose(self) -> list[Hint]:
-        settings, maps = self.settings, self.analysis.maps("landmarks", "line")
+    def _hints_of_pose(self, start: Picture) -> list[Hint]:
+        """The reference's face points; lines and colours of what the net begins with."""
+        settings, analysis = self.settings, self.analysis
         return [
-            Hint("landmarks", maps["landmarks"], settings.landmarks),
-            Hint("line", maps["line"], settings.line, settings.line_end),
+            Hint("landmarks", analysis.map_of("landmarks", analysis.square), settings.landmarks),
+            Hint("line", analysis.map_of("line", start), settings.line, settings.line_end),
+            Hint("shading", analysis.map_of("shading", start), settings.colour, settings.colour_end),
         ]
 
     def _pasted_core(self, face: Picture) -> Mask:
@@ -963,22 +1164,34 @@ class _Work:
         if settings.effective()[IDENTITY] == 0:
             return analysis.core
         head, own = regions_in(self.tools, face, analysis.face, analysis.points)
-        return portrait_paste.core_of(analysis.core | (head if settings.region == "head" else own) & self.reach)
+        if settings.region != "head":
+            return portrait_paste.core_of(analysis.core | own & self.reach)
+        core = portrait_paste.core_of(analysis.core | head & self.reach)
+        return masks.grow(core, round(RIM * analysis.width)) & (self.reach | core)
 
     def _lit(self, face: Picture, core: Mask, amount: float | None = None) -> Picture:
-        """``face`` in the reference's smooth light, where the reference shows skin."""
+        """``face`` in the reference's smooth light, where the reference shows a face."""
         analysis, settings = self.analysis, self.settings
-        skin = core & analysis.face_core
-        skin = skin if skin.any() else core
-        own = in_own_tone(analysis.square, face, skin, settings.own_tone)
-        amount = settings.shading_transfer if amount is None else amount
+        where = core & analysis.face_core
+        where = where if where.any() else core
         exclude = lips_and_eyes(analysis.points, core.shape)
-        return portrait_paste.shading_transfer(face, own, skin, amount, exclude, analysis.width)
+        mine, theirs = (self._skin(picture) & where & ~exclude for picture in (face, analysis.square))
+        seen = min(mine.sum(), theirs.sum()) >= SKIN * where.sum()
+        skins = (mine, theirs) if seen else None
+        own = in_own_tone(analysis.square, face, *(skins or (where, where)), settings.own_tone)
+        amount = settings.shading_transfer if amount is None else amount
+        return portrait_paste.shading_transfer(face, own, where, amount, exclude, analysis.width, skins)
+
+    def _skin(self, square: Picture) -> Mask:
+        """Plain skin in the middle of a square, as the parser sees it; nowhere without one."""
+        side = square.shape[1]
+        seen = self.tools.parts(square, (side / 2, side / 2))
+        return numpy.zeros(square.shape[:2], bool) if seen is None else seen.parts["skin"]
 
     def _light(self, face: Picture, core: Mask) -> Hint:
         """The map of light: the reference's on the skin. Elsewhere the face's own, or hair would take the reference's colour."""
         analysis, settings = self.analysis, self.settings
-        found = control_map("shading", self._lit(face, core, 1.0), width=analysis.width)
+        found = analysis.map_of("shading", self._lit(face, core, 1.0))
         return Hint("shading", found, settings.shading_map, settings.shading_map_end)
 
     def _shaded(self, face: Picture, core: Mask, seed: int) -> Picture:
@@ -988,13 +1201,13 @@ class _Work:
             self._shown(SHADED, lit)
             return lit
         hints = [
-            Hint("line", control_map("line", face), settings.shading_line, settings.shading_line_end),
+            Hint("line", self.analysis.map_of("line", face), settings.shading_line, settings.shading_line_end),
             self._light(face, core),
         ]
         prompt = self.prompt
         inputs = (
             lit, prompt, seed, settings.shading_strength, settings.shading_steps, settings.shading_guidance, settings.shading_lora,
-            *_plain(hints),
+            settings.detail, *_plain(hints),
         )  # fmt: skip
         return self._net(
             SHADED, settings.effective()[SHADED], inputs,
@@ -1004,13 +1217,13 @@ class _Work:
     def _harmonised(self, composite: Picture, ring: Mask, seed: int) -> Picture:
         settings, analysis = self.settings, self.analysis
         hints = [
-            Hint("line", control_map("line", composite), settings.harmonise_line),
-            Hint("shading", control_map("shading", composite, width=analysis.width), settings.harmonise_map),
+            Hint("line", analysis.map_of("line", composite), settings.harmonise_line),
+            Hint("shading", analysis.map_of("shading", composite), settings.harmonise_map),
         ]
         prompt = self.prompt
         inputs = (
             composite, ring, prompt, seed, settings.harmonise_strength, settings.harmonise_steps, settings.harmonise_guidance,
-            settings.harmonise_lora, *_plain(hints),
+            settings.harmonise_lora, settings.detail, *_plain(hints),
         )  # fmt: skip
         return self._net(
             HARMONISED, settings.effective()[HARMONISED], inputs,
@@ -1064,6 +1277,18 @@ class _Work:
             metrics = self._metrics(result, core, changed)
         return Candidate(seed, to_pil(result), changed, stages, core, metrics)
 
+    def _agreement(self, result: Picture, in_core: float | None) -> dict[str, Any]:
+        """How well light agrees, on the skin that result and reference both show: a beard or glasses in the one are no light. Without a
+        parser, or with little skin, all that was pasted counts."""
+        analysis = self.analysis
+        square = analysis.crop.cut(result)
+        skin = self._skin(square) & self._skin(analysis.square) & analysis.face_core
+        skin &= ~lips_and_eyes(analysis.points, skin.shape)
+        if skin.sum() < SKIN * analysis.face_core.sum():
+            return {"shading_agreement": in_core, "shading_measured_on": "core"}
+        found = portrait_metrics.shading_agreement(square, analysis.square, skin, analysis.width)
+        return {"shading_agreement": found, "shading_measured_on": "skin"}
+
     def _metrics(self, result: Picture, core: Mask, changed: Mask) -> dict[str, Any]:
         analysis, tools = self.analysis, self.tools
         window = _window(analysis)
@@ -1072,10 +1297,11 @@ class _Work:
             result[window], analysis.picture[window], whole_core[window], changed[window]
         )
         metrics |= portrait_metrics.outside(result, analysis.picture, changed)
+        metrics |= self._agreement(result, metrics["shading_agreement"])
         found = self._face_of(result)
         own = None if found is None else tools.embed(result, found)
         metrics["identity"] = portrait_metrics.identity_table(own, list(self.person.embeddings), analysis.embedding)
-        bar = portrait_person.threshold()
+        bar = portrait_person.threshold(self.settings.model_set)
         metrics["threshold"] = bar
         metrics["same_person"] = (
             None if bar is None or metrics["identity"]["result"]["mean"] is None else metrics["identity"]["result"]["mean"] >= bar
@@ -1103,11 +1329,9 @@ class _Work:
     def _face_of(self, picture: Picture) -> Face | None:
         """The face where the reference's was."""
         left, top, width, height = self.analysis.face.box
-        if self.analysis.face.backend != portrait_person.PARSED:
-            return None
         near = [
             face for face in self.tools.faces(picture)
-            if face.backend == portrait_person.PARSED
+            if face.points is not None
             and abs(face.box[0] + face.box[2] / 2 - left - width / 2) < width / 2
             and abs(face.box[1] + face.box[3] / 2 - top - height / 2) < height / 2
         ]  # fmt: skip
@@ -1182,14 +1406,47 @@ def warn_photograph(person: Person, analysis: Analysis, settings: Settings) -> s
     )
 
 
-def warn_identity(metrics: Mapping[str, Any]) -> str | None:
+def warn_identity(metrics: Mapping[str, Any], mode: str = "trained") -> str | None:
     """What to try when the best candidate is not taken for the person."""
     if metrics["same_person"] is not False:
         return None
+    todo = {
+        "preview": "choose the instant mode, or train the person.",
+        "instant": "train the person, lower the harmonise strength by 0.05, or give more pictures.",
+    }
+    more = "raise the identity LoRA by 0.1, lower the harmonise strength by 0.05, or give more pictures."
     return (
         f"The result is not taken for the person ({metrics['identity']['result']['mean']:.2f}, bar {metrics['threshold']:.2f}): "
-        "raise the identity LoRA by 0.1, lower the harmonise strength by 0.05, or give more pictures."
+        f"{todo.get(mode, more)}"
     )
+
+
+def warn_gap(analysis: Analysis, near: Placed, settings: Settings) -> list[str]:
+    """What to change when the person's skin or the shape of the face is far from the reference's."""
+    notes = []
+    core = analysis.face_core & near.face
+    if not core.any():
+        return notes
+    raw = portrait_paste.warp(near.crop, near.matrix, analysis.square.shape[1::-1])
+    pasted = numpy.where(core[..., None], raw, analysis.square)
+    step = portrait_metrics.ring_difference(pasted, analysis.square, core)
+    if step is not None and step > TONE_GAP:
+        more = "" if settings.region == "head" else "replace the head with hair and neck, or "
+        notes.append(
+            f"The person's skin is far from the reference's (ΔE {step:.0f} at the face's border, {TONE_GAP:g} is much): "
+            f"{more}choose a reference of a more similar skin tone and light."
+        )
+    ratio = portrait_paste.width_of(near.face) / portrait_paste.width_of(analysis.face_core)
+    if max(ratio, 1 / ratio) > SHAPE_GAP:
+        notes.append(
+            f"The person's face is {abs(ratio - 1):.0%} {'wider' if ratio > 1 else 'narrower'} than the reference's: "
+            "end the line drawing earlier (line end 0.4), or choose another reference."
+        )
+    return notes
+
+
+TONE_GAP, SHAPE_GAP = 15.0, 1.15
+"""Colour step of the bare paste at the face's border in Lab, and ratio of the faces' widths, from which on the page says so."""
 
 
 # ------------------------------------------------------------------------------------------- results
@@ -1248,3 +1505,12 @@ def save_zip(outcome: Outcome, path: str | Path, more: Mapping[str, Any] | None 
             archive.writestr(name, data.getvalue())
         archive.writestr("manifest.json", json.dumps({**facts(outcome), **(more or {})}, indent=1))
     return path
+
+
+FOLDER = "assets/mini_controlnets"
+
+
+def measured() -> dict[str, Any]:
+    """What the evaluation of the shipped models found; empty before there was one."""
+    file = sdxl.ROOT / FOLDER / "evaluation.json"
+    return json.loads(file.read_text()) if file.is_file() else {}

@@ -131,11 +131,12 @@ def ring_difference(result: Picture, original: Picture, core: Mask) -> float | N
 # --- light, sharpness, the rest of the picture -----------------------------------------------------------------
 
 
-def shading_agreement(result: Picture, reference: Picture, core: Mask) -> float | None:
-    """Correlation of the smooth part of L inside the core, -1 to 1; None where one of the two has no shading."""
+def shading_agreement(result: Picture, reference: Picture, core: Mask, width: float | None = None) -> float | None:
+    """Correlation of the smooth part of L inside the core, -1 to 1; None where one of the two has no shading. Where ``core`` is a part
+    of the face only, ``width`` is the face's, in pixels."""
     if core.sum() < FEWEST:
         return None
-    sigma = max(0.5, LOW * width_of(core))
+    sigma = max(0.5, LOW * (width_of(core) if width is None else width))
     first, second = (smoothed_inside(lab_of(picture)[..., 0], core, sigma)[core] for picture in (result, reference))
     if min(first.std(), second.std()) < FLAT:
         return None

@@ -36,6 +36,8 @@ RING_OUT, RING_IN = 0.18, 0.08
 ERODE, FEATHER = 0.04, 0.05
 LOW = 0.06
 """Sigma of "low frequency". All five are shares of the face's width."""
+LIGHT = 0.2
+"""Sigma, in widths of the face, of the light that is moved from skin to skin."""
 COLOUR_STEP = 8
 """The colour map keeps one value per so many pixels."""
 LINE_SIGMA, LINE_SIDE = 6.0, 512
@@ -87,6 +89,46 @@ def similarity(source: ArrayLike, target: ArrayLike) -> Matrix:
             "No turn and scale takes these five points onto the others: mark eyes, nose and mouth corners."
         )
     return numpy.asarray(found.params, numpy.float64)
+
+
+FLATTENED = 1.6
+"""Ratio of an affine map's scales beyond which it flattens a face: then the heads are turned too differently."""
+
+
+def affinity(source: ArrayLike, target: ArrayLike) -> Matrix:
+    """The affine map that takes five points onto five others with the least squares: as :func:`similarity`, and it also follows how a
+    turned head is foreshortened. Where it would flatten the face (:data:`FLATTENED`) it is the similarity.
+
+    Raises:
+        ValueError: as :func:`similarity`.
+    """
+    from skimage.transform import AffineTransform
+
+    plain = similarity(source, target)
+    found = AffineTransform.from_estimate(five(source), five(target))
+    if not found or not numpy.isfinite(found.params).all():
+        return plain
+    large, small = numpy.linalg.svd(found.params[:2, :2], compute_uv=False)
+    if small < 1e-6 or large / small > FLATTENED or numpy.linalg.det(found.params[:2, :2]) <= 0:
+        return plain
+    return numpy.asarray(found.params, numpy.float64)
+
+
+def bent(picture: Picture, source: ArrayLike, target: ArrayLike) -> Picture:
+    """``picture`` bent smoothly (thin-plate spline) so that its five points come to lie on five others near by; its border stays."""
+    from skimage.transform import ThinPlateSplineTransform
+    from skimage.transform import warp as warped
+
+    height, width = picture.shape[:2]
+    across, down = numpy.array([0, 0.5, 1]) * width, numpy.array([0, 0.5, 1]) * height
+    border = [(x, y) for x in across for y in down if (x, y) != (width / 2, height / 2)]
+    found = ThinPlateSplineTransform.from_estimate(
+        numpy.concatenate((five(target), border)) - 0.5, numpy.concatenate((five(source), border)) - 0.5
+    )
+    if not found:
+        return picture.copy()
+    made = warped(picture, found, order=3, mode="edge", preserve_range=True)
+    return numpy.clip(numpy.rint(made), 0, 255).astype(numpy.uint8)
 
 
 def _orientation(points: NDArray[numpy.float64]) -> float:
@@ -447,12 +489,16 @@ def shading_transfer(
     amount: float = 0.6,
     exclude: Mask | None = None,
     width: float | None = None,
+    skin: tuple[Mask, Mask] | None = None,
 ) -> Picture:
     """``face`` in the reference's light, inside ``core`` and as far around it as the ring goes; both lie in the same place.
 
     The smooth part of L goes to the reference's by ``amount``; channels a and b go to the reference's mean and spread (Reinhard) by
     the same amount, without ``exclude`` (lips and eyes): these count in neither and keep their own colour. All of it is measured
     inside the core only. 0 is the face as it was.
+
+    ``skin``: where the face and the reference show plain skin, neither of them empty. Then light is measured there alone, smoothed by
+    :data:`LIGHT`, and colours are shifted only: what lies darker on the one, glasses or a beard, is no light on the other.
     """
     if not 0 <= amount <= 1:
         raise ValueError(f"The shading transfer is {amount:g}: give a number from 0 to 1.")
@@ -460,20 +506,24 @@ def shading_transfer(
     if not amount or not core.any():
         return face.copy()
     width = width_of(core) if width is None else width
-    sigma = max(0.5, LOW * width)
+    sigma = max(0.5, (LOW if skin is None else LIGHT) * width)
     own, other = lab_of(face), lab_of(reference)
     change = numpy.zeros_like(own)
-    change[..., 0] = smoothed_inside(other[..., 0], core, sigma) - smoothed_inside(own[..., 0], core, sigma)
-    skin, coloured = core, numpy.ones(core.shape, numpy.float32)
+    mine, theirs = (core, core) if skin is None else skin
+    change[..., 0] = smoothed_inside(other[..., 0], theirs, sigma) - smoothed_inside(own[..., 0], mine, sigma)
+    plain, coloured = core, numpy.ones(core.shape, numpy.float32)
     if exclude is not None and exclude.any():
-        skin = core & ~exclude
+        plain = core & ~exclude
         coloured = numpy.where(
             exclude, 0, 1 - cv2.GaussianBlur(exclude.astype(numpy.float32), (0, 0), max(0.5, sigma / 3))
         )
-    for channel in (1, 2) if skin.any() else ():
-        mine, theirs = own[..., channel], other[..., channel]
-        stretch = numpy.clip(float(theirs[skin].std()) / max(float(mine[skin].std()), 1e-3), *STRETCH)
-        change[..., channel] = coloured * ((mine - mine[skin].mean()) * stretch + theirs[skin].mean() - mine)
+    for channel in (1, 2) if plain.any() else ():
+        here, there = own[..., channel], other[..., channel]
+        if skin is not None:
+            change[..., channel] = coloured * (there[theirs].mean() - here[mine].mean())
+            continue
+        stretch = numpy.clip(float(there[plain].std()) / max(float(here[plain].std()), 1e-3), *STRETCH)
+        change[..., channel] = coloured * ((here - here[plain].mean()) * stretch + there[plain].mean() - here)
     # As a difference: the way to Lab and back alone moves a level here and there.
     light = cv2.cvtColor(own + amount * change, cv2.COLOR_Lab2RGB) - cv2.cvtColor(own, cv2.COLOR_Lab2RGB)
     levels = numpy.clip(numpy.rint(face + 255 * light), 0, 255).astype(numpy.uint8)

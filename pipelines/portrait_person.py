@@ -10,12 +10,13 @@ Pictures are (H, W, 3) uint8 RGB, points (5, 2) in pixels. A file of a person ho
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -45,6 +46,11 @@ SCALES = (0.9, 1.0, 1.15)
 """Crops that are learnt from, in widths of the usual one; each also mirrored."""
 NO_CAPTION = 0.1
 """Share of training rows without a caption, so that guidance keeps its meaning."""
+OTHERS = 0.5
+"""Share of training rows that show other people: with the person's pictures alone the small model forgets how to draw a head."""
+PEOPLE = sdxl.ROOT / "assets" / "mini_controlnets" / "others.safetensors"
+USED = {"mini": 0.5, "full": 1.0}
+"""Share of the noise levels, from the least noise on, that are learnt: those at which a portrait is painted."""
 SNR_MOST = 5.0
 """Min-SNR weighting (Hang et al., arXiv 2303.09556)."""
 KEPT_SIDE = 512
@@ -56,6 +62,62 @@ FRAMING = {"mini": 1.8, "full": 2.2}
 """Side of the crop around a face, in widths of its box. The small model knows rendered portraits, which are framed so."""
 BARS = {"mini": Bars(stop=40, small=56), "full": Bars()}
 """Rendered portraits are 128 pixels wide, so that their faces are smaller than a photograph's."""
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A way to hold a model set in memory."""
+
+    words: str
+    """For the page."""
+    share: float = 1.0
+    """Side of the square that is painted or learnt from, of the base model's."""
+    offload: bool = False
+    """The ControlNets stay in RAM, and their layers visit the GPU."""
+    tiles: bool = False
+    """The autoencoder works in tiles."""
+
+
+PRESETS: dict[str, dict[str, Preset]] = {
+    "mini": {"memory": Preset("float32, in memory")},
+    "full": {
+        "24 GB": Preset("everything on the GPU: about 20 GB (estimate)"),
+        "16 GB": Preset("ControlNets visit the GPU layer by layer: about 13 GB (estimate), slower", 1.0, True, True),
+        "12 GB": Preset("the same at 768 px: about 11 GB (estimate), slower and softer", 0.75, True, True),
+    },
+}
+"""Model set -> presets, from the largest to the smallest. Estimates: sums of the weights (base 6.9 GB, each ControlNet 2.5 GB, half
+precision) and of what one picture takes beside them; nobody measured them on such cards."""
+
+
+def preset_of(model_set: str, preset: str = "") -> Preset:
+    """A preset by its name; empty: the first."""
+    known = PRESETS[model_set]
+    return known[preset or next(iter(known))]
+
+
+def side_of(model_set: str, preset: str = "") -> int:
+    """Side of the square in pixels."""
+    return round(sdxl.BASES[model_set].size * preset_of(model_set, preset).share / 32) * 32
+
+
+@contextlib.contextmanager
+def in_tiles(vae: Any, wanted: bool) -> Iterator[None]:
+    """Inside the block the autoencoder works in tiles and slices, which takes less memory; afterwards it is as before."""
+    if not wanted:
+        yield
+        return
+    names = [name for name in ("use_tiling", "use_slicing") if hasattr(vae, name)]
+    before = {name: getattr(vae, name) for name in names}
+    try:
+        for name in names:
+            setattr(vae, name, True)
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(vae, name, value)
+
+
 NO_CONSENT = (
     "These pictures may show a real person: tick that everybody in them is of age and agrees, or use rendered pictures."
 )
@@ -65,20 +127,34 @@ NO_CONSENT = (
 
 
 class FaceTools:
-    """Finds faces and says who they are, with the small models; of photographs, which these do not know, only the place is found."""
+    """Finds faces and says who they are: of rendered people with the small models, of photographs with OpenCV's. Without those only the
+    place of a photographed face is found."""
 
-    def __init__(self, parser: Any = None, embedder: Any = None) -> None:
-        """``parser``, ``embedder``: the leased networks; None: without."""
+    def __init__(
+        self, parser: Any = None, embedder: Any = None, detector: Any = None, recogniser: Any = None,
+        notes: Sequence[str] = (),
+    ) -> None:  # fmt: skip
+        """``parser``, ``embedder``: the small networks, leased; ``detector``, ``recogniser``: YuNet and SFace; None: without.
+        ``notes``: what the page says about those that are missing."""
         from pipelines import face_models
 
         self.parser = None if parser is None else face_models.FaceParser(parser)
         self.embedder = None if embedder is None else face_models.FaceEmbedder(embedder)
+        self.detector = None if detector is None else face_models.PhotoDetector(detector)
+        self.recogniser = None if recogniser is None else face_models.PhotoEmbedder(recogniser)
+        self.notes = list(notes)
+        self.specs: tuple[ModelSpec, ...] = ()
+        """What :func:`tools_of` made them of."""
 
     def faces(self, picture: Picture) -> tuple[Face, ...]:
-        """The faces of a picture: the parser's, or where it sees none the cascade's, which have no points."""
+        """The faces of a picture: the parser's, or where it sees none YuNet's, or else the cascade's, which have no points."""
         found = self._parsed(picture)
         if found:
             return tuple(_as_face(one) for one in found)
+        if self.detector is not None and min(picture.shape[:2]) >= 16:
+            seen = self.detector.detect(picture)
+            if seen:
+                return tuple(seen)
         return tuple(portrait_intake.find_faces(picture))
 
     def parts(self, picture: Picture, near: tuple[float, float]) -> face_models.Face | None:
@@ -90,10 +166,13 @@ class FaceTools:
         return nearest if _apart(_middle(nearest.box), near) <= nearest.box[2] / 2 else None
 
     def embed(self, picture: Picture, face: Face) -> Embedding | None:
-        """Who it is, of length 1; None where that cannot be said: without an embedder, or of a photograph."""
-        if self.embedder is None or face.points is None or face.backend != PARSED:
+        """Who it is, of length 1; None where that cannot be said: without the network that knows such a picture, or without points."""
+        if face.points is None:
             return None
-        return self.embedder.embed(picture, numpy.asarray(face.points, numpy.float32))
+        if face.backend == PARSED:
+            return None if self.embedder is None else self.embedder.embed(picture, numpy.float32(face.points))
+        known = self.recogniser is not None and face.backend != portrait_intake.LBP
+        return self.recogniser.embed(picture, face) if known else None
 
     def _parsed(self, picture: Picture) -> list[face_models.Face]:
         if self.parser is None or min(picture.shape[:2]) < 16:
@@ -239,12 +318,14 @@ class Person:
 
 
 def _pose(points: ArrayLike) -> NDArray[numpy.float64]:
-    """Where the nose stands between the eyes, and between eyes and mouth."""
+    """Where the nose stands between the eyes, and between eyes and mouth, and how wide the mouth is in distances of the eyes: with the
+    turn an expression that is alike counts, too."""
     marks = portrait_paste.five(points)
     eyes, mouth = marks[:2].mean(0), marks[3:5].mean(0)
     down = mouth - eyes
     low = float((marks[2] - eyes) @ down) / max(float(down @ down), 1e-6)
-    return numpy.clip([portrait_paste.nose_between_eyes(marks), low], -2, 3)
+    wide = numpy.linalg.norm(marks[4] - marks[3]) / max(float(numpy.linalg.norm(marks[1] - marks[0])), 1e-6)
+    return numpy.clip([portrait_paste.nose_between_eyes(marks), low, wide], -2, 3)
 
 
 @dataclass(frozen=True)
@@ -258,12 +339,14 @@ class Training:
     """At most."""
     rank: int = 16
     """alpha is the same. EasyPhoto has 128 / 64, FaceChain 4 / 32, both on SD 1.5."""
-    rate: float = 1e-3
+    rate: float = 3e-4
     batch: int = 4
     checks: int = 5
     """How often a validation picture is drawn and scored."""
     seed: int = 0
     model_set: str = "mini"
+    preset: str = ""
+    """How it is held in memory, of :data:`PRESETS`; empty: the first."""
 
     SECONDS: ClassVar[tuple[float, float]] = (1.0, 3600.0)
     STEPS: ClassVar[tuple[int, int]] = (1, 1200)
@@ -288,6 +371,8 @@ class Training:
             ValueError: one sentence that says what came, what was wanted and what to do.
         """
         limits.choice("Model set", self.model_set, sdxl.BASES)
+        if self.preset:
+            limits.choice("The preset", self.preset, PRESETS[self.model_set])
 
         def whole(name: str, value: Any, bounds: tuple[int, int]) -> int:
             return int(limits.number(name, value, *bounds, whole=True))
@@ -301,6 +386,7 @@ class Training:
             whole("number of checks", self.checks, self.CHECKS),
             whole("seed", self.seed, self.SEED),
             self.model_set,
+            self.preset,
         )
 
 
@@ -354,13 +440,13 @@ def inspect(
     embeddings = [
         None if face is None else tools.embed(photo.picture, face) for photo, face in zip(photos, largest, strict=True)
     ]
-    bar = threshold()
+    bar = threshold(model_set)
     known = sum(found is not None for found in embeddings)
     distances = portrait_metrics.cosine_distances(embeddings) if bar is not None and known > 1 else None
     verdicts, remarks = portrait_intake.check(
         photos, distances, None if distances is None or bar is None else 1 - bar, bars or BARS[model_set]
     )
-    return Intake(photos, verdicts, remarks, embeddings)
+    return Intake(photos, verdicts, [*remarks, *tools.notes], embeddings)
 
 
 def look_at(job: Job, registry: Registry, pictures: Sequence[tuple[str, Picture]], model_set: str = "mini") -> Intake:
@@ -372,21 +458,40 @@ def look_at(job: Job, registry: Registry, pictures: Sequence[tuple[str, Picture]
 
 def with_tools(registry: Registry, model_set: str, work: Callable[[FaceTools], Any]) -> Any:
     """``work`` with the face tools of a model set. They are small, and leased before anything large is loaded."""
-    return registry.run(face_specs(model_set), lambda *models: work(tools_of(model_set, models)))
+    found = at_hand(registry, model_set)
+    return registry.run(found, lambda *models: work(tools_of(model_set, models, found)))
 
 
-def threshold() -> float | None:
+def threshold(model_set: str = "mini") -> float | None:
     """Similarity from which on two pictures show one person; None before it was measured."""
     from pipelines import face_models
 
-    return face_models.threshold()
+    return face_models.threshold() if model_set == "mini" else face_models.SFACE_BAR
 
 
 def face_specs(model_set: str) -> tuple[ModelSpec, ...]:
-    """The face models that a model set leases."""
+    """The face models that a model set leases where they can be had."""
     from pipelines import face_models
 
-    return (face_models.PARSER, face_models.EMBEDDER) if model_set == "mini" else ()
+    if model_set == "mini":
+        return face_models.PARSER, face_models.EMBEDDER
+    return face_models.YUNET, face_models.SFACE
+
+
+def at_hand(registry: Registry, model_set: str) -> tuple[ModelSpec, ...]:
+    """Those of :func:`face_specs` that can be had: without the full set's, faces are still found by the cascade."""
+    wanted = face_specs(model_set)
+    if model_set == "mini":
+        return wanted
+    found = []
+    for spec in wanted:
+        try:
+            with registry.lease(spec):
+                found.append(spec)
+        except (FileNotFoundError, ConnectionError) as error:
+            if not named_by_us(error):
+                raise
+    return tuple(found)
 
 
 def reader_specs(model_set: str) -> tuple[ModelSpec, ...]:
@@ -394,9 +499,28 @@ def reader_specs(model_set: str) -> tuple[ModelSpec, ...]:
     return (judges.REWARD,) if model_set == "mini" else ()
 
 
-def tools_of(model_set: str, models: Sequence[Any]) -> FaceTools:
-    """Face tools around the leased :func:`face_specs`."""
-    return FaceTools(*models) if model_set == "mini" else FaceTools()
+def tools_of(model_set: str, models: Sequence[Any], specs: Sequence[ModelSpec] | None = None) -> FaceTools:
+    """Face tools around the leased ``specs``, by default all of :func:`face_specs`."""
+    wanted = face_specs(model_set)
+    specs = tuple(wanted if specs is None else specs)
+    if model_set == "mini":
+        made = FaceTools(*models)
+        made.specs = specs
+        return made
+    given = dict(zip((spec.key for spec in specs), models, strict=True))
+    detector, recogniser = (given.get(spec.key) for spec in wanted)
+    # SFace reads a face by its points, which the cascade does not give.
+    lost = wanted[:1] if detector is None else wanted[1:] if recogniser is None else ()
+    notes = [_without(spec, detector is None) for spec in lost]
+    made = FaceTools(None, None, detector, recogniser if detector is not None else None, notes)
+    made.specs = specs
+    return made
+
+
+def _without(spec: ModelSpec, finds: bool) -> str:
+    file = f"{spec.files[0] if spec.files else spec.key} of {spec.source} ({in_words(spec.bytes)})"
+    what = "faces are found without their points and who somebody is" if finds else "who somebody is"
+    return f"{file} cannot be had, so {what} is not known: go online once, or put the file into $LATENT_STUDIO_MODELS/{Path(spec.source).name}."
 
 
 def gather(tools: FaceTools, intake: Intake, name: str, model_set: str, verifier: Any = None) -> Person:
@@ -459,7 +583,8 @@ def train_person(
         rendered: the pictures are of our own rendered people: no consent is needed.
 
     Raises:
-        ValueError: settings outside their limits, no consent, pictures of which none can be used.
+        ValueError: settings outside their limits, no consent, pictures of which none can be used, weights that cannot be had.
+        MemoryError: it does not fit, and what to choose instead.
     """
     settings = (settings or Training()).validated()
     name = checked_name(name)
@@ -470,7 +595,7 @@ def train_person(
     intake = with_tools(registry, settings.model_set, lambda tools: inspect(tools, pictures, settings.model_set))
     if not intake.used:
         raise ValueError(gather_refusal(intake))
-    faces = face_specs(settings.model_set)
+    faces = at_hand(registry, settings.model_set)
     extra = reader_specs(settings.model_set)
     job.progress(0.01, f"loading {base.title}")
     since = time.monotonic()
@@ -479,14 +604,52 @@ def train_person(
         if job.started is not None:  # the limit is for the work: a first run may have to fetch the model
             job.started += time.monotonic() - since
         parts = models[: len(base.parts)]
-        tools = tools_of(settings.model_set, models[len(parts) : len(parts) + len(faces)])
+        tools = tools_of(settings.model_set, models[len(parts) : len(parts) + len(faces)], faces)
         verifier = models[-1] if extra else None
         person = gather(tools, intake, name, settings.model_set, verifier)
-        person.facts |= {"remarks": intake.remarks, "settings": asdict(settings)}
-        lessons = _lessons(parts, intake, person, settings)
-        return _Learner(job, parts, tools, person, settings, enough).learn(lessons)
+        glasses = warn_glasses(person)
+        person.facts |= {"remarks": [*intake.remarks, *([glasses] if glasses else [])], "settings": asdict(settings)}
+        with in_tiles(parts[sdxl.PARTS.index("vae")], preset_of(settings.model_set, settings.preset).tiles):
+            lessons = _lessons(parts, intake, person, settings)
+            return _Learner(job, parts, tools, person, settings, enough).learn(lessons)
 
-    return registry.run((*base.parts, *faces, *extra), work)
+    wanted = (*base.parts, *faces, *extra)
+    try:
+        return registry.run(wanted, work)
+    except MemoryError as error:
+        smaller = list(PRESETS[settings.model_set])[1:]
+        todo = f"choose the preset {smaller[-1]}" if smaller else "choose a smaller rank or batch"
+        raise MemoryError(f"Out of memory while learning the person: {todo}. {error}") from error
+    except (FileNotFoundError, ConnectionError) as error:
+        if not named_by_us(error):
+            raise
+        raise ValueError(cannot_be_had(error, wanted)) from error
+
+
+def warn_glasses(person: Person, told: bool = False) -> str | None:
+    """Where most pictures show glasses, by what the verifier read of them or by what the visitor ``told``: what will come of it."""
+    worn = [reading.get("glasses") == "yes" for reading in person.facts.get("readings", ())]
+    if 2 * sum(worn) <= len(worn) and not told:
+        return None
+    shown = f"{sum(worn)} of {len(worn)} pictures show glasses" if sum(worn) else "Most pictures show glasses"
+    return f"{shown}: the result will likely wear glasses; add pictures without them if it should not."
+
+
+def cannot_be_had(error: Exception, wanted: Sequence[ModelSpec]) -> str:
+    """Why a run cannot begin: which file of ``wanted`` is missing, how large it is, and what can be done meanwhile."""
+    spec = next((spec for spec in wanted if str(error).startswith(spec.key)), None)
+    size = "" if spec is None else f" (about {in_words(spec.bytes)})"
+    return f"{str(error).rstrip('.')}{size}. The preview without AI models still runs."
+
+
+def in_words(count: int) -> str:
+    """Bytes for the page: "2.5 GB", "39 MB"."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{max(count / 1e6, 0.1):.2g} MB"
+
+
+def named_by_us(error: Exception) -> bool:
+    """A sentence of ours about missing files; the system's own would name a path."""
+    return not isinstance(error, FileNotFoundError) or error.errno is None
 
 
 def gather_refusal(intake: Intake) -> str:
@@ -507,6 +670,8 @@ class _Lessons:
     """Embeddings and pooled embeddings, a row per picture and a last one for "no caption"."""
     ids: Tensor
     """(1, 6)"""
+    others: tuple[Tensor, Tensor, Tensor] | None = None
+    """Latents, embeddings and pooled embeddings of other people, for prior preservation (DreamBooth, arXiv 2208.12242)."""
 
 
 def captions(person: Person) -> list[str]:
@@ -520,14 +685,14 @@ def captions(person: Person) -> list[str]:
 def _lessons(parts: Sequence[Any], intake: Intake, person: Person, settings: Training) -> _Lessons:
     import torch
 
-    base = sdxl.BASES[settings.model_set]
+    side = side_of(settings.model_set, settings.preset)
     pipe = sdxl.build(parts)
     crops = []
     for place in intake.used:
         photo, face = intake.photos[place], intake.verdicts[place].face
         assert face is not None
         for scale in SCALES:
-            crop = crop_of(photo.picture.shape[1::-1], face, base.size, scale * FRAMING[settings.model_set])
+            crop = crop_of(photo.picture.shape[1::-1], face, side, scale * FRAMING[settings.model_set])
             square = crop.cut(photo.picture)
             crops += [square, numpy.ascontiguousarray(square[:, ::-1])]
     with torch.no_grad():
@@ -535,11 +700,23 @@ def _lessons(parts: Sequence[Any], intake: Intake, person: Person, settings: Tra
         positive, negative, pooled, negative_pooled = pipe.encode_prompt(
             captions(person), device=pipe.unet.device, do_classifier_free_guidance=True
         )
-    ids = torch.tensor([[base.size, base.size, 0, 0, base.size, base.size]], dtype=torch.float32)
+    ids = torch.tensor([[side, side, 0, 0, side, side]], dtype=torch.float32)
     return _Lessons(
         latents.float(), torch.arange(len(intake.used)).repeat_interleave(2 * len(SCALES)),
-        (torch.cat((positive, negative[:1])), torch.cat((pooled, negative_pooled[:1]))), ids.to(positive),
+        (torch.cat((positive, negative[:1])), torch.cat((pooled, negative_pooled[:1]))), ids.to(positive), _others(latents, positive),
     )  # fmt: skip
+
+
+def _others(latents: Tensor, positive: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
+    """The people that ``assets.mini_controlnets.train others`` encoded, where they belong to the model; None for any other."""
+    from safetensors.torch import load_file
+
+    if not PEOPLE.is_file():
+        return None
+    found = load_file(PEOPLE)
+    if found["latents"].shape[1:] != latents.shape[1:] or found["states"].shape[1:] != positive.shape[1:]:
+        return None
+    return found["latents"].float().to(latents.device), found["states"], found["pooled"]
 
 
 def watched(pipe: Any) -> Callable[[Tensor], Picture]:
@@ -565,10 +742,32 @@ def encode(vae: Any, picture: Picture) -> Tensor:
     return found * vae.config.scaling_factor
 
 
+def decode(vae: Any, latents: Tensor) -> Picture:
+    """The picture of latents (1, 4, h, w) of :func:`encode`."""
+    import torch
+
+    from pipelines import images
+
+    with torch.autocast(latents.device.type, enabled=False):
+        lifted = bool(getattr(vae.config, "force_upcast", False)) and vae.dtype == torch.float16
+        if lifted:
+            vae.float()
+        made = vae.decode((latents / vae.config.scaling_factor).to(vae.dtype)).sample
+        if lifted:
+            vae.half()
+    return numpy.asarray(images.to_pil((made.float() / 2 + 0.5).clamp(0, 1))[0])
+
+
 def weights_of(snr: Tensor, prediction: str) -> Tensor:
-    """Min-SNR-5 weights of the squared error of what the model predicts: "epsilon", "v_prediction" or "sample"."""
+    """Min-SNR-5 weights of the squared error of what the model predicts: "epsilon", "v_prediction" or "sample".
+
+    Of a velocity they would vanish where nearly all is noise, and what is learnt elsewhere would then spoil where a head is put; there
+    they are 1, as in the small model's own training.
+    """
     kept = snr.clamp_max(SNR_MOST)
-    return {"epsilon": kept / snr, "v_prediction": kept / (snr + 1), "sample": kept}[prediction]
+    if prediction == "v_prediction":
+        return (SNR_MOST / (snr + 1)).clamp_max(1)
+    return {"epsilon": kept / snr, "sample": kept}[prediction]
 
 
 def stratified(count: int, levels: int, generator: Any) -> Tensor:
@@ -585,12 +784,15 @@ class _Learner:
     def __init__(
         self, job: Job, parts: Sequence[Any], tools: FaceTools, person: Person, settings: Training, enough: Callable[[], bool]
     ) -> None:  # fmt: skip
+        import torch
         from diffusers import DDPMScheduler
 
         self.job, self.tools, self.person, self.settings, self.enough = job, tools, person, settings, enough
         self.parts = parts
         self.unet = parts[0]
         self.scheduler = DDPMScheduler.from_config(dict(zip(sdxl.PARTS, parts, strict=True))["scheduler"].config)
+        # Gradients of half precision would vanish unscaled; of float32 this does nothing.
+        self.scaler = torch.amp.GradScaler(self.unet.device.type, enabled=self.unet.dtype == torch.float16)
         self.best: tuple[float, int, dict[str, Tensor]] | None = None
         self.losses: list[float] = []
         self.history: list[dict[str, Any]] = []
@@ -649,13 +851,19 @@ class _Learner:
     def _step(self, lessons: _Lessons, optimiser: Any, weights: list[Tensor], generator: Any) -> None:
         import torch
 
-        batch, unet = self.settings.batch, self.unet
-        rows = torch.randint(len(lessons.latents), (batch,), generator=generator)
+        unet, others = self.unet, 0 if lessons.others is None else round(OTHERS * self.settings.batch)
+        batch = self.settings.batch
+        rows = torch.randint(len(lessons.latents), (batch - others,), generator=generator)
         named = lessons.picture[rows]
-        dropped = torch.rand(batch, generator=generator) < NO_CAPTION
+        dropped = torch.rand(batch - others, generator=generator) < NO_CAPTION
         named = torch.where(dropped, len(lessons.prompts[0]) - 1, named)
-        levels = stratified(batch, self.scheduler.config.num_train_timesteps, generator)
-        clean = lessons.latents[rows]
+        clean, states, pooled = lessons.latents[rows], lessons.prompts[0][named], lessons.prompts[1][named]
+        if others and lessons.others is not None:
+            chosen = torch.randint(len(lessons.others[0]), (others,), generator=generator)
+            parts = zip((clean, states, pooled), lessons.others, strict=True)
+            clean, states, pooled = (torch.cat((own, more[chosen].to(own))) for own, more in parts)
+        reach = USED[self.settings.model_set] * self.scheduler.config.num_train_timesteps
+        levels = stratified(batch, round(reach), generator)
         noise = torch.randn(clean.shape, generator=generator).to(clean)
         device = clean.device
         levels = levels.to(device)
@@ -665,40 +873,42 @@ class _Learner:
         wanted = {"epsilon": noise, "sample": clean}.get(kind)
         if wanted is None:
             wanted = self.scheduler.get_velocity(clean, noise, levels)
-        half = unet.dtype != torch.float32
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=half):
+        # In the model's own half precision: bfloat16 would meet its float16 in the UNet's `cat`, which autocast refuses.
+        with torch.autocast(device.type, dtype=unet.dtype, enabled=unet.dtype != torch.float32):
             found = unet(
-                noisy.to(unet.dtype), levels, lessons.prompts[0][named],
-                added_cond_kwargs={"text_embeds": lessons.prompts[1][named], "time_ids": lessons.ids.expand(batch, -1)},
+                noisy.to(unet.dtype), levels, states,
+                added_cond_kwargs={"text_embeds": pooled, "time_ids": lessons.ids.expand(batch, -1)},
             ).sample  # fmt: skip
         errors = (found.float() - wanted).square().mean((1, 2, 3))
         loss = (weights_of(shares / (1 - shares), kind) * errors).mean()
         if not torch.isfinite(loss):
             raise ValueError("Training became unstable (the loss is not a number): lower the learning rate.")
-        loss.backward()
+        self.scaler.scale(loss).backward()
+        self.scaler.unscale_(optimiser)
         torch.nn.utils.clip_grad_norm_(weights, 1.0)
-        optimiser.step()
+        self.scaler.step(optimiser)
+        self.scaler.update()
         optimiser.zero_grad(set_to_none=True)
         self.losses.append(float(loss.detach()))
 
     def _validate(self) -> tuple[float | None, Image]:
         """Score and picture of the two validation drawings with the UNet as it is now."""
         import torch
+        from PIL import Image as Images
 
         from pipelines import images
 
         mini = self.settings.model_set == "mini"
         if mini:
-            shots = ({"expression": "neutral", "clothes": "blue", "background": "white"},
-                     {"expression": "smiling", "clothes": "green", "background": "yellow"})  # fmt: skip
-            prompts = [caption_of({**self.person.facts["attributes"], **shot}) for shot in shots]
+            prompts = (captions(self.person) * 2)[:2]
         else:
             prompts = [f"{SKS}, studio portrait", f"{SKS}, outdoors, smiling"]
-        pipe = sdxl.build(self.parts)
+        pipe = sdxl.build(self.parts, "Img2Img" if mini else "")
         training = self.unet.training
         self.unet.eval()
-        side = self.unet.config.sample_size
-        noise = sdxl.draw_noise(self.settings.seed, (2, self.unet.config.in_channels, side, side))
+        side = side_of(self.settings.model_set, self.settings.preset)
+        cells = side // pipe.vae_scale_factor
+        noise = sdxl.draw_noise(self.settings.seed, (2, self.unet.config.in_channels, cells, cells))
         dtype = pipe.vae.dtype
 
         def after(_pipe: Any, _step: int, _level: Any, given: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -707,9 +917,15 @@ class _Learner:
 
         try:
             with torch.no_grad():
+                if mini:  # what was learnt is how to finish a head that stands: two of its own are drawn again
+                    again = [Images.fromarray(crop) for crop in (*self.person.crops, *self.person.crops)[:2]]
+                    begin: dict[str, Any] = {"image": again, "strength": USED["mini"] - 0.05}
+                    begin["generator"] = torch.Generator("cpu").manual_seed(self.settings.seed)
+                else:
+                    begin = {"latents": noise.to(self.unet.device, self.unet.dtype), "height": side, "width": side}
                 drawn = pipe(
-                    prompts, latents=noise.to(self.unet.device, self.unet.dtype), output_type="pt", callback_on_step_end=after,
-                    num_inference_steps=8 if mini else 20, guidance_scale=3.0 if mini else 5.0,
+                    prompts, output_type="pt", callback_on_step_end=after, num_inference_steps=16 if mini else 20,
+                    guidance_scale=1.5 if mini else 5.0, **begin,
                 ).images.float()  # fmt: skip
         finally:
             self.unet.train(training)
@@ -788,7 +1004,9 @@ def save(person: Person, folder: str | Path) -> Path:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{checked_name(person.name)}.safetensors"
-    tensors = {f"{LORA}{name}": value.detach().cpu().contiguous() for name, value in person.adapter.items()}
+    # SDXL runs in half precision and wears the layers so; in full they would be twice as long to send.
+    kept = torch.float16 if person.model_set == "full" else torch.float32
+    tensors = {f"{LORA}{name}": value.detach().to("cpu", kept).contiguous() for name, value in person.adapter.items()}
     for name in ("crops", "points", "embeddings"):
         tensors[name] = torch.from_numpy(numpy.ascontiguousarray(getattr(person, name)))
     mean = person.mean

@@ -121,10 +121,10 @@ FULL = _full()
 BASES: dict[str, Base] = {base.name: base for base in (MINI, FULL)}
 
 
-def build(parts: Sequence[Any]) -> Any:
-    """A ``StableDiffusionXLPipeline`` around the leased ``parts`` (in the order of :data:`PARTS`) and a new scheduler."""
+def build(parts: Sequence[Any], kind: str = "") -> Any:
+    """A ``StableDiffusionXLPipeline`` around the leased ``parts`` (in the order of :data:`PARTS`) and a new scheduler; ``kind``
+    "Img2Img" or "Inpaint" makes that one."""
     import diffusers
-    from diffusers import StableDiffusionXLPipeline
 
     from pipelines.patching import fresh_scheduler
 
@@ -135,7 +135,7 @@ def build(parts: Sequence[Any]) -> Any:
     level = logger.level
     logger.setLevel("ERROR")
     try:
-        pipe = StableDiffusionXLPipeline(**components, add_watermarker=False)
+        pipe = getattr(diffusers, f"StableDiffusionXL{kind}Pipeline")(**components, add_watermarker=False)
     finally:
         logger.setLevel(level)
     pipe.set_progress_bar_config(disable=True)

@@ -2,6 +2,7 @@
 
     python -m tests.bench               # start-up, then runs through the public endpoint, guided decoding, removals
     python -m tests.bench --starts 9 --runs 0 --guided 0 --removals 0
+    python -m tests.bench --starts 0 --runs 0 --guided 0 --removals 0 --portraits 3     # learning a person, portraits after it
 
 Start-up is the time from starting the process to the first complete answer of `/`, for the app and, in turn with it,
 for an empty `gr.Blocks` in the same environment. Memory is the peak of the process (VmHWM, Linux only).
@@ -172,6 +173,13 @@ def removals(times: int) -> dict:
     return found
 
 
+def portraits(times: int) -> dict:
+    """Seconds of learning a person from five pictures and of a portrait after it, at the defaults and with the faster preset."""
+    from assets.mini_controlnets.evaluate import speed
+
+    return speed(times)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--starts", type=int, default=5, help="start-ups to measure of each page")
@@ -179,6 +187,7 @@ def main() -> None:
     parser.add_argument("--visitors", type=int, default=8, help="runs at once at the end")
     parser.add_argument("--guided", type=int, default=5, help="rounds of guided decoding; 0 leaves it out")
     parser.add_argument("--removals", type=int, default=5, help="removals at each preset; 0 leaves them out")
+    parser.add_argument("--portraits", type=int, default=0, help="persons to learn, a minute each; 0 leaves them out")
     chosen = parser.parse_args()
     result: dict = {"commit": commit(), "python": platform.python_version(), "cores": os.cpu_count()}
     if chosen.starts:
@@ -189,6 +198,8 @@ def main() -> None:
         result["guided"] = guided(chosen.guided)
     if chosen.removals:
         result["removals"] = removals(chosen.removals)
+    if chosen.portraits:
+        result["portraits"] = portraits(chosen.portraits)
     print(json.dumps(result))
 
 

@@ -55,7 +55,10 @@ class ReadsPaint(nn.Module):
         dots = [
             self.certainty * (1 - 4 * (green - g).abs() - 4 * (blue - b).abs()).clamp(0) * (red > 0.5) for g, b in DOTS
         ]
-        return SimpleNamespace(logits=nn.functional.avg_pool2d(torch.stack([*skin, *dots], 1), face_models.STRIDE))
+        logits = torch.stack([*skin, *dots], 1)
+        order = [*range(len(LABELS)), *(len(LABELS) + place for place in face_models.MIRRORED)]
+        logits[1::2] = logits[1::2, order]  # the second picture is mirrored, where left is left again
+        return SimpleNamespace(logits=nn.functional.avg_pool2d(logits, face_models.STRIDE))
 
 
 # --------------------------------------------------------------------------------------------- finding
@@ -192,11 +195,12 @@ def test_an_embedding_has_length_one_and_stays_when_the_picture_grows():
 
 def test_control_maps_keep_the_size_and_say_what_they_miss():
     picture, (points,) = painted((128, 160), [(70, 60, 60)])
-    for reads in ("landmarks", "line", "shading", "canny", "tile"):
+    for reads in ("landmarks", "line", "shading", "canny", "tile", "openpose"):
         seen = face_models.control_map(reads, picture, points, 60.0)
         assert seen.shape == picture.shape and seen.dtype == numpy.uint8, reads
-    with pytest.raises(ValueError, match="points"):
-        face_models.control_map("landmarks", picture)
+    for reads in ("landmarks", "openpose"):
+        with pytest.raises(ValueError, match=f"a {reads} map needs the face's points"):
+            face_models.control_map(reads, picture)
     with pytest.raises(ValueError, match="width"):
         face_models.control_map("shading", picture, points)
     with pytest.raises(ValueError, match="choose landmarks"):
@@ -211,6 +215,17 @@ def test_the_landmark_map_shows_points_only():
     assert numpy.array_equal(first, second), "nothing of the picture but the points"
     for point in points:
         assert first[int(point[1]), int(point[0])].max() == 255
+
+
+def test_the_openpose_map_has_that_format_s_colours_in_the_right_places():
+    points = 4 * (TEMPLATE + 16)
+    seen = face_models.control_map("openpose", numpy.full((512, 512, 3), 90, numpy.uint8), points).astype(int)
+    for x, y in points:
+        assert seen[int(y), int(x)].tolist() == [255, 255, 255], "a white dot"
+    middle = {name: (points[2] + points[eye]) / 2 for name, eye in (("left", 0), ("right", 1))}
+    sticks = {name: seen[int(y), int(x)].tolist() for name, (x, y) in middle.items()}
+    assert sticks == {"left": [51, 0, 153], "right": [153, 0, 153]}, "the person's right eye is left in the picture"
+    assert (seen.sum(-1) > 0).mean() < 0.02, "nothing else"
 
 
 def test_the_shading_map_keeps_light_and_colour_and_drops_detail():
@@ -244,6 +259,43 @@ def test_the_parser_reads_what_it_says(tmp_path):
     assert parts.shape == (2, 7, 16, 24) and heat.shape == (2, 5, 16, 24)
     assert list(network.config.id2label.values()) == [*LABELS, *POINTS]
     assert sum(p.numel() for p in network.parameters()) < 500_000
+
+
+def test_the_set_is_shipped_when_every_part_is_there(tmp_path, monkeypatch):
+    monkeypatch.setattr(face_models, "ROOT", tmp_path)
+    specs = [face_models.PARSER, face_models.EMBEDDER, *(c.spec for c in face_models.CONTROLS["mini"].values())]
+    assert not face_models.shipped()
+    for spec in specs:
+        assert not face_models.shipped(), "each of the five is needed"
+        folder = tmp_path / spec.source / spec.key.rsplit("/", 1)[1]
+        folder.mkdir(parents=True)
+        for file in (
+            folder / "config.json",
+            folder / "diffusion_pytorch_model.safetensors",
+            folder.parent / "manifest.json",
+        ):
+            file.touch()
+    assert face_models.shipped()
+    (tmp_path / "assets/mini_controlnets/line/diffusion_pytorch_model.safetensors").unlink()
+    assert not face_models.shipped(), "an interrupted copy"
+
+
+def test_the_module_needs_no_torch():
+    import subprocess
+    import sys
+
+    code = "import sys, pipelines.face_models as f; f.shipped(); f.evaluation(); print([m for m in ('torch', 'diffusers', 'transformers') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_an_adapter_file_is_split_by_its_first_word_and_another_is_refused():
+    one = torch.zeros(1)
+    parts = face_models.split_adapter({"image_proj.latents": one, "ip_adapter.1.to_k_ip.weight": one})
+    assert {name: list(part) for name, part in parts.items()} == {
+        "image_proj": ["latents"], "ip_adapter": ["1.to_k_ip.weight"],
+    }  # fmt: skip
+    with pytest.raises(ValueError, match="no IP-Adapter \\(it has 'unet.conv_in.weight'\\)"):
+        face_models.split_adapter({"unet.conv_in.weight": one})
 
 
 def test_a_part_that_is_missing_is_named():

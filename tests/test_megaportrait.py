@@ -19,7 +19,9 @@ from pipelines.portrait_person import Checkpoint, Lesson, Training
 from pipelines.registry import Registry
 from tests import toy_portrait
 
-QUICK = Settings(candidates=1, identity_steps=6, shading_steps=6, harmonise_steps=7, seed=3)
+QUICK = Settings(
+    candidates=1, identity_steps=6, identity_strength=0.55, shading_steps=6, shading_strength=0.35, harmonise_steps=7, seed=3
+)  # fmt: skip
 """3, 2 and 2 effective steps."""
 TRAINING = Training(seconds=600, steps=4, checks=2, rank=2)
 RECIPE = Recipe(11, 203)
@@ -151,13 +153,13 @@ def test_the_nets_get_their_maps_as_lists_and_no_crop(registry, request_, monkey
     run(registry, request_, mode="single")
     run(registry, request_)
     assert [(kind, nets) for kind, nets, _ in seen] == [
-        ("Inpaint", 3), ("Inpaint", 2), ("Inpaint", 2), ("Img2Img", 2), ("Inpaint", 2),
+        ("Inpaint", 4), ("Inpaint", 2), ("Inpaint", 3), ("Img2Img", 2), ("Inpaint", 2),
     ]  # fmt: skip
     for _kind, nets, given in seen:
         assert "padding_mask_crop" not in given
         assert len(given["control_image"]) == len(given["controlnet_conditioning_scale"]) == nets
-    assert seen[2][2]["controlnet_conditioning_scale"] == [0.5, 0.5]
-    assert seen[2][2]["control_guidance_end"] == [1.0, 0.6]
+    assert seen[2][2]["controlnet_conditioning_scale"] == [0.5, 1.0, 0.8]
+    assert seen[2][2]["control_guidance_end"] == [1.0, 1.0, 0.8]
 
 
 def test_the_same_seed_gives_the_same_bytes(registry, request_, plain):
@@ -178,6 +180,34 @@ def test_without_strength_the_reference_comes_back(registry, request_):
     outcome = run(registry, request_, start="reference", **nothing)
     assert (pixels(outcome.best.result) == request_.reference).all()
     assert outcome.steps == {IDENTITY: 0, SHADED: 0, HARMONISED: 0}
+
+
+def test_nothing_is_painted_where_nothing_is_masked(registry, reference):
+    base = sdxl.BASES["mini"].parts
+    square = numpy.ascontiguousarray(reference[:128, :128])
+    hints = [megaportrait.Hint("line", face_models.control_map("line", square), 0.5)]
+    with registry.lease(*base, *(control.spec for control in megaportrait.controls("mini").values())) as leased:
+        model = megaportrait.MegaPortrait(leased[: len(base)], {"line": leased[-2]})
+        nowhere = numpy.zeros((128, 128), bool)
+        assert (model.harmonise(square, nowhere, "portrait", hints, QUICK, 3) == square).all()
+        assert (model.harmonise(square, ~nowhere, "portrait", hints, QUICK, 3) != square).any()
+
+
+def test_a_run_whose_memory_ran_out_once_is_begun_again_and_says_so(registry, request_, plain, unet):
+    calls = []
+
+    def once(*_):
+        calls.append(1)
+        if len(calls) == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    handle = unet.register_forward_hook(once)
+    try:
+        outcome = run(registry, request_)
+    finally:
+        handle.remove()
+    assert outcome.best.result.tobytes() == plain.best.result.tobytes()
+    assert outcome.notes[0].startswith("The memory ran out once")
 
 
 def test_a_lora_of_scale_zero_is_the_base_model(registry, request_):
@@ -431,7 +461,7 @@ def test_names_that_are_no_file_names_are_refused(name, tmp_path):
 def test_min_snr_weights_by_hand():
     snr = torch.tensor([0.5, 5.0, 20.0])
     for kind, wanted in (
-        ("epsilon", [1, 1, 0.25]), ("v_prediction", [1 / 3, 5 / 6, 5 / 21]), ("sample", [0.5, 5, 5]),
+        ("epsilon", [1, 1, 0.25]), ("v_prediction", [1, 5 / 6, 5 / 21]), ("sample", [0.5, 5, 5]),
     ):  # fmt: skip
         torch.testing.assert_close(portrait_person.weights_of(snr, kind), torch.tensor(wanted, dtype=torch.float32))
 
@@ -477,6 +507,15 @@ def test_the_picture_whose_head_is_turned_alike_is_taken(person):
     one = dataclasses.replace(person, points=numpy.stack([straight, turned]))
     assert one.nearest(straight * 1.4 + 7) == 0
     assert one.nearest(turned + 30) == 1
+
+
+def test_what_was_measured_is_read_from_its_file_and_is_nothing_before(tmp_path, monkeypatch):
+    monkeypatch.setattr(sdxl, "ROOT", tmp_path)
+    assert megaportrait.measured() == {}
+    file = tmp_path / "assets" / "mini_controlnets" / "evaluation.json"
+    file.parent.mkdir(parents=True)
+    file.write_text('{"pairs": 50}')
+    assert megaportrait.measured() == {"pairs": 50}
 
 
 # ------------------------------------------------------------------------------------------ sentences
@@ -587,14 +626,133 @@ def test_a_result_that_is_not_the_person_says_what_to_try(registry, request_, mo
     assert any("raise the identity LoRA by 0.1" in note for note in outcome.notes)
 
 
-def test_missing_weights_name_the_file_and_the_way_out(registry, request_, monkeypatch):
-    def absent(spec):
-        raise FileNotFoundError(f"{spec.key} needs the folder line, which is missing")
+def absent(spec):
+    raise FileNotFoundError(f"{spec.key} needs the folder line, which is missing")
 
-    lost = dataclasses.replace(toy_portrait.spec("line"), key="toy-portrait/lost", load=absent)
+
+def test_missing_weights_name_the_file_its_size_and_the_way_out(registry, request_, monkeypatch):
+    lost = dataclasses.replace(toy_portrait.spec("line"), key="toy-portrait/lost", load=absent, bytes=2_502_139_104)
     monkeypatch.setitem(face_models.CONTROLS["mini"], "line", face_models.Control(lost, "line", "line"))
     with pytest.raises(
-        ValueError, match=r"toy-portrait/lost needs the folder line.*The preview without AI models still runs"
+        ValueError,
+        match=r"toy-portrait/lost needs the folder line, which is missing \(about 2.5 GB\)\. The preview without AI models still runs",
     ):
         run(registry, request_)
     assert run(registry, request_, mode="preview").best.changed.any()
+
+
+def test_training_without_weights_says_the_same(registry, pictures, monkeypatch):
+    base = sdxl.BASES["mini"]
+    lost = dataclasses.replace(base.parts[0], key="toy-portrait/lost-unet", load=absent, bytes=39_000_000)
+    monkeypatch.setitem(sdxl.BASES, "mini", dataclasses.replace(base, parts=(lost, *base.parts[1:])))
+    with pytest.raises(ValueError, match=r"lost-unet needs the folder.*\(about 39 MB\)\. The preview"):
+        portrait_person.train_person(Job(1e9), registry, pictures, TRAINING, rendered=True)
+
+
+def test_without_a_face_nothing_large_is_loaded(toy, request_, pictures):
+    fresh, grey = Registry("cpu"), numpy.full((160, 160, 3), 128, numpy.uint8)
+    for request in (
+        dataclasses.replace(request_, reference=grey),
+        Request(request_.reference, pictures=[("IMG_3", grey)], settings=Settings(mode="instant"), rendered=True),
+    ):
+        with pytest.raises(ValueError, match="No face found"):
+            megaportrait.portrait(Job(1e9), fresh, request)
+    assert {row["key"] for row in fresh.status()} == {"toy-portrait/parser", "toy-portrait/embedder"}
+
+
+def test_of_two_people_in_a_source_picture_the_largest_is_used_and_said(registry, request_, pictures):
+    name, picture = pictures[0]
+    pair = numpy.concatenate([picture, picture[:, ::-1]], 1)
+    outcome = run(
+        registry, Request(request_.reference, pictures=[(name, pair)], settings=QUICK, rendered=True), mode="preview"
+    )
+    assert any(f"2 faces found in {name}: the largest is used" in note for note in outcome.notes)
+
+
+def test_a_side_view_says_that_these_often_fail(registry, request_):
+    with registry.lease(face_models.PARSER) as (parser,):
+        parser.nose = 0.33  # 0.89 of the way between the eyes
+        try:
+            analysis = megaportrait.analyse(Job(1e9), registry, request_)
+        finally:
+            parser.nose = 0.0
+    assert any(
+        "is a side view and these often fail; add a source photo from a similar angle" in n for n in analysis.notes
+    )
+
+
+def test_pictures_of_different_people_are_told(registry, pictures, monkeypatch):
+    monkeypatch.setattr(face_models, "threshold", lambda: 1.5)  # nobody is like anybody
+    intake = portrait_person.look_at(Job(1e9), registry, pictures)
+    assert intake.remarks[0].startswith("The photos look like different persons")
+
+
+def test_glasses_in_most_pictures_are_told(registry, request_, person):
+    def with_readings(*worn: str):
+        readings = [{"glasses": one} for one in worn]
+        return dataclasses.replace(person, facts={**person.facts, "readings": readings})
+
+    says = (
+        "2 of 3 pictures show glasses: the result will likely wear glasses; add pictures without them if it should not."
+    )
+    assert portrait_person.warn_glasses(with_readings("yes", "yes", "no")) == says
+    assert portrait_person.warn_glasses(with_readings("yes", "no")) is None
+    bare = dataclasses.replace(request_, person=with_readings("no", "no"))
+    assert not any("glasses" in note for note in run(registry, bare, mode="preview").notes)
+    told = dataclasses.replace(bare, glasses=True)
+    assert any(
+        n.startswith("Most pictures show glasses: the result") for n in run(registry, told, mode="preview").notes
+    )
+
+
+def test_another_skin_or_another_shape_of_face_says_what_to_change(registry, request_, person):
+    def notes(region: str = "face", **changes):
+        other = dataclasses.replace(request_, person=dataclasses.replace(person, **changes))
+        return " ".join(run(registry, other, mode="preview", region=region).notes)
+
+    reference = run(registry, request_, mode="preview").analysis
+    alike = numpy.stack([reference.square] * 2)
+    alike_points = numpy.stack([reference.points] * 2).astype(numpy.float32)
+    assert "far from the reference's" not in notes(crops=alike, points=alike_points)
+    green = numpy.full_like(alike, (20, 200, 20))
+    green[:, ::2, ::2] = (40, 160, 40)  # an even picture would have no face
+    text = notes(crops=green, points=alike_points)
+    assert (
+        "The person's skin is far from the reference's (ΔE " in text and "hair and neck, or choose a reference" in text
+    )
+    assert "replace the head" not in notes("head", crops=green, points=alike_points)
+    middle = alike_points.mean(1, keepdims=True)
+    wide = notes(crops=alike, points=middle + (alike_points - middle) / 1.25)
+    assert "face is 25% wider than the reference's: end the line drawing earlier" in wide.replace("26%", "25%").replace(
+        "24%", "25%"
+    )
+    assert "narrower" in notes(crops=alike, points=middle + (alike_points - middle) * 1.25)
+
+
+def test_of_two_candidates_a_black_one_is_left_out_and_said(registry, request_, monkeypatch):
+    first, candidate = [False], megaportrait._Work._candidate
+
+    def watched(self, seed):
+        first[0] = seed == 3
+        return candidate(self, seed)
+
+    monkeypatch.setattr(megaportrait._Work, "_candidate", watched)
+    with registry.lease(sdxl.BASES["mini"].parts[1]) as (vae,):
+        handle = vae.decoder.register_forward_hook(lambda _m, _i, out: torch.full_like(out, -1.0) if first[0] else out)
+        try:
+            outcome = run(registry, request_, candidates=2)
+        finally:
+            handle.remove()
+    assert [one.seed for one in outcome.candidates] == [4]
+    assert any(n.startswith("Seed 3 is left out. The model returned a black picture") for n in outcome.notes)
+
+
+@pytest.mark.parametrize(
+    ("mode", "todo"),
+    [("preview", "or train the person"), ("instant", "train the person, lower"), ("trained", "raise the identity LoRA by 0.1")],
+)  # fmt: skip
+def test_what_to_try_for_more_likeness_depends_on_the_mode(mode, todo):
+    metrics = {"same_person": False, "identity": {"result": {"mean": 0.31}}, "threshold": 0.5}
+    said = megaportrait.warn_identity(metrics, mode)
+    assert said.startswith("The result is not taken for the person (0.31, bar 0.50): ") and todo in said
+    assert megaportrait.warn_identity(metrics | {"same_person": None}, mode) is None

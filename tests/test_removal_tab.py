@@ -34,6 +34,7 @@ from demos import (
     removal_scenes,
     removal_settings,
     removal_shown,
+    rolling,
 )
 from demos.removal_mask import BRUSH, CLICK, asked_mask, current_mask, mask_line, read_mask, snapped
 from pipelines import flux_fill, georemover, images, masks
@@ -165,7 +166,7 @@ def test_a_brushed_mask_knows_its_solid_or_says_none():
 
 
 def test_a_scene_is_not_rendered_while_models_are_loaded(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(removal_scenes, "WAIT_S", 0.05)
+    monkeypatch.setattr(rolling, "WAIT_S", 0.05)
     held, done = threading.Event(), threading.Event()
 
     def loads():

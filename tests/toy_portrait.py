@@ -68,12 +68,12 @@ def controlnet(seed: int) -> Any:
 class Centred(torch.nn.Module):
     """A parser's network that says of every picture: a face in the middle; two, side by side, of one twice as wide as high.
 
-    Of an even picture it says that there is none, and of every picture while ``blind``.
+    Of an even picture it says that there is none, and of every picture while ``blind``. ``nose`` moves that to the side, in radii.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.blind = False
+        self.blind, self.nose = False, 0.0
         self.unused = torch.nn.Parameter(torch.zeros(1))
 
     def forward(self, images: Tensor) -> Any:
@@ -90,10 +90,13 @@ class Centred(torch.nn.Module):
         logits[:, LABELS.index("background")] = 0.0
         logits[:, LABELS.index("hair"), head] = 4.0
         logits[:, LABELS.index("skin"), face] = 8.0
-        places = ((-0.42, -0.3), (0.42, -0.3), (0.0, 0.15), (-0.3, 0.5), (0.3, 0.5))
+        places = ((-0.42, -0.3), (0.42, -0.3), (self.nose, 0.15), (-0.3, 0.5), (0.3, 0.5))
         for point, (x, y) in enumerate(places):
             near = (across - x) ** 2 + (down - y) ** 2
             logits[:, len(LABELS) + point] = -80 * near
+        # The second picture is the first one mirrored: its nose stands on the other side.
+        nose = len(LABELS) + 2
+        logits[1::2, nose] = -80 * ((across + self.nose) ** 2 + (down - 0.15) ** 2)
         return SimpleNamespace(logits=logits)
 
 
@@ -116,7 +119,7 @@ def spec(name: str) -> ModelSpec:
 
 @contextlib.contextmanager
 def installed() -> Iterator[None]:
-    """Inside the block the mini set is a toy."""
+    """Inside the block the mini set is a toy, and said to be shipped."""
     base = sdxl.BASES["mini"]
     before = (
         dict(sdxl.BASES),
@@ -124,15 +127,17 @@ def installed() -> Iterator[None]:
         face_models.PARSER,
         face_models.EMBEDDER,
         face_models.threshold,
+        face_models.shipped,
     )
     sdxl.BASES["mini"] = replace(base, title="toy (random weights)", parts=(spec("unet"), *base.parts[1:]))
     face_models.CONTROLS["mini"] = {name: Control(spec(name), name, name) for name in NETS}
     face_models.PARSER, face_models.EMBEDDER = spec("parser"), spec("embedder")
     face_models.threshold = lambda: BAR
+    face_models.shipped = lambda: True
     try:
         yield
     finally:
-        bases, kept, face_models.PARSER, face_models.EMBEDDER, face_models.threshold = before
+        bases, kept, face_models.PARSER, face_models.EMBEDDER, face_models.threshold, face_models.shipped = before
         for table, known in ((sdxl.BASES, bases), (face_models.CONTROLS, kept)):
             table.clear()
             table.update(known)

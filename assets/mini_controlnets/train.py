@@ -2,6 +2,7 @@
 
     python -m assets.mini_faces.data --shards 0:40           # the pictures; two processes, two ranges
     python -m assets.mini_controlnets.train latents --part 0:2          # and --part 1:2 beside it
+    python -m assets.mini_controlnets.train others           # people beside whom a visitor's person is learnt
     OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 -m assets.mini_controlnets.train landmarks --minutes 25
     OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 -m assets.mini_controlnets.train line --minutes 25
     OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 -m assets.mini_controlnets.train shading --minutes 25
@@ -146,6 +147,24 @@ def encoded(table: dict[str, NDArray], base: Base, device: str) -> dict[str, Ten
         "states": torch.cat(states).cpu().unflatten(0, (-1, CAPTIONS)).half(),
         "pooled": torch.cat(pooled).cpu().unflatten(0, (-1, CAPTIONS)).half(),
     }
+
+
+def write_others(count: int = 64) -> None:
+    """Latents and embedded captions of ``count`` people, whom a visitor's training sees beside the person's own pictures."""
+    from safetensors.torch import save_file
+
+    paths = [path for path in (latents_path(shard) for shard in range(SHARDS)) if path.exists()]
+    if not paths:
+        raise FileNotFoundError(f"no latents in {DATA}: run `python -m assets.mini_controlnets.train latents` first")
+    people = data.SHOTS * torch.arange(-(-count // len(paths)))
+    parts = [torch.load(path, weights_only=True) for path in paths]
+    kept = {
+        "latents": torch.cat([part["latents"][people, 0] for part in parts])[:count],
+        "states": torch.cat([part["states"][people, 0] for part in parts])[:count],
+        "pooled": torch.cat([part["pooled"][people, 0] for part in parts])[:count],
+    }
+    save_file({name: value.contiguous() for name, value in kept.items()}, HERE / "others.safetensors")
+    note("others", {"people": count})
 
 
 def latents_path(shard: int) -> Path:
@@ -332,13 +351,15 @@ def note(stage: str, facts: dict[str, Any]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=("latents", *NETS))
+    parser.add_argument("stage", choices=("latents", "others", *NETS))
     parser.add_argument("--minutes", type=float, default=10, help="of training in all, over every start")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--part", default="0:1", help="latents only: first shard and stride")
     given = parser.parse_args()
     if given.stage == "latents":
         make_latents(given.part, given.device)
+    elif given.stage == "others":
+        write_others()
     else:
         train_net(given.stage, given.minutes, given.device)
 

@@ -1,6 +1,7 @@
 """Train the face models of the small set from rendered portraits: the identity embedder and the face parser.
 
     python -m assets.mini_faces.data --shards 0:80           # two processes, two ranges
+    python -m assets.data --world tabletop --shards 13:24    # pictures without a face, for the parser
     OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 -m assets.mini_faces.train embedder --minutes 20
     OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 -m assets.mini_faces.train parser --minutes 25
     OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 -m assets.mini_faces.evaluate --write
@@ -16,7 +17,7 @@ import argparse
 import copy
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,8 @@ SWAPPED = 0.25
 """Share of faces that get another person's surroundings: a pasted face has to be known in the reference's hair."""
 CLASS_WEIGHTS = (0.5, 1.0, 1.0, 2.0, 1.0, 2.5, 1.5)
 """Of :data:`LABELS`: glasses cover a hundredth of a picture, the background half of it."""
+EMPTY = 3
+"""Every so many-th picture of the parser shows no face."""
 SPREAD = 1.0
 """Deviation of a point's heat map, in cells."""
 HEAT, PLACE = 0.25, 0.1
@@ -306,6 +309,79 @@ def views(table: dict[str, NDArray] | data.Faces, rows: NDArray, generator: torc
     )
 
 
+def noise_fields(count: int, rng: numpy.random.Generator) -> NDArray[numpy.float32]:
+    """Textures (count, 128, 128, 3) in [0, 1]: noise whose spectrum falls by a power of its own, in mixed colours."""
+    found = numpy.empty((count, SIZE, SIZE, 3), numpy.float32)
+    rows, columns = numpy.fft.fftfreq(SIZE)[:, None], numpy.fft.rfftfreq(SIZE)[None]
+    length = numpy.maximum(numpy.hypot(rows, columns), 1 / SIZE)
+    for place in range(count):
+        spectrum = numpy.fft.rfft2(rng.normal(size=(3, SIZE, SIZE))) / length ** rng.uniform(0.3, 2.5)
+        field = numpy.fft.irfft2(spectrum, (SIZE, SIZE)).transpose(1, 2, 0)
+        field = (field - field.mean((0, 1))) / field.std((0, 1))
+        colours = rng.normal(size=(3, 3))
+        if rng.random() < 0.6:  # most of what is photographed is nearly grey
+            colours = rng.normal(size=(3, 1)) + 0.2 * colours
+        mixed = field @ colours * rng.uniform(0.03, 0.2) + rng.uniform(0.1, 0.9, 3)
+        found[place] = mixed.clip(0, 1)
+    return found
+
+
+def drawings(count: int, rng: numpy.random.Generator) -> NDArray[numpy.float32]:
+    """Ellipses, boxes and strokes in plain colours over one another, (count, 128, 128, 3) in [0, 1]."""
+    import cv2
+
+    found = numpy.empty((count, SIZE, SIZE, 3), numpy.float32)
+    for place in range(count):
+        canvas = numpy.full((SIZE, SIZE, 3), rng.integers(0, 256, 3), numpy.uint8)
+        for _ in range(rng.integers(1, 16)):
+            colour, at = tuple(map(int, rng.integers(0, 256, 3))), tuple(map(int, rng.integers(0, SIZE, 2)))
+            kind, size = rng.integers(3), rng.integers(3, 70, 2)
+            if kind == 0:
+                cv2.ellipse(
+                    canvas, at, tuple(map(int, size)), float(rng.uniform(0, 180)), 0, 360, colour, -1, cv2.LINE_AA
+                )
+            elif kind == 1:
+                cv2.rectangle(canvas, at, (at[0] + int(size[0]), at[1] + int(size[1])), colour, -1)
+            else:
+                to = tuple(map(int, rng.integers(0, SIZE, 2)))
+                cv2.line(canvas, at, to, colour, int(rng.integers(1, 9)), cv2.LINE_AA)
+        found[place] = cv2.GaussianBlur(canvas, (0, 0), float(rng.uniform(0.3, 3))).astype(numpy.float32) / 255
+    return found
+
+
+def without_faces(count: int, tables: Sequence[NDArray], number: int, generator: torch.Generator) -> Tensor:
+    """Pictures (count, 3, 128, 128) in [0, 1] that show no face: tabletop scenes (``tables``: (N, 3, 128, 128) uint8 arrays), textures,
+    drawings, and mixtures of them, in any colours. Without such pictures a parser finds a face in everything."""
+    rng = numpy.random.default_rng((SEED, 77, number))
+    kinds = [noise_fields(count, rng), drawings(count, rng)]
+    if tables:
+        table = tables[int(rng.integers(len(tables)))]
+        scenes = to_unit(table[rng.integers(0, len(table), count)].transpose(0, 2, 3, 1), "cpu")
+        uniform = drawn(generator, count)
+        aside = torch.stack((uniform(-0.5, 0.5), uniform(-0.5, 0.5)), 1)
+        scale, angle = torch.exp(uniform(math.log(0.8), math.log(3))), uniform(-math.pi, math.pi)
+        seen = view(scenes, SIZE, scale, angle, torch.zeros(count, 2), aside, "bilinear")
+        kinds += 2 * [seen.permute(0, 2, 3, 1).numpy()]
+    first, second = (
+        numpy.stack([kinds[k][n] for n, k in enumerate(rng.integers(0, len(kinds), count))]) for _ in range(2)
+    )
+    mask = noise_fields(count, rng)[..., :1]
+    share = numpy.clip(4 * (mask - 0.5) + 0.5, 0, 1) * (rng.random((count, 1, 1, 1)) < 0.5)
+    mixed = first + share * (second - first)
+    mixed = numpy.stack([one[..., rng.permutation(3)] for one in mixed])
+    turned = rng.random((count, 1, 1, 1)) < 0.3
+    return torch.from_numpy(numpy.where(turned, 1 - mixed, mixed).astype(numpy.float32)).permute(0, 3, 1, 2)
+
+
+def and_without(wanted: Views, empty: Tensor) -> Views:
+    """The views with their last ones replaced by pictures (N, 3, 128, 128) that show no face."""
+    count, kept = len(empty), len(wanted.images) - len(empty)
+    images = torch.cat((wanted.images[:kept], empty.to(wanted.images)))
+    labels, points, counted = (part.clone() for part in (wanted.labels, wanted.points, wanted.counted))
+    labels[-count:], points[-count:], counted[-count:] = LABELS.index("background"), 0, False
+    return Views(images, labels, points, counted)
+
+
 def heat_maps(points: Tensor, counted: Tensor, cells: int) -> Tensor:
     """Wanted shares (B, 5, cells, cells): a round hill at each point, of sum 1, or 0 where there is no point."""
     centres = (torch.arange(cells, device=points.device) + 0.5) * STRIDE
@@ -335,8 +411,8 @@ def parser_loss(parts: Tensor, heat: Tensor, wanted: Views) -> Tensor:
 
 
 @torch.no_grad()
-def parser_check(network: nn.Module, held: dict[str, NDArray], most: int = 80) -> dict[str, float]:
-    """Share of faces found rightly and the mean error of their points on held-out renders."""
+def parser_check(network: nn.Module, held: dict[str, NDArray], empty: Tensor, most: int = 80) -> dict[str, float]:
+    """Share of faces found rightly and the mean error of their points on held-out renders; share of ``empty`` pictures with a face."""
     parser = face_models.FaceParser(network.eval())
     right, errors = [], []
     for picture, points, outline in zip(*(held[name][:most] for name in ("images", "points", "outline")), strict=True):
@@ -345,14 +421,19 @@ def parser_check(network: nn.Module, held: dict[str, NDArray], most: int = 80) -
         if face := evaluate.nearest(faces, points):
             errors.append(float(evaluate.point_error(face.points, points, outline).mean()))
     mean = round(float(numpy.mean(errors)), 3) if errors else math.nan
-    return {"found": round(float(numpy.mean(right)), 4), "point error, % of the width": mean}
+    pictures = (255 * empty).round().byte().permute(0, 2, 3, 1).contiguous().numpy()
+    alarms = round(float(numpy.mean([bool(parser.detect(picture)) for picture in pictures[:most]])), 4)
+    return {"found": round(float(numpy.mean(right)), 4), "false alarms": alarms, "point error, % of the width": mean}
 
 
 def train_parser(minutes: float, device: str, batch: int = 24) -> None:
     torch.manual_seed(SEED)
     faces, held = data.Faces(DATA), validation()
     model = face_models.parser_network().to(device)
+    # The first is kept for the checks.
+    tables = [numpy.load(path, mmap_mode="r") for path in sorted(DATA.glob(f"tabletop-{SIZE}-*.npy"))]
     assert len(LABELS) == len(CLASS_WEIGHTS)
+    empty = without_faces(80, tables[:1], 2**31, generator_of(2, -1 + 2**31))
 
     def step(number: int) -> Tensor:
         if number % 400 < training.rank_and_size()[1]:
@@ -360,6 +441,8 @@ def train_parser(minutes: float, device: str, batch: int = 24) -> None:
         generator = generator_of(2, number)
         rows = torch.randint(len(faces), (batch,), generator=generator).numpy()
         wanted = views(faces, rows, generator, device)
+        nobody = without_faces(batch // EMPTY, tables[1:], number, generator)
+        wanted = and_without(wanted, worn(nobody, generator).to(device))
         with training.autocast(device):
             parts, heat = face_models.parse(model, wanted.images)
         return parser_loss(parts, heat, wanted)
@@ -371,7 +454,7 @@ def train_parser(minutes: float, device: str, batch: int = 24) -> None:
         RUNS / "faces-parser.pt",
         3e-3,
         SEED,
-        report=lambda average: json.dumps(parser_check(average, held, 40)),
+        report=lambda average: json.dumps(parser_check(average, held, empty, 40)),
         report_every=400,
         weight_decay=0.01,
         decay=0.995,
@@ -379,7 +462,7 @@ def train_parser(minutes: float, device: str, batch: int = 24) -> None:
     if training.rank_and_size()[0]:
         return
     model = model.cpu()
-    facts |= {"pictures": len(faces), **parser_check(model, held)}
+    facts |= {"pictures": len(faces), **parser_check(model, held, empty)}
     save(model, "parser")
     note("parser", facts)
 
