@@ -39,10 +39,11 @@ portrait. So the work is split into three nets that each do one thing, and one c
 **Three nets, and a paste.**
 
 1. *Identity Net.* The image model is fine-tuned on the person's pictures: small layers (a LoRA) beside its attention learn what the
-   person looks like. Then it paints the person's face in the reference's pose, led by ControlNets that see the reference's face
-   points and lines. Without training (*instant*), it starts from the person's picture that is turned most alike.
+   person looks like. It begins with the person's picture that is turned most alike, bent onto the reference's face points, and paints it
+   anew, led by ControlNets that see these points and the lines and colours of that beginning. Without training (*instant*) it does the
+   same without these layers. How much each adds stands under *Measured figures*.
 2. *Shading Net.* The painted face is rendered anew: its structure comes from step 1, its light from the reference. First the smooth part
-   of the light is moved over by arithmetic, then ControlNets for lines and for light paint it.
+   of the light is moved over by arithmetic, from skin to skin, then ControlNets for lines and for light paint it.
 3. *Paste.* The shaded face is laid into the reference. No network. That is where the seams come from.
 4. *Harmonization Net.* Only a ring around the face is painted anew, until face and body are one picture. The middle of the face is
    mixed back in afterwards, so that the person stays the person.
@@ -60,7 +61,7 @@ here is the paper's. And it is another work than **MegaPortraits** (with an s, 2
   themselves. From the *bar* on, two pictures are taken for one person.
 - *Outside the mask* must be 0: nothing else was touched.
 - *Seam* and *colours at the ring* are the jump at the border, beyond what the reference itself had there.
-- *Light on the face* says how well bright and dark agree with the reference's.
+- *Light on the face* says how well bright and dark agree with the reference's, on the skin that both show.
 - *Against the truth*: of rendered people it is known what a perfect result shows, because the same person can be rendered in the
   reference's pose and light. Of photographs nobody knows.
 

@@ -18,7 +18,7 @@ import gradio as gr
 import numpy
 from PIL import Image
 
-from demos import GPU, LIGHT, TALKS, explain, on_gpu, portrait_people, progress_line, stop_run
+from demos import GPU, LIGHT, TALKS, explain, on_gpu, portrait_people, portrait_step1, progress_line, stop_run
 from demos.figures import data_uri, safe
 from demos.portrait_people import HELD_OUT, Reference
 from demos.portrait_shown import notes_html
@@ -243,7 +243,10 @@ def build(model_set: str) -> Step2:
         if path is None:
             return gr.skip()
         with told("This reference was not taken"):
-            return {**load(brought(path)), drop: None}
+            try:
+                return {**load(brought(path)), drop: None}
+            finally:
+                portrait_step1.forget_uploads([path])
 
     def looked_again(at: int | None = None) -> dict[Any, Any]:
         return {face: at, ask: secrets.token_hex(4)}

@@ -17,7 +17,7 @@ PACES = ("default", "fast")
 OFF = {"no_identity": "the person’s training", "no_shading": "Shading Net", "no_harmonisation": "Harmonization Net"}
 """Switches of the settings, and what is left out by them."""
 MAIN: dict[str, tuple[str, str]] = {
-    "identity_strength": ("Identity strength", "How much of the face is painted anew: more is more of the person."),
+    "identity_strength": ("Identity strength", "How much of the pasted head is painted anew: more follows the reference’s pose, less keeps the person’s own picture."),
     "shading_strength": ("Shading strength", "How much is painted anew in the reference’s light: more is softer."),
     "shading_transfer": ("Light taken over before", "0 keeps the light of the person’s pictures."),
     "harmonise_strength": ("Harmonization strength", "More hides the seam; too much changes hair and neck."),
@@ -27,8 +27,9 @@ FINE: dict[str, tuple[tuple[str, str, float], ...]] = {
     "Identity Net": (
         ("identity_steps", "Identity steps", 1), ("identity_guidance", "Identity guidance", 0.5),
         ("identity_lora", "Identity LoRA, how much of the trained person", 0.05),
-        ("landmarks", "ControlNet: face points and outline", 0.05), ("line", "ControlNet: lines of the reference", 0.05),
-        ("line_end", "… up to this share of the steps", 0.05),
+        ("landmarks", "ControlNet: face points and outline", 0.05), ("line", "ControlNet: lines of what it begins with", 0.05),
+        ("line_end", "… up to this share of the steps", 0.05), ("colour", "ControlNet: blurred colours of what it begins with", 0.05),
+        ("colour_end", "… colours up to this share of the steps", 0.05), ("detail", "Fine detail given back after each net", 0.05),
     ),
     "Shading Net": (
         ("shading_steps", "Shading steps", 1), ("shading_guidance", "Shading guidance", 0.5),
@@ -146,7 +147,7 @@ def build(model_set: str, licence: str, fixed: bool = False) -> Controls:
         elem_classes="sources",
     )
     for name, (label, info) in MAIN.items():
-        held[name] = slider(name, start, label, 0.05, info)
+        held[name] = slider(name, start, label, 0.01, info)
     held["candidates"] = slider("candidates", start, "Candidates", 1, "The one most like the person is shown first.")
     with gr.Row(elem_classes="seed-row"):
         held["seed"] = gr.Number(label="Portrait seed", value=start.seed, precision=0, min_width=110, scale=3)

@@ -116,8 +116,9 @@ def build(model_set: str) -> Step1:
     rendering = {**TALKS, "show_progress": "minimal", "show_progress_on": [shown]}
     gr.on([again.click, number.submit], roll, number, outputs, **rendering)
     dice.click(lambda: secrets.randbelow(HELD_OUT), None, number, **LIGHT).then(roll, number, outputs, **rendering)
-    kind.input(other_kind, [kind, rolled, mine], outputs, **LIGHT)
-    over.click(lambda: {**load(None), consent: gr.Checkbox(value=False, visible=True)}, None, outputs, **LIGHT)
+    # Not LIGHT: whoever listens to the key would not hear of it.
+    kind.input(other_kind, [kind, rolled, mine], outputs, **TALKS)
+    over.click(lambda: {**load(None), consent: gr.Checkbox(value=False, visible=True)}, None, outputs, **TALKS)
     return Step1(chosen, key, consent, name, shown, drop, load, outputs, learnt, [chosen, key, rolled, mine])
 
 

@@ -32,6 +32,7 @@ from pipelines.statistics import Paired
 ROOT = Path(__file__).resolve().parent.parent
 TABS = demos.discover()
 API = "/golden_noise"
+ENDPOINTS = {API, "/guide", "/train_concept", "/remove_object", "/train_person", "/portrait"}
 PROMPT = "a red cube to the left of a blue ball on a wooden floor"
 
 
@@ -145,7 +146,7 @@ def test_what_only_changes_the_page_does_not_wait_behind_a_run():
 
 def test_the_public_endpoints():
     public = {f"/{f.api_name}" for f in app.demo.fns.values() if f.api_visibility == "public" and f.api_name}
-    assert public == {API, "/guide", "/train_concept", "/remove_object"}
+    assert public == ENDPOINTS
 
 
 # --- over HTTP ---
@@ -163,7 +164,7 @@ def test_the_page_answers_and_keeps_its_doors_shut(served: str):
 
 def test_the_endpoint_says_what_it_takes(served: str):
     info = Client(served, verbose=False).view_api(return_format="dict")["named_endpoints"]
-    assert set(info) == {API, "/guide", "/train_concept", "/remove_object"}
+    assert set(info) == ENDPOINTS
     for name, first, labels in (
         (
             "/guide",

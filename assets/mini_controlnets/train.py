@@ -3,9 +3,9 @@
     python -m assets.mini_faces.data --shards 0:40           # the pictures; two processes, two ranges
     python -m assets.mini_controlnets.train latents --part 0:2          # and --part 1:2 beside it
     python -m assets.mini_controlnets.train others           # people beside whom a visitor's person is learnt
-    OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 -m assets.mini_controlnets.train landmarks --minutes 25
-    OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 -m assets.mini_controlnets.train line --minutes 25
-    OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 -m assets.mini_controlnets.train shading --minutes 25
+    OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 -m assets.mini_controlnets.train landmarks --minutes 18
+    OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 -m assets.mini_controlnets.train line --minutes 9
+    OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 -m assets.mini_controlnets.train shading --minutes 9
 
 Seed 0. On a CPU one thread a process is faster than two threads in one; with a GPU, ``--device cuda`` and no torchrun. Each stage
 resumes from ``data/runs`` after a kill and writes its part of ``assets/mini_controlnets`` in float16; where no checkpoint is left, it

@@ -2,7 +2,7 @@
 
     python -m assets.mini_faces.data --shards 0:80           # two processes, two ranges
     python -m assets.data --world tabletop --shards 13:24    # pictures without a face, for the parser
-    OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 -m assets.mini_faces.train embedder --minutes 20
+    OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 -m assets.mini_faces.train embedder --minutes 6
     OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 -m assets.mini_faces.train parser --minutes 25
     OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 -m assets.mini_faces.evaluate --write
 
