@@ -534,7 +534,9 @@ def controlnets_card() -> str:
         "from a few pictures of a person, the studio’s MegaPortrait tab puts the person into a reference portrait (`pipelines/megaportrait.py`; an unofficial "
         "re-creation of arXiv 2411.04357, whose settings are not public).\n\n"
         + "".join(f"- `{name}/`: {title}.\n" for name, title in NETS.items())
-        + "\nThe maps are made by `face_models.control_map`, in training as in the studio.\n\n"
+        + f"- `others.safetensors`: {training.get('others', {}).get('people', 0)} of the portraits, encoded, beside whom a visitor's person is learnt "
+        "(`python -m assets.mini_controlnets.train others`).\n"
+        "\nThe maps are made by `face_models.control_map`, in training as in the studio.\n\n"
         "**Intended use**: demonstrations, tests and teaching; they fit `mini-sdxl` only and know nothing of photographs. **Licence**: Apache-2.0; trained from "
         "the base model’s encoder on portraits and captions that our own code makes (`pipelines/scenes/portrait`), no other data.\n\n"
     )
@@ -545,7 +547,7 @@ def controlnets_card() -> str:
             command = f"`OMP_NUM_THREADS=1 {launched(one)} -m assets.mini_controlnets.train {name} --minutes {one['minutes']:g}`"
             held = tuple(f"{one['held out'][key]:.5f}" for key in ("with map", "black map", "base alone"))
             rows.append((name, command, f"{one['minutes']:g}", f"{one['steps']:,}", f"{one['loss']:.4f}", *held))
-    pictures = max((run["pictures"] for run in training.values()), default=0)
+    pictures = max((run.get("pictures", 0) for run in training.values()), default=0)
     text += (
         "## Training\n\n"
         + table(rows)
