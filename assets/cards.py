@@ -471,7 +471,7 @@ def faces_card() -> str:
     text += (
         "## Training\n\n"
         + table(rows)
-        + "\nSeed 0, two CPU cores that were shared with other work. Data: `python -m assets.mini_faces.data`, 50 people in four shots each to a shard, "
+        + "\nSeed 0, two CPU cores that were shared with other work. Data: `python -m assets.mini_faces.data`, 50 people in four shots each to a shard; for the parser also pictures without a face (tabletop scenes, textures, drawings), "
         "seeds from 1,000,000 on.\n\n"
     )
     if measured:

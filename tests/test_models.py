@@ -172,6 +172,7 @@ def test_the_autoencoder_gives_scenes_back(registry):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_pictures_are_what_prompts_say_as_often_as_the_card_tells(tmp_path, monkeypatch):
     from assets.mini_sdxl import evaluate
 

@@ -15,7 +15,13 @@ from pipelines.megaportrait import Settings
 from pipelines.portrait_person import Training
 from tests import toy_portrait
 
-QUICK = {"identity_steps": 4, "identity_strength": 0.55, "shading_steps": 4, "shading_strength": 0.35, "harmonise_steps": 4}
+QUICK = {
+    "identity_steps": 4,
+    "identity_strength": 0.55,
+    "shading_steps": 4,
+    "shading_strength": 0.35,
+    "harmonise_steps": 4,
+}
 
 
 def row(identity: float | None, **more) -> dict:

@@ -20,10 +20,9 @@ from tests import toy_portrait_full
 
 pytestmark = pytest.mark.slow
 
-QUICK = Settings(
-    mode="instant", model_set="full", region="face", candidates=1, identity_steps=6, identity_strength=0.55, shading_steps=6,
-    shading_strength=0.35, harmonise_steps=7, seed=3, detail=0,
-)  # fmt: skip
+QUICK = dataclasses.replace(
+    Settings.of("full"), mode="instant", candidates=1, identity_steps=6, shading_steps=6, harmonise_steps=7, seed=3
+)
 TRAINING = Training(seconds=600, steps=2, checks=1, rank=2, batch=1, model_set="full")
 SIDE = 320
 

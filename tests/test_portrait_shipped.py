@@ -18,6 +18,7 @@ pytestmark = [
 ]
 
 
+@pytest.mark.long
 def test_a_person_is_learnt_in_time_and_recognised_in_the_portrait():
     registry, recipe = Registry("cpu"), megaportrait.EXAMPLES[0]
     person = portrait_person.train_person(

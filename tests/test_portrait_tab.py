@@ -38,7 +38,13 @@ from tests import portrait_page
 from tests.environment import free_port
 from tests.test_app import python, shown, visit
 
-STEPS = {"identity_steps": 4, "identity_strength": 0.55, "shading_steps": 6, "shading_strength": 0.35, "harmonise_steps": 7}
+STEPS = {
+    "identity_steps": 4,
+    "identity_strength": 0.55,
+    "shading_steps": 6,
+    "shading_strength": 0.35,
+    "harmonise_steps": 7,
+}
 """2, 2 and 2 that are really made."""
 
 
