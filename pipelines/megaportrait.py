@@ -152,11 +152,11 @@ def rendered(someone: Portrait, size: tuple[int, int]) -> Picture:
 
 EXAMPLES: tuple[Recipe, ...] = (
     Recipe(11, 203, "From one light to another"),
-    Recipe(24, 207, "A beard where there was none"),
+    Recipe(24, 207, "No beard where there was one"),
     Recipe(35, 212, "Another skin tone, another head"),
     Recipe(46, 221, "Glasses come along"),
     Recipe(57, 230, "A head that is turned away"),
-    Recipe(68, 238, "Long hair for short"),
+    Recipe(68, 238, "Two of the same hair colour"),
 )
 """People and references that no model was trained on."""
 

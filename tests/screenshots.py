@@ -44,8 +44,10 @@ def main() -> None:
                     page.locator(".progress-line.done:visible").wait_for(timeout=300_000)
                     page.wait_for_timeout(5000)  # the status line has been renewed, the results have faded in
                     page.evaluate("scrollTo(0, 0)")
-                    if name == "phone" and not chosen.full:
-                        page.locator(".studio-results:visible").first.scroll_into_view_if_needed()
+                    results = page.locator(".studio-results:visible").first
+                    below = results.bounding_box()["y"] > device["viewport"]["height"] * 0.9
+                    if below and not chosen.full:
+                        results.evaluate("node => node.scrollIntoView({ block: 'start' })")
                     path = chosen.folder / f"{tab}-{name}-{scheme}.png"
                     page.screenshot(path=path, full_page=chosen.full)
                     print(path)
