@@ -1440,7 +1440,7 @@ def warn_gap(analysis: Analysis, near: Placed, settings: Settings) -> list[str]:
     if max(ratio, 1 / ratio) > SHAPE_GAP:
         notes.append(
             f"The person's face is {abs(ratio - 1):.0%} {'wider' if ratio > 1 else 'narrower'} than the reference's: "
-            "end the line drawing earlier (line end 0.4), or choose another reference."
+            "it is stretched to fit, so choose a reference with a more similar face if that shows."
         )
     return notes
 

@@ -723,7 +723,7 @@ def test_another_skin_or_another_shape_of_face_says_what_to_change(registry, req
     assert "replace the head" not in notes("head", crops=green, points=alike_points)
     middle = alike_points.mean(1, keepdims=True)
     wide = notes(crops=alike, points=middle + (alike_points - middle) / 1.25)
-    assert "face is 25% wider than the reference's: end the line drawing earlier" in wide.replace("26%", "25%").replace(
+    assert "face is 25% wider than the reference's: it is stretched to fit" in wide.replace("26%", "25%").replace(
         "24%", "25%"
     )
     assert "narrower" in notes(crops=alike, points=middle + (alike_points - middle) * 1.25)
