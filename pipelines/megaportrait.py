@@ -819,7 +819,9 @@ def placed(tools: FaceTools, person: Person, analysis: Analysis) -> Placed:
     if numpy.hypot(*(wanted - points).T).max() <= BEND * crop.shape[1]:
         crop, points = portrait_paste.bent(crop, points, wanted), wanted
     middle = crop.shape[1] / 2
-    here = Face((middle - 1, middle - 1, 2, 2), tuple(map(tuple, points)), 1.0, portrait_person.PARSED)
+    # In a photograph the small parser sees parts where there are none; the oval of its points is safe.
+    backend = "points" if person.facts.get("photographs") else portrait_person.PARSED
+    here = Face((middle - 1, middle - 1, 2, 2), tuple(map(tuple, points)), 1.0, backend)
     size = analysis.square.shape[1::-1]
     head, face = (
         portrait_paste.warp(own.astype(numpy.float32), matrix, size, cv2.BORDER_CONSTANT, cv2.INTER_LINEAR) >= 0.5

@@ -501,6 +501,16 @@ def test_captions_say_what_was_read():
     assert portrait_person.of_the_person(readings) == {"beard": "yes"}
 
 
+def test_of_a_photographed_person_the_oval_is_taken_and_not_what_the_parser_sees(registry, request_, person):
+    analysis = megaportrait.analyse(Job(1e9), registry, request_)
+    photographed = dataclasses.replace(person, facts=person.facts | {"photographs": 1})
+    rendered, photo = portrait_person.with_tools(
+        registry, "mini", lambda tools: [megaportrait.placed(tools, one, analysis) for one in (person, photographed)]
+    )
+    assert rendered.head.sum() > rendered.face.sum() > 0, "the toy's parser sees hair"
+    assert photo.head.any() and numpy.array_equal(photo.head, photo.face)
+
+
 def test_the_picture_whose_head_is_turned_alike_is_taken(person):
     straight = numpy.array([[40, 50], [80, 50], [60, 65], [47, 85], [73, 85]], float)
     turned = straight + numpy.array([[0, 0], [0, 0], [12, 0], [6, 0], [6, 0]])
