@@ -316,7 +316,7 @@ def course_html(lessons: Sequence[Lesson]) -> str:
     )
     return (
         f"{lesson_html(lessons, portrait_person.threshold())}<div class='portrait-drawn'><h4>Drawn at the last checks</h4>"
-        f"<ul>{told}</ul><p class='quiet'>Always from the same two captions and the same noise.</p></div>"
+        f"<ul>{told}</ul><p class='quiet'>Always the same two, begun with the same noise.</p></div>"
     )
 
 

@@ -619,24 +619,9 @@ class MegaPortrait:
             self.unet.set_adapters(names, [scale] * len(names))
 
     def _pipe(self, kind: str, nets: Sequence[Any]) -> Any:
-        import diffusers
         from diffusers.models import MultiControlNetModel
 
-        from pipelines.patching import fresh_scheduler
-
-        components = self.parts | {"scheduler": fresh_scheduler(self.parts["scheduler"])}
-        # As in `sdxl.build`: the class would warn, at every run, of the AutoencoderTiny that it accepts.
-        logger = diffusers.utils.logging.get_logger("diffusers.pipelines.pipeline_utils")
-        level = logger.level
-        logger.setLevel("ERROR")
-        try:
-            made = getattr(diffusers, f"StableDiffusionXLControlNet{kind}Pipeline")(
-                **components, controlnet=MultiControlNetModel(list(nets)), add_watermarker=False
-            )
-        finally:
-            logger.setLevel(level)
-        made.set_progress_bar_config(disable=True)
-        return made
+        return sdxl.build(list(self.parts.values()), f"ControlNet{kind}", controlnet=MultiControlNetModel(list(nets)))
 
     def _paint(
         self, picture: Picture, mask: Mask | None, prompt: str, hints: Sequence[Hint], strength: float, steps: int,
@@ -1012,6 +997,7 @@ class _Work:
             else:
                 self.person = request.person
         self.placed = placed(tools, self.person, self.analysis)
+        self.reference_skin = self._skin(self.analysis.square)
         self.reach = self.analysis.reach
         if settings.region == "head":  # the person's hair may be longer than the reference's
             room = masks.grow(self.placed.head, max(1, round(WIDER / 2 * self.analysis.width)))
@@ -1177,7 +1163,7 @@ class _Work:
         where = core & analysis.face_core
         where = where if where.any() else core
         exclude = lips_and_eyes(analysis.points, core.shape)
-        mine, theirs = (self._skin(picture) & where & ~exclude for picture in (face, analysis.square))
+        mine, theirs = (skin & where & ~exclude for skin in (self._skin(face), self.reference_skin))
         seen = min(mine.sum(), theirs.sum()) >= SKIN * where.sum()
         skins = (mine, theirs) if seen else None
         own = in_own_tone(analysis.square, face, *(skins or (where, where)), settings.own_tone)
@@ -1284,7 +1270,7 @@ class _Work:
         parser, or with little skin, all that was pasted counts."""
         analysis = self.analysis
         square = analysis.crop.cut(result)
-        skin = self._skin(square) & self._skin(analysis.square) & analysis.face_core
+        skin = self._skin(square) & self.reference_skin & analysis.face_core
         skin &= ~lips_and_eyes(analysis.points, skin.shape)
         if skin.sum() < SKIN * analysis.face_core.sum():
             return {"shading_agreement": in_core, "shading_measured_on": "core"}

@@ -811,7 +811,8 @@ class _Learner:
             started, step, told, checked = time.monotonic(), 0, 0, 0
             while True:
                 spent = (time.monotonic() - started) / settings.seconds
-                done = max(spent, step / settings.steps)
+                # The clock counts only where it is ahead of the steps: the rate would else differ a little from run to run.
+                done = spent if spent > (step + 1) / settings.steps else step / settings.steps
                 if done >= 1 or (step and self.enough()):
                     break
                 if done >= (checked + 1) / settings.checks:
@@ -906,9 +907,6 @@ class _Learner:
         pipe = sdxl.build(self.parts, "Img2Img" if mini else "")
         training = self.unet.training
         self.unet.eval()
-        side = side_of(self.settings.model_set, self.settings.preset)
-        cells = side // pipe.vae_scale_factor
-        noise = sdxl.draw_noise(self.settings.seed, (2, self.unet.config.in_channels, cells, cells))
         dtype = pipe.vae.dtype
 
         def after(_pipe: Any, _step: int, _level: Any, given: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -922,6 +920,9 @@ class _Learner:
                     begin: dict[str, Any] = {"image": again, "strength": USED["mini"] - 0.05}
                     begin["generator"] = torch.Generator("cpu").manual_seed(self.settings.seed)
                 else:
+                    side = side_of(self.settings.model_set, self.settings.preset)
+                    cells = side // pipe.vae_scale_factor
+                    noise = sdxl.draw_noise(self.settings.seed, (2, self.unet.config.in_channels, cells, cells))
                     begin = {"latents": noise.to(self.unet.device, self.unet.dtype), "height": side, "width": side}
                 drawn = pipe(
                     prompts, output_type="pt", callback_on_step_end=after, num_inference_steps=16 if mini else 20,

@@ -121,9 +121,9 @@ FULL = _full()
 BASES: dict[str, Base] = {base.name: base for base in (MINI, FULL)}
 
 
-def build(parts: Sequence[Any], kind: str = "") -> Any:
+def build(parts: Sequence[Any], kind: str = "", **more: Any) -> Any:
     """A ``StableDiffusionXLPipeline`` around the leased ``parts`` (in the order of :data:`PARTS`) and a new scheduler; ``kind``
-    "Img2Img" or "Inpaint" makes that one."""
+    "Img2Img", "ControlNetInpaint" and so on makes that one, with what it takes ``more``."""
     import diffusers
 
     from pipelines.patching import fresh_scheduler
@@ -135,7 +135,7 @@ def build(parts: Sequence[Any], kind: str = "") -> Any:
     level = logger.level
     logger.setLevel("ERROR")
     try:
-        pipe = getattr(diffusers, f"StableDiffusionXL{kind}Pipeline")(**components, add_watermarker=False)
+        pipe = getattr(diffusers, f"StableDiffusionXL{kind}Pipeline")(**components, **more, add_watermarker=False)
     finally:
         logger.setLevel(level)
     pipe.set_progress_bar_config(disable=True)

@@ -51,8 +51,6 @@ NO_CAPTION, NO_MAP = 0.1, 0.1
 """Shares of training pictures without a caption (for guidance) and with a black map."""
 CONDITIONING = (16, 32, 64)
 """Widths of the map's encoder: one more entry would reduce it once more than the autoencoder does, and sizes would not fit."""
-MIRRORED = [1, 0, 2, 4, 3]
-"""Order of the points after mirroring."""
 
 
 # ------------------------------------------------------------------------------------------ base model
@@ -225,7 +223,7 @@ def map_of(
     """A row's control map, of its mirror image when asked; with ``rng`` points and width are a little off."""
     if mirror:
         picture = numpy.ascontiguousarray(picture[:, ::-1])
-        points = (points * (-1, 1) + (picture.shape[1], 0))[MIRRORED]
+        points = (points * (-1, 1) + (picture.shape[1], 0))[face_models.MIRRORED]
     if rng is not None:
         points, width = points + rng.normal(0, 0.6, points.shape), width * rng.uniform(0.9, 1.1)
     return face_models.control_map(reads, picture, points, width)
