@@ -28,6 +28,7 @@ from demos.figures import safe
 from demos.removal_files import SLUG, settings_inside
 from demos.removal_measured import measured_html
 from demos.removal_view import PASTED
+from demos.uploads import emptied, told
 from pipelines import flux_fill
 from pipelines.georemover import PAPER, Cache, Settings
 from pipelines.registry import Registry
@@ -149,7 +150,7 @@ def build(registry: Registry, model_set: str) -> None:
     def restore(path: str | None) -> Any:
         if path is None:
             return gr.skip()
-        with removal_input.told("Nothing was restored"):
+        with told("Nothing was restored"):
             inside = settings_inside(path)
             scene = None if inside.recipe is None else removal_scenes.roll(inside.recipe)
         settings, words = inside.settings, f"Settings restored. {inside.next_step()}"
@@ -175,7 +176,7 @@ def build(registry: Registry, model_set: str) -> None:
 
     widgets = [*controls.widgets, given.grow, given.fill, controls.pace]
     put_back = controls.drop.upload(restore, controls.drop, [*given.outputs, *widgets, controls.drop], **TALKS)
-    removal_input.emptied(controls.drop, put_back)
+    emptied(controls.drop, put_back)
     back = [*given.outputs, *widgets, *edit.outputs, *view.outputs, view.colours, view.which, parts]
     history.gallery.select(bring_back, [history.entries, view.threshold], back, **LIGHT)
     removal_api.build(registry, model_set)

@@ -26,7 +26,7 @@ from demos import (
 from demos.figures import safe
 from demos.portrait_files import SLUG, settings_inside
 from demos.portrait_measured import measured_html
-from demos.removal_input import emptied, told
+from demos.uploads import emptied, told
 from pipelines import face_models, megaportrait, sdxl
 from pipelines.megaportrait import EXAMPLES, PAPER, Cache, Settings
 from pipelines.registry import Registry

@@ -15,7 +15,7 @@ from gradio.data_classes import FileData, ListFiles
 from demos import GPU, on_gpu, workspace
 from demos.portrait_files import SLUG
 from demos.portrait_people import own_pictures, read_person
-from demos.removal_api import sent
+from demos.uploads import sent
 from pipelines import megaportrait, portrait_intake
 from pipelines.lane import Result, stream
 from pipelines.megaportrait import MODES, Outcome, Request, Settings

@@ -30,9 +30,7 @@ from demos.figures import safe
 from demos.portrait_people import Chosen
 from demos.portrait_shown import lesson_html
 from demos.portrait_step1 import NOBODY, Step1, best_score, forget_uploads, read_uploads, thumbnail
-from demos.removal_api import sent
-from demos.removal_files import download
-from demos.removal_input import emptied, told
+from demos.uploads import download, emptied, sent, told
 from pipelines import portrait_person
 from pipelines.lane import IDLE, Progress, Result, live, stream
 from pipelines.portrait_person import Checkpoint, Intake, Lesson, Person, Training

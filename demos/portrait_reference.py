@@ -22,7 +22,7 @@ from demos import GPU, LIGHT, TALKS, explain, on_gpu, portrait_people, portrait_
 from demos.figures import data_uri, safe
 from demos.portrait_people import HELD_OUT, Reference
 from demos.portrait_shown import notes_html
-from demos.removal_input import emptied, told
+from demos.uploads import emptied, told
 from pipelines import megaportrait, portrait_intake, portrait_person
 from pipelines.lane import IDLE, Progress, Result, live
 from pipelines.megaportrait import Analysis, Request, Settings

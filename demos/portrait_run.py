@@ -16,7 +16,7 @@ from demos.portrait_reference import Step2
 from demos.portrait_settings import Controls
 from demos.portrait_step1 import Step1
 from demos.portrait_view import View, live_strip
-from demos.removal_input import told
+from demos.uploads import told
 from pipelines import megaportrait
 from pipelines.lane import IDLE, Progress, Result, live
 from pipelines.megaportrait import EXAMPLES, Preview, Request

@@ -17,7 +17,7 @@ from demos import BROKE, GPU, LIGHT, TALKS, on_gpu, portrait_people, progress_li
 from demos.figures import data_uri, safe
 from demos.portrait_people import HELD_OUT, MOST, Chosen
 from demos.portrait_shown import notes_html, verdicts_html
-from demos.removal_input import emptied, told
+from demos.uploads import emptied, told
 from pipelines import portrait_person
 from pipelines.lane import IDLE, Progress, Result, live
 from pipelines.portrait_paste import Picture

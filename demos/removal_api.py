@@ -5,18 +5,17 @@ from __future__ import annotations
 import dataclasses
 import secrets
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
 import numpy
 from gradio.components.api_component import Api
 from gradio.data_classes import FileData
-from gradio.utils import get_upload_folder
 
 from demos import GPU, on_gpu, workspace
 from demos.removal_files import SLUG
 from demos.removal_mask import read_mask
+from demos.uploads import sent
 from pipelines import flux_fill, georemover, images, removal_views
 from pipelines.georemover import Outcome, Request, Settings
 from pipelines.lane import Result, stream
@@ -25,21 +24,6 @@ from pipelines.registry import Registry
 API = "remove_object"
 INPUTS = ("image", "mask", "seed", "steps", "model_set")
 LIMIT_S = 900.0
-
-
-def sent(value: Any, name: str) -> Path:
-    """The file that a program sent. Only what was uploaded to this server is read, whatever the message claims.
-
-    Raises:
-        ValueError: it is none, in one sentence.
-    """
-    path = value.get("path") if isinstance(value, dict) else None
-    if not isinstance(path, str):
-        raise ValueError(f"The {name} is {repr(value)[:40]} but must be a file: send it with handle_file(...).")
-    inside = Path(path).resolve()
-    if not inside.is_relative_to(Path(get_upload_folder()).resolve()) or not inside.is_file():
-        raise ValueError(f"The {name} is no file that was sent here: send it with handle_file(...).")
-    return inside
 
 
 def answer(outcome: Outcome, session: str) -> tuple[str, str, str, dict[str, Any]]:

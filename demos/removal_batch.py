@@ -14,9 +14,9 @@ import gradio as gr
 
 from demos import BROKE, GPU, LIGHT, halt, on_gpu, progress_line, running_line, workspace
 from demos.figures import safe
-from demos.removal_files import download
-from demos.removal_input import Input, told
+from demos.removal_input import Input
 from demos.removal_settings import Controls
+from demos.uploads import download, told
 from pipelines import georemover
 from pipelines.georemover import BatchRow
 from pipelines.lane import IDLE, Progress, Result, live

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from demos import LIGHT, TALKS
-from demos.removal_input import emptied, told
+from demos.uploads import emptied, told
 from pipelines import georemover, removal_views
 
 EDITOR_SIDE = 576

@@ -10,31 +10,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import gradio as gr
 import numpy
 from PIL import Image
 
-from demos import LIGHT, TALKS, workspace
+from demos import workspace
 from demos.removal_scenes import HELD_OUT, Picture
 from pipelines import georemover, images
 from pipelines.georemover import Geometry, Outcome, Recipe, Settings
 from pipelines.scenes.grammar import FLOORS
 
 SLUG = "georemover"
-
-
-SAVE = """(file) => {
-  const link = document.createElement("a");
-  link.href = file.url;
-  link.download = file.orig_name;
-  link.click();
-}"""
-
-
-def download(button: gr.Button, make: Callable[..., str], inputs: Any) -> None:
-    """Let ``button`` save the file that ``make`` writes when it is pressed; a DownloadButton wants its file before."""
-    file = gr.DownloadButton(visible=False)
-    button.click(make, inputs, file, **TALKS).success(None, file, None, js=SAVE, **LIGHT)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

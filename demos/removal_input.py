@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import secrets
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from demos import LIGHT, TALKS, explain, painter, removal_scenes
-from demos.removal_files import download
+from demos import LIGHT, TALKS, painter, removal_scenes
 from demos.removal_mask import (
     BRUSH,
     CLICK,
@@ -27,6 +25,7 @@ from demos.removal_mask import (
     solid_mask,
 )
 from demos.removal_scenes import HELD_OUT, Picture
+from demos.uploads import download, emptied, told
 from pipelines import flux_fill, georemover
 from pipelines.georemover import EXAMPLES, Recipe, Settings
 from pipelines.scenes.grammar import FLOORS
@@ -59,20 +58,6 @@ class Input:
     """``load(picture, grow, fill, brushed mask)``: the updates that put it on the page."""
     outputs: list[gr.blocks.Block]
     """What ``load`` updates."""
-
-
-@contextmanager
-def told(title: str) -> Iterator[None]:
-    """What a visitor can do something about becomes a message; the page stays as it is."""
-    try:
-        yield
-    except (ValueError, OSError) as error:
-        raise gr.Error(explain(error), title=title, print_exception=False) from None
-
-
-def emptied(drop: gr.File, event: Any) -> None:
-    """A file that was refused does not stay in its zone, where it would be in the way of the next one."""
-    event.failure(lambda: None, None, drop, **LIGHT)
 
 
 def build(model_set: str, licence: str) -> Input:

@@ -15,10 +15,11 @@ from PIL import Image
 from demos import BROKE, GPU, LIGHT, TALKS, Entry, History, halt, on_gpu, progress_line, removal_scenes, running_line
 from demos.removal_edit import Edit
 from demos.removal_files import Shown, write
-from demos.removal_input import Input, told
+from demos.removal_input import Input
 from demos.removal_mask import BRUSH, asked_mask
 from demos.removal_settings import Controls
 from demos.removal_view import View
+from demos.uploads import told
 from pipelines import georemover
 from pipelines.georemover import EXAMPLES, Cache, Geometry, Preview, Request
 from pipelines.lane import IDLE, Progress, Result, live
