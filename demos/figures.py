@@ -262,6 +262,24 @@ def bars(title: str, facts: str, shares: Sequence[tuple[str, float]]) -> str:
     return _figure(title, facts, "".join(parts), 42 * len(shares))
 
 
+def ways(rows: Sequence[tuple[str, Sequence[str]]], heads: Sequence[str], label: str, told: str, style: str) -> str:
+    """A table of ways to do one thing: a title and cells for each, under ``heads``. Titles are escaped, cells are markup; an empty one is
+    marked. ``label`` is for those who do not see it, ``told`` stands below."""
+    lines = []
+    for title, cells in rows:
+        inside = "".join(
+            f"<td role='cell' data-label='{head}'{'' if cell else ' class=none'}>{cell}</td>"
+            for head, cell in zip(heads, cells, strict=True)
+        )
+        lines.append(f"<tr role='row'><th role='rowheader' scope='row'>{safe(title)}</th>{inside}</tr>")
+    head = "".join(f"<th role='columnheader' scope='col'>{name}</th>" for name in ("Way", *heads))
+    return (
+        f"<div class='scroll' tabindex='0' role='region' aria-label='{label}'>"
+        f"<table class='{style}' role='table'><thead role='rowgroup'><tr role='row'>{head}</tr></thead>"
+        f"<tbody role='rowgroup'>{''.join(lines)}</tbody></table></div><p class='quiet'>{told}</p>"
+    )
+
+
 @dataclass(frozen=True)
 class Interval:
     """A figure with its interval, for :func:`intervals`; ``words`` stand at the end of its line."""

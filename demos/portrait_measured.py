@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL import Image
 
-from demos.figures import Interval, Series, bars, data_uri, intervals, plot, safe
+from demos.figures import Interval, Series, bars, data_uri, intervals, plot, ways
 from pipelines import megaportrait
 from pipelines.registry import ROOT
 
@@ -170,17 +170,8 @@ def table(rows: Mapping[str, Any]) -> str:
             _number(row["psnr_face"].get("median"), 1, " dB"),
             _number(row["seconds"], 1),
         )
-        inside = "".join(
-            f"<td role='cell' data-label='{head}'{'' if cell else ' class=none'}>{cell}</td>"
-            for head, cell in zip(HEADS, cells, strict=True)
-        )
-        lines.append(f"<tr role='row'><th role='rowheader' scope='row'>{safe(row['title'])}</th>{inside}</tr>")
-    head = "".join(f"<th role='columnheader' scope='col'>{name}</th>" for name in ("Way", *HEADS))
-    return (
-        "<div class='scroll' tabindex='0' role='region' aria-label='Every way on the same pairs'>"
-        f"<table class='tally removal-table portrait-table' role='table'><thead role='rowgroup'><tr role='row'>{head}</tr></thead>"
-        f"<tbody role='rowgroup'>{''.join(lines)}</tbody></table></div><p class='quiet'>{TOLD}</p>"
-    )
+        lines.append((row["title"], cells))
+    return ways(lines, HEADS, "Every way on the same pairs", TOLD, "tally removal-table portrait-table")
 
 
 def chart(found: Mapping[str, Any]) -> str:

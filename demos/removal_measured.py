@@ -7,7 +7,7 @@ from typing import Any
 
 from PIL import Image
 
-from demos.figures import Interval, data_uri, intervals, safe
+from demos.figures import Interval, data_uri, intervals, safe, ways
 from pipelines import flux_fill, georemover
 from pipelines.registry import ROOT
 
@@ -122,17 +122,8 @@ def table(rows: Mapping[str, Any]) -> str:
             _number(_mean(row, "depth_error"), 3),
             _number(row.get("seconds"), 2),
         )
-        inside = "".join(
-            f"<td role='cell' data-label='{head}'{'' if cell else ' class=none'}>{cell}</td>"
-            for head, cell in zip(HEADS, cells, strict=True)
-        )
-        lines.append(f"<tr role='row'><th role='rowheader' scope='row'>{safe(row['title'])}</th>{inside}</tr>")
-    head = "".join(f"<th role='columnheader' scope='col'>{name}</th>" for name in ("Way", *HEADS))
-    return (
-        "<div class='scroll' tabindex='0' role='region' aria-label='Every way on the same scenes'>"
-        f"<table class='tally removal-table' role='table'><thead role='rowgroup'><tr role='row'>{head}</tr></thead>"
-        f"<tbody role='rowgroup'>{''.join(lines)}</tbody></table></div><p class='quiet'>{TOLD}</p>"
-    )
+        lines.append((row["title"], cells))
+    return ways(lines, HEADS, "Every way on the same scenes", TOLD, "tally removal-table")
 
 
 def _number(value: float | None, digits: int, unit: str = "", factor: float = 1.0) -> str:
