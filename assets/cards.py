@@ -355,20 +355,21 @@ def flux_card() -> str:
         if name in training:
             t = training[name]
             launcher = f"torchrun --nproc-per-node {t['processes']}" if t.get("processes", 1) > 1 else "python"
-            run = f"`{launcher} -m assets.mini_flux.train {name} --minutes {t['minutes']:g}`"
-            first = t.get("before")
-            title += (
-                f", after {first['minutes']:g} minutes with another weighting on the first fill model" if first else ""
-            )
+            compiled = " --compile" if t.get("compiled") else ""
+            run = f"`{launcher} -m assets.mini_flux.train {name} --minutes {t['minutes']:g}{compiled}`"
+            *earlier, _last = _minutes(t)
+            spent = " and ".join(f"{minutes:g}" for minutes in earlier)
+            title += f", after {spent} minutes with other weightings" if earlier else ""
             rows.append((title, run, f"{t['minutes']:g}", f"{t['steps']:,}", f"{t['loss']:.4f}"))
     text += (
         "## Training\n\n"
         + table(rows)
         + (
             "\nSeed 0, two CPU cores that were shared with other work, bfloat16 autocast, batches of 8 a process. Data: `python -m "
-            "assets.mini_flux.data`, 3,000 scenes with and without each solid (about 10,000 views); the fill model and the adapters learn from "
-            f"the first {found.get('latent_shards', 0) * 100:,} of them. Both depth maps are the truth for half of the pairs; for the other half they are softened, "
-            "flattened and made wavy, as an estimate is.\n\n"
+            "assets.mini_flux.data`, 3,000 scenes with and without each solid (about 10,000 views); the fill model and stage 1 learn from "
+            f"the first {found.get('latent_shards', 0) * 100:,} of them, stage 2 from all. Both depth maps are the truth for half of the pairs; for the other half they are, in "
+            "stage 1, softened, flattened and made wavy, as an estimate is, and in stage 2 the depth estimator's own. Of stage 2's examples "
+            f"{100 * training.get('stage2', {}).get('first', 0):.0f} % are nothing but noise (the first fiftieth of the times), because it is used in one step.\n\n"
         )
     )
     if "vae" in training and "depth" in training:
@@ -386,7 +387,7 @@ def flux_card() -> str:
             "## Measured\n\n"
             + ("" if plan else "**A first look**, on scenes of another stream; the plan's full run has not been made. ")
             + f"`OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 -m assets.mini_flux.evaluate --write{wish}`: {measured['scenes']} held-out scenes, "
-            + f"masks on the object only, {measured['steps'][0]} and {measured['steps'][1]} steps (faster preset {measured['fast'][0]} and {measured['fast'][1]}), the mean of {measured.get('renders', 1)} renders, seed 0. "
+            + f"masks on the object only, {measured['steps'][0]} and {measured['steps'][1]} steps (faster preset {measured['fast'][0]} and {measured['fast'][1]}), seed 0. "
             "Plan: `PLAN.md`. *Residual*: what is left of shadow and mirror image, 0 clean, 1 untouched, over the "
             f"{measured['rows']['ours']['residual']['n']} scenes that have such an area. *Inserted*: the depth network sees something in the mask that is not in the "
             "true picture. *Over-erasure*: share of pixels that have nothing to do with the object and changed. Figures for the result as the page gives it out "
@@ -424,8 +425,18 @@ def flux_card() -> str:
                 f"Error of the depth after, in the mask: untouched {measured['rows']['ours']['depth_untouched']['mean']:.3f}, with the preference term "
                 f"{ours['mean']:.3f}, without {plain['mean']:.3f}.\n\n"
             )
+        if "one_stage" in measured["rows"] and {"one_stage", "stage2"} <= set(training):
+            text += (
+                f"The ablation of one stage was taught for {training['one_stage']['minutes']:g} minutes, stage 2 for {sum(_minutes(training['stage2'])):g}: "
+                "their rows differ by that as well.\n\n"
+            )
         text += "The ten scenes of the highest residual (picture with the mask, depth after, result, truth):\n\n![worst](worst.png)\n\n"
     return text + hashes("mini_flux") + tried("mini_flux")
+
+
+def _minutes(run: dict[str, Any]) -> list[float]:
+    """Of a training and of what it went on from, the first one first."""
+    return [*(_minutes(run["before"]) if run.get("before") else []), run["minutes"]]
 
 
 def launched(run: dict[str, Any]) -> str:
@@ -603,7 +614,7 @@ def _portraits_measured(measured: dict[str, Any]) -> str:
          "PSNR face / core / ring, dB", "s"),
         ("the reference before", percent(before["passes"]), _spread(before["identity"]), *[""] * 6, _psnr(before), ""),
     ]  # fmt: skip
-    for row in measured["rows"].values():
+    for row in (measured["rows"][arm] for arm in measured.get("order", measured["rows"])):
         medians = (
             _number(row[name].get("median"), 2)
             for name in ("seam_excess", "ring_difference", "shading_agreement", "landmark_error")

@@ -77,7 +77,7 @@ result, depth_before, depth_after, facts = client.predict(
     image=handle_file("picture.png"),
     mask=handle_file("mask.png"),  # white is what goes
     seed=0,
-    steps={steps},  # of each stage
+    steps=0,  # the page's own; from 1 on, so many in each stage
     model_set="mini",
     api_name="/remove_object",
 )
@@ -192,7 +192,7 @@ def _licence(model_set: str) -> str:
 
 def from_python(model_set: str = "mini") -> str:
     """The words and programs under "Use it from Python"."""
-    return FROM_PYTHON.replace("{steps}", str(flux_fill.BASES[model_set].steps[0]))
+    return FROM_PYTHON.replace('model_set="mini"', f'model_set="{model_set}"')
 
 
 # Without its model the tab is not shown.

@@ -50,8 +50,10 @@ def build(registry: Registry, model_set: str) -> None:
     """The public endpoint. Its inputs arrive as they were sent, so that our own checks answer."""
     base = flux_fill.BASES[model_set]
 
-    def remove_object(session, image, mask, seed=0, steps=base.steps[0], model_set=model_set) -> Iterator[Any]:
-        settings = dataclasses.replace(Settings.of(model_set), seed=seed, steps_1=steps, steps_2=steps).validated()
+    def remove_object(session, image, mask, seed=0, steps=0, model_set=model_set) -> Iterator[Any]:
+        own = type(steps) in (int, float) and steps == 0
+        paces = {} if own else {"steps_1": steps, "steps_2": steps}
+        settings = dataclasses.replace(Settings.of(model_set), seed=seed, **paces).validated()
         if model_set != base.name:  # another would be fetched, 25 GB of it, for whoever asks
             raise ValueError(
                 f"This server runs the model set {base.name}, not {model_set}: ask for that, or start it with --model-set {model_set}."
@@ -67,7 +69,7 @@ def build(registry: Registry, model_set: str) -> None:
 
     file = FileData.model_json_schema()
     kinds = [file, file, {"type": "integer"}, {"type": "integer"}, {"type": "string"}]
-    values: list[Any] = [None, None, 0, base.steps[0], model_set]
+    values: list[Any] = [None, None, 0, 0, model_set]
     trigger = gr.Button(visible=False)
     trigger.click(
         on_gpu(remove_object),
@@ -88,4 +90,5 @@ def build(registry: Registry, model_set: str) -> None:
 
 def _limits(model_set: str) -> str:
     (low, high), (least, most) = Settings.SEED, Settings.STEPS
-    return f"Limits: seed {low} to {high}, steps of each stage {least} to {most}, model set {model_set}."
+    first, second = flux_fill.BASES[model_set].steps
+    return f"Limits: seed {low} to {high}, steps of each stage {least} to {most} or 0 for the page's {first} and {second}, model set {model_set}."

@@ -131,7 +131,7 @@ FAR = 0.02
 FLAT = 0.01
 ASSIST = 10
 """Side of the neighbourhood of :func:`assisted`, in pixels, as in the paper."""
-CHANGE_SEED, CHANGE_RIM = 12.0, 5.0
+CHANGE_SEED, CHANGE_RIM = 8.0, 4.0
 """Detected effect: differences in 8-bit Lab from the first on, with what hangs together with them from the second on."""
 ENLARGED = 1.25
 """From this factor on the effect area of a composite keeps the original's texture, instead of the enlarged result's."""
@@ -168,7 +168,7 @@ class Settings:
     """How the model is held in memory; empty: the base's first."""
 
     SEED: ClassVar[tuple[int, int]] = (0, 2**31 - 1)
-    STEPS: ClassVar[tuple[int, int]] = (4, 60)
+    STEPS: ClassVar[tuple[int, int]] = (1, 60)
     GUIDANCE: ClassVar[tuple[float, float]] = (1.0, 50.0)
     GROW: ClassVar[tuple[int, int]] = (-32, 64)
     SCALE: ClassVar[tuple[float, float]] = (0.0, 1.5)
@@ -491,14 +491,13 @@ class GeoRemover:
         self, rgb: Picture, depth_after: Depth, depth_before: Depth, settings: Settings, on_step: OnStep = _silent
     ) -> Rendered:
         """Stage 2: the picture as it looks with the geometry ``depth_after``. It does not know the mask: what changes is what
-        differs between the two maps. The mean of ``base.renders`` renders. Of ``settings``: seed, steps_2, guidance, scale_2."""
+        differs between the two maps. Of ``settings``: seed, steps_2, guidance, scale_2."""
         width = rgb.shape[1]
         strip = numpy.concatenate([rgb, depth_maps.to_colours(depth_after), depth_maps.to_colours(depth_before)], 1)
         nothing = numpy.zeros(strip.shape[:2], bool)
         with flux_fill.wearing(self.transformer, "geo2", settings.scale_2):
             painted = self._paint(
-                self._render, strip, nothing, settings.seed, settings.steps_2, settings.guidance, on_step,
-                panels=3, renders=self.base.renders,
+                self._render, strip, nothing, settings.seed, settings.steps_2, settings.guidance, on_step, panels=3
             )  # fmt: skip
         # The strip is decoded whole and then cut: FLUX's autoencoder mixes the panels.
         return Rendered(painted[:, :width].copy(), painted)
@@ -506,9 +505,13 @@ class GeoRemover:
     def fill_only(self, rgb: Picture, mask: Mask, settings: Settings, on_step: OnStep = _silent) -> Picture:
         """The base model alone, without adapters and geometry, fills the mask: what other removers do.
 
-        Of ``settings``: seed, steps_2, guidance."""
+        Of ``settings``: seed, guidance, and steps_2 where that is enough (``base.fill_least``)."""
+        steps = self.fill_steps(settings)
         with flux_fill.wearing(self.transformer, None):
-            return self._paint(self._fill, rgb, mask, settings.seed, settings.steps_2, settings.guidance, on_step)
+            return self._paint(self._fill, rgb, mask, settings.seed, steps, settings.guidance, on_step)
+
+    def fill_steps(self, settings: Settings) -> int:
+        return max(settings.steps_2, self.base.fill_least)
 
     def through_vae(self, rgb: Picture) -> Picture:
         """``rgb`` encoded and decoded: what the autoencoder loses is no change of the picture."""
@@ -530,7 +533,6 @@ class GeoRemover:
         guidance: float,
         on_step: OnStep,
         panels: int = 1,
-        renders: int = 1,
     ) -> Picture:
         import torch
 
@@ -548,12 +550,11 @@ class GeoRemover:
         # As the authors' fork draws it: from the CPU's generator, and before the autoencoder draws from the same one.
         generator = torch.Generator("cpu").manual_seed(seed)
         shape = (1, pipe.latent_channels, height // pipe.vae_scale_factor, width // pipe.vae_scale_factor)
-        drawn = [torch.randn(shape, generator=generator, dtype=dtype) for _ in range(renders)]
-        noise = torch.cat([pipe._pack_latents(one, *shape) for one in drawn])
+        noise = pipe._pack_latents(torch.randn(shape, generator=generator, dtype=dtype), *shape)
 
         def after(_pipe: Any, step: int, _timestep: Any, given: dict[str, Tensor]) -> dict[str, Tensor]:
             def look() -> Picture:
-                return _look(pipe, guess(given["latents"])[:1], height, width, panels)
+                return _look(pipe, guess(given["latents"]), height, width, panels)
 
             on_step(step + 1, steps, look)
             return given
@@ -565,7 +566,6 @@ class GeoRemover:
                 height=height,
                 width=width,
                 latents=noise,
-                num_images_per_prompt=renders,
                 generator=generator,
                 num_inference_steps=steps,
                 guidance_scale=guidance,
@@ -573,7 +573,7 @@ class GeoRemover:
                 callback_on_step_end=after,
                 **{key: value.to(device, dtype) for key, value in self.prompt.items()},
             ).images
-        return _to_array(painted.float().mean(0, keepdim=True) * 2 - 1)
+        return _to_array(painted.float() * 2 - 1)
 
 
 IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -934,7 +934,7 @@ class _Work:
         self.given_after = _checked_depth(request.depth_after, self.size, "depth after")
         self.notes: list[str] = []
         self.seconds: dict[str, float] = {}
-        extra = settings.steps_2 if request.compare else 0
+        extra = max(settings.steps_2, base.fill_least) if request.compare else 0
         self.total = (
             (settings.steps_1 if self.given_after is None else 0) + 2 * settings.steps_2 * settings.variants + extra
         )
@@ -1096,12 +1096,12 @@ class _Work:
 
     def _fill_only(self) -> Picture:
         settings, model = self.settings, self.model
-        inputs = (self.image, self.mask, settings.seed, settings.steps_2, settings.guidance)
+        inputs = (self.image, self.mask, settings.seed, model.fill_steps(settings), settings.guidance)
         on_step = self._on_step(FILL_ONLY, 1)
         filled = self._kept("fill only", lambda: model.fill_only(self.image, self.mask, settings, on_step), *inputs)
         # Pasted, as such tools do; ours is composed as well.
         filled = numpy.where(self.mask[..., None], filled, self.image)
-        self._shown(FILL_ONLY, settings.steps_2, filled)
+        self._shown(FILL_ONLY, model.fill_steps(settings), filled)
         return filled
 
     def _composite(self, result: Picture, through: Picture) -> tuple[Image, Mask]:

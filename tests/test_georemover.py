@@ -307,7 +307,7 @@ def test_a_fill_without_a_model_leaves_the_rest_alone(pair):
     [
         ({"seed": -1}, "seed is -1"),
         ({"seed": 2**31}, "from 0 to 2147483647"),
-        ({"steps_1": 3}, "number of steps of stage 1 is 3 but must be a whole number from 4 to 60"),
+        ({"steps_1": 0}, "number of steps of stage 1 is 0 but must be a whole number from 1 to 60"),
         ({"steps_2": 61}, "number of steps of stage 2 is 61"),
         ({"steps_2": 5.5}, "whole number"),
         ({"guidance": 0.5}, "guidance is 0.5"),

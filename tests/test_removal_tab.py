@@ -713,6 +713,8 @@ def test_the_endpoint_answers_with_files_and_measurements(address: str, files: t
     assert images.read_settings(result, tab="georemover")["settings"]["seed"] == 3
     assert Image.open(before).size == Image.open(after).size == Image.open(result).size == (WIDTH, HEIGHT)
     assert told["settings"]["steps_2"] == 4 and told["metrics"][0]["truth"] is False and told["models"]
+    told = client.predict(image=image, mask=mask, api_name="/remove_object")[3]
+    assert (told["settings"]["steps_1"], told["settings"]["steps_2"]) == flux_fill.BASES["mini"].steps
 
 
 @pytest.mark.parametrize(

@@ -123,7 +123,7 @@ def toy_base(seed: int = 0) -> FillBase:
         ModelSpec(f"toy-flux-{seed}/{part}", "tests", load, "Apache-2.0", 1 << 20, card="random weights")
         for part in PARTS
     )
-    return replace(flux_fill.MINI, title="toy (random weights)", parts=specs, by_preset={}, renders=1)
+    return replace(flux_fill.MINI, title="toy (random weights)", parts=specs, by_preset={})
 
 
 @contextlib.contextmanager

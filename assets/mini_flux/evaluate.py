@@ -173,7 +173,7 @@ def mark() -> str:
     modules = (georemover, removal_metrics, georemover.masks, removal)
     sources = [hashlib.sha256(Path(str(module.__file__)).read_bytes()).hexdigest() for module in modules]
     defaults = [dataclasses.asdict(Settings.of("mini", fast=fast)) for fast in (False, True)]
-    facts = [training.hashes(HERE), sources, defaults, flux_fill.BASES["mini"].renders]
+    facts = [training.hashes(HERE), sources, defaults]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -220,7 +220,6 @@ def report(rows: dict[str, list[dict[str, Any]]], stream: str) -> dict[str, Any]
         "scenes": len(rows["ours"]),
         "stream": stream,
         **steps,
-        "renders": flux_fill.BASES["mini"].renders,
         "rows": {arm: table[arm] for arm in TITLES if arm in table},
         "worst": [
             {"seed": STREAMS[stream] + i, "residual": round(rows["ours"][i]["residual_effect"], 4)} for i in worst

@@ -6,7 +6,7 @@
     python -m assets.mini_flux.train latents --part 0:2      # and --part 1:2 beside it
     OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 -m assets.mini_flux.train base --minutes 16
     OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 -m assets.mini_flux.train stage1 --minutes 9
-    OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 -m assets.mini_flux.train stage2 --minutes 32
+    OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 -m assets.mini_flux.train stage2 --minutes 92 --compile
     ... train stage1_plain --minutes 9; ... train one_stage --minutes 9         # ablations
 
 Seed 0. On a CPU one thread a process is several times faster than two threads in one; with a GPU, ``--device cuda`` and no
@@ -32,6 +32,7 @@ from torch import Tensor
 
 from assets import training
 from pipelines import depth_maps, flux_fill, tiny_flux
+from pipelines import masks as mask_tools
 from pipelines.georemover import IMAGENET_DEVIATION, IMAGENET_MEAN
 from pipelines.scenes import removal
 from pipelines.tiny_flux import HEIGHT, WIDTH
@@ -49,12 +50,15 @@ CHANGES = 8.0
 """Additional weight of what stage 2 has to change; the paper has none, and 1,000 times as much training."""
 UNCHANGED = 0.1
 """Share of stage-2 examples in which the depth does not change, and so nothing may: ours, not the paper's."""
-FIRST = 0.25
-"""Share of stage-2 examples from the first tenth of the times, where there is little but noise: ours."""
+SHADOW = 0.15
+"""Change of a token's latents (root mean square) from which on it has its whole weight: that of a faint shadow."""
+FIRST = 0.75
+"""Share of stage-2 examples from the first fiftieth of the times, where there is nothing but noise: ours. The small set's pipeline takes
+few steps, and what is removed is decided in the first."""
 DEPTH_SIZE = (126, 168)
 VALIDATION_SEED = 500_000
 SHARDS = 16
-"""Shards whose latents the fill model and the adapters learn from; autoencoder and depth estimator see all."""
+"""Shards whose latents the fill model and stage 1 learn from; autoencoder, depth estimator and stage 2 see all."""
 
 
 class Scenes:
@@ -305,6 +309,12 @@ def train_depth(minutes: float, device: str) -> None:
         note("depth", facts | depth_errors(model, device))
 
 
+def load_depth(device: str):
+    from transformers import DepthAnythingForDepthEstimation
+
+    return DepthAnythingForDepthEstimation.from_pretrained(HERE / "depth", dtype=torch.float32).to(device).eval()
+
+
 def depth_errors(model, device: str, count: int = 60) -> dict[str, float]:
     """Mean error of the normalised map on validation scenes: on the solid, in its shadow or mirror image, elsewhere."""
     pairs = [removal.pair(removal.sample(VALIDATION_SEED + i), 0) for i in range(count)]
@@ -415,7 +425,7 @@ def pair_depths(scenes: Scenes, number: int) -> tuple[numpy.ndarray, numpy.ndarr
 
 
 def latent_shard(scenes: Scenes, vae, shard: int, device: str) -> dict[str, Tensor]:
-    """Everything that fill, stage 1 and stage 2 learn from one shard of scenes."""
+    """What stage 1 learns from one shard of scenes."""
     rng = numpy.random.default_rng((SEED, 2, shard))
     numbers = [n for n, (s, _) in enumerate(scenes.pairs) if s == shard]
     result: dict[str, Tensor] = {}
@@ -428,10 +438,47 @@ def latent_shard(scenes: Scenes, vae, shard: int, device: str) -> dict[str, Tens
     )
     hole = [visitor_mask(pair["mask"], rng) for pair in pairs]
     result["hole_after"], result["hole_before"] = encode(vae, afters, hole, device), encode(vae, befores, hole, device)
-    result["mask"] = torch.from_numpy(numpy.packbits(numpy.stack(hole).reshape(len(pairs), -1), -1))
-    result["strip"] = _strips(vae, [p["image"] for p in pairs], afters, befores, device)
-    result["strip_clean"] = _strips(vae, [p["clean"] for p in pairs], afters, befores, device)
+    result["mask"] = packed_bits(hole)
     return result
+
+
+def packed_bits(masks: Sequence[NDArray[numpy.bool_]]) -> Tensor:
+    """Masks (H, W) as rows of packed bits."""
+    return torch.from_numpy(numpy.packbits(numpy.stack(masks).reshape(len(masks), -1), -1))
+
+
+def strip_shard(scenes: Scenes, vae, shard: int, device: str) -> dict[str, Tensor]:
+    """What stage 2 learns from one shard of scenes: strips before and after, and the solid's mask as a visitor gives it. Depth maps are
+    the truth for even removals and for odd ones what the pipeline would find (:func:`found_depths`)."""
+    rng = numpy.random.default_rng((SEED, 9, shard))
+    numbers = [n for n, (s, _) in enumerate(scenes.pairs) if s == shard]
+    pairs = [scenes.pair(n) for n in numbers]
+    holes = [visitor_mask(pair["mask"], rng) for pair in pairs]
+    depths = found_depths(load_depth(device), pairs, holes, device)
+    for place, (number, pair) in enumerate(zip(numbers, pairs, strict=True)):
+        if number % 2 == 0:
+            depths[place] = (pair["depth"] / numpy.float32(255), pair["depth_clean"] / numpy.float32(255))
+    befores, afters = ([depth_maps.to_colours(d[which]) for d in depths] for which in (0, 1))
+    return {
+        "mask": packed_bits(holes),
+        "strip": _strips(vae, [p["image"] for p in pairs], afters, befores, device),
+        "strip_clean": _strips(vae, [p["clean"] for p in pairs], afters, befores, device),
+    }
+
+
+def found_depths(
+    model, pairs: Sequence[dict[str, numpy.ndarray]], holes: Sequence[NDArray[numpy.bool_]], device: str
+) -> list[tuple[NDArray[numpy.float32], NDArray[numpy.float32]]]:
+    """Depth before and after as the pipeline finds them: the estimate of the picture, and in the hole that of the picture without the
+    solid, with the seam of :meth:`GeoRemover.remove_from_depth`."""
+    raw = estimate(model, [pair["image"] for pair in pairs], device)
+    raw_clean = estimate(model, [pair["clean"] for pair in pairs], device)
+    found = []
+    for own, clean, hole in zip(raw, raw_clean, holes, strict=True):
+        before, after = depth_maps.normalised(own), depth_maps.normalised(clean, own)
+        share = cv2.GaussianBlur(mask_tools.grow(hole, 2).astype(numpy.float32), (0, 0), 1.0)
+        found.append((before, share * after + (1 - share) * before))
+    return found
 
 
 def view_shard(scenes: Scenes, vae, shard: int, device: str) -> dict[str, Tensor]:
@@ -463,12 +510,13 @@ def _strips(vae, *panels_and_device) -> Tensor:
 
 
 def make_latents(part: str, device: str) -> None:
-    """Encode the removals of the first SHARDS shards, and the views of all."""
+    """Encode views and strips of all shards, and the depth maps of the first SHARDS."""
     first, step = (int(number) for number in part.split(":"))
     scenes, vae = Scenes(), load_vae(device)
     vae = vae.to(memory_format=torch.channels_last)
     work = [(view_shard, "views", n) for n in range(len(scenes.parts))]
     work += [(latent_shard, "latents", n) for n in range(min(len(scenes.parts), SHARDS))]
+    work += [(strip_shard, "strips", n) for n in range(len(scenes.parts))]
     for make, name, shard in work[first::step]:
         path = DATA / f"flux-{name}-{shard:03d}.pt"
         if path.exists():
@@ -691,14 +739,15 @@ def train_stage1(minutes: float, device: str, weight: float = PREFERENCE, name: 
     finish(model, name, facts | {"preference": weight})
 
 
-def train_stage2(minutes: float, device: str) -> None:
+def train_stage2(minutes: float, device: str, compiled: bool = False) -> None:
     """Goes on from the adapter that lies there, even if that was made for an earlier fill model (delete ``stage2/`` to start anew)."""
     earlier = HERE / "stage2"
     told = training.read_json(HERE / "manifest.json").get("training", {}).get("stage2", {}) if earlier.exists() else {}
     if (RUNS / "flux-stage2.pt").exists():  # a run that goes on: what came before it is said already
         told = told.get("before", told)
     model = adapted(device, start=earlier)
-    table = Latents("latents", "strip", "strip_clean")
+    forward = torch.compile(model) if compiled else model
+    table = Latents("strips", "strip", "strip_clean")
     nothing = torch.zeros(8, 3 * HEIGHT * WIDTH // 256, 256, device=device)
 
     def step(number: int) -> Tensor:
@@ -711,21 +760,24 @@ def train_stage2(minutes: float, device: str) -> None:
             torch.where(swap, exchanged(condition), torch.where(same, unchanged(condition), clean)),
         )
         noise, time, guidance = flow(rng, clean, device, late=True)
-        early = torch.from_numpy(rng.random(8) < FIRST).to(device)
-        time = torch.where(early, 1 - 0.1 * time, time)
+        time = torch.where(torch.from_numpy(rng.random(8) < FIRST).to(device), 1 - 0.02 * time, time)
         at = time.view(-1, 1, 1)
-        found = velocity(model, (1 - at) * clean + at * noise, condition, nothing, time, guidance, device)
-        # What is to change covers a thirtieth of a strip: unweighted, copying is all that is learned for a long time.
-        changes = (clean - condition).square().mean(-1, keepdim=True).sqrt()
+        found = velocity(forward, (1 - at) * clean + at * noise, condition, nothing, time, guidance, device)
         # A slip of the picture weighs 1/time squared in the velocity: unweighted, nearly clean strips are all that counts, in which
         # what is to be painted can be seen already; a removal is decided where there is only noise.
-        return ((found - (noise - clean)).square() * at * (1 + CHANGES * changes.clamp(max=0.5) / 0.5)).mean()
+        return ((found - (noise - clean)).square() * at * change_weight(clean - condition)).mean()
 
     model, facts = training.train(
         model, step, minutes, RUNS / "flux-stage2.pt", 1.5e-3, SEED, decay=0.998, weight_decay=1e-4
     )
-    weights = {"insertion": INSERTION, "unchanged": UNCHANGED, "changes": CHANGES, "first": FIRST}
+    weights = {"insertion": INSERTION, "unchanged": UNCHANGED, "changes": CHANGES, "first": FIRST, "compiled": compiled}
     finish(model, "stage2", facts | weights | ({"before": told} if told else {}))
+
+
+def change_weight(change: Tensor) -> Tensor:
+    """Weight of each token by what is to change in it, (B, tokens, 1). That covers a thirtieth of a strip: unweighted, copying is all
+    that is learned for a long time. A shadow changes a tenth of what the object does, and counts as much."""
+    return 1 + CHANGES * (change.square().mean(-1, keepdim=True).sqrt() / SHADOW).clamp(max=1)
 
 
 def exchanged(strips: Tensor) -> Tensor:
@@ -751,7 +803,7 @@ def first_panel(strips: Tensor) -> Tensor:
 def train_one_stage(minutes: float, device: str) -> None:
     """Ablation: picture and mask in, clean picture out, no depth at all."""
     model = adapted(device)
-    table = Latents("latents", "strip", "strip_clean", "mask")
+    table = Latents("strips", "strip", "strip_clean", "mask")
 
     def step(number: int) -> Tensor:
         rng, rows = draw(number, 6, len(table["mask"]), 8)
@@ -783,12 +835,15 @@ def main() -> None:
         "base": train_base,
         "stage1": train_stage1,
         "stage1_plain": lambda minutes, device: train_stage1(minutes, device, 0.0, "stage1_plain"),
-        "stage2": train_stage2,
+        "stage2": lambda minutes, device: train_stage2(minutes, device, given.compile),
         "one_stage": train_one_stage,
     }
     parser.add_argument("stage", choices=(*stages, "latents"))
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument(
+        "--compile", action="store_true", help="stage2 only: torch.compile, a fifth faster after a minute and a half"
+    )
     parser.add_argument("--part", default="0:1", help="latents only: first shard and stride")
     given = parser.parse_args()
     if given.stage == "latents":
