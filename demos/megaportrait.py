@@ -45,8 +45,10 @@ portrait. So the work is split into three nets that each do one thing, and one c
 2. *Shading Net.* The painted face is rendered anew: its structure comes from step 1, its light from the reference. First the smooth part
    of the light is moved over by arithmetic, from skin to skin, then ControlNets for lines and for light paint it.
 3. *Paste.* The shaded face is laid into the reference. No network. That is where the seams come from.
-4. *Harmonization Net.* Only a ring around the face is painted anew, until face and body are one picture. The middle of the face is
-   mixed back in afterwards, so that the person stays the person.
+4. *Harmonization Net.* Only a ring around the face is painted anew, until face and body are one picture. Before, the paste's own edge is
+   taken out of the ring by arithmetic (gradient-domain blending). Of what the small model then changes, only the smooth part is taken, its
+   colours and its light: its grain would draw an edge of its own. The middle of the face is mixed back in afterwards, so that the person
+   stays the person.
 
 Every pixel outside the mask is the reference's own, to the last bit.
 

@@ -76,9 +76,10 @@ def _portraits(found: Mapping[str, Any] | None) -> str:
         else "<p class='remark'>A first look, not the full run of the plan.</p>"
     )
     told = "".join(f"<li>{sentence}</li>" for sentence in findings(found))
+    rows = {arm: found["rows"][arm] for arm in found.get("order", found["rows"])}
     return (
         f"<h4>Portraits</h4>{first}<div class='lab-intro'>{INTRO.format(pairs=found['pairs'], bar=bar)}</div>"
-        f"<div class='verdicts'><ul class='meaning'>{told}</ul></div>{table(found['rows'])}{chart(found)}{sheets()}"
+        f"<div class='verdicts'><ul class='meaning'>{told}</ul></div>{table(rows)}{chart(found)}{sheets()}"
     )
 
 

@@ -45,7 +45,8 @@ FINE: dict[str, tuple[tuple[str, str, float], ...]] = {
     "Harmonization Net": (
         ("harmonise_steps", "Harmonization steps", 1), ("harmonise_guidance", "Harmonization guidance", 0.5),
         ("harmonise_lora", "Harmonization LoRA", 0.05), ("harmonise_line", "ControlNet: lines of the paste", 0.05),
-        ("harmonise_map", "ControlNet: light of the paste", 0.05), ("core_back", "Mix the pasted face back in", 0.05),
+        ("harmonise_map", "ControlNet: light of the paste", 0.05), ("harmonise_smooth", "Only the change smoother than, in face widths", 0.05),
+        ("core_back", "Mix the pasted face back in", 0.05),
     ),
 }  # fmt: skip
 """Field, label and step of the sliders in the accordion."""

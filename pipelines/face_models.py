@@ -200,8 +200,25 @@ class FaceParser:
                 break
         return sorted(faces, key=lambda face: face.box[0])
 
+    def hair(self, picture: NDArray[numpy.uint8]) -> NDArray[numpy.bool_]:
+        """Where a picture (H, W, 3) shows hair, anybody's, (H, W). Coarser than :meth:`detect`, which reads a crop around each face and does
+        not see what of a large head lies beyond it."""
+        check_picture(picture)
+        shares = self._at(picture, LOOKS[0])
+        most = (shares.argmax(0) == LABELS.index("hair")).astype(numpy.float32)
+        return _resized(most, (picture.shape[1], picture.shape[0])) >= 0.5
+
     def _search(self, picture: NDArray[numpy.uint8], side: int) -> list[tuple[float, float, float, float]]:
         """Rough boxes (left, top, right, bottom) in pixels of the picture."""
+        shares = self._at(picture, side)
+        down, across = (whole / small for whole, small in zip(picture.shape, shares.shape[1:], strict=False))
+        return [
+            (left * across, top * down, right * across, bottom * down)
+            for left, top, right, bottom in components(_core(shares))
+        ]
+
+    def _at(self, picture: NDArray[numpy.uint8], side: int) -> NDArray[numpy.float32]:
+        """Shares of the labels (7, h, w) with the shorter side at about ``side`` pixels."""
         height, width = picture.shape[:2]
         scale = side / min(height, width)
         if max(height, width) * scale > 8 * side:  # a strip: its long side would only cost time
@@ -209,12 +226,7 @@ class FaceParser:
         small = _resized(picture, (max(round(width * scale), 8), max(round(height * scale), 8)))
         rows, columns = small.shape[:2]
         padded = cv2.copyMakeBorder(small, 0, -rows % 32, 0, -columns % 32, cv2.BORDER_REPLICATE)
-        shares = self._read(padded)[0][:, :rows, :columns]
-        across, down = width / columns, height / rows
-        return [
-            (left * across, top * down, right * across, bottom * down)
-            for left, top, right, bottom in components(_core(shares))
-        ]
+        return self._read(padded)[0][:, :rows, :columns]
 
     def _look_closely(self, picture: NDArray[numpy.uint8], rough: tuple[float, float, float, float]) -> Face | None:
         """The face in a rough box, read from a square around it; None where the points make no face."""

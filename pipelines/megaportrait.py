@@ -94,13 +94,16 @@ REFERENCE, IDENTITY, SHADED, PASTED, RING, HARMONISED = (
 
 SKIN = 0.1
 """Share of the face that has to be plain skin for light to be measured on it."""
-EDGE = 0.04
+WIDE = {"mini": 1.25, "full": 1.0}
+"""Sides of the reference's square by those of a person's crop: at the same scale, so that hair of any length lies within. The full set, which
+replaces faces and no heads, has no need of it."""
+EDGE = 0.09
 """The soft edge of a head, in widths of the face: it goes with the head."""
 BEND = 0.08
 """Farther than this share of the crop no point is moved by bending: the heads are turned too differently."""
-RIM = 0.1
+RIM = 0.12
 """What is pasted reaches so far beyond the head, in widths of the face: its soft edge must not let the reference's hair through."""
-WIDER = 0.15
+WIDER = 0.22
 """The Identity Net may paint so much further than the reference's face, in its widths: a person's may be rounder."""
 HEAD = ("hair", "neck")
 """Labels of the parser that make up a head, with those of its face."""
@@ -167,7 +170,8 @@ EXAMPLES: tuple[Recipe, ...] = (
 PUBLISHED: dict[str, float] = {
     "identity_strength": 0.55, "identity_guidance": 6.0, "line": 0.5, "line_end": 0.6, "colour": 0.5, "colour_end": 0.6,
     "shading_strength": 0.35, "shading_guidance": 6.0, "shading_line": 0.6, "shading_line_end": 0.8, "shading_map": 0.5,
-    "shading_map_end": 0.6, "harmonise_guidance": 5.0, "detail": 0.0, "core_back": 0.25,
+    "shading_map_end": 0.6, "harmonise_guidance": 5.0, "harmonise_smooth": 0.0, "detail": 0.0, "core_back": 0.25,
+    "erode": portrait_paste.ERODE, "feather": portrait_paste.FEATHER,
 }  # fmt: skip
 """What sets the full set apart: after EasyPhoto and FaceChain, where those say a number; not tried by us."""
 
@@ -213,8 +217,8 @@ class Settings:
     shading_map: float = 0.8
     shading_map_end: float = 1.0
 
-    erode: float = portrait_paste.ERODE
-    feather: float = portrait_paste.FEATHER
+    erode: float = 0.02
+    feather: float = 0.03
     poisson: bool = False
 
     harmonise_strength: float = 0.30
@@ -223,6 +227,8 @@ class Settings:
     harmonise_lora: float = 0.6
     harmonise_line: float = 0.8
     harmonise_map: float = 0.8
+    harmonise_smooth: float = 0.1
+    """Only what the net changes more smoothly than this share of the face's width is taken: colours and light, not its grain. 0 takes all."""
     detail: float = 1.0
     """Share of what the autoencoder alone loses of a stage's picture that is given back to what the net painted (FaceChain's detail restoring)."""
     core_back: float = 1.0
@@ -312,6 +318,7 @@ class Settings:
             "shading_map",
             "harmonise_line",
             "harmonise_map",
+            "harmonise_smooth",
             "adapter_scale",
         )
         return named | dict.fromkeys((*unit, "core_back"), cls.UNIT)
@@ -706,8 +713,9 @@ def regions_in(tools: FaceTools, square: Picture, face: Face, points: NDArray[nu
     seen = tools.parts(square, (side / 2, side / 2)) if face.backend == portrait_person.PARSED else None
     if seen is not None and seen.core.any():
         own = portrait_paste.core_of(seen.core)
-        head = portrait_paste.core_of(own | numpy.logical_or.reduce([seen.parts[name] for name in HEAD]))
-        return head if (head & own).any() else own, own
+        head = own | numpy.logical_or.reduce([seen.parts[name] for name in HEAD])
+        whole = portrait_paste.core_of(head | tools.hair(square))
+        return whole if (whole & own).any() else own, own
     oval = portrait_paste.face_oval((side, square.shape[0]), points=points)
     return oval, oval
 
@@ -729,9 +737,10 @@ def study(
     if not verdict.used or verdict.face is None:
         raise ValueError(verdict.reason[:1].upper() + verdict.reason[1:])
     chosen = faces.index(verdict.face)
-    side = portrait_person.side_of(settings.model_set, settings.preset)
+    wide = WIDE[settings.model_set]
+    side = round(wide * portrait_person.side_of(settings.model_set, settings.preset))
     crop = portrait_person.crop_of(
-        picture.shape[1::-1], verdict.face, side, portrait_person.FRAMING[settings.model_set]
+        picture.shape[1::-1], verdict.face, side, wide * portrait_person.FRAMING[settings.model_set]
     )
     square, points = crop.cut(picture), crop.there(points_of(verdict.face))
     width = verdict.face.box[2] * crop.scale
@@ -1092,7 +1101,9 @@ class _Work:
         if settings.no_harmonisation:
             return self._finished(seed, stages, composite if settings.poisson else shaded, alpha, core)
         ring = portrait_paste.ring_of(core, analysis.width)
-        harmonised = self._harmonised(composite, ring, seed)
+        with self._timed(PASTED):
+            seamless = portrait_paste.without_seam(composite, shaded, analysis.square, alpha, ring)
+        harmonised = self._harmonised(seamless, ring, seed)
         area = core | ring
         soft = portrait_paste.feathered(area, analysis.width, 2 * settings.feather, settings.feather)
         soft = numpy.where(area, soft, 0).astype(numpy.float32)
@@ -1213,10 +1224,12 @@ class _Work:
             composite, ring, prompt, seed, settings.harmonise_strength, settings.harmonise_steps, settings.harmonise_guidance,
             settings.harmonise_lora, settings.detail, *_plain(hints),
         )  # fmt: skip
-        return self._net(
+        painted = self._net(
             HARMONISED, settings.effective()[HARMONISED], inputs,
             lambda on_step: self._model.harmonise(composite, ring, prompt, hints, settings, seed, on_step),
         )  # fmt: skip
+        sigma = settings.harmonise_smooth * analysis.width
+        return portrait_paste.smoothly_changed(composite, painted, ring, sigma)
 
     @property
     def _model(self) -> MegaPortrait:

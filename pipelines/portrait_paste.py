@@ -467,6 +467,58 @@ def stitch(
     return blend(result, reference, soft)
 
 
+# --- the seam --------------------------------------------------------------------------------------------------
+
+
+def without_seam(composite: Picture, face: Picture, reference: Picture, alpha: Alpha, ring: Mask) -> Picture:
+    """The composite with its seam taken out of the ``ring``: there the gradients of face and reference are mixed by ``alpha``, as
+    their levels are in a paste, so that alpha's own slope draws no edge (gradient-domain blending; Perez et al., SIGGRAPH 2003, eq. 4
+    with two sources). Outside the ring it is the composite, byte for byte.
+
+    Solves the discrete Poisson equation with the composite around the ring as its boundary; what touches the picture's border is free there.
+    """
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.linalg import splu
+
+    _check_sizes(composite, face, reference, alpha, ring)
+    if not ring.any() or ring.all():
+        return composite.copy()
+    rows, columns = numpy.nonzero(ring)
+    count, (height, width) = len(rows), ring.shape
+    place = numpy.full(ring.shape, -1)
+    place[rows, columns] = numpy.arange(count)
+    levels, new, old = (picture.astype(numpy.float64) for picture in (composite, face, reference))
+    wanted, ties = numpy.zeros((count, 3)), numpy.zeros(count)
+    entries = []
+    for down, across in ((0, 1), (1, 0), (0, -1), (-1, 0)):
+        framed = (rows + down >= 0) & (rows + down < height) & (columns + across >= 0) & (columns + across < width)
+        mine = numpy.flatnonzero(framed)
+        here, there = (rows[mine], columns[mine]), (rows[mine] + down, columns[mine] + across)
+        share = ((alpha[here] + alpha[there]) / 2)[:, None]
+        wanted[mine] += share * (new[here] - new[there]) + (1 - share) * (old[here] - old[there])
+        ties[mine] += 1
+        free = ring[there]
+        entries.append((mine[free], place[there][free]))
+        wanted[mine[~free]] += levels[there][~free]
+    equation = numpy.concatenate([one[0] for one in entries] + [numpy.arange(count)])
+    unknown = numpy.concatenate([one[1] for one in entries] + [numpy.arange(count)])
+    factors = numpy.concatenate([numpy.full(len(equation) - count, -1.0), ties])
+    system = coo_matrix((factors, (equation, unknown)), shape=(count, count)).tocsc()
+    result = composite.copy()
+    result[rows, columns] = numpy.clip(numpy.rint(splu(system).solve(wanted)), 0, 255).astype(numpy.uint8)
+    return result
+
+
+def smoothly_changed(before: Picture, after: Picture, where: Mask, sigma: float) -> Picture:
+    """``before`` with the smooth part (a Gaussian of ``sigma`` pixels) of what ``after`` changes in ``where``: its colours and its light,
+    not its grain. The whole of ``after`` where ``sigma`` is 0."""
+    if not sigma:
+        return after
+    change = (after.astype(numpy.float32) - before) * where[..., None]
+    change = cv2.GaussianBlur(change, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE)
+    return numpy.clip(numpy.rint(before + change), 0, 255).astype(numpy.uint8)
+
+
 # --- light -----------------------------------------------------------------------------------------------------
 
 

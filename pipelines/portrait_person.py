@@ -165,6 +165,10 @@ class FaceTools:
         nearest = min(found, key=lambda one: _apart(_middle(one.box), near))
         return nearest if _apart(_middle(nearest.box), near) <= nearest.box[2] / 2 else None
 
+    def hair(self, picture: Picture) -> NDArray[numpy.bool_]:
+        """Where the parser sees hair, (H, W); nowhere without one."""
+        return numpy.zeros(picture.shape[:2], bool) if self.parser is None else self.parser.hair(picture)
+
     def embed(self, picture: Picture, face: Face) -> Embedding | None:
         """Who it is, of length 1; None where that cannot be said: without the network that knows such a picture, or without points."""
         if face.points is None:

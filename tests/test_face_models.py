@@ -311,6 +311,9 @@ def test_the_shipped_models_find_and_know_a_rendered_person():
     table = data.render_rows([(600_001, 1), (600_001, 2), (600_002, 1)])
     with Registry("cpu").lease(face_models.PARSER, face_models.EMBEDDER) as parts:
         parser, embedder = FaceParser(parts[0]), FaceEmbedder(parts[1])
+        for picture, labels in zip(table["images"], table["labels"], strict=True):
+            seen, true = parser.hair(picture), labels == LABELS.index("hair")
+            assert (seen & true).sum() / (seen | true).sum() > 0.8
         found = [parser.detect(picture) for picture in table["images"]]
         assert [len(faces) for faces in found] == [1, 1, 1]
         errors = [evaluate.point_error(f[0].points, p, o).mean() for f, p, o in

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import zipfile
 
+import cv2
 import numpy
 import pytest
 import torch
@@ -219,6 +220,15 @@ def test_a_lora_of_scale_zero_is_the_base_model(registry, request_):
     assert run(registry, bare).best.result.tobytes() != without.best.result.tobytes()
 
 
+def test_the_square_of_a_reference_is_wider_than_a_crop_of_a_person_at_the_same_scale(plain):
+    crop, side = plain.analysis.crop, portrait_person.side_of("mini", "")
+    assert crop.side == round(megaportrait.WIDE["mini"] * side) == plain.analysis.square.shape[0] == 160
+    face = plain.analysis.face
+    narrow = portrait_person.crop_of(plain.analysis.picture.shape[1::-1], face, side, portrait_person.FRAMING["mini"])
+    assert crop.scale == pytest.approx(narrow.scale, rel=1e-3)
+    assert plain.analysis.width == pytest.approx(face.box[2] * narrow.scale, rel=1e-3)
+
+
 def test_stages_that_are_switched_off_are_not_run(registry, request_, plain):
     bare = run(registry, request_, no_shading=True, no_harmonisation=True)
     assert set(bare.best.stages) == {IDENTITY, PASTED} and bare.steps[SHADED] == bare.steps[HARMONISED] == 0
@@ -232,6 +242,18 @@ def test_a_second_run_takes_unchanged_stages_from_the_cache(registry, request_):
     assert again.seconds[IDENTITY] == again.seconds[SHADED] == 0 < again.seconds[HARMONISED]
     assert (again.best.stages[SHADED] == first.best.stages[SHADED]).all()
     assert again.best.result.tobytes() != first.best.result.tobytes()
+
+
+def test_of_the_harmonised_ring_only_the_smooth_part_is_taken(registry, request_):
+    """The network's change of the ring, with its grain (0), without it, and none at all, in which the seam alone is taken out."""
+    cache = Cache()
+    made = {
+        name: run(registry, request_, cache, **changes).best.stages[HARMONISED].astype(numpy.float32)
+        for name, changes in {"all": {"harmonise_smooth": 0.0}, "smooth": {}, "none": {"harmonise_steps": 1}}.items()
+    }
+    change = {name: made[name] - made["none"] for name in ("all", "smooth")}
+    grain = {name: numpy.abs(cv2.Laplacian(part, cv2.CV_32F)).mean() for name, part in change.items()}
+    assert change["smooth"].any() and 0 < grain["smooth"] < 0.5 * grain["all"]
 
 
 def test_a_stop_keeps_the_finished_stages_and_the_model(registry, request_, unet):

@@ -277,6 +277,70 @@ def test_stitch_leaves_the_reference_and_mixes_the_core_back():
     assert numpy.array_equal(portrait_paste.stitch(reference, pasted, result, soft)[58, 75], result[58, 75])
 
 
+# --- the seam
+
+
+def test_the_seam_goes_and_what_is_around_the_ring_stays():
+    """Between two plain pictures nothing is left but a ramp over the whole ring, as Laplace's equation has it."""
+    face, reference = (numpy.full((120, 150, 3), level, numpy.uint8) for level in (200, 100))
+    composite, alpha = portrait_paste.paste(face, reference, CORE, method="hard")
+    ring = portrait_paste.ring_of(CORE)
+    done = portrait_paste.without_seam(composite, face, reference, alpha, ring)
+    assert numpy.array_equal(done[~ring], composite[~ring])
+
+    def steepest(picture):
+        return numpy.abs(numpy.diff(picture[58, :, 0].astype(int))).max()
+
+    across = numpy.flatnonzero(ring[58, :75]).size
+    assert steepest(composite) == 100
+    assert steepest(done) <= 100 / across * 1.5 + 1
+    line = done[58, :75, 0].astype(int)
+    assert (numpy.diff(line) >= 0).all() and line[0] == 100 and line[-1] == 200
+
+
+def test_without_a_seam_nothing_moves_and_texture_stays():
+    reference, ring = noise(), portrait_paste.ring_of(CORE)
+    alpha = portrait_paste.feathered(CORE)
+    assert numpy.array_equal(portrait_paste.without_seam(reference, reference, reference, alpha, ring), reference)
+    # The same picture in another tone: the tone becomes a ramp, and the grain of both is still there.
+    lighter = numpy.clip(reference.astype(int) * 0.7 + 70, 0, 255).astype(numpy.uint8)
+    composite, alpha = portrait_paste.paste(lighter, reference, CORE)
+    done = portrait_paste.without_seam(composite, lighter, reference, alpha, ring)
+
+    def grain(picture):
+        levels = picture.astype(numpy.float32)
+        return (levels - cv2.GaussianBlur(levels, (0, 0), 2))[ring]
+
+    found = numpy.corrcoef(grain(done).ravel(), grain(composite).ravel())[0, 1]
+    assert found > 0.99 and 0.7 < grain(done).std() / grain(reference).std() < 1.02
+
+
+def test_a_ring_at_the_border_or_none_at_all():
+    face, reference = noise(seed=1), noise(seed=2)
+    core = ellipse(SIZE, (10, 58), (28, 36))
+    composite, alpha = portrait_paste.paste(face, reference, core)
+    ring = portrait_paste.ring_of(core)
+    assert ring[:, 0].any()
+    done = portrait_paste.without_seam(composite, face, reference, alpha, ring)
+    assert numpy.array_equal(done[~ring], composite[~ring]) and (done != composite).any()
+    for empty_or_full in (numpy.zeros_like(ring), numpy.ones_like(ring)):
+        kept = portrait_paste.without_seam(composite, face, reference, alpha, empty_or_full)
+        assert numpy.array_equal(kept, composite)
+    with pytest.raises(ValueError, match="one size"):
+        portrait_paste.without_seam(composite, face, reference, alpha[1:], ring)
+
+
+def test_only_the_smooth_part_of_a_change_is_taken():
+    before, where = noise(), CORE
+    grain = numpy.random.default_rng(5).normal(0, 12, before.shape)
+    after = numpy.clip(before + 20 + grain, 0, 255).astype(numpy.uint8)
+    taken = portrait_paste.smoothly_changed(before, after, where, 4.0).astype(int) - before
+    inside, outside = masks.grow(where, -12), ~masks.grow(where, 16)
+    assert abs(taken[inside].mean() - 20) < 2 and taken[inside].std() < 3
+    assert not taken[outside].any()
+    assert portrait_paste.smoothly_changed(before, after, where, 0.0) is after
+
+
 # --- light
 
 

@@ -60,6 +60,7 @@ TITLES = {
     "no_identity": "ablation: nothing of the person but words",
     "no_shading": "ablation: no Shading Net, no transfer of light",
     "no_harmonisation": "ablation: pasted, no Harmonization Net",
+    "no_network": "Harmonization's seam taken out, but no network",
     "instant": "instant mode: pasted start, no fine-tune",
     "fast": "faster preset",
     "preview": "preview: nearest picture pasted, no network",
@@ -68,13 +69,14 @@ CHANGES: dict[str, dict[str, Any]] = {
     "ours": {},
     "no_shading": {"no_shading": True, "candidates": 1},
     "no_harmonisation": {"no_harmonisation": True, "candidates": 1},
+    "no_network": {"harmonise_steps": 1, "candidates": 1},
     "no_identity": {"no_identity": True, "candidates": 1},
     "instant": {"mode": "instant", "candidates": 1},
     "fast": {"candidates": 1},
     "preview": {"mode": "preview", "candidates": 1},
 }
 """Arms that are run, and what sets them apart; ``ours`` also gives ``first``."""
-SHARED = ("ours", "no_shading", "no_harmonisation")
+SHARED = ("ours", "no_shading", "no_harmonisation", "no_network")
 """These begin alike: what one has painted the next takes from the cache, and only the first one's seconds are told."""
 ABLATIONS: dict[str, tuple[tuple[str, bool], ...]] = {
     "no_identity": (("identity", True),),
@@ -369,6 +371,7 @@ def report(
         "among": summary(row.get("among") for row in some),
         "truth": {"passes": passing(some, "truth", bar), "identity": summary(row.get("truth") for row in some)},
         "rows": {arm: {"title": TITLES[arm], "n": len(rows[arm]), **figures(rows[arm], bar)} for arm in TITLES if arm in rows},
+        "order": [arm for arm in TITLES if arm in rows],
         "ablations": {
             arm: [compared(first, rows[arm], measure, more) for measure, more in measures]
             for arm, measures in ABLATIONS.items() if first and arm in rows
