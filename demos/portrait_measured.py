@@ -43,6 +43,7 @@ WORDS = {
 }
 NETS = {
     "no_identity": "Without the person’s fine-tune and picture",
+    "instant": "Without the fine-tune alone",
     "no_shading": "Without the Shading Net",
     "no_harmonisation": "Without the Harmonization Net",
 }

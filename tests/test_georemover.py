@@ -18,7 +18,7 @@ import numpy
 import pytest
 from PIL import Image, ImageCms
 
-from pipelines import depth_maps, flux_fill, georemover, images, lane, masks
+from pipelines import depth_maps, flux_fill, georemover, images, lane, masks, removal_metrics
 from pipelines.georemover import Cache, Outcome, Preview, Recipe, Request, Settings, remove
 from pipelines.lane import Cancelled, Job, Progress
 from pipelines.patching import fingerprint
@@ -711,6 +711,19 @@ def test_a_change_far_from_the_object_is_not_pasted(pair):
     assert not changed[:24, :34].any() and numpy.array_equal(numpy.asarray(made)[:24, :34], pair.image[:24, :34])
     effect, far = georemover.change_areas(result, pair.image, pair.mask)
     assert far[5:18, 5:28].all() and not (effect & far).any() and effect.any()
+
+
+def test_where_the_model_does_not_know_the_world_only_large_differences_are_an_effect(pair):
+    """A model that paints everything in waves of its own: without the raised thresholds all of it would hang together with the object."""
+    noise = numpy.random.default_rng(3).normal(0, 1, pair.image.shape[:2]).astype(numpy.float32)
+    waves = cv2.GaussianBlur(noise, (0, 0), 4)
+    waves *= 12 / waves.std()
+    result = numpy.clip(pair.clean + waves[..., None], 0, 255).astype(numpy.uint8)
+    known, _ = georemover.change_areas(pair.clean, pair.image, pair.mask)
+    effect, _ = georemover.change_areas(result, pair.image, pair.mask)
+    wavy = removal_metrics.difference(result, pair.image) > georemover.CHANGE_SEED
+    assert known.mean() < 0.2 and wavy.mean() > 0.2
+    assert effect.mean() < known.mean() + 0.1 < wavy.mean()
 
 
 def test_without_growth_the_object_s_edge_does_not_come_back(pair):

@@ -80,6 +80,7 @@ SHARED = ("ours", "no_shading", "no_harmonisation", "no_network")
 """These begin alike: what one has painted the next takes from the cache, and only the first one's seconds are told."""
 ABLATIONS: dict[str, tuple[tuple[str, bool], ...]] = {
     "no_identity": (("identity", True),),
+    "instant": (("identity", True),),
     "no_shading": (("shading_agreement", True),),
     "no_harmonisation": (("seam_excess", False), ("ring_difference", False)),
 }
