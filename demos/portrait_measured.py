@@ -129,7 +129,7 @@ def _nets(ablations: Mapping[str, Any]) -> list[str]:
     """What each net is there for, with it and without it."""
     return [
         f"{NETS[arm]} {WORDS[one['measure']]} is {one['without']['mean']:.2f} instead of {one['with']['mean']:.2f}, worse in "
-        f"{one['better']} and better in {one['worse']} pairs. {_bar(one['difference'] > 0, 'that it becomes worse')}".replace(
+        f"{one['better']} and better in {one['worse']} pairs. {_bar(one['difference'] > 0 and one['better'] > one['worse'], 'that it becomes worse')}".replace(
             " -", " −"
         )
         for arm, measures in ablations.items()

@@ -342,7 +342,8 @@ def bars(found: Mapping[str, Any]) -> list[dict[str, Any]]:
         for one in measures:
             gain = one["difference"]
             name = f"{one['measure']} is worse with {arm}, mean difference"
-            told.append({"name": name, "value": gain, "bar": "above 0", "met": None if gain is None else gain > 0})
+            met = None if gain is None else gain > 0 and one["better"] > one["worse"]
+            told.append({"name": name, "value": gain, "bar": "above 0, and in most pairs", "met": met})
     return told
 
 
