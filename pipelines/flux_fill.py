@@ -75,6 +75,10 @@ class FillBase:
     """Ways to hold it in memory: key -> words of the page, from the largest to the smallest."""
     by_preset: Mapping[str, tuple[ModelSpec, ...]] = field(default_factory=dict)
 
+    def fill_steps(self, steps: int) -> int:
+        """Steps of the base model alone where stage 2 takes ``steps``."""
+        return max(steps, self.fill_least)
+
     def specs(self, preset: str = "") -> tuple[ModelSpec, ...]:
         """The parts to lease with ``preset`` (empty: the first).
 

@@ -418,6 +418,12 @@ def assisted(depth: Depth, mask: Mask) -> Depth:
     return numpy.where(mask, inside, depth).astype(numpy.float32)
 
 
+def kept_outside(depth_after: Depth, depth_before: Depth, mask: Mask) -> Depth:
+    """The depth after in the mask and the depth before outside of it, with a soft seam."""
+    share = cv2.GaussianBlur(masks.grow(mask, 2).astype(numpy.float32), (0, 0), 1.0)
+    return share * depth_after + (1 - share) * depth_before
+
+
 def telea(rgb: Picture, mask: Mask) -> Picture:
     """The mask filled with colours from around it by OpenCV (Telea): a preview without any model, not GeoRemover."""
     return cv2.inpaint(rgb, mask.astype(numpy.uint8), 5, cv2.INPAINT_TELEA) if mask.any() else rgb.copy()
@@ -486,8 +492,7 @@ class GeoRemover:
         depth_after, distance = depth_maps.from_colours(painted)
         if settings.keep_depth:
             # The seam is soft, and outside the mask, because the autoencoder draws soft edges.
-            share = cv2.GaussianBlur(masks.grow(mask, 2).astype(numpy.float32), (0, 0), 1.0)
-            depth_after = share * depth_after + (1 - share) * depth_before
+            depth_after = kept_outside(depth_after, depth_before, mask)
         return depth_after, float(distance.mean())
 
     def render(
@@ -509,12 +514,9 @@ class GeoRemover:
         """The base model alone, without adapters and geometry, fills the mask: what other removers do.
 
         Of ``settings``: seed, guidance, and steps_2 where that is enough (``base.fill_least``)."""
-        steps = self.fill_steps(settings)
+        steps = self.base.fill_steps(settings.steps_2)
         with flux_fill.wearing(self.transformer, None):
             return self._paint(self._fill, rgb, mask, settings.seed, steps, settings.guidance, on_step)
-
-    def fill_steps(self, settings: Settings) -> int:
-        return max(settings.steps_2, self.base.fill_least)
 
     def through_vae(self, rgb: Picture) -> Picture:
         """``rgb`` encoded and decoded: what the autoencoder loses is no change of the picture."""
@@ -939,7 +941,7 @@ class _Work:
         self.given_after = _checked_depth(request.depth_after, self.size, "depth after")
         self.notes: list[str] = []
         self.seconds: dict[str, float] = {}
-        extra = max(settings.steps_2, base.fill_least) if request.compare else 0
+        extra = base.fill_steps(settings.steps_2) if request.compare else 0
         self.total = (
             (settings.steps_1 if self.given_after is None else 0) + 2 * settings.steps_2 * settings.variants + extra
         )
@@ -1100,13 +1102,13 @@ class _Work:
         return rendered
 
     def _fill_only(self) -> Picture:
-        settings, model = self.settings, self.model
-        inputs = (self.image, self.mask, settings.seed, model.fill_steps(settings), settings.guidance)
+        settings, model, steps = self.settings, self.model, self.base.fill_steps(self.settings.steps_2)
+        inputs = (self.image, self.mask, settings.seed, steps, settings.guidance)
         on_step = self._on_step(FILL_ONLY, 1)
         filled = self._kept("fill only", lambda: model.fill_only(self.image, self.mask, settings, on_step), *inputs)
         # Pasted, as such tools do; ours is composed as well.
         filled = numpy.where(self.mask[..., None], filled, self.image)
-        self._shown(FILL_ONLY, model.fill_steps(settings), filled)
+        self._shown(FILL_ONLY, steps, filled)
         return filled
 
     def _composite(self, result: Picture, through: Picture) -> tuple[Image, Mask]:

@@ -32,8 +32,7 @@ from torch import Tensor
 
 from assets import training
 from pipelines import depth_maps, flux_fill, tiny_flux
-from pipelines import masks as mask_tools
-from pipelines.georemover import IMAGENET_DEVIATION, IMAGENET_MEAN
+from pipelines.georemover import IMAGENET_DEVIATION, IMAGENET_MEAN, kept_outside
 from pipelines.scenes import removal
 from pipelines.tiny_flux import HEIGHT, WIDTH
 
@@ -470,14 +469,13 @@ def found_depths(
     model, pairs: Sequence[dict[str, numpy.ndarray]], holes: Sequence[NDArray[numpy.bool_]], device: str
 ) -> list[tuple[NDArray[numpy.float32], NDArray[numpy.float32]]]:
     """Depth before and after as the pipeline finds them: the estimate of the picture, and in the hole that of the picture without the
-    solid, with the seam of :meth:`GeoRemover.remove_from_depth`."""
+    solid, with the pipeline's own seam."""
     raw = estimate(model, [pair["image"] for pair in pairs], device)
     raw_clean = estimate(model, [pair["clean"] for pair in pairs], device)
     found = []
     for own, clean, hole in zip(raw, raw_clean, holes, strict=True):
         before, after = depth_maps.normalised(own), depth_maps.normalised(clean, own)
-        share = cv2.GaussianBlur(mask_tools.grow(hole, 2).astype(numpy.float32), (0, 0), 1.0)
-        found.append((before, share * after + (1 - share) * before))
+        found.append((before, kept_outside(after, before, hole)))
     return found
 
 
