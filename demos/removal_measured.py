@@ -41,7 +41,7 @@ def measured_html(model_set: str, found: Mapping[str, Any] | None = None) -> str
     found = georemover.measured() if found is None else found
     if not found or "ours" not in found.get("rows", {}):
         return f"<p class='remark'>{NOT_MEASURED}</p>"
-    rows = found["rows"]
+    rows = {arm: found["rows"][arm] for arm in found.get("order", found["rows"])}
     other = (
         "" if model_set == "mini" else "<p class='remark'>These are figures of the mini set, not of FLUX.1-Fill.</p>"
     )
@@ -93,6 +93,8 @@ def findings(rows: Mapping[str, Any]) -> list[str]:
         ("true_depth", "With the renderer’s own depth instead of stage 1"),
         ("no_preference", "Without the preference term in the training of stage 1"),
         ("one_stage", "In one stage, without any depth"),
+        ("no_recolouring", "Composed without the recolouring network"),
+        ("recolouring_alone", "By that network alone, where nothing was removed"),
         ("fast", "At the faster pace"),
     ):
         value = _mean(rows.get(key, {}), "residual")

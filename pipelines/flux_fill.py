@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 PARTS = ("transformer", "vae", "scheduler", "prompt", "depth")
+RECOLOUR = "recolour"
+"""A sixth part, which only the small set has: ``pipelines/recolour.py``."""
 STAGES = ("geo1", "geo2")
 """Names of the adapters: geometry removal, appearance rendering."""
 PROMPT = "A beautiful scene"
@@ -53,7 +55,7 @@ class FillBase:
     licence: str
     source: str
     parts: tuple[ModelSpec, ...]
-    """Of the first preset, in the order of :data:`PARTS`."""
+    """Of the first preset, in the order of :data:`PARTS`; after them :data:`RECOLOUR`, where there is such a network."""
     long_side: int
     grow: int
     """Default growth of the mask and width of the seam, pixels at working size."""
@@ -284,7 +286,7 @@ def _steps(path: Path) -> int:
 
 
 def _load_part(spec: ModelSpec) -> Any:
-    """Autoencoder, scheduler or depth model: the class that the part's own file names, in the spec's dtype."""
+    """Autoencoder, scheduler, depth model or recolouring network: the class that the part's own file names, in the spec's dtype."""
     import json
 
     import diffusers
@@ -399,6 +401,9 @@ def _mini() -> FillBase:
         card="the constant prompt",
     )
     made["depth"] = replace(made["depth"], card="our small Depth Anything")
+    if (sdxl.ROOT / FOLDER / RECOLOUR / "config.json").is_file():
+        card = "our network that keeps the texture"
+        made[RECOLOUR] = sdxl.asset_spec(f"mini-flux/{RECOLOUR}", FOLDER, _load_part, RECOLOUR, card)
     return FillBase(
         "mini", "mini-flux (ours, 192 px)", "Apache-2.0", FOLDER, tuple(made.values()), 192, 2, upscale=True,
         depth_patches=12, steps=(4, 1), fast=(1, 1), fill_least=4,
@@ -539,7 +544,8 @@ def __getattr__(name: str) -> Any:
 
 
 def build(parts: Sequence[Any], kind: str = "fill") -> Any:
-    """A pipeline around the leased ``parts`` (in the order of :data:`PARTS`) and a new scheduler, without text encoders.
+    """A pipeline around the leased ``parts`` (in the order of :data:`PARTS`; more are left alone) and a new scheduler, without text
+    encoders.
 
     ``kind``: "fill" for ``FluxFillPipeline`` (stage 1, and filling alone), "render" for ``GeoRenderPipeline`` (stage 2).
     """
@@ -547,7 +553,7 @@ def build(parts: Sequence[Any], kind: str = "fill") -> Any:
 
     from pipelines.patching import fresh_scheduler
 
-    named = dict(zip(PARTS, parts, strict=True))
+    named = dict(zip(PARTS, parts, strict=False))
     transformer = named["transformer"]
     if isinstance(transformer, Offloaded):
         transformer = transformer.on(named["vae"].device)

@@ -35,7 +35,7 @@ import cv2
 import numpy
 from numpy.typing import NDArray
 
-from pipelines import depth_maps, flux_fill, images, limits, masks, removal_metrics
+from pipelines import depth_maps, flux_fill, images, limits, masks, recolour, removal_metrics
 from pipelines.images import open_picture, unit_levels
 from pipelines.lane import Job
 from pipelines.papers import Paper
@@ -70,7 +70,7 @@ PAPER = Paper(
     ),
     ours=(
         "The code, the embedded fill model with both adapters and its depth estimator, the rendered scenes with their exact truth, "
-        "the measurements, the self-checks and the composite at full resolution."
+        "the measurements, the self-checks, the composite at full resolution and the small set's network that recolours the original there."
     ),
     theirs="The method (two stages, preference term, strip of panels) and, with the full set, the two adapters for FLUX.1-Fill.",
     licence=(
@@ -133,9 +133,9 @@ ASSIST = 10
 """Side of the neighbourhood of :func:`assisted`, in pixels, as in the paper."""
 CHANGE_SEED, CHANGE_RIM = 8.0, 4.0
 """Detected effect: differences in 8-bit Lab from the first on, with what hangs together with them from the second on."""
-UNSURE = 1.5
+UNSURE = 1.0
 """Median difference outside the mask above which both are raised in proportion: there the model does not know the world it sees. Its own
-scenes have at most 1.0 (48 validation scenes), photographs in the small set 1.7 to 4.9."""
+scenes have at most 0.8 (48 validation scenes), four photographs in the small set 1.5 to 4.0."""
 ENLARGED = 1.25
 """From this factor on the effect area of a composite keeps the original's texture, instead of the enlarged result's."""
 EVEN = 25.0
@@ -445,9 +445,10 @@ class GeoRemover:
     def __init__(self, parts: Sequence[Any], base: FillBase | None = None) -> None:
         self.base = base or flux_fill.BASES["mini"]
         self._fill, self._render = (flux_fill.build(parts, kind) for kind in ("fill", "render"))
-        named = dict(zip(flux_fill.PARTS, parts, strict=True))
+        named = dict(zip((*flux_fill.PARTS, flux_fill.RECOLOUR), parts, strict=False))
         self.transformer, self.vae = self._fill.transformer, named["vae"]
         self.prompt, self.depth = named["prompt"], named["depth"]
+        self.recolouring = named.get(flux_fill.RECOLOUR)
 
     def raw_depth(self, rgb: Picture) -> Depth:
         """Inverse depth (h, w) as the network gives it, of no fixed scale, near is large."""
@@ -517,6 +518,11 @@ class GeoRemover:
         steps = self.base.fill_steps(settings.steps_2)
         with flux_fill.wearing(self.transformer, None):
             return self._paint(self._fill, rgb, mask, settings.seed, steps, settings.guidance, on_step)
+
+    def light(self, rgb: Picture, render: Picture, through: Picture) -> Light | None:
+        """How the original is to be recoloured where stage 2's render differs from ``through``, by the network for it; None where the
+        model set has none."""
+        return None if self.recolouring is None else recolour.factors(self.recolouring, rgb, render, through)
 
     def through_vae(self, rgb: Picture) -> Picture:
         """``rgb`` encoded and decoded: what the autoencoder loses is no change of the picture."""
@@ -624,7 +630,7 @@ def _look(pipe: Any, latents: Tensor, height: int, width: int, panels: int) -> P
 def change_areas(result: Picture, through: Picture, mask: Mask) -> tuple[Mask, Mask]:
     """Where a result changed outside the mask: (what hangs together with the object, what does not).
 
-    ``through`` is the input as the model paints it unchanged (:meth:`GeoRemover.through_vae`). A shadow often comes apart from its object
+    ``through`` is the input as the model paints it unchanged (:func:`what_changed`). A shadow often comes apart from its object
     by a few pixels, and goes on behind another, so areas within a small gap hang together.
     """
     from skimage.filters import apply_hysteresis_threshold
@@ -642,25 +648,45 @@ def change_areas(result: Picture, through: Picture, mask: Mask) -> tuple[Mask, M
     return effect, touched & ~effect
 
 
+Light = tuple[NDArray[numpy.float32], NDArray[numpy.float32]]
+"""Slope and offset, both (h, w, 3), that recolour a picture: new = (1 + slope) * picture + offset, in levels of 255."""
+
+
+def what_changed(result: Picture, rgb_in: Picture, through: Picture, light: Light | None) -> tuple[Picture, Picture]:
+    """The two pictures whose difference is the change, for :func:`change_areas`: the input as it is recoloured and as it was; without
+    ``light`` the result, and the input as the autoencoder gives it back."""
+    if light is None:
+        return result, through
+    return recolour.recoloured(rgb_in, *light).round().astype(numpy.uint8), rgb_in
+
+
 def composite(
-    original: Image, result: Picture, rgb_in: Picture, mask: Mask, settings: Settings, through: Picture | None = None
+    original: Image,
+    result: Picture,
+    rgb_in: Picture,
+    mask: Mask,
+    settings: Settings,
+    through: Picture | None = None,
+    light: Light | None = None,
 ) -> tuple[Image, Mask]:
     """The original at its own resolution with the object and what it caused taken out, and where it may differ.
 
     Only the mask and the detected effect (:func:`change_areas`) are touched, with a seam of ``settings.feather`` inside them; every
-    other pixel is the original's, byte for byte. In the mask the result is pasted, in the effect area with the texture of the original
-    (:func:`with_detail`). There, of an enlarged result, the original is recoloured instead (:func:`recolouring`), so that texture stays which the small picture does not have.
+    other pixel is the original's, byte for byte. In the mask the result is pasted. In the effect area the original is recoloured by
+    ``light``, so that its texture stays. Without it the result is pasted there with the texture of the original (:func:`with_detail`)
+    or, enlarged, the original recoloured as a guided filter would (:func:`recolouring`).
 
     Args:
         result: at working size. rgb_in: the input at that size. mask: at working size or, better, at the original's.
         through: the input as the autoencoder gives it back; without it, ``rgb_in``.
+        light: of :meth:`GeoRemover.light`.
     """
     out = numpy.array(original.convert("RGB"))
     height, width = out.shape[:2]
     rows, columns = result.shape[:2]
     factor = max(width / columns, height / rows)
     through = rgb_in if through is None else through
-    effect, _far = change_areas(result, through, masks.resized(mask, (columns, rows)))
+    effect, _far = change_areas(*what_changed(result, rgb_in, through, light), masks.resized(mask, (columns, rows)))
     # A rim around the effect, in which the seam fades: the last of a soft shadow lies below the threshold.
     effect = masks.grow(effect, max(1, settings.feather))
     pasted = masks.resized(mask, original.size)
@@ -674,7 +700,8 @@ def composite(
     inside = max(min(settings.feather, settings.grow), 0) * factor + 1
     weight[box] = numpy.maximum(weight[box], numpy.clip(masks.inner_distance(pasted[box]) / inside, 0, 1))
     if factor <= 1:  # the model worked on an enlarged picture
-        painted, detailed = result.astype(numpy.float32), with_detail(result, rgb_in, through)
+        painted = result.astype(numpy.float32)
+        detailed = with_detail(result, rgb_in, through) if light is None else recolour.recoloured(rgb_in, *light)
         if factor < 1:
             painted, detailed = (
                 cv2.resize(p, original.size, interpolation=cv2.INTER_AREA) for p in (painted, detailed)
@@ -682,8 +709,10 @@ def composite(
         new = numpy.where(pasted[..., None], painted, detailed)
         out[changed] = _mixed(out[changed], new[changed], weight[changed])
         return to_pil(out), changed
-    keep_texture = factor >= ENLARGED and bool((changed & ~pasted).any())
-    slope, offset = recolouring(rgb_in, result.astype(numpy.float32) - through) if keep_texture else (None, None)
+    keep_texture = (light is not None or factor >= ENLARGED) and bool((changed & ~pasted).any())
+    slope, offset = None, None
+    if keep_texture:
+        slope, offset = light or recolouring(rgb_in, result.astype(numpy.float32) - through)
     outside = numpy.zeros(
         changed.shape, numpy.float32
     )  # from the mask's border on, where it fades over into recolouring
@@ -703,12 +732,9 @@ def composite(
 
 
 def with_detail(result: Picture, rgb_in: Picture, through: Picture) -> NDArray[numpy.float32]:
-    """``result`` (h, w, 3) with the texture of ``rgb_in`` that the autoencoder lost (``through`` lacks it too), except along edges
-    of the change: there it is the outline of what is to go."""
-    change = cv2.GaussianBlur((result.astype(numpy.float32) - through).mean(-1), (0, 0), 1.0)
-    slopes = (cv2.Sobel(change, cv2.CV_32F, *way) / 8 for way in ((1, 0), (0, 1)))
-    edge = cv2.dilate(numpy.hypot(*slopes), numpy.ones((3, 3)))  # grey levels a pixel
-    return result + numpy.exp(-(edge**2))[..., None] * (rgb_in.astype(numpy.float32) - through)
+    """``result`` (h, w, 3) with the texture of ``rgb_in`` that the autoencoder lost: ``through`` lacks it too."""
+    weight = recolour.texture_weight(result, through)
+    return result + weight[..., None] * (rgb_in.astype(numpy.float32) - through)
 
 
 def recolouring(
@@ -904,7 +930,7 @@ def _run(
         raise NoWeights(message) from error
 
 
-_NAMED = ("/transformer", "/vae", "/depth")
+_NAMED = ("/transformer", "/vae", "/depth", f"/{flux_fill.RECOLOUR}")
 
 
 class _Work:
@@ -987,7 +1013,9 @@ class _Work:
         filled = self._fill_only() if request.compare else None
         through = self._kept("autoencoder", lambda: self.model.through_vae(self.image), self.image)
         self.job.progress(0.97, "measuring")
-        made = [self._composite(one.result, through) for one in rendered]
+        with self._timed("composite"):
+            lights = [self.model.light(self.image, one.result, through) for one in rendered]
+        made = [self._composite(one.result, through, light) for one, light in zip(rendered, lights, strict=True)]
         with self._timed("metrics"):
             panels = [panels_error(one.strip, after, before) for one in rendered]
             flat = telea(self.image, self.mask)
@@ -997,7 +1025,7 @@ class _Work:
             others = {"telea": flat} | ({} if filled is None else {"fill_only": filled})
             clean = self._truth()
             baselines = {} if clean is None else {name: self._against(p, clean) for name, p in others.items()}
-        self._more_notes(rendered, panels, through)
+        self._more_notes(rendered, panels, through, lights)
         return Outcome(
             settings, self.image, self.mask, before, after, [one.result for one in rendered], [one.strip for one in rendered],
             [picture for picture, _changed in made], [changed for _picture, changed in made], filled, flat, metrics, baselines,
@@ -1111,16 +1139,19 @@ class _Work:
         self._shown(FILL_ONLY, steps, filled)
         return filled
 
-    def _composite(self, result: Picture, through: Picture) -> tuple[Image, Mask]:
+    def _composite(self, result: Picture, through: Picture, light: Light | None) -> tuple[Image, Mask]:
         self.job.check()
         with self._timed("composite"):
             assert self.request.image is not None
-            return composite(self.request.image, result, self.image, self.full_mask, self.settings, through)
+            return composite(self.request.image, result, self.image, self.full_mask, self.settings, through, light)
 
-    def _more_notes(self, rendered: list[Rendered], panels: list[float], through: Picture) -> None:
-        for one, off in zip(rendered, panels, strict=True):
+    def _more_notes(
+        self, rendered: list[Rendered], panels: list[float], through: Picture, lights: list[Light | None]
+    ) -> None:
+        for one, off, light in zip(rendered, panels, lights, strict=True):
             self._note(warn_unstable(off))
-            self._note(warn_far_changes(change_areas(one.result, through, self.mask)[1]))
+            pair = what_changed(one.result, self.image, through, light)
+            self._note(warn_far_changes(change_areas(*pair, self.mask)[1]))
         self._note(warn_photograph(self.base, self.request.truth is not None or self.request.known_world))
 
     def _truth(self) -> Picture | None:

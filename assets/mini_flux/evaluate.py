@@ -24,7 +24,7 @@ import torch
 
 from assets import chunks, training
 from assets.mini_flux import train
-from pipelines import depth_maps, flux_fill, georemover, removal_metrics
+from pipelines import depth_maps, flux_fill, georemover, recolour, removal_metrics
 from pipelines.georemover import Cache, GeoRemover, Outcome, Request, Settings
 from pipelines.lane import run_blocking
 from pipelines.registry import ModelSpec, Registry
@@ -38,6 +38,8 @@ PIECE = 5
 TITLES = {
     "ours": "GeoRemover, both stages, composed",
     "raw": "the same, before it is composed",
+    "no_recolouring": "the same, composed without the recolouring network",
+    "recolouring_alone": "the recolouring network where nothing was removed",
     "fast": "GeoRemover, faster preset",
     "fill_only": "the base model fills the mask",
     "telea": "OpenCV (Telea) fills the mask",
@@ -46,7 +48,7 @@ TITLES = {
     "one_stage": "ablation: one stage, no depth",
 }
 RUNS = ("ours", "fast", "true_depth", "no_preference", "one_stage")
-"""Arms that need a run of their own; ``ours`` also gives ``raw``, ``fill_only`` and ``telea``."""
+"""Arms that need a run of their own; ``ours`` also gives ``raw``, both about recolouring, ``fill_only`` and ``telea``."""
 NEEDS = {"no_preference": "stage1_plain", "one_stage": "one_stage"}
 """Ablations whose adapter must have been trained: its folder."""
 
@@ -148,7 +150,9 @@ def run_arm(registry: Registry, arm: str, pair: Pair) -> dict[str, dict[str, Any
             model = GeoRemover(parts, base)
             mask = georemover.masks.grow(pair.mask, settings.grow)
             picture = one_stage(model, pair, mask, settings.steps_2, settings.seed)
-            made, _ = georemover.composite(image, picture, pair.image, mask, settings, model.through_vae(pair.image))
+            through = model.through_vae(pair.image)
+            light = model.light(pair.image, picture, through)
+            made, _ = georemover.composite(image, picture, pair.image, mask, settings, through, light)
             return {arm: measures(pair, numpy.asarray(made), model)}
     if arm == "no_preference":
         settings = dataclasses.replace(settings, model_set="no_preference")
@@ -162,6 +166,15 @@ def run_arm(registry: Registry, arm: str, pair: Pair) -> dict[str, dict[str, Any
         rows[arm]["seconds"] = sum(v for k, v in outcome.seconds.items() if k not in ("fill only", "metrics"))
         if arm == "ours":
             rows["raw"] = told(pair, outcome, model, raw=True)
+            through = model.through_vae(pair.image)
+            plain, _ = georemover.composite(
+                image, outcome.results[0], pair.image, outcome.mask, outcome.settings, through
+            )
+            rows["no_recolouring"] = measures(pair, numpy.asarray(plain), model)
+            light = model.light(pair.image, through, through)
+            if light is not None:
+                alone = recolour.recoloured(pair.image, *light).round().astype(numpy.uint8)
+                rows["recolouring_alone"] = measures(pair, alone, model)
             assert outcome.fill_only is not None
             rows["fill_only"] = measures(pair, outcome.fill_only, model)
             rows["telea"] = measures(pair, outcome.telea, model)
@@ -170,7 +183,7 @@ def run_arm(registry: Registry, arm: str, pair: Pair) -> dict[str, dict[str, Any
 
 def mark() -> str:
     """Short hash over what decides a figure: weights, defaults, and the code that composes and measures."""
-    modules = (georemover, removal_metrics, georemover.masks, removal)
+    modules = (georemover, recolour, removal_metrics, georemover.masks, removal)
     sources = [hashlib.sha256(Path(str(module.__file__)).read_bytes()).hexdigest() for module in modules]
     defaults = [dataclasses.asdict(Settings.of("mini", fast=fast)) for fast in (False, True)]
     facts = [training.hashes(HERE), sources, defaults]
@@ -220,7 +233,8 @@ def report(rows: dict[str, list[dict[str, Any]]], stream: str) -> dict[str, Any]
         "scenes": len(rows["ours"]),
         "stream": stream,
         **steps,
-        "rows": {arm: table[arm] for arm in TITLES if arm in table},
+        "rows": table,
+        "order": [arm for arm in TITLES if arm in table],
         "worst": [
             {"seed": STREAMS[stream] + i, "residual": round(rows["ours"][i]["residual_effect"], 4)} for i in worst
         ],
