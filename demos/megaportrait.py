@@ -38,8 +38,8 @@ portrait. So the work is split into three nets that each do one thing, and one c
 
 **Three nets, and a paste.**
 
-1. *Identity Net.* The image model is fine-tuned on the person's pictures: small layers (a LoRA) beside its attention learn what the
-   person looks like. It begins with the person's picture that is turned most alike, bent onto the reference's face points, and paints it
+1. *Identity Net.* The image model is fine-tuned on the person's pictures: small layers (a LoRA) beside its attention, and in the small
+   model beside its convolutions too, learn what the person looks like. It begins with the person's picture that is turned most alike, bent onto the reference's face points, and paints it
    anew, led by ControlNets that see these points and the lines and colours of that beginning. Without training (*instant*) it does the
    same without these layers. How much each adds stands under *Measured figures*.
 2. *Shading Net.* The painted face is rendered anew: its structure comes from step 1, its light from the reference. First the smooth part

@@ -168,7 +168,7 @@ EXAMPLES: tuple[Recipe, ...] = (
 
 
 PUBLISHED: dict[str, float] = {
-    "identity_strength": 0.55, "identity_guidance": 6.0, "line": 0.5, "line_end": 0.6, "colour": 0.5, "colour_end": 0.6,
+    "identity_strength": 0.55, "identity_guidance": 6.0, "identity_lora": 0.9, "shading_lora": 0.8, "line": 0.5, "line_end": 0.6, "colour": 0.5, "colour_end": 0.6,
     "shading_strength": 0.35, "shading_guidance": 6.0, "shading_line": 0.6, "shading_line_end": 0.8, "shading_map": 0.5,
     "shading_map_end": 0.6, "harmonise_guidance": 5.0, "harmonise_smooth": 0.0, "detail": 0.0, "core_back": 0.25,
     "erode": portrait_paste.ERODE, "feather": portrait_paste.FEATHER,
@@ -195,7 +195,7 @@ class Settings:
     identity_strength: float = 0.1
     identity_steps: int = 20
     identity_guidance: float = 1.5
-    identity_lora: float = 0.9
+    identity_lora: float = 1.0
     landmarks: float = 0.5
     line: float = 1.0
     line_end: float = 1.0
@@ -211,7 +211,7 @@ class Settings:
     shading_strength: float = 0.13
     shading_steps: int = 16
     shading_guidance: float = 1.5
-    shading_lora: float = 0.8
+    shading_lora: float = 1.0
     shading_line: float = 1.0
     shading_line_end: float = 1.0
     shading_map: float = 0.8

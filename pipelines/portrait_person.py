@@ -40,8 +40,13 @@ __all__ = ["Person", "Training", "train_person"]
 
 Embedding = NDArray[numpy.float32]
 
-TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
-"""What the LoRA sits beside: every attention projection of the UNet."""
+ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
+CONVOLUTIONS = (
+    "conv1", "conv2", "conv_shortcut", "conv", "conv_in", "conv_out", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2",
+)  # fmt: skip
+TARGETS = {"mini": (*ATTENTION, *CONVOLUTIONS), "full": ATTENTION}
+"""What the LoRA sits beside (suffixes of module names): every attention projection, as in diffusers' own training scripts, and in the small
+UNet, which has no attention at its finest level, every convolution as well, as LoCon has it (arXiv 2309.14859)."""
 SCALES = (0.9, 1.0, 1.15)
 """Crops that are learnt from, in widths of the usual one; each also mirrored."""
 NO_CAPTION = 0.1
@@ -49,7 +54,7 @@ NO_CAPTION = 0.1
 OTHERS = 0.5
 """Share of training rows that show other people: with the person's pictures alone the small model forgets how to draw a head."""
 PEOPLE = sdxl.ROOT / "assets" / "mini_controlnets" / "others.safetensors"
-USED = {"mini": 0.5, "full": 1.0}
+USED = {"mini": 0.3, "full": 1.0}
 """Share of the noise levels, from the least noise on, that are learnt: those at which a portrait is painted."""
 SNR_MOST = 5.0
 """Min-SNR weighting (Hang et al., arXiv 2303.09556)."""
@@ -343,7 +348,7 @@ class Training:
     """At most."""
     rank: int = 16
     """alpha is the same. EasyPhoto has 128 / 64, FaceChain 4 / 32, both on SD 1.5."""
-    rate: float = 3e-4
+    rate: float = 1e-3
     batch: int = 4
     checks: int = 5
     """How often a validation picture is drawn and scored."""
@@ -808,7 +813,7 @@ class _Learner:
 
         settings = self.settings
         generator = torch.Generator("cpu").manual_seed(settings.seed)
-        before = self._validate()[0]
+        self.person.facts["score_before"] = self._validate()[0]  # a person that is stopped keeps it too
         with frozen(self.unet), torch.enable_grad():  # whatever peft adds goes with the block
             weights = self._inject()
             optimiser = torch.optim.AdamW(weights, settings.rate, weight_decay=1e-2)
@@ -833,17 +838,17 @@ class _Learner:
                 self.job.progress(done, f"step {step}, loss {recent:.3f}, about {max(left, 0):.0f} s left")
             self._check(step, told, 0.0)
             seconds = time.monotonic() - started
-        self.person.facts |= {"seconds": round(seconds, 2), "score_before": before}
+        self.person.facts["seconds"] = round(seconds, 2)
         return self._kept()
 
     def _inject(self) -> list[Tensor]:
         import torch
         from peft import LoraConfig
 
-        rank = self.settings.rank
+        rank, targets = self.settings.rank, TARGETS[self.settings.model_set]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.settings.seed)
-            self.unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=list(TARGETS)), "person")
+            self.unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=list(targets)), "person")
         if sdxl.BASES[self.settings.model_set].name == "full":
             self.unet.enable_gradient_checkpointing()
             self.unet.train()  # checkpointing works in training mode only; SDXL has no dropout
@@ -1071,7 +1076,7 @@ def _well_formed(arrays: Mapping[str, NDArray], adapter: Mapping[str, Tensor], f
         and embeddings.ndim == 2
         and len(embeddings) <= count
         and bool(numpy.isfinite(points).all() and numpy.isfinite(embeddings).all())
-        and all(value.is_floating_point() and value.ndim == 2 and bool(value.isfinite().all()) for value in adapter.values())
+        and all(value.is_floating_point() and value.ndim in (2, 4) and bool(value.isfinite().all()) for value in adapter.values())
         and isinstance(facts.get("attributes", {}), dict)
         and all(isinstance(value, str) for value in facts.get("attributes", {}).values())
     )  # fmt: skip
@@ -1087,8 +1092,11 @@ def check_adapter(unet: Any, person: Person) -> None:
     for name, value in person.adapter.items():
         at, _, letter = name.removesuffix(".weight").rpartition(".lora_")
         part = modules.get(at)
-        size = None if part is None or not hasattr(part, "in_features") else (part.out_features, part.in_features)
-        if letter not in ("A", "B") or size is None or value.shape[letter == "A"] != size[letter == "A"]:
+        size = getattr(getattr(part, "weight", None), "shape", ())
+        # The outer side of A is the layer's input, that of B its output; a convolution's A has its kernel, its B one of 1 x 1.
+        kernel = size[2:] if letter == "A" else (1,) * len(size[2:])
+        fits = len(size) == value.ndim >= 2 and value.shape[letter == "A"] == size[letter == "A"]
+        if letter not in ("A", "B") or not fits or tuple(value.shape[2:]) != tuple(kernel):
             raise ValueError(
                 f"The person {person.name!r} was trained for another model (layer {at[:60]!r} does not fit): train it again here."
             )

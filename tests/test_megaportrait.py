@@ -407,6 +407,7 @@ def test_a_stopped_training_leaves_its_last_checkpoint_and_the_model(registry, p
         portrait_person.train_person(job, registry, pictures, TRAINING, rendered=True)
     kept = [item for item in drained(job) if isinstance(item, Checkpoint)]
     assert [one.step for one in kept] == [2] and kept[0].person.trained
+    assert "score_before" in kept[0].person.facts
     assert fingerprint(unet) == before
 
 
@@ -463,11 +464,24 @@ def test_foreign_files_are_no_persons(person, tmp_path):
 
 def test_a_person_of_another_model_is_refused_and_nothing_is_changed(registry, request_, person, unet):
     before = fingerprint(unet)
+    kernels = {name: value for name, value in person.adapter.items() if value.ndim == 4}
     wide = {name: torch.cat([value, value], 1) for name, value in person.adapter.items()}
-    other = dataclasses.replace(person, adapter=wide)
-    with pytest.raises(ValueError, match="'Ada' was trained for another model"):
-        run(registry, dataclasses.replace(request_, person=other))
+    flat = {name: value[..., :1] for name, value in kernels.items() if value.shape[-1] == 3}
+    sums = {name: value.flatten(1) for name, value in kernels.items()}
+    for adapter in (wide, flat, sums):
+        other = dataclasses.replace(person, adapter=person.adapter | adapter)
+        with pytest.raises(ValueError, match="'Ada' was trained for another model"):
+            run(registry, dataclasses.replace(request_, person=other))
     assert fingerprint(unet) == before
+
+
+def test_the_small_model_learns_beside_its_convolutions_and_the_full_one_beside_its_attention(person, unet):
+    """The small UNet has no attention at its finest level, where a face's features are."""
+    places = {name.rpartition(".lora_")[0] for name in person.adapter}
+    layers = {name for name, part in unet.named_modules() if isinstance(part, torch.nn.Conv2d)}
+    assert layers <= places and {name for name in places if name.endswith("to_q")}
+    assert any("down_blocks.0.resnets" in name for name in places)
+    assert set(portrait_person.TARGETS["full"]) == set(portrait_person.ATTENTION) < set(portrait_person.TARGETS["mini"])
 
 
 @pytest.mark.parametrize("name", ["", " ", "../Ada", "a/b", "a" * 41, None, "-x", ".hidden"])
