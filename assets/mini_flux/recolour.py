@@ -1,6 +1,6 @@
 """Teach ``mini-flux`` to keep the texture of the original where stage 2 changes the light: ``pipelines/recolour.py``.
 
-    python -m assets.mini_flux.recolour renders --part 0:2      # and --part 1:2 beside it: 12 minutes
+    python -m assets.mini_flux.recolour renders --shards 0:16      # two processes, two ranges: 12 minutes
     OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 -m assets.mini_flux.recolour train --minutes 84
 
 Seed 0, CPU or CUDA (``--device cuda``, no torchrun). It learns from what stage 2 paints in one step on the training scenes, so it comes
@@ -11,6 +11,7 @@ steps and scores of what is shipped are in the card.
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from assets import training
+from assets.data import make_shards
 from assets.mini_flux import train
 from assets.mini_flux.train import DATA, HERE, RUNS, SEED, Scenes
 from pipelines import recolour
@@ -60,16 +62,13 @@ def decoded(vae, strips: Tensor) -> NDArray[numpy.uint8]:
     return ((pictures.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
 
 
-def make_renders(part: str, device: str) -> None:
+def make_renders(asked: str, device: str) -> None:
     """Stage 2's pictures of the training removals, beside what they should be. Every fourth strip is rendered once more with
-    nothing changed, or with the object put in."""
-    first, stride = (int(number) for number in part.split(":"))
+    nothing changed, or with the object put in. ``asked``: see :func:`assets.data.make_shards`."""
     scenes, vae = Scenes(), train.load_vae(device)
     model = train.adapted(device, start=HERE / "stage2").eval()
-    for shard in range(min(train.SHARDS, len(scenes.parts)))[first::stride]:
-        path = DATA / f"flux-renders-{shard:03d}.npz"
-        if path.exists():
-            continue
+
+    def rendered(shard: int) -> dict[str, NDArray[Any]]:
         rng = numpy.random.default_rng((SEED, 10, shard))
         strips = torch.load(DATA / f"flux-strips-{shard:03d}.pt", weights_only=True, mmap=True)
         pairs = [scenes.pair(n) for n, (s, _) in enumerate(scenes.pairs) if s == shard]
@@ -88,11 +87,13 @@ def make_renders(part: str, device: str) -> None:
                 found["wanted"].append(pair[ends[1]][None])
                 found["mask"].append(numpy.packbits(pair["mask"] & (kind != UNCHANGED))[None])
                 found["kind"].append(numpy.uint8([kind]))
-        scratch = path.with_suffix(f".{first}.tmp")
-        with scratch.open("wb") as file:
-            numpy.savez(file, **{name: numpy.concatenate(parts) for name, parts in found.items()})
-        scratch.rename(path)
-        print(path, flush=True)
+        return {name: numpy.concatenate(parts) for name, parts in found.items()}
+
+    make_shards(asked, DATA, path, lambda file, shard: numpy.savez(file, **rendered(shard)))
+
+
+def path(root: Path, shard: int) -> Path:
+    return root / f"flux-renders-{shard:03d}.npz"
 
 
 def _condition(strips: dict[str, Tensor], row: int, kind: int) -> Tensor:
@@ -116,9 +117,7 @@ class Renders:
     def __init__(self) -> None:
         files = sorted(DATA.glob("flux-renders-*.npz"))
         if not files:
-            raise FileNotFoundError(
-                "no renders in data/: run `python -m assets.mini_flux.recolour renders --part 0:1` first"
-            )
+            raise FileNotFoundError("no renders in data/: run `python -m assets.mini_flux.recolour renders` first")
         parts = []
         for path in files:
             with numpy.load(path) as file:
@@ -197,10 +196,10 @@ def main() -> None:
     parser.add_argument("what", choices=("renders", "train"))
     parser.add_argument("--minutes", type=float, default=40)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--part", default="0:1", help="renders only: first shard and stride")
+    parser.add_argument("--shards", default=f"0:{train.SHARDS}", help="renders only: first:end")
     given = parser.parse_args()
     if given.what == "renders":
-        make_renders(given.part, given.device)
+        make_renders(given.shards, given.device)
     else:
         train_recolour(given.minutes, given.device)
 
