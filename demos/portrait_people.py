@@ -10,10 +10,8 @@ from __future__ import annotations
 import dataclasses
 import math
 import secrets
-import shutil
 import tempfile
 import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +21,7 @@ from PIL import Image
 
 from demos.rolling import while_nothing_loads
 from pipelines import limits, portrait_intake, portrait_person
+from pipelines.archives import Archive, open_archive
 from pipelines.megaportrait import EXAMPLES, Recipe
 from pipelines.portrait_paste import Picture
 from pipelines.portrait_person import Intake, Person
@@ -229,12 +228,13 @@ def read_person(path: str | Path, model_set: str | None = None) -> Person:
         ValueError: it is no such file, or its person is for another model set.
     """
     try:
-        with tempfile.TemporaryDirectory() as scratch, zipfile.ZipFile(path) as archive:
-            name = _unpack(archive, Path(scratch))
+        with tempfile.TemporaryDirectory() as scratch:
+            with open_archive(path, most=2) as archive:
+                name = _unpack(archive, Path(scratch))
             person = portrait_person.load(scratch, name)
         facts = _tidy(person.facts)
         fits = person.embeddings.shape[1] in (0, _embedding()) and person.points.dtype == numpy.float32
-    except (ValueError, TypeError, KeyError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+    except (ValueError, TypeError, KeyError) as error:
         raise ValueError(NO_PERSON) from error
     if not fits or person.embeddings.dtype != numpy.float32:
         raise ValueError(NO_PERSON)
@@ -245,20 +245,16 @@ def read_person(path: str | Path, model_set: str | None = None) -> Person:
     return dataclasses.replace(person, facts=facts)
 
 
-def _unpack(archive: zipfile.ZipFile, folder: Path) -> str:
+def _unpack(archive: Archive, folder: Path) -> str:
     """Both files of a person, and only these; returns the name. Sizes are checked before a byte is unpacked."""
     most = {".safetensors": portrait_person.MOST_BYTES, ".json": 2**20}
-    members = archive.infolist()
-    names = {Path(member.filename).stem for member in members}
-    if len(members) != 2 or len(names) != 1 or {Path(member.filename).suffix for member in members} != set(most):
+    files = {Path(member.name).suffix: member for member in archive.members}
+    name = portrait_person.checked_name(Path(archive.members[0].name).stem if archive.members else "")
+    if {ending: member.name for ending, member in files.items()} != {ending: name + ending for ending in most}:
         raise ValueError(NO_PERSON)
-    name = portrait_person.checked_name(names.pop())
-    for member in members:
-        ending = Path(member.filename).suffix
-        if member.filename != name + ending or member.file_size > most[ending]:
-            raise ValueError(NO_PERSON)
-        with archive.open(member) as packed, (folder / member.filename).open("wb") as file:
-            shutil.copyfileobj(packed, file)
+    for ending, member in files.items():
+        with (folder / f"{name}{ending}").open("wb") as file:
+            file.writelines(archive.pieces(member, most[ending]))
     return name
 
 

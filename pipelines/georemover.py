@@ -20,7 +20,6 @@ import dataclasses
 import importlib.util
 import io
 import json
-import lzma
 import math
 import struct
 import time
@@ -36,6 +35,7 @@ import numpy
 from numpy.typing import NDArray
 
 from pipelines import depth_maps, flux_fill, images, limits, masks, recolour, removal_metrics
+from pipelines.archives import Archive, Member, open_archive
 from pipelines.images import open_picture, unit_levels
 from pipelines.lane import Job
 from pipelines.papers import Paper
@@ -1255,24 +1255,21 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def pairs_in(archive: zipfile.ZipFile) -> list[tuple[str, list[str], list[str], list[str]]]:
+def pairs_in(archive: Archive) -> list[tuple[str, list[Member], list[Member], list[Member]]]:
     """(name, images, masks, truths) for each picture of a zip: ``a.png``, ``a_mask.png`` and perhaps ``a_gt.png``, in letters of
-    either case. More than one of a kind is for the caller to refuse. The name is a relative path without "..".
+    either case. More than one of a kind is for the caller to refuse.
 
     Raises:
-        ValueError: there are too many files, or no picture.
+        ValueError: there is no picture.
     """
-    entries = [entry for entry in archive.infolist() if not entry.is_dir()]
-    if len(entries) > BATCH_FILES:
-        raise ValueError(f"The zip holds {len(entries):,} files and at most {BATCH_FILES} are read: divide it.")
-    found: dict[str, list[str]] = {}
+    found: dict[str, list[Member]] = {}
     names: dict[str, str] = {}
-    for entry in entries:
-        path = PurePosixPath(entry.filename.replace("\\", "/").lstrip("/"))
+    for member in archive.members:
+        path = PurePosixPath(member.name)
         hidden = any(part.startswith((".", "__MACOSX")) for part in path.parts)
         if not hidden and path.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp"):
             name = str(path.with_suffix(""))
-            found.setdefault(name.lower(), []).append(entry.filename)
+            found.setdefault(name.lower(), []).append(member)
             names.setdefault(name.lower(), name)
     pictures = [key for key in sorted(found) if not key.endswith(("_mask", "_gt"))]
     if not pictures:
@@ -1317,11 +1314,7 @@ def batch(
         ValueError: the file is no zip, or holds no pictures.
     """
     settings = settings.validated()
-    try:
-        archive = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, OSError) as error:
-        raise ValueError("This file is not a zip that can be read: pack the pictures again.") from error
-    with archive:
+    with open_archive(path, BATCH_FILES) as archive:
         pairs = pairs_in(archive)
         for number, (name, *files) in enumerate(pairs, 1):
             job.check()
@@ -1333,16 +1326,16 @@ def batch(
 
 
 def _pair_of(
-    archive: zipfile.ZipFile,
+    archive: Archive,
     name: str,
-    pictures: list[str],
-    masks_: list[str],
-    truths: list[str],
+    pictures: list[Member],
+    masks_: list[Member],
+    truths: list[Member],
     white_is_keep: bool,
 ) -> Request:
     for files in (pictures, masks_, truths):
         if len(files) > 1:
-            named = ", ".join(PurePosixPath(file).name for file in files)
+            named = ", ".join(member.file for member in files)
             raise ValueError(f"There are {len(files)} files where one is expected, {named}: keep one of them.")
     if not masks_:
         raise ValueError(f"There is no {PurePosixPath(name).name}_mask.png: add the mask.")
@@ -1351,29 +1344,22 @@ def _pair_of(
     return Request(picture, drawn, clean=open_picture(_entry(archive, truths[0])) if truths else None)
 
 
-def _entry(archive: zipfile.ZipFile, name: str) -> io.BytesIO:
-    info = archive.getinfo(name)
-    if info.file_size > BATCH_BYTES or info.flag_bits & 1:
-        raise ValueError(
-            f"{PurePosixPath(name).name} is larger than {BATCH_BYTES >> 20} MiB or encrypted: leave it out."
-        )
-    try:
-        return io.BytesIO(archive.read(info))
-    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, NotImplementedError, OSError, EOFError) as error:
-        raise ValueError(f"{PurePosixPath(name).name} is damaged in the zip: pack it again.") from error
+def _entry(archive: Archive, member: Member) -> io.BytesIO:
+    return io.BytesIO(archive.read(member, BATCH_BYTES))
 
 
-def _opened(archive: zipfile.ZipFile, name: str) -> Image:
+def _opened(archive: Archive, member: Member) -> Image:
     """A mask as it is, with its alpha, its size checked first."""
     from PIL import Image as Images
 
+    data = _entry(archive, member)
     try:
-        image = Images.open(_entry(archive, name))
+        image = Images.open(data)
         images.check_size(*image.size)
         image.load()
         return image
     except (OSError, SyntaxError, struct.error, zlib.error, Images.DecompressionBombError) as error:
-        raise ValueError(f"The mask {PurePosixPath(name).name} cannot be read: save it as PNG.") from error
+        raise ValueError(f"The mask {member.file} cannot be read: save it as PNG.") from error
 
 
 def run_batch(
