@@ -18,15 +18,20 @@ if os.environ.get("SPACES_ZERO_GPU"):
 
 import gradio as gr
 from PIL import Image
+from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
 import demos
-from demos import theme
+from demos import theme, visitors
 from pipelines import images, zero
 from pipelines.registry import Registry, from_environment
 from pipelines.sdxl import BASES
 
+try:
+    visitors.claim_gradio_files()  # before a widget keeps its first picture
+except ValueError as error:  # LATENT_STUDIO_WORK names a folder that cannot be used
+    sys.exit(str(error))
 Image.MAX_IMAGE_PIXELS = images.MAX_PIXELS
 MARK = """<svg viewBox="0 0 48 48" aria-hidden="true"><rect width="48" height="48" rx="9" fill="#14525e"/>
 <g fill="#e9c777"><circle cx="34" cy="24" r="8"/><circle cx="21" cy="17" r="3"/><circle cx="21" cy="31" r="3"/>
@@ -44,7 +49,7 @@ UPLOAD = {"mini": "40mb", "full": "400mb"}
 
 def build(registry: Registry, model_set: str = "mini") -> gr.Blocks:
     """The whole page, as `gr.Blocks` ready to launch."""
-    with gr.Blocks(title="Latent Studio", analytics_enabled=False, delete_cache=(3600, demos.MAX_AGE_S)) as page:
+    with gr.Blocks(title="Latent Studio", analytics_enabled=False) as page:
         with gr.Row(elem_classes="top"):
             gr.HTML(MASTHEAD, padding=False)
             demos.status_line(registry, model_set)
@@ -53,7 +58,7 @@ def build(registry: Registry, model_set: str = "mini") -> gr.Blocks:
                 with gr.Tab(tab.name, id=tab.slug, render_children=True):
                     tab.build(registry, model_set)
         gr.HTML(COLOPHON, padding=False)
-        page.unload(demos.forget_visitor)
+        page.unload(demos.leave)
     if registry.mode == "zero":
         zero.install(registry)  # after the tabs have declared their models
     return page.queue(max_size=16)
@@ -63,6 +68,7 @@ def serve(
     page: gr.Blocks, host: str | None = None, port: int | None = None, block: bool = True, model_set: str = "mini"
 ):  # fmt: skip
     """Launch with the studio's settings. `host` and `port` default to GRADIO_SERVER_NAME and GRADIO_SERVER_PORT."""
+    visitors.open_for(f"{model_set}-{port or os.environ.get('GRADIO_SERVER_PORT') or 'usual'}")
     return page.launch(
         server_name=host,
         server_port=port,
@@ -72,12 +78,15 @@ def serve(
         js=theme.script(),
         footer_links=["api", "settings"],
         max_file_size=UPLOAD[model_set],
-        allowed_paths=[],
+        allowed_paths=[str(visitors.page_folder())],
         show_error=False,
         run_history=False,
         enable_monitoring=False,
         ssr_mode=False,
-        app_kwargs={"routes": [Route("/healthz", lambda request: PlainTextResponse("ok"))]},
+        app_kwargs={
+            "middleware": [Middleware(visitors.Cookie)],
+            "routes": [Route("/healthz", lambda request: PlainTextResponse("ok"))],
+        },
     )
 
 

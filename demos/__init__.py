@@ -12,16 +12,12 @@ Waiting in line happens in `pipelines/lane.py`, on one thread; Gradio only limit
 
 from __future__ import annotations
 
-import atexit
-import hashlib
 import html
 import importlib
 import inspect
 import logging
 import pkgutil
 import secrets
-import shutil
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -32,6 +28,7 @@ from typing import Any
 
 import gradio as gr
 
+from demos import visitors
 from pipelines import lane
 from pipelines.papers import Paper
 from pipelines.registry import Registry
@@ -44,8 +41,6 @@ LIGHT: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibil
 """For events that only change the page."""
 TALKS: dict[str, Any] = {**LIGHT, "queue": True, "concurrency_limit": 8}
 """For light events that may show a message: Gradio sends those through the queue only."""
-MAX_AGE_S = 86_400
-"""Files of a visitor who never said goodbye are removed after a day."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +109,7 @@ BROKE = "This run ended early; the message says why."
 def on_gpu(
     handler: Callable[..., Iterator[Any]], stopped: Any = None, broken: Any = None
 ) -> Callable[..., Iterator[Any]]:
-    """Wrap a generator `handler(session, *inputs)` that reads `lane.stream` for an event of the GPU queue.
+    """Wrap a generator `handler(visitor, *inputs)` that reads `lane.stream` for an event of the GPU queue.
 
     `stopped` is the last update of a run that `stop_run` ended. It comes down the run's own stream, so that no
     late progress can overtake it; Gradio's `cancels=` cannot promise that. `broken` is the last update of a run
@@ -129,7 +124,7 @@ def on_gpu(
             raise gr.Error(str(error), title="Already running", print_exception=False) from None
         began = False
         try:
-            with closing(handler(session, *inputs)) as updates:
+            with closing(handler(visitors.visitor(request), *inputs)) as updates:
                 for update in updates:
                     if run.stopped:
                         break
@@ -186,31 +181,20 @@ def explain(error: BaseException) -> str:
 # --- files of one visitor ---------------------------------------------------------------------------------------
 
 
-_root: Path | None = None
-_root_lock = threading.Lock()
-
-
 def workspace(session: str) -> Path:
-    """This visitor's folder for results; gone when the page closes, or a day later."""
-    global _root
-    with _root_lock:
-        if _root is None or not _root.is_dir():
-            _root = Path(tempfile.mkdtemp(prefix="latent-studio-"))
-            atexit.register(shutil.rmtree, _root, ignore_errors=True)
-        for old in _root.iterdir():
-            if time.time() - old.stat().st_mtime > MAX_AGE_S:
-                shutil.rmtree(old, ignore_errors=True)
-        folder = _root / hashlib.sha256(session.encode()).hexdigest()[:20]
-        folder.mkdir(exist_ok=True)
-    return folder
+    """This visitor's folder for results: see :mod:`demos.visitors`."""
+    return visitors.workspace(session)
+
+
+def leave(request: gr.Request) -> None:
+    """The page closed or lost its connection: what runs for it ends. His work stays for when he comes back."""
+    _visitors.stop(request.session_hash or "")
 
 
 def forget_visitor(request: gr.Request) -> None:
-    """The page closed: stop what runs and remove this visitor's files."""
-    session = request.session_hash or ""
-    _visitors.stop(session)
-    if session and _root is not None:
-        shutil.rmtree(_root / hashlib.sha256(session.encode()).hexdigest()[:20], ignore_errors=True)
+    """Stop what runs and remove everything that this visitor sent or made."""
+    _visitors.stop(request.session_hash or "")
+    visitors.forget(visitors.visitor(request))
 
 
 # --- widgets ----------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from demos.concept_chat import Chat
 from demos.concept_facts import PLACES, PROBE_NAMES, Own, Page, accuracy_chart, free_name, shipped_place, size
 from demos.concept_shown import display, notices_html
 from demos.figures import safe, signed
+from demos.visitors import visitor
 from pipelines import concept_files, concept_guidance, dialogues
 from pipelines.concept_guidance import Settings, Trained, TrainSettings, language_model
 from pipelines.lane import IDLE, Progress, Result, live
@@ -199,7 +200,7 @@ def build(page: Page, chat: Chat) -> None:
         concept = dataclasses.replace(concept, name=free_name(wanted, page.model_set, model or ""))
         gr.Info(f"{concept.name} is now in the chat’s lists, and in its first row.", title="Loaded")
         return {
-            **keep(own, concept, model or "", request.session_hash or ""), loaded: None, result: loaded_html(concept, page.layers),
+            **keep(own, concept, model or "", visitor(request)), loaded: None, result: loaded_html(concept, page.layers),
             line: progress_line(f"Loaded {concept.name}.", 1.0, "done"),
         }  # fmt: skip
 

@@ -31,6 +31,7 @@ from demos.portrait_people import Chosen
 from demos.portrait_shown import lesson_html
 from demos.portrait_step1 import NOBODY, Step1, best_score, forget_uploads, read_uploads, thumbnail
 from demos.uploads import download, emptied, sent, told
+from demos.visitors import visitor
 from pipelines import portrait_person
 from pipelines.lane import IDLE, Progress, Result, live, stream
 from pipelines.portrait_person import Checkpoint, Intake, Lesson, Person, Training
@@ -178,7 +179,7 @@ def _bind_files(model_set: str, step1: Step1, learn: Learn) -> None:
 
     def keep(chosen: Chosen | None, name: str, request: gr.Request) -> dict[Any, Any]:
         with told("Nobody was kept"):
-            person, folder = trained(chosen, name), people_of(request.session_hash or "")
+            person, folder = trained(chosen, name), people_of(visitor(request))
             there = [row["name"] for row in portrait_person.listed(folder)]
             if person.name not in there and len(there) >= MOST_KEPT:
                 raise ValueError(f"{MOST_KEPT} persons are kept already: download one and delete it first.")
@@ -189,7 +190,7 @@ def _bind_files(model_set: str, step1: Step1, learn: Learn) -> None:
             else f"{person.name} is kept until you close this page."
         )
         gr.Info(words, title="Kept")
-        return shelf(request.session_hash or "", person.name)
+        return shelf(visitor(request), person.name)
 
     def shelf(session: str, marked: str | None = None) -> dict[Any, Any]:
         rows = portrait_person.listed(people_of(session))
@@ -204,7 +205,7 @@ def _bind_files(model_set: str, step1: Step1, learn: Learn) -> None:
         with told("Nobody was brought back"):
             if name is None:
                 raise ValueError("Nobody is chosen: choose one of the kept persons.")
-            person = portrait_person.load(people_of(request.session_hash or ""), name)
+            person = portrait_person.load(people_of(visitor(request)), name)
         return put(person)
 
     def put(person: Person) -> dict[Any, Any]:
@@ -213,14 +214,14 @@ def _bind_files(model_set: str, step1: Step1, learn: Learn) -> None:
 
     def delete(name: str | None, request: gr.Request) -> dict[Any, Any]:
         with told("Nobody was deleted"):
-            if name is None or not portrait_person.delete(people_of(request.session_hash or ""), name):
+            if name is None or not portrait_person.delete(people_of(visitor(request)), name):
                 raise ValueError("Nobody is chosen: choose one of the kept persons.")
         gr.Info(f"Both files of {name} are deleted.", title="Deleted")
-        return shelf(request.session_hash or "")
+        return shelf(visitor(request))
 
     def packed(chosen: Chosen | None, name: str, request: gr.Request) -> str:
         with told("There is nobody to download"):
-            folder = workspace(request.session_hash or "") / secrets.token_hex(6)
+            folder = workspace(visitor(request)) / secrets.token_hex(6)
             folder.mkdir()
             return str(portrait_people.person_file(trained(chosen, name), folder))
 

@@ -26,6 +26,7 @@ from demos.removal_mask import (
 )
 from demos.removal_scenes import HELD_OUT, Picture
 from demos.uploads import download, emptied, told
+from demos.visitors import visitor
 from pipelines import flux_fill, georemover
 from pipelines.georemover import EXAMPLES, Recipe, Settings
 from pipelines.scenes.grammar import FLOORS
@@ -181,7 +182,7 @@ def build(model_set: str, licence: str) -> Input:
 
     def saved(now, how, drawn, request: gr.Request) -> str:
         with told("There is no mask to save"):
-            return mask_file(now, asked_mask(now, how, drawn), request.session_hash or "")
+            return mask_file(now, asked_mask(now, how, drawn), visitor(request))
 
     def choose(now: Picture, index: int | None, rest: list[Any]) -> dict[Any, Any]:
         new = now.chosen(index)

@@ -17,7 +17,7 @@ _scratch = tempfile.mkdtemp(prefix="latent-studio-tests-")
 atexit.register(shutil.rmtree, _scratch, ignore_errors=True)
 os.environ.update(
     GRADIO_ANALYTICS_ENABLED="False",
-    GRADIO_TEMP_DIR=os.path.join(_scratch, "gradio"),
+    LATENT_STUDIO_WORK=os.path.join(_scratch, "work"),
     HF_HUB_DISABLE_TELEMETRY="1",
     HF_HUB_OFFLINE="1",
     TRANSFORMERS_OFFLINE="1",

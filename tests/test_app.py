@@ -23,7 +23,7 @@ from gradio_client import Client
 
 import app
 import demos
-from demos import golden_lab, theme
+from demos import golden_lab, theme, visitors
 from pipelines import golden_noise, images, lane, noise_lab
 from pipelines.noise_lab import Tally
 from pipelines.papers import Paper
@@ -475,20 +475,21 @@ def forever(session):
 def test_one_run_per_visitor_until_stop_is_pressed():
     handler = demos.on_gpu(forever)
     first, other = handler(visit("a")), handler(visit("b"))
-    assert (next(first), next(other)) == ("a", "b")
+    a, b = visitors.visitor(visit("a")), visitors.visitor(visit("b"))
+    assert (next(first), next(other)) == (a, b)
     with pytest.raises(gr.Error, match="One run at a time"):
         next(handler(visit("a")))
-    assert next(first) == "a", "the refusal must not end the run that is going"
+    assert next(first) == a, "the refusal must not end the run that is going"
 
     assert demos.stop_run(visit("a"))
     assert not demos.stop_run(visit("a"))
     again = handler(visit("a"))
-    assert next(again) == "a", "after Stop the next run starts at once"
+    assert next(again) == a, "after Stop the next run starts at once"
     assert list(first) == []
     with pytest.raises(gr.Error, match="One run at a time"):
         next(handler(visit("a")))
     again.close()
-    assert next(handler(visit("a"))) == "a"
+    assert next(handler(visit("a"))) == a
     other.close()
     assert not demos.stop_run(visit("b"))
 
@@ -505,7 +506,7 @@ def test_the_session_is_no_parameter_of_the_endpoint():
     ]
 
 
-def test_files_of_a_visitor_go_when_the_page_closes():
+def test_files_of_a_visitor_go_when_he_is_forgotten():
     folder = demos.workspace("somebody")
     (folder / "a.png").write_bytes(b"x")
     assert demos.workspace("somebody") == folder
