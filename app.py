@@ -17,7 +17,6 @@ if os.environ.get("SPACES_ZERO_GPU"):
     import spaces  # noqa: F401  (must come before anything that looks for CUDA)
 
 import gradio as gr
-from PIL import Image
 from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
@@ -32,7 +31,7 @@ try:
     visitors.claim_gradio_files()  # before a widget keeps its first picture
 except ValueError as error:  # LATENT_STUDIO_WORK names a folder that cannot be used
     sys.exit(str(error))
-Image.MAX_IMAGE_PIXELS = images.MAX_PIXELS
+images.only_our_decoders()
 MARK = """<svg viewBox="0 0 48 48" aria-hidden="true"><rect width="48" height="48" rx="9" fill="#14525e"/>
 <g fill="#e9c777"><circle cx="34" cy="24" r="8"/><circle cx="21" cy="17" r="3"/><circle cx="21" cy="31" r="3"/>
 <circle cx="21" cy="24" r="3.6"/><circle cx="12.5" cy="13" r="1.7"/><circle cx="12.5" cy="20.5" r="1.9"/>

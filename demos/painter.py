@@ -7,9 +7,7 @@ the first stroke is told with the second.
 from __future__ import annotations
 
 import base64
-import binascii
 import dataclasses
-import io
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +19,7 @@ from PIL import Image
 
 from demos.figures import data_uri
 from demos.removal_scenes import SIDE, Picture
-from pipelines import masks
+from pipelines import images, masks
 
 SCRIPT = Path(__file__).with_name("painter.js")
 PREFIX = "data:image/png;base64,"
@@ -73,6 +71,11 @@ def put_on(picture: Picture, mask: NDArray[numpy.bool_] | None) -> tuple[Picture
     return dataclasses.replace(picture, exact=exact), value
 
 
+def _small_enough(size: tuple[int, int]) -> None:
+    if max(size) > 2 * SIDE:
+        raise ValueError("The painter’s picture is larger than the painter.")
+
+
 def mask_in(value: Any, picture: Picture) -> NDArray[numpy.bool_]:
     """The mask (H, W) in the widget's value, for this picture; empty if it is of another one. Until the visitor paints, that is the
     very mask that was put there."""
@@ -84,12 +87,10 @@ def mask_in(value: Any, picture: Picture) -> NDArray[numpy.bool_]:
     if picture.exact is not None and uri == picture.exact[0]:
         return picture.exact[1]
     try:
-        with Image.open(io.BytesIO(base64.b64decode(uri[len(PREFIX) :], validate=True)), formats=["PNG"]) as file:
-            if max(file.size) > 2 * SIDE:
-                return nothing
-            marked = numpy.asarray(file.convert("RGBA"))[..., 3] >= 128
-    except (binascii.Error, Image.DecompressionBombError, OSError, SyntaxError, ValueError):
+        drawn = images.opened(base64.b64decode(uri[len(PREFIX) :], validate=True), _small_enough, kinds=["PNG"])
+    except ValueError:  # binascii's error is one, too
         return nothing
+    marked = numpy.asarray(drawn.convert("RGBA"))[..., 3] >= 128
     if marked.shape == nothing.shape:
         return marked
     how = cv2.INTER_AREA if size[0] < marked.shape[1] else cv2.INTER_LINEAR

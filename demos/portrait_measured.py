@@ -8,10 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from demos.figures import Interval, Series, bars, data_uri, intervals, plot, ways
-from pipelines import megaportrait
+from pipelines import images, megaportrait
 from pipelines.registry import ROOT
 
 SHEETS = ROOT / "assets/mini_controlnets"
@@ -204,8 +202,7 @@ def sheets() -> str:
     for name, words in SHOWN.items():
         path = SHEETS / f"{name}.webp"
         if path.exists():
-            with Image.open(path) as picture:
-                small = picture.convert("RGB")
+            small = images.open_picture(path)
             small.thumbnail((SIDE, 2 * SIDE))
             told.append(
                 f"<figure class='removal-worst portrait-sheet'><h5>{words}</h5><img src='{data_uri(small, 'WEBP')}' alt='{words}: {SHEET}'>"

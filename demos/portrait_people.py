@@ -20,7 +20,7 @@ import numpy
 from PIL import Image
 
 from demos.rolling import while_nothing_loads
-from pipelines import limits, portrait_intake, portrait_person
+from pipelines import images, limits, portrait_intake, portrait_person
 from pipelines.archives import Archive, open_archive
 from pipelines.megaportrait import EXAMPLES, Recipe
 from pipelines.portrait_paste import Picture
@@ -135,8 +135,7 @@ def name_of(seed: int) -> str:
 
 def first_person() -> Chosen:
     """The person that the page opens with, read from a file."""
-    with Image.open(FIRST) as sheet:
-        pixels = numpy.array(sheet.convert("RGB"))
+    pixels = numpy.array(images.open_picture(FIRST))
     pictures = numpy.split(pixels, Recipe.PICTURES, 1)
     named = tuple((f"picture {number}", numpy.ascontiguousarray(one)) for number, one in enumerate(pictures, 1))
     return Chosen("first", name_of(START.person), named, identity=START.person)
@@ -144,8 +143,8 @@ def first_person() -> Chosen:
 
 def first_reference() -> Reference:
     """The reference that the page opens with, read from a file."""
-    with Image.open(FIRST_REFERENCE) as opened:
-        return Reference("first", f"reference {START.reference}", numpy.array(opened.convert("RGB")), START.reference)
+    picture = numpy.array(images.open_picture(FIRST_REFERENCE))
+    return Reference("first", f"reference {START.reference}", picture, START.reference)
 
 
 def write_first(folder: Path = FIRST.parent) -> tuple[Path, Path]:

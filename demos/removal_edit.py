@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import cv2
@@ -11,13 +12,15 @@ import numpy
 from numpy.typing import NDArray
 from PIL import Image
 
-from demos import LIGHT, TALKS
+from demos import LIGHT, TALKS, picture_editor
 from demos.uploads import emptied, told
 from pipelines import georemover, removal_views
 
 EDITOR_SIDE = 576
 UNTOUCHED = 1.5 / 255
 """Difference of grey up to which nothing was painted: one level may be lost on the way through a browser."""
+ROUNDED = 1.35
+"""Ratio of formats up to which a depth map is the picture's: at the model's size the sides are multiples of 16 (a picture of 16:9 becomes 3:2)."""
 GREYS = ("#000000", "#404040", "#808080", "#c0c0c0", "#ffffff")
 ABOUT = """<p class='quiet'>Stage 2 takes away what differs between the two depth maps, whoever changed it. Paint an object away with the grey of
 the floor around it (dark is far, bright is near), or paint something into the scene. Or change nothing: then nothing may go.</p>"""
@@ -63,6 +66,7 @@ class Edit:
 
 def build() -> Edit:
     """An accordion below the depth maps."""
+    picture_editor.guard()
     own = gr.State(None)
     with gr.Accordion("Edit or bring the depth after", open=False):
         gr.HTML(ABOUT, padding=False)
@@ -122,7 +126,7 @@ def bind(edit: Edit, view: Any) -> None:
         with told("This depth map was not taken"):
             shape = known(shown).depth_before.shape
             # In the normalisation of the depth before, or the two could not be compared: grey is taken as it is.
-            depth, _limits = georemover.open_depth(path, bool(near_is_dark), (0.0, 1.0))
+            depth, _limits = georemover.open_depth(path, bool(near_is_dark), (0.0, 1.0), fits(shape))
             depth = cv2.resize(depth, shape[::-1], interpolation=cv2.INTER_AREA)
         return {**taken(shown, depth, kind), edit.drop: None}
 
@@ -141,6 +145,19 @@ def bind(edit: Edit, view: Any) -> None:
         edit.drop.upload(brought, [edit.drop, edit.dark, last, colours], [*changed, edit.drop], **TALKS),
     )
     edit.back.click(given_back, [last, colours], changed, **LIGHT)
+
+
+def fits(shape: tuple[int, int]) -> Callable[[tuple[int, int]], None]:
+    """A check that a map has the format of one of ``shape`` (h, w), whose sides were rounded to the model's multiples."""
+
+    def check(size: tuple[int, int]) -> None:
+        stretch = size[0] * shape[0] / (size[1] * shape[1])
+        if max(stretch, 1 / stretch) > ROUNDED:
+            raise ValueError(
+                f"The depth map is {size[0]} x {size[1]} pixels and the picture’s has the format {shape[1]} x {shape[0]}: bring one of the whole picture."
+            )
+
+    return check
 
 
 def _newest(outcome: Any) -> NDArray[numpy.float32]:

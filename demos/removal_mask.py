@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import struct
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,7 @@ from PIL import Image
 
 from demos import painter, workspace
 from demos.removal_scenes import SIDE, Picture
-from pipelines import georemover, images, masks
+from pipelines import georemover, masks
 from pipelines.flux_fill import FillBase
 
 CLICK, BRUSH = "click", "brush"
@@ -54,12 +52,7 @@ def read_mask(path: str | Path, size: tuple[int, int], white_is_keep: bool = Fal
     Raises:
         ValueError: it cannot be read, is of another format, or marks nothing.
     """
-    try:
-        with Image.open(path) as file:
-            images.check_size(*file.size)
-            mask = masks.from_picture(file, size, white_is_keep)
-    except (OSError, SyntaxError, struct.error, zlib.error, Image.DecompressionBombError) as error:
-        raise ValueError("This mask cannot be read: save it as a PNG, white where something is to go.") from error
+    mask = masks.from_picture(path, size, white_is_keep)
     if not mask.any():
         raise ValueError(
             "This mask marks nothing: white is what goes, so if its white means keep, say so and bring it again."

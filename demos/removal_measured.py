@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from PIL import Image
-
 from demos.figures import Interval, data_uri, intervals, safe, ways
-from pipelines import flux_fill, georemover
+from pipelines import flux_fill, georemover, images
 from pipelines.registry import ROOT
 
 WORST = ROOT / flux_fill.FOLDER / "worst.png"
@@ -48,11 +46,10 @@ def measured_html(model_set: str, found: Mapping[str, Any] | None = None) -> str
     told = "".join(f"<li>{safe(sentence)}</li>" for sentence in findings(rows))
     sheet = ""
     if WORST.exists():
-        with Image.open(WORST) as picture:
-            sheet = (
-                f"<figure class='removal-worst'><h5>Where it fails</h5><img src='{data_uri(picture.convert('RGB'), 'WEBP')}' alt='{SHEET}'>"
-                f"<figcaption>{SHEET}</figcaption></figure>"
-            )
+        sheet = (
+            f"<figure class='removal-worst'><h5>Where it fails</h5><img src='{data_uri(images.open_picture(WORST), 'WEBP')}' alt='{SHEET}'>"
+            f"<figcaption>{SHEET}</figcaption></figure>"
+        )
     return (
         f"<div class='board'>{other}<div class='lab-intro'>{INTRO.format(scenes=found['scenes'])}</div><ul class='meaning'>{told}</ul>"
         f"{table(rows)}{chart(rows)}{sheet}</div>"

@@ -29,7 +29,11 @@ def from_colours(rgb: NDArray[numpy.uint8]) -> tuple[NDArray[numpy.float32], NDA
     """RGB (H, W, 3) to inverse depth (H, W) in [0, 1] and the distance of each pixel from the palette (0 to 441)."""
     from scipy.spatial import cKDTree
 
-    distance, level = cKDTree(palette().astype(numpy.float32)).query(rgb.reshape(-1, 3).astype(numpy.float32))
+    # Each colour once: far from the palette a look-up takes ten times as long, and maps have few colours.
+    red, green, blue = (rgb[..., channel].ravel().astype(numpy.uint32) for channel in range(3))
+    colours, which = numpy.unique(red << 16 | green << 8 | blue, return_inverse=True)
+    points = numpy.stack([colours >> 16, colours >> 8 & 255, colours & 255], 1).astype(numpy.float32)
+    distance, level = (found[which] for found in cKDTree(palette().astype(numpy.float32)).query(points))
     shape = rgb.shape[:2]
     return (level / 255).astype(numpy.float32).reshape(shape), distance.astype(numpy.float32).reshape(shape)
 

@@ -21,7 +21,6 @@ import importlib.util
 import io
 import json
 import math
-import struct
 import time
 import zipfile
 import zlib
@@ -34,7 +33,7 @@ import cv2
 import numpy
 from numpy.typing import NDArray
 
-from pipelines import depth_maps, flux_fill, images, limits, masks, recolour, removal_metrics
+from pipelines import batch_files, depth_maps, flux_fill, images, limits, masks, recolour, removal_metrics
 from pipelines.archives import Archive, Member, open_archive
 from pipelines.images import open_picture, unit_levels
 from pipelines.lane import Job
@@ -123,6 +122,8 @@ DEPTH_CHANGED = 0.03
 """Mean change of depth in a part of the mask below which there is nothing to render (the official sample has .154 and .099)."""
 OFF_PALETTE = 12.0
 """Mean distance from the palette, of 441, above which a depth map is none (the official stage 1 has 3.8)."""
+DEPTH_SIDE, DEPTH_SAMPLES = 2048, 64
+"""Longest side of a depth map that is brought; its colours are looked at in so many rows and columns before all of it is read."""
 UNSTABLE = 0.06
 """Mean difference of stage 2's depth panels from the maps it was given, in inverse depth."""
 MOST_MASK = 0.6
@@ -319,9 +320,12 @@ class Outcome:
 
 
 def open_depth(
-    source: str | Path | BinaryIO | Image, near_is_dark: bool = False, limits_: tuple[float, float] | None = None
+    source: str | Path | BinaryIO | Image,
+    near_is_dark: bool = False,
+    limits_: tuple[float, float] | None = None,
+    check: Callable[[tuple[int, int]], Any] | None = None,
 ) -> tuple[Depth, tuple[float, float]]:
-    """A depth map from a file: inverse depth in [0, 1], and the limits by which it was normalised.
+    """A depth map from a file: inverse depth in [0, 1], at most :data:`DEPTH_SIDE` long, and the limits by which it was normalised.
 
     Grey of 8 or 16 bits, or inferno colours as this studio writes them. A depth-after that belongs to an uploaded depth-before must
     be read with that one's limits, and one that belongs to an estimate with (0, 1), or both maps could not be compared.
@@ -329,36 +333,24 @@ def open_depth(
     Args:
         near_is_dark: the map is of distances, as metric networks write them: turned round.
         limits_: minimum and maximum of the map it belongs to; None: its own.
+        check: as of ``images.opened``.
 
     Raises:
         ValueError: it is flat or coloured otherwise, or the file cannot be read.
     """
-    from PIL import Image as Images
-    from PIL import ImageOps, UnidentifiedImageError
-
-    try:
-        image = source if isinstance(source, Images.Image) else Images.open(source)
-        images.check_size(*image.size)
-        upright = ImageOps.exif_transpose(image)
-        if upright.mode in ("I", "F") or upright.mode.startswith("I;16"):
-            levels = unit_levels(upright)
-        else:
-            pixels = numpy.asarray(upright.convert("RGBA").convert("RGB"))
-            spread = pixels.max(-1).astype(int) - pixels.min(-1)
-            if spread.mean() < 2:
-                levels = pixels[..., 0] / numpy.float32(255)
-            else:
-                levels, distance = depth_maps.from_colours(pixels)
-                if distance.mean() > OFF_PALETTE:
-                    raise ValueError(
-                        "This is no depth map: use grey levels, or inferno colours as the studio saves them."
-                    )
-    except Images.DecompressionBombError as error:
-        raise ValueError(f"The picture is too large: at most {images.MAX_PIXELS:,} pixels are accepted.") from error
-    except UnidentifiedImageError as error:
-        raise ValueError("This file is not a picture that can be read: use a PNG, JPEG or WebP.") from error
-    except (OSError, SyntaxError, struct.error, zlib.error) as error:
-        raise ValueError("This picture is damaged or cut short: save or download it again.") from error
+    upright = images.opened(source, check)
+    if upright.mode in ("I", "F") or upright.mode.startswith("I;16"):
+        levels = _not_larger(unit_levels(upright), cv2.INTER_AREA)
+    else:
+        pixels = numpy.asarray(upright if upright.mode == "RGB" else upright.convert("RGBA").convert("RGB"))
+        step = max(1, max(pixels.shape) // DEPTH_SAMPLES)
+        sample = pixels[::step, ::step]
+        grey = _is_grey(sample) and _is_grey(pixels)
+        if not grey and depth_maps.from_colours(sample)[1].mean() > OFF_PALETTE:
+            raise ValueError("This is no depth map: use grey levels, or inferno colours as the studio saves them.")
+        # The mean of two colours of the palette is none of its colours, so these are picked and not mixed.
+        pixels = _not_larger(pixels, cv2.INTER_AREA if grey else cv2.INTER_NEAREST)
+        levels = pixels[..., 0] / numpy.float32(255) if grey else depth_maps.from_colours(pixels)[0]
     if near_is_dark:
         levels = 1 - levels
     own = (float(levels.min()), float(levels.max()))
@@ -366,6 +358,20 @@ def open_depth(
         raise ValueError("This depth map is flat: it says nothing of what stands where, choose another.")
     low, high = limits_ or own
     return numpy.clip((levels - low) / max(high - low, 1e-6), 0, 1).astype(numpy.float32), (low, high)
+
+
+def _is_grey(pixels: Picture) -> bool:
+    red, green, blue = (pixels[..., channel] for channel in range(3))
+    low, high = numpy.minimum(numpy.minimum(red, green), blue), numpy.maximum(numpy.maximum(red, green), blue)
+    return float((high - low).mean()) < 2
+
+
+def _not_larger(levels: NDArray[Any], way: int) -> NDArray[Any]:
+    """``levels`` (H, W) or (H, W, 3), reduced where its long side is above :data:`DEPTH_SIDE`."""
+    scale = DEPTH_SIDE / max(levels.shape[:2])
+    if scale >= 1:
+        return levels
+    return cv2.resize(levels, [max(1, round(side * scale)) for side in levels.shape[1::-1]], interpolation=way)
 
 
 def working_size(size: tuple[int, int], base: FillBase) -> tuple[int, int]:
@@ -1227,17 +1233,19 @@ def _checked_depth(depth: NDArray[numpy.floating] | None, size: tuple[int, int],
 
 @dataclass
 class BatchRow:
-    """One pair of a zip: its outcome, or one sentence about why there is none."""
+    """One pair of a zip, or a file that belongs to none: its outcome, or one sentence about why there is none."""
 
     name: str
     outcome: Outcome | None = None
     """May be let go of once its pictures are saved: a hundred of them would fill the memory."""
     error: str = ""
+    files: str = ""
+    """Those of the zip that it is about."""
     values: dict[str, Any] = field(init=False, repr=False)
     """Its row of the table."""
 
     def __post_init__(self) -> None:
-        self.values = dict.fromkeys(COLUMNS, "") | {"name": self.name, "error": self.error}
+        self.values = dict.fromkeys(COLUMNS, "") | {"name": self.name, "files": self.files, "error": self.error}
         if self.outcome is None:
             return
         scores = self.outcome.metrics[0]
@@ -1249,34 +1257,17 @@ class BatchRow:
 
 
 COLUMNS = (
-    "name", "error", "residual_effect", "change_iou", "over_erasure", "inserted",
+    "name", "files", "error", "residual_effect", "change_iou", "over_erasure", "inserted",
     *(f"{score}_{region}" for region in removal_metrics.REGIONS for score in ("psnr", "ssim")),
     "changed_outside", "depth_change_inside", "depth_change_outside", "off_palette", "panels", "seconds", "notes",
 )  # fmt: skip
 
 
-def pairs_in(archive: Archive) -> list[tuple[str, list[Member], list[Member], list[Member]]]:
-    """(name, images, masks, truths) for each picture of a zip: ``a.png``, ``a_mask.png`` and perhaps ``a_gt.png``, in letters of
-    either case. More than one of a kind is for the caller to refuse.
+@dataclass(frozen=True)
+class Planned:
+    """All rows of a batch, before the first pair is done: what can be made waits, and every other file has its sentence."""
 
-    Raises:
-        ValueError: there is no picture.
-    """
-    found: dict[str, list[Member]] = {}
-    names: dict[str, str] = {}
-    for member in archive.members:
-        path = PurePosixPath(member.name)
-        hidden = any(part.startswith((".", "__MACOSX")) for part in path.parts)
-        if not hidden and path.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp"):
-            name = str(path.with_suffix(""))
-            found.setdefault(name.lower(), []).append(member)
-            names.setdefault(name.lower(), name)
-    pictures = [key for key in sorted(found) if not key.endswith(("_mask", "_gt"))]
-    if not pictures:
-        raise ValueError(
-            "The zip holds no pictures: put a.png and a_mask.png into it, and a_gt.png where there is a truth."
-        )
-    return [(names[key], found[key], found.get(f"{key}_mask", []), found.get(f"{key}_gt", [])) for key in pictures]
+    rows: list[BatchRow]
 
 
 class _OneOf:
@@ -1307,59 +1298,60 @@ def batch(
     path: str | Path | BinaryIO,
     settings: Settings,
     white_is_keep: bool = False,
-) -> Iterator[BatchRow]:
-    """Every pair of a zip, one after the other. A pair that cannot be done is a row with a sentence; the others go on.
+) -> Iterator[Planned | BatchRow]:
+    """First what is to be done (:class:`Planned`), then every pair of a zip, one after the other. A pair that cannot be done is a row
+    with a sentence; the others go on.
 
     Raises:
         ValueError: the file is no zip, or holds no pictures.
     """
     settings = settings.validated()
     with open_archive(path, BATCH_FILES) as archive:
-        pairs = pairs_in(archive)
-        for number, (name, *files) in enumerate(pairs, 1):
+        entries = batch_files.entries(archive.members)
+        pairs = [entry for entry in entries if not entry.problem]
+        if not pairs and all(len(entry.files) == 1 and entry.name == entry.files[0].name for entry in entries):
+            raise ValueError(_nothing_in(entries))
+        yield Planned([BatchRow(one.name, error=one.problem or WAITS, files=_names(one)) for one in entries])
+        for number, entry in enumerate(pairs, 1):
             job.check()
             try:
-                request = dataclasses.replace(_pair_of(archive, name, *files, white_is_keep), settings=settings)
-                yield BatchRow(name, remove(_OneOf(job, number, len(pairs)), registry, request))
+                request = dataclasses.replace(_pair_of(archive, entry, white_is_keep), settings=settings)
+                yield BatchRow(entry.name, remove(_OneOf(job, number, len(pairs)), registry, request), files=_names(entry))
             except ValueError as error:
-                yield BatchRow(name, error=str(error))
+                yield BatchRow(entry.name, error=str(error), files=_names(entry))
 
 
-def _pair_of(
-    archive: Archive,
-    name: str,
-    pictures: list[Member],
-    masks_: list[Member],
-    truths: list[Member],
-    white_is_keep: bool,
-) -> Request:
-    for files in (pictures, masks_, truths):
-        if len(files) > 1:
-            named = ", ".join(member.file for member in files)
-            raise ValueError(f"There are {len(files)} files where one is expected, {named}: keep one of them.")
-    if not masks_:
-        raise ValueError(f"There is no {PurePosixPath(name).name}_mask.png: add the mask.")
-    picture = open_picture(_entry(archive, pictures[0]))
-    drawn = masks.from_picture(_opened(archive, masks_[0]), picture.size, white_is_keep)
-    return Request(picture, drawn, clean=open_picture(_entry(archive, truths[0])) if truths else None)
+WAITS = "Not reached: the batch has not come to it."
 
 
-def _entry(archive: Archive, member: Member) -> io.BytesIO:
-    return io.BytesIO(archive.read(member, BATCH_BYTES))
+def _names(entry: batch_files.Entry) -> str:
+    return ", ".join(member.name for member in entry.files)
 
 
-def _opened(archive: Archive, member: Member) -> Image:
-    """A mask as it is, with its alpha, its size checked first."""
-    from PIL import Image as Images
+def _nothing_in(entries: Sequence[batch_files.Entry]) -> str:
+    why = f" {entries[0].files[0].file}: {entries[0].problem}" if entries else ""
+    return f"The zip holds no pictures: put a.png and a_mask.png into it, and a_gt.png where there is a truth.{why}"
 
-    data = _entry(archive, member)
+
+def _pair_of(archive: Archive, entry: batch_files.Entry, white_is_keep: bool) -> Request:
+    picture, mask, *truth = entry.files
+    opened = _opened(archive, picture, images.open_upload)
+    drawn = _opened(archive, mask, lambda data: masks.from_picture(data, opened.image.size, white_is_keep))
+    if not drawn.any():
+        raise ValueError(f"{mask.file} marks nothing: white is what goes, so if its white means keep, say so.")
+    clean = _opened(archive, truth[0], open_picture) if truth else None
+    return Request(opened.image, drawn, clean=clean)
+
+
+def _opened(archive: Archive, member: Member, read: Callable[[bytes], Any]) -> Any:
+    """What ``read`` makes of a file; its refusals name the file."""
+    data = archive.read(member, BATCH_BYTES)
+    if not data:
+        raise ValueError(f"{member.file} is empty: pack it again.")
     try:
-        image = Images.open(data)
-        images.check_size(*image.size)
-        image.load()
-        return image
-    except (OSError, SyntaxError, struct.error, zlib.error, Images.DecompressionBombError) as error:
-        raise ValueError(f"The mask {member.file} cannot be read: save it as PNG.") from error
+        return read(data)
+    except ValueError as error:
+        raise ValueError(f"{member.file}: {error}") from error
 
 
 def run_batch(
@@ -1369,11 +1361,11 @@ def run_batch(
     settings: Settings,
     white_is_keep: bool = False,
 ) -> int:
-    """:func:`batch` for the lane: emits each row as it is done, and keeps none. Returns how many there were."""
+    """:func:`batch` for the lane: emits each row as it is done, and keeps none. Returns how many pairs there were."""
     count = 0
     for row in batch(job, registry, path, settings, white_is_keep):
         job.emit(row)
-        count += 1
+        count += isinstance(row, BatchRow)
         del row
     return count
 

@@ -10,21 +10,29 @@ so that a picture built to harm (a bomb, a huge text) is refused from its header
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
+import logging
 import os
 import struct
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy
 from numpy.typing import NDArray
 
+from pipelines import picture_headers
+from pipelines.picture_headers import KINDS, MAX_CHUNKS, Header
+
 if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
+
+log = logging.getLogger(__name__)
 
 SOFTWARE = "Latent Studio"
 KEYWORD = "latent-studio"
@@ -35,8 +43,10 @@ MAX_PIXELS = 25_000_000
 """Largest picture that is decoded; 5000 x 5000."""
 MAX_TEXT = 64 * 1024
 """Longest settings text that is read, in bytes."""
-MAX_CHUNKS = 10_000
-"""More chunks than this are not a picture of ours; 8 KiB chunks of a 25-megapixel RGB picture are about 9,200."""
+MAX_SIDE = 30_000
+"""OpenCV addresses no more columns than 32,767."""
+MAX_BYTES = 64 * 2**20
+"""Largest file of a picture."""
 SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -103,7 +113,8 @@ def save_png(
     info.add_itxt(KEYWORD, text)
     info.add_itxt("XML:com.adobe.xmp", _XMP)
     path = Path(path)
-    image.convert("RGB").save(path, format="PNG", pnginfo=info, compress_level=6)
+    image = image if image.mode == "RGBA" else image.convert("RGB")
+    image.save(path, format="PNG", pnginfo=info, compress_level=6)
     return path
 
 
@@ -128,72 +139,197 @@ def read_settings(path: str | Path, tab: str | None = None) -> dict[str, Any]:
     return _record(text, tab)
 
 
-def open_upload(path: str | Path, max_side: int = 2048) -> Image:
-    """A visitor's picture as upright RGB without metadata, at most `max_side` pixels long. Sizes are checked first."""
-    from PIL import Image, ImageOps, UnidentifiedImageError
-
-    try:
-        with Image.open(path) as image:
-            check_size(*image.size)
-            image.draft("RGB", (max_side, max_side))
-            upright = ImageOps.exif_transpose(image).convert("RGB")
-    except Image.DecompressionBombError as error:
-        raise ValueError(f"The picture is too large: at most {MAX_PIXELS:,} pixels are accepted.") from error
-    except UnidentifiedImageError as error:
-        raise ValueError("This file is not a picture that can be read: use a PNG, JPEG or WebP.") from error
-    except (OSError, SyntaxError, struct.error, zlib.error) as error:
-        raise ValueError("This picture is damaged or cut short: save or download it again.") from error
-    upright.thumbnail((max_side, max_side))
-    upright.info.clear()
-    return upright
+class _Refused(ValueError):
+    """A sentence of ours, where a decoder's words are caught too."""
 
 
-def open_picture(source: str | Path | BinaryIO | Image) -> Image:
-    """Any picture as upright RGB of its full size: EXIF rotation, colour profile, CMYK, 16 bits, palette; alpha lies over
-    white, of an animation the first frame is taken. The size is checked before any pixel is decoded.
+def only_our_decoders() -> None:
+    """From here on this process opens :data:`~pipelines.picture_headers.KINDS` and nothing else, whoever asks.
+
+    Pillow chooses a decoder by a file's content, and one of them starts Ghostscript. We name the formats wherever we open a file;
+    libraries that open one by themselves (Gradio does) get no other decoder, not even from a plugin that is imported later.
+    """
+    from PIL import Image, JpegImagePlugin, PngImagePlugin, WebPImagePlugin  # noqa: F401  (register what we read)
+
+    if not hasattr(Image, "latent_studio_register_open"):
+        Image.init()  # what writes other formats registers now, so that nothing need be looked for later
+        register = Image.latent_studio_register_open = Image.register_open
+
+        def registered(id: str, factory: Any, accept: Any = None) -> None:
+            if id.upper() in KINDS:
+                register(id, factory, accept)
+
+        Image.register_open = registered
+    Image.ID[:] = KINDS
+    for other in set(Image.OPEN) - set(KINDS):
+        del Image.OPEN[other]
+    Image.MAX_IMAGE_PIXELS = MAX_PIXELS
+
+
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """A picture that came in."""
+
+    image: Image
+    """Upright RGB in sRGB of its full size, without metadata; transparent parts lie over white. What the models get."""
+    layered: Image | None
+    """The same as RGBA, with the colours under its transparent parts; None where nothing is transparent."""
+    notes: tuple[str, ...]
+    """A sentence for each thing that the file has and no result of 8 bits in sRGB can give back."""
+
+
+def opened(
+    source: str | Path | bytes | BinaryIO | Image,
+    check: Callable[[tuple[int, int]], Any] | None = None,
+    kinds: Sequence[str] = KINDS,
+) -> Image:
+    """A visitor's picture, upright, in its file's own mode. **The one place where a file is decoded.**
+
+    The kind is read from the content and its size from the header, before any decoder sees the file; only the decoder of that kind is
+    tried. A picture that is open already is only turned upright.
+
+    Args:
+        check: called with (width, height) to refuse a picture before its pixels are decoded; where the file may lie turned, after it.
+        kinds: of :data:`~pipelines.picture_headers.KINDS`, those that are taken here.
 
     Raises:
-        ValueError: it is too large, damaged or no picture, in one sentence.
+        ValueError: it is too large, damaged, or another kind of file; one sentence. What the decoder said is in the log.
     """
     from PIL import Image as Images
-    from PIL import UnidentifiedImageError
 
     if isinstance(source, Images.Image):
         check_size(*source.size)
-        return _as_rgb(source)
-    try:
-        with Images.open(source) as image:
-            check_size(*image.size)
-            return _as_rgb(image)
-    except Images.DecompressionBombError as error:
-        raise ValueError(f"The picture is too large: at most {MAX_PIXELS:,} pixels are accepted.") from error
-    except UnidentifiedImageError as error:
-        raise ValueError("This file is not a picture that can be read: use a PNG, JPEG or WebP.") from error
-    except (OSError, SyntaxError, struct.error, zlib.error) as error:
-        raise ValueError("This picture is damaged or cut short: save or download it again.") from error
+        upright = _upright(source)
+        if check is not None:
+            check(upright.size)
+        return upright
+    data = _bytes_of(source)
+    header = picture_headers.read(data)
+    if header.kind not in kinds:
+        raise ValueError(f"This file is a {header.kind} and {' or '.join(kinds)} is wanted here: save it so.")
+    check_size(header.width, header.height)
+    if check is not None and not any(mark in data for mark in (b"xif", b"XIF", b"Orientation")):
+        check((header.width, header.height))
+    with _in_our_words():
+        image = Images.open(io.BytesIO(data), formats=[header.kind])
+        check_size(*image.size)
+        image.load()
+        upright = _upright(image)
+    upright.info["header"] = header
+    upright.info["frames"] = max(header.frames, getattr(image, "n_frames", 1))
+    if check is not None:
+        check(upright.size)
+    return upright
 
 
-def _as_rgb(image: Image) -> Image:
+def open_upload(source: str | Path | bytes | BinaryIO | Image) -> Opened:
+    """A visitor's picture as the models take it, with its transparency, and what of it a result cannot give back.
+
+    EXIF rotation, colour profile, CMYK, 16 bits and palette are followed. Raises as :func:`opened` does.
+    """
+    return _as_rgb(opened(source))
+
+
+def open_picture(source: str | Path | bytes | BinaryIO | Image) -> Image:
+    """:attr:`Opened.image` of :func:`open_upload`."""
+    return open_upload(source).image
+
+
+def _bytes_of(source: str | Path | bytes | BinaryIO) -> bytes:
+    """The file as a whole, so that what is checked is what is decoded."""
+    if isinstance(source, bytes):
+        data = source
+    elif isinstance(source, str | Path):
+        try:
+            with open(source, "rb") as file:
+                data = file.read(MAX_BYTES + 1)
+        except OSError as error:
+            log.info("a picture could not be read from the disk", exc_info=error)
+            raise ValueError("The picture’s file is not there any more, or cannot be read: bring it again.") from error
+    else:
+        data = source.read(MAX_BYTES + 1)
+    if len(data) > MAX_BYTES:
+        raise ValueError(
+            f"The picture's file has more than {MAX_BYTES >> 20} MiB, which is the most that is read: make it smaller first."
+        )
+    return data
+
+
+@contextlib.contextmanager
+def _in_our_words() -> Iterator[None]:
+    """A decoder's error becomes a sentence of ours. It may be any: decoders fail on a stranger's bytes in ways that nobody listed."""
     from PIL import Image as Images
-    from PIL import ImageOps
 
-    profile = image.info.get("icc_profile")
-    upright = ImageOps.exif_transpose(image)
+    try:
+        yield
+    except MemoryError as error:
+        log.info("a picture was refused", exc_info=error)
+        raise ValueError(
+            "There is not enough memory for this picture now: make it smaller, or try again later."
+        ) from error
+    except Exception as error:
+        if isinstance(error, _Refused):
+            raise
+        log.info("a picture was refused", exc_info=error)
+        if isinstance(error, Images.DecompressionBombError):
+            raise ValueError(f"The picture is too large: at most {MAX_PIXELS:,} pixels are accepted.") from error
+        if "MAX_TEXT" in str(error):
+            raise ValueError(
+                "This PNG holds a text or a colour profile that is too long to be unpacked: save it again without metadata."
+            ) from error
+        raise ValueError(picture_headers.DAMAGED) from error
+
+
+def _upright(image: Image) -> Image:
+    """The picture, turned as its EXIF says; a broken EXIF says nothing."""
+    from PIL import ExifTags, ImageOps
+
+    try:
+        lies = image.getexif().get(ExifTags.Base.Orientation, 1)
+        return ImageOps.exif_transpose(image) if lies in range(2, 9) else image
+    except Exception as error:  # as in _in_our_words; the pixels are decoded by now
+        log.info("the EXIF of a picture was passed over", exc_info=error)
+        return image
+
+
+def _as_rgb(upright: Image) -> Opened:
+    from PIL import Image as Images
+
+    profile, frames = upright.info.get("icc_profile"), upright.info.get("frames", 1)
+    header: Header | None = upright.info.get("header")
+    notes = []
+    if frames > 1:
+        notes.append(
+            "The file holds more than one picture (an animation, or a second exposure): only the first is used."
+        )
+    if upright.mode in ("I", "F") or upright.mode.startswith("I;16") or (header is not None and header.bits > 8):
+        notes.append("The file has 16 bits a channel and the result has 8: its finest steps are lost, in every pixel.")
+    if header is not None and header.gamma is not None and abs(header.gamma - 1 / 2.2) > 0.01:
+        notes.append(
+            f"The file asks to be shown with a gamma of {header.gamma:.2f}, which is not followed: the result may look lighter or darker."
+        )
     if upright.mode in ("I", "F") or upright.mode.startswith("I;16"):
+        hole = upright.info.get("transparency")
+        seen = None if not isinstance(hole, int) else Images.fromarray(numpy.asarray(upright) != hole).convert("L")
         upright = Images.fromarray((unit_levels(upright) * 255).round().astype(numpy.uint8))
+        if seen is not None:
+            upright = Images.merge("LA", (upright, seen)).convert("RGBA")
     elif upright.mode in ("P", "PA", "LA", "La", "RGBa", "1") or "transparency" in upright.info:
         # `La` and `RGBa` hold colours times alpha and are converted one way only; a palette may hide transparency.
         through = {"La": "LA", "RGBa": "RGBA"}.get(upright.mode)
         upright = (upright.convert(through) if through else upright).convert("RGBA")
+    elif upright.mode == "CMYK":
+        notes.append("The file’s colours are CMYK and were converted to sRGB.")
     alpha = upright.getchannel("A") if upright.mode == "RGBA" else None
-    colours = _in_srgb(upright.convert("RGB") if alpha is not None else upright, profile)
-    if alpha is not None:
-        white = Images.new("RGB", colours.size, "white")
-        white.paste(colours, mask=alpha)
-        colours = white
-    plain = Images.new("RGB", colours.size)  # without the metadata of the file, which may name its owner
-    plain.paste(colours)
-    return plain
+    colours, converted = _in_srgb(upright.convert("RGB") if alpha is not None else upright, profile)
+    if converted and upright.mode != "CMYK":
+        notes.append(converted)
+    plain = Images.new("RGB", colours.size, "white")  # without the metadata of the file, which may name its owner
+    plain.paste(colours, mask=alpha)
+    layered = None
+    if alpha is not None and alpha.getextrema()[0] < 255:
+        layered = Images.merge("RGBA", (*colours.split(), alpha))
+    return Opened(plain, layered, tuple(notes))
 
 
 def unit_levels(image: Image) -> NDArray[numpy.float32]:
@@ -207,18 +343,26 @@ def unit_levels(image: Image) -> NDArray[numpy.float32]:
     return numpy.clip(levels / full, 0, 1)
 
 
-def _in_srgb(image: Image, profile: bytes | None) -> Image:
-    """RGB in sRGB; a profile that is broken or belongs to other channels is passed over."""
+def _in_srgb(image: Image, profile: bytes | None) -> tuple[Image, str]:
+    """RGB in sRGB, and a sentence where that changed colours; a profile that is broken or belongs to other channels is passed over."""
     if profile and image.mode in ("RGB", "CMYK", "L"):
-        from PIL import ImageCms
+        from PIL import Image as Images
+        from PIL import ImageChops, ImageCms
 
         try:
             given = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-            if "sRGB" not in (ImageCms.getProfileDescription(given) or ""):
-                return ImageCms.profileToProfile(image, given, ImageCms.createProfile("sRGB"), outputMode="RGB")
+            name = " ".join((ImageCms.getProfileDescription(given) or "").split())[:60]
+            if "sRGB" not in name:
+                made = ImageCms.profileToProfile(image, given, ImageCms.createProfile("sRGB"), outputMode="RGB")
+                before, after = (
+                    one.resize((64, 64), Images.Resampling.NEAREST).convert("RGB") for one in (image, made)
+                )
+                moved = max(most for _least, most in ImageChops.difference(before, after).getextrema())
+                words = f"The file’s colours are those of the profile {name!r} and were converted to sRGB: what sRGB lacks is clipped."
+                return made, words if moved > 1 else ""
         except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
             pass
-    return image.convert("RGB")
+    return image.convert("RGB"), ""
 
 
 def _png_size(file: BinaryIO) -> tuple[int, int]:
@@ -241,9 +385,13 @@ def check_size(width: int, height: int) -> None:
         ValueError: it has no pixels, or more than :data:`MAX_PIXELS`.
     """
     if width < 1 or height < 1 or width * height > MAX_PIXELS:
-        raise ValueError(
+        raise _Refused(
             f"The picture is {width:,} x {height:,} pixels and at most {MAX_PIXELS:,} in all are accepted: "
             "make it smaller first."
+        )
+    if max(width, height) > MAX_SIDE:
+        raise _Refused(
+            f"The picture is {width:,} x {height:,} pixels and no side may have more than {MAX_SIDE:,}: cut it into parts."
         )
 
 

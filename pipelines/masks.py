@@ -5,11 +5,14 @@ A mask is (H, W) bool; True means "take this away". Sizes are (width, height), a
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
 
 import cv2
 import numpy
 from numpy.typing import NDArray
+
+from pipelines import images
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -50,28 +53,25 @@ def check_format(name: str, size: tuple[int, int], wanted: tuple[int, int]) -> N
         )
 
 
-def from_picture(picture: Image, size: tuple[int, int], white_is_keep: bool = False) -> Mask:
+def from_picture(
+    source: str | Path | bytes | BinaryIO | Image, size: tuple[int, int], white_is_keep: bool = False
+) -> Mask:
     """A mask file: white (from the middle grey on) is what goes, or, with ``white_is_keep`` (RORD), what stays.
 
     Where the file has an alpha channel that says anything, transparent pixels are no part of the mask; a file that is one colour
     throughout is then read by its alpha alone. EXIF rotation is followed.
 
     Raises:
-        ValueError: its sides are in another ratio than those of ``size``.
+        ValueError: its sides are in another ratio than those of ``size``, or it cannot be read as a picture.
     """
-    from PIL import ImageOps
-
-    upright = ImageOps.exif_transpose(picture)
-    check_format("mask", upright.size, size)
-    if upright.mode.startswith("I;16"):
-        upright = (
-            upright.point(lambda level: level / 257).convert("L") if upright.mode == "I;16" else upright.convert("I")
-        )
-    if upright.mode in ("I", "F"):
-        levels = numpy.asarray(upright, numpy.float32)
-        white, alpha = levels > (0.5 * max(float(levels.max()), 1.0)), None
-    elif upright.mode == "1":
-        white, alpha = numpy.asarray(upright), None
+    upright = images.opened(source, check=lambda found: check_format("mask", found, size))
+    alpha = None
+    if upright.mode in ("I", "F") or upright.mode.startswith("I;16"):
+        white = images.unit_levels(upright) >= 0.5
+    elif upright.mode in ("1", "L") and "transparency" not in upright.info:
+        white = numpy.asarray(upright.convert("L")) >= 128
+    elif upright.mode == "RGB" and "transparency" not in upright.info:
+        white = numpy.asarray(upright).max(-1) >= 128
     else:
         pixels = numpy.asarray(upright.convert("RGBA"))
         white, alpha = pixels[..., :3].max(-1) >= 128, pixels[..., 3]
