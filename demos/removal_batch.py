@@ -18,7 +18,7 @@ from demos.removal_input import Input
 from demos.removal_settings import Controls
 from demos.uploads import download, told
 from pipelines import georemover
-from pipelines.georemover import BatchRow
+from pipelines.georemover import BatchRow, Planned
 from pipelines.lane import IDLE, Progress, Result, live
 from pipelines.registry import Registry
 
@@ -26,8 +26,8 @@ LIMIT_S = 3600.0
 READY = "Drop a zip, then press Run the batch."
 STOPPED = "Stopped. What was done stays, and its files can be downloaded."
 INTRO = """<p>A zip with pairs such as <code>sofa.png</code> and <code>sofa_mask.png</code>; a <code>sofa_gt.png</code>, the same place without
-the object, brings the measurements along. White in a mask is what goes. The settings are those of the first part; of variants only
-the first is made.</p>"""
+the object, brings the measurements along. White in a mask is what goes. Pictures are PNG, JPEG or WebP; each file of the zip has a row below:
+used, or why not. The settings are those of the first part; of variants only the first is made.</p>"""
 SHOWN = (
     ("residual_effect", "Residual effect"),
     ("psnr_effect", "PSNR effect"),
@@ -63,7 +63,7 @@ def build(registry: Registry, model_set: str, given: Input, controls: Controls) 
             raise ValueError("There is no zip yet: drop one with pictures and masks.")
         settings = controls.asked([1 if name == "variants" else value for name, value in zip(controls.names, values, strict=True)],
                                   grow, fill, model_set)  # fmt: skip
-        began, rows = time.monotonic(), []
+        began, rows = time.monotonic(), {}
         folder = workspace(session) / secrets.token_hex(6)
         folder.mkdir()
         yield {
@@ -76,12 +76,14 @@ def build(registry: Registry, model_set: str, given: Input, controls: Controls) 
                     yield gr.skip()
                 elif isinstance(item, Progress):
                     yield {line: running_line(item, began, 0)}
-                elif isinstance(item, BatchRow):
-                    rows.append(pack(item, folder))
-                    path_ = write_table(rows, folder)
-                    yield {board: board_html(rows), save_csv: gr.DownloadButton(value=path_, interactive=True)}
+                elif isinstance(item, Planned | BatchRow):
+                    new = item.rows if isinstance(item, Planned) else [pack(item, folder)]
+                    rows |= {(row.name, row.files): row for row in new}
+                    known = list(rows.values())
+                    path_ = write_table(known, folder)
+                    yield {board: board_html(known), save_csv: gr.DownloadButton(value=path_, interactive=True)}
                 elif isinstance(item, Result):
-                    text = f"Done: {len(rows)} pictures in {time.monotonic() - began:.0f} s"
+                    text = f"Done: {made_words(list(rows.values()))} in {time.monotonic() - began:.0f} s"
                     yield {line: progress_line(text, 1.0, "done"), **over}
         except TimeoutError:
             text = f"Stopped after {LIMIT_S / 60:.0f} minutes, the limit of one run. What was done stays."
@@ -125,15 +127,24 @@ def pack(row: BatchRow, folder: Path) -> BatchRow:
     return row
 
 
+def made_words(rows: Sequence[BatchRow]) -> str:
+    """How many rows have a result."""
+    made = sum(not row.error for row in rows)
+    rest = len(rows) - made
+    return f"{made} picture{'' if made == 1 else 's'}" + (
+        f", {rest} row{'' if rest == 1 else 's'} without a result" if rest else ""
+    )
+
+
 def board_html(rows: Sequence[BatchRow]) -> str:
-    """A row per pair; what could not be done says why."""
+    """A row per pair, and one for each other file; what could not be done says why."""
     heads = "".join(f"<th role='columnheader' scope='col'>{name}</th>" for _, name in SHOWN)
     lines = "".join(_row(row) for row in rows)
     return (
-        f"<div class='board'><h4>{len(rows)} pictures</h4><div class='scroll' tabindex='0' role='region' aria-label='The pictures of the batch'>"
+        f"<div class='board'><h4>{made_words(rows)}</h4><div class='scroll' tabindex='0' role='region' aria-label='The pictures of the batch'>"
         "<table class='tally removal-table' role='table'><thead role='rowgroup'><tr role='row'><th role='columnheader' scope='col'>Picture</th>"
         f"{heads}</tr></thead><tbody role='rowgroup'>{lines}</tbody></table></div><p class='quiet'>Empty: not known without a truth, or not "
-        "defined. The CSV has all measures.</p></div>"
+        "defined. The CSV has all measures, and which files each row is about.</p></div>"
     )
 
 

@@ -49,7 +49,10 @@ def entries(members: Iterable[Member]) -> list[Entry]:
     for key in sorted(named):
         stem = _stem(named[key][0])
         if roles[key] == "":
-            groups = (named[key], *(named.get(key + end, []) if roles.get(key + end) == end else [] for end in (MASK, TRUTH)))
+            groups = (
+                named[key],
+                *(named.get(key + end, []) if roles.get(key + end) == end else [] for end in (MASK, TRUTH)),
+            )
             made.append(Entry(stem, tuple(one for group in groups for one in group), _problem(stem, *groups)))
         elif roles.get(key.removesuffix(roles[key])) != "":
             what = "mask" if roles[key] == MASK else "truth"
@@ -62,7 +65,9 @@ def entries(members: Iterable[Member]) -> list[Entry]:
 
 def _no_picture(member: Member) -> str:
     path = PurePosixPath(member.name)
-    system = SYSTEM.get(path.name.lower()) or ("macOS" if "__MACOSX" in path.parts or path.name.startswith("._") else "")
+    system = SYSTEM.get(path.name.lower()) or (
+        "macOS" if "__MACOSX" in path.parts or path.name.startswith("._") else ""
+    )
     if system:
         return f"Left out: {system} put this file there, it is no picture."
     if any(part.startswith(".") and part not in (".", "..") for part in path.parts):
@@ -81,7 +86,7 @@ def _key(member: Member) -> str:
 
 
 def _role(key: str, named: dict[str, list[Member]]) -> str:
-    """"" of a picture, else the ending that says what it is of another one."""
+    """ "" of a picture, else the ending that says what it is of another one."""
     for end in (MASK, TRUTH):
         if key.endswith(end) and PurePosixPath(key).name != end:
             # Somebody's picture may be called so, too: then it has a mask of its own, and there is none that it belongs to.

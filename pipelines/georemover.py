@@ -23,10 +23,9 @@ import json
 import math
 import time
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar
 
 import cv2
@@ -1316,7 +1315,9 @@ def batch(
             job.check()
             try:
                 request = dataclasses.replace(_pair_of(archive, entry, white_is_keep), settings=settings)
-                yield BatchRow(entry.name, remove(_OneOf(job, number, len(pairs)), registry, request), files=_names(entry))
+                yield BatchRow(
+                    entry.name, remove(_OneOf(job, number, len(pairs)), registry, request), files=_names(entry)
+                )
             except ValueError as error:
                 yield BatchRow(entry.name, error=str(error), files=_names(entry))
 

@@ -283,7 +283,7 @@ def test_the_programs_on_the_page_work(served: str, tmp_path: Path, monkeypatch:
     exec(over_http.replace("http://127.0.0.1:7860", served).replace("steps=25", "steps=2"), seen)
     assert images.read_settings(seen["golden"], tab="golden_noise")["settings"]["seed"] == 7
     exec(in_process.replace("seed=7", "seed=7, steps=2"), {})
-    assert images.open_upload(tmp_path / "golden.png").tobytes() == images.open_upload(seen["golden"]).tobytes()
+    assert images.open_picture(tmp_path / "golden.png").tobytes() == images.open_picture(seen["golden"]).tobytes()
 
 
 @pytest.mark.slow
@@ -291,7 +291,7 @@ def test_strength_zero_is_the_same_noise(served: str):
     standard, golden, _ = Client(served, verbose=False).predict(
         prompt=PROMPT, seed=3, steps=3, strength=0, api_name=API
     )
-    pixels = [images.from_pil(images.open_upload(path)) for path in (standard, golden)]
+    pixels = [images.from_pil(images.open_picture(path)) for path in (standard, golden)]
     assert (pixels[0] == pixels[1]).all()
 
 

@@ -19,7 +19,6 @@ import pytest
 from PIL import Image, ImageCms
 
 from pipelines import depth_maps, flux_fill, georemover, images, lane, masks, removal_metrics
-from pipelines.archives import open_archive
 from pipelines.georemover import Cache, Outcome, Preview, Recipe, Request, Settings, remove
 from pipelines.lane import Cancelled, Job, Progress
 from pipelines.patching import fingerprint
@@ -941,22 +940,29 @@ def test_a_zip_is_done_pair_by_pair_and_a_bad_pair_stops_nothing(registry, pair)
     job = Job()
     count = georemover.run_batch(job, registry, archive_of(files), FAST)
     sent = drain(job)
+    planned = sent.pop(0)
     rows = [item for item in sent if isinstance(item, georemover.BatchRow)]
     assert count == len(rows) == len(sent) - sum(isinstance(item, Progress) for item in sent)
+    assert [row.name for row in planned.rows] == ["c", "d", "e", "set/a", "set/b", "__MACOSX/._a.png", "notes.txt"]
+    assert sorted(", ".join(row.files for row in planned.rows).split(", ")) == sorted(files), "every file is in one row"
+    assert [row.error == georemover.WAITS for row in planned.rows] == [False] + 4 * [True] + 2 * [False]
+    assert planned.rows[0].error == "There is no c_mask.png in its folder: add the mask."
+    rows = [planned.rows[0], *rows]
     assert [row.name for row in rows] == ["c", "d", "e", "set/a", "set/b"]
     assert [bool(row.error) for row in rows] == [True, True, True, False, False]
-    assert rows[0].error == "There is no c_mask.png: add the mask."
-    assert "not a picture" in rows[1].error and "mask e_mask.png cannot be read" in rows[2].error
+    assert rows[1].error.startswith("d.png: This file is not a picture") and rows[2].error.startswith(
+        "e_mask.png: This file"
+    )
     assert rows[3].outcome.metrics[0]["truth"] and not rows[4].outcome.metrics[0]["truth"]
     told = [item for item in sent if isinstance(item, Progress)]
-    assert told[0].text.startswith("4 of 5: loading") and any(item.text.startswith("5 of 5: Result") for item in told)
-    assert [item.fraction for item in told] == sorted(item.fraction for item in told) and told[0].fraction == 0.6
+    assert told[0].text.startswith("3 of 4: loading") and any(item.text.startswith("4 of 4: Result") for item in told)
+    assert [item.fraction for item in told] == sorted(item.fraction for item in told) and told[0].fraction == 0.5
     table = list(csv.DictReader(io.StringIO(georemover.rows_to_csv(rows))))
     assert [row["name"] for row in table] == [row.name for row in rows]
     assert float(table[3]["residual_effect"]) == rows[3].outcome.metrics[0]["residual_effect"]
     assert table[4]["residual_effect"] == "" and float(table[4]["changed_outside"]) >= 0
     white = archive_of({"a.png": png(pair.image), "a_mask.png": png(keep)})
-    (row,) = georemover.batch(Job(), registry, white, FAST, white_is_keep=True)
+    _planned, row = georemover.batch(Job(), registry, white, FAST, white_is_keep=True)
     assert numpy.array_equal(row.outcome.mask, rows[3].outcome.mask)
 
 
@@ -966,40 +972,32 @@ def test_zips_that_are_none_are_refused(registry, monkeypatch: pytest.MonkeyPatc
 
     with pytest.raises(ValueError, match="not a zip that can be read"):
         first(io.BytesIO(b"x"))
-    with pytest.raises(ValueError, match="holds no pictures"):
-        first(archive_of({"a.txt": b"x"}))
+    for files in ({}, {"a.txt": b"x"}):
+        with pytest.raises(ValueError, match="holds no pictures"):
+            first(archive_of(files))
     with pytest.raises(ValueError, match="holds 601 files and at most 600"):
         first(archive_of({f"{i}.png": b"" for i in range(601)}))
     monkeypatch.setattr(georemover, "BATCH_BYTES", 100)
-    assert (
-        "unpacks to more than 100 bytes"
-        in first(archive_of({"a.png": png(pair.image), "a_mask.png": png(pair.image)})).error
+    large = archive_of({"a.png": png(pair.image), "a_mask.png": png(pair.image)})
+    _planned, row = georemover.batch(Job(), registry, large, FAST)
+    assert "unpacks to more than 100 bytes" in row.error
+
+
+def test_a_pair_says_which_of_its_files_is_at_fault(registry, pair):
+    mask, eps = png((pair.mask * 255).astype(numpy.uint8)), b"%!PS-Adobe-3.0 EPSF-3.0\n"
+    files = {
+        "a": eps,
+        "a_mask": mask,
+        "b": png(pair.image),
+        "b_mask": png(numpy.zeros_like(pair.image)),
+        "c": b"",
+        "c_mask": mask,
+    }
+    sent = list(
+        georemover.batch(Job(), registry, archive_of({f"{name}.png": data for name, data in files.items()}), FAST)
     )
-
-
-def test_names_in_a_zip_may_be_written_in_any_case_but_not_twice(registry, pair):
-    mask = png((pair.mask * 255).astype(numpy.uint8))
-    names = ("B.PNG", "b_MASK.png", "b_Gt.png", "c.png", "c.jpg", "C_mask.png", "d.png", "d_mask.png", "d_mask.bmp")
-    with open_archive(archive_of(dict.fromkeys(names, b"x")), 9) as archive:
-        name, *files = georemover.pairs_in(archive)[0]
-        assert len(georemover.pairs_in(archive)) == 3
-    assert name == "B" and [[one.name for one in same] for same in files] == [["B.PNG"], ["b_MASK.png"], ["b_Gt.png"]]
-    twice = archive_of(
-        dict.fromkeys(("c.png", "c.jpg", "c_mask.png", "d.png"), mask) | {"d_mask.png": mask, "D_mask.bmp": mask}
-    )
-    rows = list(georemover.batch(Job(), registry, twice, FAST))
-    assert [row.error for row in rows] == [
-        "There are 2 files where one is expected, c.png, c.jpg: keep one of them.",
-        "There are 2 files where one is expected, d_mask.png, D_mask.bmp: keep one of them.",
-    ]
-
-
-def test_names_in_a_zip_lead_nowhere_else():
-    names = ("/abs.png", "a\\b.png", "a\\..\\..\\x.png", "../y.png", "plain.png")
-    with open_archive(archive_of(dict.fromkeys(names, b"x")), 9) as archive:
-        pairs = georemover.pairs_in(archive)
-    assert [name for name, *_files in pairs] == ["/abs", "a/b", "plain"]
-    assert "leads out of the zip" in pairs[0][1][0].problem
+    assert "a.png: This file is a PostScript file" in sent[1].error and "b_mask.png marks nothing" in sent[2].error
+    assert sent[3].error == "c.png is empty: pack it again."
 
 
 def test_no_cell_of_the_table_is_a_formula():

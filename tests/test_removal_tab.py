@@ -659,13 +659,18 @@ def test_a_batch_goes_on_over_what_cannot_be_done(page, tmp_path: Path):
             data = io.BytesIO()
             Image.fromarray(pixels).convert("RGB").save(data, "PNG")
             archive.writestr(f"{name}.png", data.getvalue())
+        archive.writestr("read me.txt", "hello")
     run = list(handler(page, "batch")(visit("batch"), str(packed), False, 2, True, *values()))
     told = shown(run)
-    assert "2 pictures" in told and "There is no lonely_mask.png: add the mask." in told and "Done: 2 pictures" in told
+    assert (
+        "There is no lonely_mask.png in its folder: add the mask." in told and "by its name this is no picture" in told
+    )
+    assert "0 pictures, 3 rows without a result" in told and "Done: 1 picture, 2 rows without a result" in told
     files = [str(v.value) if not isinstance(v.value, dict) else v.value["path"] for u in run if isinstance(u, dict)
              for v in u.values() if isinstance(v, gr.DownloadButton) and v.value]  # fmt: skip
     table = next(Path(path).read_text() for path in files if path.endswith(".csv"))
-    assert table.splitlines()[0].startswith("name,error,residual_effect")
+    assert table.splitlines()[0].startswith("name,files,error,residual_effect")
+    assert [line.split(",")[0] for line in table.splitlines()[1:]] == ["a", "lonely", "read me.txt"]
     assert not [path for path in files if path.endswith(".zip")], "each would be one more copy on the disk"
     folder = next(v for v in run[0].values() if v and isinstance(v, str) and Path(v).is_dir())
     with zipfile.ZipFile(handler(page, "packed_pictures")(folder)) as archive:
