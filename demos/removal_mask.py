@@ -52,7 +52,13 @@ def read_mask(path: str | Path, size: tuple[int, int], white_is_keep: bool = Fal
     Raises:
         ValueError: it cannot be read, is of another format, or marks nothing.
     """
-    mask = masks.from_picture(path, size, white_is_keep)
+    try:
+        mask = masks.from_picture(path, size, white_is_keep)
+    except ValueError as error:
+        words = str(error)
+        if "mask" in words:
+            raise
+        raise ValueError(f"The mask cannot be read: {words[0].lower()}{words[1:]}") from error
     if not mask.any():
         raise ValueError(
             "This mask marks nothing: white is what goes, so if its white means keep, say so and bring it again."
