@@ -63,7 +63,7 @@ def _load_part(spec: ModelSpec) -> Any:
         name = json.loads((folder / "config.json").read_text())["_class_name"]
     kind = getattr(diffusers if library == "diffusers" else transformers, name)
     if part.startswith("tokenizer"):
-        return kind.from_pretrained(folder)
+        return kind.from_pretrained(folder, split_special_tokens=True)  # see pipelines/text.py
     options = {"dtype": getattr(torch, spec.dtype)} if library == "transformers" else {
         "torch_dtype": getattr(torch, spec.dtype), "variant": "fp16" if "stabilityai" in spec.source else None,
     }  # fmt: skip

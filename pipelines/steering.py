@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from pipelines.concept_files import Concept, check_fit
 from pipelines.patching import edited_outputs
 from pipelines.probes import Fit, prepared
+from pipelines.text import encode_chat, encode_text, words
 
 REPRESENTATIONS = ("pre-attn", "hiddens", "heads", "post-attn", "mlp", "queries", "keys", "values")
 """What can be read: output of the norm before attention; hidden states (the last after the final norm); attention
@@ -36,6 +37,7 @@ output cut into heads; attention output; output of the MLP; queries before rotat
 PLACES = ("pre-attn", "post-attn", "hiddens")
 """Where a model can be guided."""
 POSITIONS = ("all", "answer", "last")
+_WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 ANSWER_TOKENS, CONTEXT, MAX_TOKENS = 32, 16, 1024
 """The paper's: answers are cut to 32 tokens, the first 16 are looked at, conversations cut on the left to 1,024."""
 
@@ -45,13 +47,6 @@ _ATTENTIONS = ("self_attn", "attn", "attention", "self_attention")
 _MLPS = ("mlp", "feed_forward", "ffn", "block_sparse_moe")
 _FINAL_NORMS = ("norm", "ln_f", "final_layer_norm", "final_layernorm")
 _QUERIES = ("q_proj", "wq")
-
-PLAIN_TEMPLATE = (
-    "{{ bos_token or '' }}{% for message in messages %}"
-    "{% if message['role'] == 'user' %}Question: {% elif message['role'] == 'assistant' %}Answer: {% endif %}"
-    "{{ message['content'].strip() }}\n{% endfor %}{% if add_generation_prompt %}Answer:{% endif %}"
-)
-"""For base models, whose tokenizer has no chat template: questions and answers, as in the paper's experiments."""
 
 
 # ------------------------------------------------------------------------------------------- anatomy
@@ -161,29 +156,9 @@ class Span:
     stop: int
 
 
-def render(tokenizer: Any, messages: Sequence[dict[str, str]], open_reply: bool) -> str:
-    """The conversation as text, by the tokenizer's chat template; ``open_reply`` ends where an answer begins.
-
-    Raises:
-        ValueError: the template refuses the conversation (roles out of turn, no place for a system message, ...).
-    """
-    from jinja2.exceptions import TemplateError
-
-    template = None if getattr(tokenizer, "chat_template", None) else PLAIN_TEMPLATE
-    try:
-        return tokenizer.apply_chat_template(
-            list(messages), tokenize=False, add_generation_prompt=open_reply, chat_template=template
-        )
-    except TemplateError as error:
-        raise ValueError(
-            f"The model's chat template refuses this conversation ({str(error)[:120]}): begin with a user message, "
-            "then take turns."
-        ) from error
-
-
 def prompt_ids(tokenizer: Any, messages: Sequence[dict[str, str]]) -> list[int]:
     """Token ids of the conversation up to where the answer begins."""
-    return _ids(tokenizer, render(tokenizer, messages, True))
+    return encode_chat(tokenizer, messages, True).ids
 
 
 def reply_span(tokenizer: Any, messages: Sequence[dict[str, str]], answer: str) -> Span:
@@ -193,26 +168,24 @@ def reply_span(tokenizer: Any, messages: Sequence[dict[str, str]], answer: str) 
     mapped to tokens; without such a map, its tokens are those between the common beginning with the open reply and
     the common end with an empty answer. What the template puts behind the answer does not belong to it.
     """
-    opened = render(tokenizer, messages, True)
-    whole = render(tokenizer, [*messages, {"role": "assistant", "content": answer}], False)
+    opened = encode_chat(tokenizer, messages, True)
+    whole = encode_chat(tokenizer, [*messages, {"role": "assistant", "content": answer}], False)
     text = answer.strip()
-    at = whole.find(text, _shared(opened, whole))
+    at = whole.text.find(text, _shared(opened.text, whole.text))
     if at < 0:
         raise ValueError(
             f"The model's chat template changes the answer {text[:30]!r}, so that its tokens cannot be told from the "
             "rest: choose another model or change the answer."
         )
-    before = _shared(_ids(tokenizer, opened), _ids(tokenizer, whole))
+    before = _shared(opened.ids, whole.ids)
     if not text:
-        return Span(_ids(tokenizer, whole), before, before)
-    if getattr(tokenizer, "is_fast", False):
-        encoded = tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True)
-        inside = [n for n, (a, b) in enumerate(encoded["offset_mapping"]) if a < at + len(text) and b > max(a, at)]
-        return Span(list(encoded["input_ids"]), inside[0], inside[-1] + 1)
-    ids = _ids(tokenizer, whole)
-    empty = _ids(tokenizer, render(tokenizer, [*messages, {"role": "assistant", "content": ""}], False))
-    behind = min(_shared(ids[::-1], empty[::-1]), max(len(empty) - before, 0), len(ids) - before)
-    return Span(ids, before, len(ids) - behind)
+        return Span(whole.ids, before, before)
+    if whole.places:
+        inside = [n for n, (a, b) in enumerate(whole.places) if a < at + len(text) and b > max(a, at)]
+        return Span(whole.ids, inside[0], inside[-1] + 1)
+    empty = encode_chat(tokenizer, [*messages, {"role": "assistant", "content": ""}], False).ids
+    behind = min(_shared(whole.ids[::-1], empty[::-1]), max(len(empty) - before, 0), len(whole.ids) - before)
+    return Span(whole.ids, before, len(whole.ids) - behind)
 
 
 def cut(span: Span, answer_tokens: int = ANSWER_TOKENS, context: int = CONTEXT, longest: int = MAX_TOKENS) -> Span:
@@ -266,9 +239,16 @@ def pieces(tokenizer: Any, ids: Sequence[int]) -> list[str]:
 
 def unknown_words(tokenizer: Any, text: str) -> dict[str, list[str]]:
     """Words of ``text`` that the tokenizer has no token for, each with the nearest known words (a small vocabulary only)."""
-    unknown = getattr(tokenizer, "unk_token_id", None)
-    words = dict.fromkeys(re.findall(r"[^\W_]+(?:['’-][^\W_]+)*", text))
-    lost = [word for word in words if unknown is not None and unknown in _ids(tokenizer, word)]
+    unknown, lost = getattr(tokenizer, "unk_token_id", None), []
+    for written in words(text) if unknown is not None else ():
+        seen = encode_text(tokenizer, written)
+        for word in _WORD.findall(written):
+            ids = encode_text(tokenizer, word)
+            if unknown in ids:
+                lost.append(word)
+            elif unknown in seen and not set(ids) <= set(seen):  # known alone, but not as it was written: <Mabel>
+                lost.append(written)
+    lost = list(dict.fromkeys(lost))
     known = [word for word in tokenizer.get_vocab() if word.isalpha()] if lost else []
     known = known if len(known) <= 5000 else []
     return {word: difflib.get_close_matches(word.lower(), known, n=3, cutoff=0.6) for word in lost}
@@ -282,10 +262,6 @@ def stop_tokens(model: nn.Module, tokenizer: Any) -> frozenset[int]:
         getattr(tokenizer, "eos_token_id", None),
     )
     return frozenset(x for ids in said for x in (ids if isinstance(ids, list | tuple) else [ids]) if x is not None)
-
-
-def _ids(tokenizer: Any, text: str) -> list[int]:
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 def _shared(first: Sequence[Any], second: Sequence[Any]) -> int:
