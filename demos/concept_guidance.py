@@ -14,7 +14,7 @@ from demos.concept_make import concept_file
 from demos.concept_measured import measured_html
 from demos.concept_shown import display, row_facts
 from demos.figures import safe
-from pipelines import concept_guidance, dialogues
+from pipelines import concept_guidance, dialogues, limits
 from pipelines.concept_guidance import (
     MODELS,
     PAPER,
@@ -213,7 +213,7 @@ def _endpoints(registry: Registry, model_set: str) -> None:
     ) -> Iterator[Any]:  # fmt: skip
         if not isinstance(examples, str | list) or not examples:
             raise ValueError(
-                f"The examples are {repr(examples)[:40]}: give a text, one example a line, or a list of prompt, "
+                f"The examples are {limits.described(examples)}: give a text, one example a line, or a list of prompt, "
                 "completion and label."
             )
         settings = TrainSettings(
@@ -282,10 +282,15 @@ def _api(value: Any, kind: Any, name: str) -> Api:
 
 
 def conversation(prompt: Any) -> tuple[Any, Any]:
-    """(message, history) of a prompt: a text, or messages of which the last is the user's."""
-    if not isinstance(prompt, list):
+    """(message, history) of a prompt: a text or its blocks, or messages of which the last is the user's."""
+    messages = (
+        [one for one in prompt if isinstance(one, dict) and ("role" in one or "content" in one)]
+        if isinstance(prompt, list)
+        else []
+    )
+    if not messages:
         return prompt, ()
-    last = prompt[-1] if prompt else {}
+    last = prompt[-1]
     if not isinstance(last, dict) or last.get("role") != "user":
         raise ValueError("The last of the messages is not the user’s: end them with what the model is to answer.")
     return last.get("content"), prompt[:-1]
@@ -294,7 +299,7 @@ def conversation(prompt: Any) -> tuple[Any, Any]:
 def named(concepts: Any) -> Any:
     if not isinstance(concepts, dict):
         raise ValueError(
-            f"The concepts are {repr(concepts)[:40]}: give a dictionary of names and strengths, such as {{'humour': 0.3}}."
+            f"The concepts are {limits.described(concepts)}: give a dictionary of names and strengths, such as {{'humour': 0.3}}."
         )
     return tuple(concepts.items())
 

@@ -16,7 +16,7 @@ from demos import GPU, on_gpu, workspace
 from demos.portrait_files import SLUG
 from demos.portrait_people import own_pictures, read_person
 from demos.uploads import sent
-from pipelines import megaportrait, portrait_intake
+from pipelines import limits, megaportrait, portrait_intake
 from pipelines.lane import Result, stream
 from pipelines.megaportrait import MODES, Outcome, Request, Settings
 from pipelines.portrait_paste import Picture
@@ -69,7 +69,7 @@ def build(registry: Registry, model_set: str) -> None:
                 f"This server runs the model set {own}, not {model_set}: ask for that, or start it with --model-set {model_set}."
             )
         if not isinstance(consent, bool):
-            raise ValueError(f"The consent is {repr(consent)[:40]} but must be true or false.")
+            raise ValueError(f"The consent is {limits.described(consent)} but must be true or false.")
         somebody, taken = who(person, pictures, own)
         picture = numpy.asarray(portrait_intake.open_photo(sent(reference, "reference")))
         asked = Request(picture, somebody, taken, settings, consent=consent)

@@ -32,7 +32,7 @@ from demos.portrait_shown import lesson_html
 from demos.portrait_step1 import NOBODY, Step1, best_score, forget_uploads, read_uploads, thumbnail
 from demos.uploads import download, emptied, sent, told
 from demos.visitors import visitor
-from pipelines import portrait_person
+from pipelines import limits, portrait_person
 from pipelines.lane import IDLE, Progress, Result, live, stream
 from pipelines.portrait_person import Checkpoint, Intake, Lesson, Person, Training
 from pipelines.registry import Registry
@@ -341,12 +341,12 @@ def build_api(registry: Registry, model_set: str) -> None:
         settings = within(registry, dataclasses.replace(start, seconds=seconds, seed=seed))
         name = portrait_person.checked_name(name)
         if not isinstance(consent, bool):
-            raise ValueError(f"The consent is {repr(consent)[:40]} but must be true or false.")
+            raise ValueError(f"The consent is {limits.described(consent)} but must be true or false.")
         if not consent:
             raise ValueError(portrait_person.NO_CONSENT)
         if not isinstance(pictures, list):
             raise ValueError(
-                f"The pictures are {repr(pictures)[:40]} but must be a list of files: send [handle_file(...), ...]."
+                f"The pictures are {limits.described(pictures)} but must be a list of files: send [handle_file(...), ...]."
             )
         own, refusals = read_uploads([sent(one, "picture") for one in pictures], model_set)
         intake: Intake | None = None

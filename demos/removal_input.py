@@ -27,7 +27,7 @@ from demos.removal_mask import (
 from demos.removal_scenes import HELD_OUT, Picture
 from demos.uploads import download, emptied, told
 from demos.visitors import visitor
-from pipelines import flux_fill, georemover
+from pipelines import flux_fill, georemover, limits
 from pipelines.georemover import EXAMPLES, Recipe, Settings
 from pipelines.scenes.grammar import FLOORS
 
@@ -289,8 +289,7 @@ def solid_choices(picture: Picture) -> list[tuple[str, int]]:
 
 def recipe_of(seed: Any, count: int, floor: str, light: str, mirror: str) -> Recipe:
     """What the widgets ask for; "any" is left to the seed."""
-    if not isinstance(seed, int) or not 0 <= seed < HELD_OUT:
-        raise ValueError(f"The scene seed is {seed!r} but must be a whole number from 0 to {HELD_OUT - 1}.")
+    seed = int(limits.number("scene seed", seed, 0, HELD_OUT - 1, whole=True))
     return Recipe(
         seed, count or None, None if floor == ANY else floor, None if light == ANY else light,
         None if mirror == ANY else mirror == "mirroring",

@@ -11,6 +11,7 @@ import gradio as gr
 from gradio.utils import get_upload_folder
 
 from demos import LIGHT, TALKS, explain
+from pipelines import limits
 
 SAVE = """(file) => {
   const link = document.createElement("a");
@@ -48,7 +49,7 @@ def sent(value: Any, name: str) -> Path:
     """
     path = value.get("path") if isinstance(value, dict) else None
     if not isinstance(path, str):
-        raise ValueError(f"The {name} is {repr(value)[:40]} but must be a file: send it with handle_file(...).")
+        raise ValueError(f"The {name} is {limits.described(value)} but must be a file: send it with handle_file(...).")
     inside = Path(path).resolve()
     if not inside.is_relative_to(Path(get_upload_folder()).resolve()) or not inside.is_file():
         raise ValueError(f"The {name} is no file that was sent here: send it with handle_file(...).")

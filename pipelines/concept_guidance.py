@@ -113,6 +113,7 @@ class Settings:
     HISTORY_MAX: ClassVar[int] = 100_000
     TURNS_MAX: ClassVar[int] = 200
     CONCEPTS_MAX: ClassVar[int] = 4
+    NAME_MAX: ClassVar[int] = 60
     LEVELS_MAX: ClassVar[int] = 6
     LEVEL: ClassVar[tuple[float, float]] = (-1.0, 1.0)
     STRENGTH: ClassVar[tuple[float, float]] = (-1.0, 1.0)
@@ -129,19 +130,19 @@ class Settings:
             ValueError: one sentence that says what came, what was wanted and what to do.
         """
         empty = "The message is empty: write something to the model, or press an example."
-        limits.text("message", self.message, self.MESSAGE_MAX, empty)
+        message = limits.text("message", limits.content("message", self.message), self.MESSAGE_MAX, empty)
         limits.choice("The mode", self.mode, ("share", "raw"))
         limits.choice("The positions", self.positions, POSITIONS)
         limits.choice("The model set", self.model_set, MODELS)
         levels = self.levels if isinstance(self.levels, list | tuple) else (self.levels,)
         if not 1 <= len(levels) <= self.LEVELS_MAX:
-            raise ValueError(f"There are {len(levels)} levels: give 1 to {self.LEVELS_MAX} of them.")
+            raise ValueError(f"There are {len(levels):,} levels: give 1 to {self.LEVELS_MAX} of them.")
         return Settings(
-            self.message.strip(),
+            message.strip(),
             self._concepts(),
             self._turns(self.history),
             None if self.guided_history is None else self._turns(self.guided_history),
-            layer_text(self.layers or language_model(self.model_set, self.model).layers),
+            layer_text(language_model(self.model_set, self.model).layers if self.layers == "" else self.layers),
             self.mode,
             self.positions,
             tuple(float(limits.number("level", level, *self.LEVEL)) for level in levels),
@@ -156,52 +157,59 @@ class Settings:
     def _concepts(self) -> tuple[tuple[str, float], ...]:
         given = list(self.concepts.items()) if isinstance(self.concepts, Mapping) else self.concepts
         found: dict[str, float] = {}
-        for pair in given if isinstance(given, list | tuple) else [given]:
-            if not isinstance(pair, list | tuple) or len(pair) != 2 or not isinstance(pair[0], str):
-                raise ValueError(
-                    f"A concept is {repr(pair)[:40]}: give pairs of a name and a strength, such as ('humour', 0.3)."
-                )
-            bounds = self.RAW if self.mode == "raw" else self.STRENGTH
-            strength = float(limits.number(f"strength of {pair[0][:40]}", pair[1], *bounds))
-            if pair[0] in found:
-                raise ValueError(f"The concept {pair[0][:40]} is there twice: give each once.")
-            found[pair[0]] = strength
-        if len(found) > self.CONCEPTS_MAX:
+        if isinstance(given, list | tuple) and len(given) > self.CONCEPTS_MAX:
             raise ValueError(
-                f"There are {len(found)} concepts, at most {self.CONCEPTS_MAX} can be mixed: leave some out."
+                f"There are {len(given):,} concepts, at most {self.CONCEPTS_MAX} can be mixed: leave some out."
             )
+        for pair in given if isinstance(given, list | tuple) else [given]:
+            if not isinstance(pair, list | tuple) or len(pair) != 2:
+                raise ValueError(
+                    f"A concept is {limits.described(pair)}: give pairs of a name and a strength, such as ('humour', 0.3)."
+                )
+            name = limits.text("concept's name", pair[0], self.NAME_MAX, "A concept has no name: give it one.")
+            bounds = self.RAW if self.mode == "raw" else self.STRENGTH
+            strength = float(limits.number(f"strength of {name}", pair[1], *bounds))
+            if name in found:
+                raise ValueError(f"The concept {name} is there twice: give each once.")
+            found[name] = strength
         return tuple(found.items())
 
     def _turns(self, turns: Any) -> tuple[dict[str, str], ...]:
         if not isinstance(turns, list | tuple):
-            raise ValueError(f"The history is {repr(turns)[:40]}: give a list of turns with role and content.")
-        for turn in turns:
-            right = isinstance(turn, Mapping) and turn.get("role") in ("system", "user", "assistant")
-            if not right or not isinstance(turn.get("content"), str):
-                raise ValueError(
-                    f"A turn of the history is {repr(turn)[:60]}: give a role (system, user or assistant) and a content."
-                )
-        size = sum(len(turn["content"]) for turn in turns)
-        if size > self.HISTORY_MAX or len(turns) > self.TURNS_MAX:
+            raise ValueError(f"The history is {limits.described(turns)}: give a list of turns with role and content.")
+        if len(turns) > self.TURNS_MAX:
             raise ValueError(
-                f"The history has {len(turns):,} turns and {size:,} characters, at most {self.TURNS_MAX} and "
-                f"{self.HISTORY_MAX:,} are allowed: start a new conversation."
+                f"The history has {len(turns):,} turns, at most {self.TURNS_MAX} are allowed: start a new conversation."
             )
-        return tuple({"role": turn["role"], "content": turn["content"]} for turn in turns)
+        kept, size = [], 0
+        for number, turn in enumerate(turns, 1):
+            name = f"turn {number} of the history"
+            if not isinstance(turn, Mapping):
+                raise ValueError(f"The {name} is {limits.described(turn)}: give an object with a role and a content.")
+            limits.choice(f"The role of {name}", turn.get("role"), ("system", "user", "assistant"))
+            said = limits.plain(name, limits.content(name, turn.get("content")), self.HISTORY_MAX)
+            kept.append({"role": turn["role"], "content": said})
+            size += len(said)
+        if size > self.HISTORY_MAX:
+            raise ValueError(
+                f"The history has {size:,} characters, at most {self.HISTORY_MAX:,} are allowed: start a new conversation."
+            )
+        return tuple(kept)
 
 
+LAYERS_MAX = 256
 _LAYERS = re.compile(r"(best)(?: (\d{1,3}))?|(all)|(\d{1,3}) ?[-–] ?(\d{1,3})|(\d{1,3}(?:, ?\d{1,3})*)")
 
 
 def layer_text(choice: Any) -> str:
     """A choice of layers in its text form; a whole number n means "best n", a list of numbers themselves."""
-    if isinstance(choice, int) and not isinstance(choice, bool):
-        choice = f"best {choice}"
-    if isinstance(choice, list | tuple):
-        choice = ", ".join(map(str, choice))
-    if not isinstance(choice, str) or not _LAYERS.fullmatch(choice.strip().lower()):
+    given, layers = choice, [choice] if isinstance(choice, int) else choice
+    if isinstance(layers, list | tuple):
+        known = len(layers) <= LAYERS_MAX and all(limits.is_number(n) and n in range(1000) for n in layers)
+        choice = ("best " if layers is not choice else "") + ", ".join(f"{n:g}" for n in layers) if known else None
+    if not isinstance(choice, str) or len(choice) > 2000 or not _LAYERS.fullmatch(choice.strip().lower()):
         raise ValueError(
-            f"The layers are {repr(choice)[:40]}: give best, best 4, all, a range such as 2-5 or a list such as 1, 3, 4."
+            f"The layers are {limits.described(given)}: give best, best 4, all, a range such as 2-5 or a list such as 1, 3, 4."
         )
     return choice.strip().lower()
 
@@ -374,7 +382,7 @@ def language_model(model_set: str, name: str = "") -> LanguageModel:
     found = next((model for model in known if name in ("", model.name)), None)
     if found is None:
         names = ", ".join(model.name for model in known)
-        raise ValueError(f"The model {repr(name)[:40]} is not in the set {model_set}: choose one of {names}.")
+        raise ValueError(f"The model {limits.described(name)} is not in the set {model_set}: choose one of {names}.")
     return found
 
 
@@ -392,7 +400,7 @@ def find_concept(known: Mapping[str, Concept], name: str, preferred: Mapping[str
     found = next((known[choice] for choice in choices if choice in known), None)
     if found is None:
         names = ", ".join(sorted({key.split(".")[0] for key in known})) or "none yet, make one or load a file"
-        raise ValueError(f"The concept {repr(name)[:40]} is unknown to this model: it knows {names}.")
+        raise ValueError(f"The concept {name[:60]!r} is unknown to this model: it knows {names}.")
     return dataclasses.replace(found, name=name)
 
 
@@ -530,11 +538,10 @@ def score_text(
     Raises:
         ValueError: an empty or overlong text, one longer than the model can read, an unknown concept.
     """
-    limits.text(
+    text = limits.text(
         "text", text, Settings.MESSAGE_MAX, "There is no text to read: paste one, or let the model answer first."
     )
-    if len(prompt) > Settings.MESSAGE_MAX:
-        raise ValueError(f"The question has {len(prompt):,} characters, at most {Settings.MESSAGE_MAX:,} are allowed.")
+    prompt = limits.plain("question", prompt, Settings.MESSAGE_MAX)
     chosen = language_model(model_set, model)
     job.progress(0.0, f"loading {chosen.title}")
 
@@ -707,13 +714,15 @@ class TrainSettings:
 
     def validated(self) -> TrainSettings:
         """These settings with exact types; examples are read when training. Raises ``ValueError`` as elsewhere."""
-        limits.text("name", self.name, self.NAME_MAX, "The concept has no name: give it one, such as pirate talk.")
+        name = limits.text(
+            "name", self.name, self.NAME_MAX, "The concept has no name: give it one, such as pirate talk."
+        )
         limits.choice("The probe", self.probe, PROBES)
         limits.choice("The place", self.representation, REPRESENTATIONS)
         limits.choice("The model set", self.model_set, MODELS)
         return dataclasses.replace(
             self,
-            name=self.name.strip(),
+            name=" ".join(name.split()),
             context=int(limits.number("number of tokens per answer", self.context, *self.CONTEXT, whole=True)),
             validation=float(limits.number("share for validation", self.validation, *self.VALIDATION)),
             seed=int(limits.number("seed", self.seed, *Settings.SEED, whole=True)),

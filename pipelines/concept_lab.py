@@ -80,20 +80,19 @@ class SweepSettings:
         Raises:
             ValueError: one sentence that says what came, what was wanted and what to do.
         """
-        limits.text("concept's name", self.concept, 60, "No concept is chosen: choose one to sweep.")
+        concept = limits.text("concept's name", self.concept, 60, "No concept is chosen: choose one to sweep.")
         limits.choice("The model set", self.model_set, concept_guidance.MODELS)
         points = int(limits.number("number of strengths", self.points, *self.POINTS, whole=True))
         if points % 2 == 0:
             raise ValueError(f"The number of strengths is {points}: choose an odd one, so that 0 is among them.")
-        if not isinstance(self.words, str) or len(self.words) > self.WORDS_MAX:
-            raise ValueError(f"The words to count are more than {self.WORDS_MAX} characters: give fewer.")
+        words = limits.plain("list of words to count", self.words, self.WORDS_MAX)
         checked = SweepSettings(
-            self.concept.strip(),
+            concept.strip(),
             float(limits.number("largest strength", self.limit, *self.LIMIT)),
             points,
             int(limits.number("number of questions", self.prompts, *self.PROMPTS, whole=True)),
-            self.words.strip(),
-            layer_text(self.layers or language_model(self.model_set, self.model).layers),
+            words.strip(),
+            layer_text(language_model(self.model_set, self.model).layers if self.layers == "" else self.layers),
             int(limits.number("seed", self.seed, *Settings.SEED, whole=True)),
             float(limits.number("temperature", self.temperature, *Settings.TEMPERATURE)),
             int(limits.number("number of tokens", self.max_tokens, *Settings.MAX_TOKENS, whole=True)),

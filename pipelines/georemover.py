@@ -233,7 +233,7 @@ def _seed(settings: Settings, number: int) -> int:
 
 def _switch(name: str, value: Any) -> bool:
     if not isinstance(value, bool):
-        raise ValueError(f"The switch {name} is {repr(value)[:40]} but must be on or off: send true or false.")
+        raise ValueError(f"The switch {name} is {limits.described(value)} but must be on or off: send true or false.")
     return value
 
 

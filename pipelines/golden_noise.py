@@ -109,13 +109,12 @@ class Settings:
         Raises:
             ValueError: one sentence that says what came, what was wanted and what to do.
         """
-        limits.text(
-            "prompt", self.prompt, self.PROMPT_MAX, "The prompt is empty: describe a picture, or press an example."
-        )
+        empty = "The prompt is empty: describe a picture, or press an example."
+        prompt = limits.text("prompt", self.prompt, self.PROMPT_MAX, empty)
         limits.choice("Model set", self.model_set, sdxl.BASES)
         limits.choice("Golden noise from", self.source, SOURCES)
         return Settings(
-            self.prompt.strip(),
+            prompt.strip(),
             int(limits.number("seed", self.seed, *self.SEED, whole=True)),
             int(limits.number("number of steps", self.steps, *self.STEPS, whole=True)),
             float(limits.number("guidance", self.guidance, *self.GUIDANCE)),

@@ -294,7 +294,9 @@ class Settings:
             value = getattr(self, name)
             if not isinstance(value, bool):
                 shown = name.replace("_", " ")
-                raise ValueError(f"The switch {shown} is {repr(value)[:40]} but must be on or off: send true or false.")
+                raise ValueError(
+                    f"The switch {shown} is {limits.described(value)} but must be on or off: send true or false."
+                )
         return dataclasses.replace(self, **exact)
 
     @classmethod

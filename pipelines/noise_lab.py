@@ -243,7 +243,7 @@ class LabSettings:
         # In one order, however they were named: a tally goes on only with the same arms.
         arms = tuple(arm for arm in ARMS if arm in listed and arm != "standard")
         if unknown or not arms:
-            shown = repr(unknown[0])[:40] if unknown else "nothing"
+            shown = limits.described(unknown[0]) if unknown else "nothing"
             raise ValueError(
                 f"The lab was asked to compare {shown}: choose at least one of {', '.join(list(ARMS)[1:])}."
             )

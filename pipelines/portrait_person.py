@@ -16,6 +16,7 @@ import json
 import math
 import re
 import time
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -998,10 +999,10 @@ def checked_name(name: Any) -> str:
     Raises:
         ValueError: it is empty, too long, or has other signs than letters, digits, space, - and _.
     """
-    text = name.strip() if isinstance(name, str) else ""
+    text = unicodedata.normalize("NFC", name[:200]).strip() if isinstance(name, str) else ""
     if not _NAME.fullmatch(text):
         raise ValueError(
-            f"The name {str(name)[:40]!r} cannot be used: take 1 to 40 letters, digits, spaces, - or _, beginning with a letter or digit."
+            f"The name {limits.described(name)} cannot be used: take 1 to 40 letters, digits, spaces, - or _, beginning with a letter or digit."
         )
     return text
 

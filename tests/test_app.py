@@ -381,7 +381,7 @@ def test_the_lab_stops_goes_on_and_starts_anew(monkeypatch: pytest.MonkeyPatch):
 
 @pytest.mark.parametrize(
     ("place", "value", "words"),
-    [(0, "", "prompt is empty"), (0, "zebra", "nothing that the judge knows"), (4, None, "seed is None"),
+    [(0, "", "prompt is empty"), (0, "zebra", "nothing that the judge knows"), (4, None, "seed is nothing"),
      (5, 0, "number of seeds"), (6, [], "compare nothing"), (6, ["magic"], "'magic'")],
 )  # fmt: skip
 def test_the_lab_tells_what_is_wrong_and_clears_nothing(place: int, value: object, words: str):

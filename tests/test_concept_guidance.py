@@ -13,7 +13,7 @@ import sys
 import pytest
 import torch
 
-from pipelines import concept_guidance, probes, steering
+from pipelines import concept_guidance, probes, steering, text
 from pipelines.concept_files import Concept, Example
 from pipelines.concept_guidance import Outcome, Partial, Settings, TrainSettings, choose_layers, pnes
 from pipelines.lane import Cancelled, Job, Progress
@@ -410,7 +410,7 @@ def test_spans_under_other_templates_and_tokenizers(tokenizer):
         steering.reply_span(toy_tokenizer(TEMPLATE.replace(".strip()", ".upper()")), messages, "you marvel")
     strict = "{% if messages[0]['role'] != 'user' %}{{ raise_exception('Roles must alternate') }}{% endif %}"
     with pytest.raises(ValueError, match="refuses this conversation .Roles must alternate"):
-        steering.render(toy_tokenizer(strict + TEMPLATE), [{"role": "system", "content": "hello"}], True)
+        text.encode_chat(toy_tokenizer(strict + TEMPLATE), [{"role": "system", "content": "hello"}], True)
 
 
 def test_spans_with_pieces_of_words():
@@ -842,7 +842,8 @@ MESSAGE = "why is the sky blue"
     [
         ({"message": ""}, "message is empty"),
         ({"message": "  \n"}, "message is empty"),
-        ({"message": None}, "message is empty"),
+        ({"message": None}, "message is nothing .null. but must be a text"),
+        ({"message": [{"type": "image", "image": "x"}]}, "holds a block of the type 'image'"),
         ({"message": "a" * 100_000}, "100,000 characters"),
         ({"concepts": (("humour", math.nan),)}, "strength of humour is nan"),
         ({"concepts": (("humour", 1.5),)}, "from -1 to 1"),
@@ -858,9 +859,16 @@ MESSAGE = "why is the sky blue"
         ({"levels": ()}, "There are 0 levels"),
         ({"levels": (2.0,)}, "level is 2.0"),
         ({"history": "hello"}, "give a list of turns"),
-        ({"history": ({"role": "robot", "content": "x"},)}, "give a role"),
-        ({"history": ({"role": "user", "content": "x" * 200_000},)}, "start a new conversation"),
-        ({"guided_history": ({"role": "user"},)}, "and a content"),
+        (
+            {"history": ({"role": "robot", "content": "x"},)},
+            "turn 1 of the history 'robot' is unknown: choose one of system",
+        ),
+        ({"history": ({"role": "user", "content": "x" * 200_000},)}, "turn 1 of the history has 200,000"),
+        ({"guided_history": ({"role": "user"},)}, "turn 1 of the history is nothing"),
+        ({"history": [{"role": "user", "content": "x" * 60_000}] * 2}, "start a new conversation"),
+        ({"layers": 0.5}, "layers are 0.5"),
+        ({"layers": []}, "layers are an empty list"),
+        ({"concepts": ((["humour"], 0.1),)}, "name is a list of 1 but must be a text"),
         ({"seed": -1}, "seed is -1"),
         ({"temperature": math.inf}, "temperature is inf"),
         ({"top_p": 0}, "top-p is 0"),

@@ -29,7 +29,7 @@ LOOK = SweepSettings("humour", limit=0.5, points=3, prompts=4, max_tokens=24)
         ({"limit": math.nan}, "The largest strength is nan"),
         ({"limit": 0}, "must be a number from 0.05 to 1"),
         ({"prompts": 1000}, "must be a whole number from 4 to 200"),
-        ({"words": "x" * 500}, "more than 400 characters"),
+        ({"words": "x" * 500}, "at most 400 are allowed"),
         ({"layers": "upstairs"}, "give best, best 4, all"),
         ({"model_set": "huge"}, "The model set 'huge' is unknown"),
     ],

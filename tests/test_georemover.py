@@ -342,7 +342,7 @@ def test_a_fill_without_a_model_leaves_the_rest_alone(pair):
         ({"variants": 5}, "number of variants is 5"),
         ({"feather": -1}, "feather is -1"),
         ({"depth_assist": 1}, "switch depth assist is 1"),
-        ({"fill_holes": None}, "switch fill holes is None"),
+        ({"fill_holes": None}, "switch fill holes is nothing"),
         ({"keep_depth": "yes"}, "switch keep depth is 'yes'"),
         ({"model_set": "huge"}, "choose one of mini, full"),
         ({"preset": "3-bit", "model_set": "full"}, "preset '3-bit' is unknown: choose one of bf16, 8-bit"),

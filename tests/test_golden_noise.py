@@ -72,7 +72,7 @@ def test_the_cut_schedule_is_a_prefix_of_sdxl_s():
     [
         ({"prompt": ""}, "prompt is empty"),
         ({"prompt": "   "}, "prompt is empty"),
-        ({"prompt": None}, "prompt is empty"),
+        ({"prompt": None}, "prompt is nothing .null. but must be a text"),
         ({"prompt": "a" * 100_000}, "100,000 characters"),
         ({"steps": 10**9}, "number of steps is 1000000000"),
         ({"steps": 2.5}, "whole number"),
@@ -84,7 +84,7 @@ def test_the_cut_schedule_is_a_prefix_of_sdxl_s():
         ({"seed": 2**31}, "from 0 to 2147483647"),
         ({"model_set": "huge"}, "choose one of mini, full"),
         ({"source": "magic"}, "'magic' is unknown: choose one of npnet, npnet_paper, redenoise"),
-        ({"source": None}, "Golden noise from None"),
+        ({"source": None}, "Golden noise from nothing"),
         ({"source": ["npnet"]}, "Golden noise from"),
     ],
 )

@@ -267,7 +267,7 @@ def test_pictures_of_a_visitor_are_not_learnt_without_consent(tab: SimpleNamespa
     [
         ({"name": " "}, "The name ' ' cannot be used"),
         ({"name": "<b>"}, "The name '<b>' cannot be used"),
-        ({"seconds": None}, "The time for training is None"),
+        ({"seconds": None}, "The time for training is nothing"),
         ({"seconds": 301}, "The time for training is 301 s and this server gives 300 s at most"),
         ({"rank": 0}, "The rank is 0"),
         ({"rate": 1.0}, "The learning rate is 1.0"),
@@ -412,13 +412,13 @@ def test_the_endpoint_answers_with_a_person_and_its_facts(address: str, files: d
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"pictures": None}, "pictures are None but must be a list of files"),
+        ({"pictures": None}, "pictures are nothing (null) but must be a list of files"),
         ({"pictures": "a.png"}, "must be a list of files"),
         ({"pictures": []}, "0 pictures came: give 1 to 20"),
         ({"pictures": [7]}, "picture is 7 but must be a file"),
         ({"pictures": [{"path": "/etc/passwd"}]}, "no file that was sent here"),
         ({"name": "../Ada"}, "'../Ada' cannot be used"),
-        ({"name": None}, "'None' cannot be used"),
+        ({"name": None}, "The name nothing (null) cannot be used"),
         ({"seconds": 0}, "time for training is 0 but must be"),
         ({"seconds": "60"}, "time for training is '60'"),
         ({"seconds": 3600}, "this server gives 300 s at most"),

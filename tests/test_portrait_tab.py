@@ -378,7 +378,7 @@ def test_what_is_missing_is_told_before_anything_is_loaded(page, controls):
         (asked(controls, chosen=None), "no person yet"),
         (asked(controls, chosen=nobody), "no person yet"),
         (asked(controls, mode="trained"), "not trained yet"),
-        (asked(controls, seed=None), "seed is None"),
+        (asked(controls, seed=None), "seed is nothing"),
         (asked(controls, candidates=9), "candidates is 9"),
     ):
         seen = []
@@ -585,7 +585,7 @@ def test_a_person_that_was_trained_by_a_program_is_worn(address: str, files: lis
         ({"pictures": "a.png"}, "There is no person"),
         ({"pictures": [{"path": "/etc/passwd"}]}, "picture is no file that was sent here"),
         ({"person": 7, "pictures": None}, "person is 7 but must be a file"),
-        ({"reference": None}, "reference is None but must be a file"),
+        ({"reference": None}, "reference is nothing (null) but must be a file"),
         ({"reference": {"path": "/etc/passwd"}}, "reference is no file that was sent here"),
         ({"mode": "magic"}, "'magic' is unknown"),
         ({"mode": "trained"}, "not trained yet"),

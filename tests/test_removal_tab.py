@@ -461,7 +461,7 @@ def test_a_picture_of_ones_own_gets_self_checks_and_a_composite_of_its_own_size(
 
 @pytest.mark.parametrize(
     ("changed", "words"),
-    [({"seed": None}, "seed is None"), ({"steps_1": 10**9}, "steps of stage 1"), ({"variants": 0}, "variants"),
+    [({"seed": None}, "seed is nothing"), ({"steps_1": 10**9}, "steps of stage 1"), ({"variants": 0}, "variants"),
      ({"guidance": float("nan")}, "guidance is nan"), ({"preset": "int1"}, "preset 'int1'")],
 )  # fmt: skip
 def test_wrong_settings_get_a_sentence_before_anything_changes(page, changed: dict, words: str):
@@ -725,7 +725,7 @@ def test_the_endpoint_answers_with_files_and_measurements(address: str, files: t
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"image": None}, "image is None but must be a file"),
+        ({"image": None}, "image is nothing (null) but must be a file"),
         ({"image": 7}, "image is 7 but must be a file"),
         ({"mask": "mask.png"}, "mask is 'mask.png' but must be a file"),
         ({"image": {"path": "/etc/passwd"}}, "no file that was sent here"),
