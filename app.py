@@ -22,7 +22,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
 import demos
-from demos import theme, visitors
+from demos import hold, theme, visitors
 from pipelines import images, zero
 from pipelines.registry import Registry, from_environment
 from pipelines.sdxl import BASES
@@ -54,7 +54,7 @@ def build(registry: Registry, model_set: str = "mini") -> gr.Blocks:
             demos.status_line(registry, model_set)
         with gr.Tabs(elem_classes="papers", overflow_behavior="wrap"):
             for tab in demos.discover():
-                with gr.Tab(tab.name, id=tab.slug, render_children=True):
+                with gr.Tab(tab.name, id=tab.slug, elem_id=hold.paper_id(tab.slug), render_children=True):
                     tab.build(registry, model_set)
         gr.HTML(COLOPHON, padding=False)
         page.unload(demos.leave)
