@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 import numpy
 from PIL import Image
 
-from demos.rolling import while_nothing_loads
 from pipelines import images, limits, portrait_intake, portrait_person
 from pipelines.archives import Archive, open_archive
 from pipelines.megaportrait import EXAMPLES, Recipe
@@ -106,22 +105,20 @@ def roll_person(seed: Any) -> Chosen:
     """Five pictures of one person, rendered; some seconds.
 
     Raises:
-        ValueError: another seed is needed, or they cannot be rendered now.
+        ValueError: another seed is needed.
     """
     seed = held_out("person seed", seed)
-    with while_nothing_loads():
-        return Chosen(secrets.token_hex(8), name_of(seed), tuple(Recipe(seed, 0).pictures()), identity=seed)
+    return Chosen(secrets.token_hex(8), name_of(seed), tuple(Recipe(seed, 0).pictures()), identity=seed)
 
 
 def roll_reference(seed: Any) -> Reference:
     """A rendered reference; about a second.
 
     Raises:
-        ValueError: another seed is needed, or it cannot be rendered now.
+        ValueError: another seed is needed.
     """
     seed = held_out("reference seed", seed)
-    with while_nothing_loads():
-        return Reference(secrets.token_hex(8), f"reference {seed}", Recipe(0, seed).picture(), seed)
+    return Reference(secrets.token_hex(8), f"reference {seed}", Recipe(0, seed).picture(), seed)
 
 
 def held_out(name: str, seed: Any) -> int:

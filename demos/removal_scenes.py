@@ -18,7 +18,6 @@ import numpy
 from numpy.typing import NDArray
 from PIL import Image
 
-from demos.rolling import while_nothing_loads
 from pipelines.georemover import Recipe
 from pipelines.registry import ROOT
 
@@ -107,18 +106,17 @@ def roll(recipe: Recipe) -> Picture:
     """Render a scene; about a second. The solid of the recipe is chosen already.
 
     Raises:
-        ValueError: it has no such solid, or cannot be rendered now.
+        ValueError: it has no such solid.
     """
     from pipelines.scenes import removal
 
-    with while_nothing_loads():
-        scene = removal.sample(recipe.seed, recipe.count, recipe.floor, recipe.light, recipe.mirror)
-        solids = removal.masks(scene)
-        if recipe.index >= len(solids):
-            raise ValueError(
-                f"The scene has {len(solids)} objects and number {recipe.index + 1} is to go: choose one of them."
-            )
-        image = Image.fromarray(removal.pictures(scene))
+    scene = removal.sample(recipe.seed, recipe.count, recipe.floor, recipe.light, recipe.mirror)
+    solids = removal.masks(scene)
+    if recipe.index >= len(solids):
+        raise ValueError(
+            f"The scene has {len(solids)} objects and number {recipe.index + 1} is to go: choose one of them."
+        )
+    image = Image.fromarray(removal.pictures(scene))
     return Picture(
         image, secrets.token_hex(8), recipe, solids, _names(scene), recipe.index, name=f"scene_{recipe.seed}"
     )
@@ -127,8 +125,7 @@ def roll(recipe: Recipe) -> Picture:
 @lru_cache(maxsize=64)
 def truth(recipe: Recipe) -> Pair:
     """The scene with and without the solid of the recipe; two seconds the first time, then kept."""
-    with while_nothing_loads():
-        return recipe.pair()
+    return recipe.pair()
 
 
 def own(image: Image.Image, name: str) -> Picture:

@@ -324,7 +324,15 @@ def _hub(
             f"{name}/model", source, _load_part, licence, size, dtype="bfloat16", card=source, files=(config, weights)
         ),
         ModelSpec(f"{name}/tokenizer", source, _load_part, licence, 1 << 20, card="tokenizer", files=(config, words)),
-        ModelSpec(f"{name}/vectors", source, _load_part, "MIT", 1 << 22, card="the authors’ vectors, if they are here"),
+        ModelSpec(
+            f"{name}/vectors",
+            source,
+            _load_part,
+            "MIT",
+            1 << 22,
+            card="the authors’ vectors, if they are here",
+            fetch=vector_files,
+        ),
     )
     return LanguageModel(name, source, licence, parts, "", raw_limit, layers, "Hello!", download)
 

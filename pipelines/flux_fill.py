@@ -228,11 +228,21 @@ def _load_transformer(spec: ModelSpec) -> Any:
 
         four = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": torch.bfloat16} if spec.dtype == "int4" else {}
         options["quantization_config"] = BitsAndBytesConfig(**{QUANTISED[spec.dtype]: True}, **four)
-    files = adapter_files(spec)  # before the large download: a missing file is told at once
+    files = adapter_files(spec)
     transformer = FluxTransformer2DModel.from_pretrained(resolve(spec) / "transformer", use_safetensors=True, **options)
     for name, file in zip(STAGES, files, strict=True):
         add_adapter(transformer, load_file(file), name)
     return Offloaded(transformer) if "-offload/" in spec.key else transformer
+
+
+def _fetch_transformer(spec: ModelSpec) -> None:
+    adapter_files(spec)  # before the large download: a missing file is told at once
+    resolve(spec)
+
+
+def _fetch_prompt(spec: ModelSpec) -> None:
+    if not prompt_file().is_file():
+        resolve(replace(spec, files=_ENCODERS))
 
 
 def adapter_files(spec: ModelSpec) -> tuple[Path, Path]:
@@ -421,9 +431,10 @@ ADAPTERS = ModelSpec(
 def _full() -> FillBase:
     def part(name: str, load: Any, size: int, key: str = "flux-fill-dev", dtype: str = "bfloat16") -> ModelSpec:
         files = () if name == "prompt" else (f"{name}/*.json", *((f"{name}/*.safetensors",) if size > GIB // 8 else ()))
+        fetch = {"prompt": _fetch_prompt, "transformer": _fetch_transformer}.get(name)
         return ModelSpec(
-            f"{key}/{name}", FULL_SOURCE, load, _DEV, size, dtype=dtype, card="FLUX.1 Fill [dev]", files=files
-        )
+            f"{key}/{name}", FULL_SOURCE, load, _DEV, size, dtype=dtype, card="FLUX.1 Fill [dev]", files=files, fetch=fetch
+        )  # fmt: skip
 
     weights = 24_500_000_000
     shared = (

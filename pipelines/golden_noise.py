@@ -185,7 +185,7 @@ def _small_npnet(part: str, card: str) -> ModelSpec:
 
 _OFFICIAL = ModelSpec(
     "npnet-sdxl", "Klayand/GoldenNoiseModel", _load_npnet, "see the authors' model page", 121_960_000,
-    card="the authors' NPNet for SDXL", files=("*sdxl*",),
+    card="the authors' NPNet for SDXL", files=("*sdxl*",), fetch=_official_file,
 )  # fmt: skip
 NPNETS: dict[str, dict[str, ModelSpec]] = {
     "mini": {

@@ -13,7 +13,8 @@ Rules that the tests in `tests/test_registry.py` hold us to:
 * Sizes are checked before loading (`ModelSpec.bytes`) and measured after it.
 * Concurrent `from_pretrained` calls corrupt models silently: the loaders patch `nn.Module` for the whole
   process meanwhile, and unrelated modules come back with empty *meta* weights. So all loading in this
-  process holds `LOAD_LOCK`, and is expected on the lane's thread (`pipelines/lane.py`).
+  process holds `LOAD_LOCK`, and is expected on the lane's thread (`pipelines/lane.py`). Files are fetched and
+  checked before any lock is taken. The renderers of `pipelines/scenes` need no lock: they name every dtype.
 * A lease holds its registry's lock until the block ends, so leases of different threads take turns
   (pipelines and tokenizers are not thread-safe either). Enter and leave a lease on one thread: never put
   it around the `yield` of a Gradio generator, which is advanced on different threads.
@@ -54,7 +55,8 @@ MODES = ("auto", "cpu", "cuda", "zero")
 LOAD_LOCK = threading.RLock()
 """Held while any model of this process is loaded. Hold it too when building modules on another thread."""
 
-_hashed: set[tuple[str, str]] = set()
+_hashed: set[tuple[str, int, int, str]] = set()
+_fetched: dict[tuple[str, str | None, tuple[str, ...]], Path] = {}
 
 
 class OutOfBudget(MemoryError):
@@ -84,6 +86,8 @@ class ModelSpec:
     """One line for the page: what is this."""
     files: tuple[str, ...] = ()
     """Patterns of the Hub files to fetch ("unet/*"); empty means the whole repository."""
+    fetch: Callable[["ModelSpec"], Any] | None = None
+    """Brings the files onto this machine, where that is not `resolve(spec)`; called before any lock is taken."""
 
 
 @dataclass(eq=False)
@@ -162,6 +166,7 @@ class Registry:
         if self.mode == "zero":
             yield self._lease_zero(specs)
             return
+        self._bring_files(specs)
         with self._lock:
             parts = list(dict.fromkeys(self._part(spec) for spec in specs))
             for part in parts:
@@ -241,6 +246,28 @@ class Registry:
             "ram_budget": self._limits["ram"],
         }
 
+    def _bring_files(self, specs: Sequence[ModelSpec]) -> None:
+        """Fetch and check the files of parts that are not loaded, without a lock: a download may take an hour."""
+        with self._lock:
+            parts = list(dict.fromkeys(self._part(spec) for spec in specs))
+            cold = [part for part in parts if part.obj is None]
+            if cold:
+                self._check_fit(parts)  # nothing is fetched that has no room
+            for part in cold:
+                part.state, part.error = "loading", None
+        failed: dict[_Part, str] = {}
+        try:
+            for part in cold:
+                _bring(part.spec)
+        except BaseException as error:
+            failed[part] = f"{type(error).__name__}: {error}"
+            raise
+        finally:
+            with self._lock:
+                for part in cold:
+                    if part.obj is None:  # another thread may have loaded it meanwhile
+                        part.state, part.error = "failed" if part in failed else "cold", failed.get(part)
+
     # ---- below: with the lock held, except in the zero mode's import ----
 
     def _part(self, spec: ModelSpec) -> _Part:
@@ -311,7 +338,7 @@ class Registry:
 
     def _check_fit(self, parts: list[_Part]) -> None:
         """Refuse what can never fit beside the parts in use, before anything is loaded or moved."""
-        pinned = [part for part in list(self._parts.values()) if part.pins]
+        pinned = [part for part in list(self._parts.values()) if part.pins or part in parts]
         cuda = self.device == "cuda"
         for tier in ("gpu", "ram"):
             here = [part for part in pinned if (tier == "gpu") == (cuda and part.is_module)]
@@ -324,8 +351,8 @@ class Registry:
         started = time.monotonic()
         part.state, part.error = "loading", None
         try:
+            _bring(part.spec)
             with LOAD_LOCK:
-                check_files(part.spec)
                 part.obj = part.spec.load(part.spec)
             part.is_module = _is_module(part.obj)
             if part.is_module:
@@ -474,27 +501,37 @@ def resolve(spec: ModelSpec) -> Path:
     models = os.environ.get("LATENT_STUDIO_MODELS")
     if models and (Path(models) / source.name).is_dir():
         return _with_all_files(spec, Path(models) / source.name)
-    return _with_all_files(spec, _snapshot(spec))
+    key = (spec.source, spec.revision, spec.files)
+    if key not in _fetched or not _fetched[key].is_dir():
+        _fetched[key] = _with_all_files(spec, _snapshot(spec))  # once in a process: asking the Hub again takes a while
+    return _fetched[key]
+
+
+def _bring(spec: ModelSpec) -> None:
+    (spec.fetch or resolve)(spec)
+    check_files(spec)
 
 
 def check_files(spec: ModelSpec) -> None:
-    """Compare the spec's files with their SHA-256, once per process. Raises a sentence naming the file."""
+    """Compare the spec's files with their SHA-256, again when they have changed. Raises a sentence naming the file."""
     for name, wanted in spec.sha256.items():
         path = resolve(spec) / name
-        if (str(path), wanted) in _hashed:
-            continue
         if not path.is_file():
             raise FileNotFoundError(
                 f"{spec.key} needs the file {name} in {spec.source}, which is missing: fetch the files again"
             )
         with path.open("rb") as file:
+            facts = os.fstat(file.fileno())
+            seen = (str(path), facts.st_size, facts.st_mtime_ns, wanted)
+            if seen in _hashed:
+                continue
             found = hashlib.file_digest(file, "sha256").hexdigest()
         if found != wanted.lower():
             raise ValueError(
                 f"{name} of {spec.key} has SHA-256 {found[:12]}… but {wanted[:12]}… was expected: "
                 f"restore the file in {spec.source}, or update the spec if you trained it again"
             )
-        _hashed.add((str(path), wanted))
+        _hashed.add(seen)
 
 
 def default_ram_bytes() -> int:

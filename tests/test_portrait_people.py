@@ -6,7 +6,6 @@ import dataclasses
 import io
 import json
 import re
-import threading
 import zipfile
 from pathlib import Path
 
@@ -17,11 +16,10 @@ from PIL import Image
 from safetensors.torch import load, save
 from skimage import data
 
-from demos import portrait_people, rolling
+from demos import portrait_people
 from demos.portrait_people import NO_PERSON, START, Chosen, Reference, own_pictures, person_file, read_person
 from pipelines.megaportrait import Recipe
 from pipelines.portrait_person import Person
-from pipelines.registry import LOAD_LOCK
 from tests.test_app import python
 
 
@@ -84,27 +82,6 @@ def test_the_truth_is_known_only_where_both_were_rendered():
     assert portrait_people.truth_of(stranger, reference) is None
     assert portrait_people.truth_of(someone, Reference("k", "mine", reference.picture)) is None
     assert portrait_people.truth_of(None, reference) is None and portrait_people.truth_of(someone, None) is None
-
-
-def test_nobody_is_rendered_while_models_are_loaded(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(rolling, "WAIT_S", 0.05)
-    held, done = threading.Event(), threading.Event()
-
-    def loads():
-        with LOAD_LOCK:
-            held.set()
-            done.wait(30)
-
-    thread = threading.Thread(target=loads)
-    thread.start()
-    held.wait(30)
-    try:
-        for render in (portrait_people.roll_person, portrait_people.roll_reference):
-            with pytest.raises(ValueError, match="Models are being loaded"):
-                render(77)
-    finally:
-        done.set()
-        thread.join()
 
 
 def test_learning_changes_the_end_of_the_key_only(person: Person):

@@ -425,11 +425,62 @@ def test_files_are_checked_against_their_hash_before_loading(tmp_path):
     assert states(registry) == {"bad": "failed"}
 
 
-def test_a_file_is_hashed_once_per_process(tmp_path):
+def test_a_file_is_hashed_once_and_again_when_it_has_changed(tmp_path, monkeypatch):
     spec = asset(tmp_path, b"once", hashlib.sha256(b"once").hexdigest())
+    hashed, digest = [], hashlib.file_digest
+    monkeypatch.setattr(hashlib, "file_digest", lambda file, name: hashed.append(1) or digest(file, name))
     check_files(spec)
-    (tmp_path / "net.bin").write_bytes(b"changed")  # not looked at again, by design
     check_files(spec)
+    assert len(hashed) == 1
+    (tmp_path / "net.bin").write_bytes(b"changed")
+    with pytest.raises(ValueError, match="restore the file"):
+        check_files(spec)
+
+
+def test_no_lock_is_held_while_files_are_fetched():
+    fetching, done = threading.Event(), threading.Event()
+
+    def fetch(spec: ModelSpec) -> None:
+        fetching.set()
+        assert done.wait(60)
+
+    registry, loaded = Registry("cpu"), part("loaded", 1)
+    touch(registry, loaded)
+    thread = threading.Thread(target=touch, args=(registry, part("far", 1, fetch=fetch)))
+    thread.start()
+    assert fetching.wait(60)
+    try:
+        free = []
+        for lock in (LOAD_LOCK, registry._lock):
+            other = threading.Thread(
+                target=lambda lock=lock: free.append(lock.acquire(timeout=5) and not lock.release())
+            )
+            other.start()
+            other.join()
+        assert free == [True, True]
+        assert states(registry) == {"loaded": "ram", "far": "loading"}
+        assert registry.run(loaded, lambda model: model.weight.numel()) > 0
+    finally:
+        done.set()
+        thread.join()
+    assert states(registry)["far"] == "ram"
+
+
+def test_a_repository_is_asked_for_once(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr("pipelines.registry._fetched", {})
+    monkeypatch.setattr("pipelines.registry._snapshot", lambda spec: asked.append(spec.source) or tmp_path)
+    spec = ModelSpec("u", "somebody/base-9", lambda spec: resolve(spec), "MIT", 1)
+    for _ in range(2):
+        with Registry("cpu").lease(spec) as (folder,):
+            assert folder == tmp_path
+    assert asked == ["somebody/base-9"]
+
+
+def test_nothing_is_fetched_that_has_no_room():
+    registry = Registry("cpu", ram_bytes=MB)
+    with pytest.raises(OutOfBudget, match="far needs"):
+        touch(registry, part("far", 2, fetch=lambda spec: pytest.fail("fetched")))
 
 
 def test_a_missing_file_or_folder_is_named(tmp_path):

@@ -8,7 +8,6 @@ import io
 import json
 import re
 import struct
-import threading
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -34,12 +33,11 @@ from demos import (
     removal_scenes,
     removal_settings,
     removal_shown,
-    rolling,
 )
 from demos.removal_mask import BRUSH, CLICK, asked_mask, current_mask, mask_line, read_mask, snapped
 from pipelines import flux_fill, georemover, images, masks
 from pipelines.georemover import Cache, Recipe, Settings
-from pipelines.registry import LOAD_LOCK, Registry
+from pipelines.registry import Registry
 from tests import removal_page, toy_flux
 from tests.environment import free_port
 from tests.test_app import shown, visit
@@ -163,27 +161,6 @@ def test_a_brushed_mask_knows_its_solid_or_says_none():
     assert picture.meant(one | other) is None, "two at once have no truth"
     assert picture.meant(numpy.zeros_like(one)) is None
     assert own_picture().meant(one) is None
-
-
-def test_a_scene_is_not_rendered_while_models_are_loaded(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(rolling, "WAIT_S", 0.05)
-    held, done = threading.Event(), threading.Event()
-
-    def loads():
-        with LOAD_LOCK:
-            held.set()
-            done.wait(30)
-
-    thread = threading.Thread(target=loads)
-    thread.start()
-    held.wait(30)
-    try:
-        for render in (removal_scenes.roll, removal_scenes.truth):
-            with pytest.raises(ValueError, match="Models are being loaded"):
-                render(Recipe(77, 1))
-    finally:
-        done.set()
-        thread.join()
 
 
 def test_a_scene_without_that_object_is_refused():

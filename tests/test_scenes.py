@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
+import threading
 from dataclasses import replace
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from pipelines.scenes import grammar, prompts, tabletop
+from pipelines.scenes import grammar, portrait, prompts, tabletop
 from pipelines.scenes.grammar import Request, Thing
 from pipelines.scenes.prompts import PortraitRequest
 
@@ -202,3 +204,64 @@ def test_portrait_captions_are_read_alike_by_both_readers():
     for seed in range(300):
         text = portrait.caption(portrait.sample(seed), random.Random(seed))
         assert prompts.read_prompt(text).attributes == portrait.parse(text), text
+
+
+class OnlyFloat32(TorchDispatchMode):
+    """Fails at the first tensor of another floating type."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        for tensor in made if isinstance(made, tuple | list) else [made]:
+            if isinstance(tensor, torch.Tensor) and tensor.is_floating_point():
+                assert tensor.dtype == torch.float32, f"{function} made {tensor.dtype}"
+        return made
+
+
+def drawn() -> bytes:
+    """Everything that both renderers can make, of scenes with every floor and of every kind of head."""
+    made: list[torch.Tensor] = []
+    for seed, floor in enumerate(grammar.FLOORS):
+        scene = replace(tabletop.sample(seed), floor=floor, backdrop=grammar.BACKDROPS[seed % 2])
+        truth = tabletop.render([scene], (16, 20), truth=True)
+        made += [value for value in vars(truth).values() if isinstance(value, torch.Tensor)]
+        made += tabletop.geometry([scene], (16, 20))
+    for seed, style in enumerate(portrait.HAIR_STYLES):
+        head = portrait.sample(seed, hair_style=style, glasses=seed % 2 == 0, beard=seed % 2 == 1, freckles=True)
+        truth = portrait.render([head], (16, 20), truth=True)
+        made += [value for value in vars(truth).values() if isinstance(value, torch.Tensor)]
+    return b"".join(str(tensor.dtype).encode() + tensor.contiguous().numpy().tobytes() for tensor in made)
+
+
+def test_pictures_do_not_depend_on_the_default_type_that_a_loader_sets_for_the_whole_process():
+    before = drawn()
+    for other in (torch.float64, torch.float16):
+        torch.set_default_dtype(other)
+        try:
+            with OnlyFloat32():
+                assert drawn() == before
+        finally:
+            torch.set_default_dtype(torch.float32)
+
+
+def test_rendering_waits_for_no_loader():
+    from demos import portrait_people, removal_scenes
+    from pipelines.georemover import Recipe
+    from pipelines.registry import LOAD_LOCK
+
+    held, done = threading.Event(), threading.Event()
+
+    def loads() -> None:
+        with LOAD_LOCK:
+            held.set()
+            done.wait(60)
+
+    thread = threading.Thread(target=loads)
+    thread.start()
+    held.wait(10)
+    try:
+        removal_scenes.roll(Recipe(77, 1))
+        portrait_people.roll_reference(77)
+        assert thread.is_alive()
+    finally:
+        done.set()
+        thread.join()

@@ -25,6 +25,9 @@ from torch import Tensor
 from pipelines.scenes import grammar
 from pipelines.scenes.grammar import BACKDROPS, FINISHES, FLOORS, NO_FINISH, SHAPES, Request, Thing
 
+FLOAT = torch.float32
+"""Named wherever numbers become tensors: a loader on another thread may change torch's default for the whole process."""
+
 # Linear RGB albedo. Hues are spread so that a reader (and a classifier) never hesitates.
 ALBEDO: dict[str, tuple[float, float, float]] = {
     "red": (0.72, 0.04, 0.05),
@@ -241,16 +244,16 @@ class _Packed:
 def _pack(scenes: Sequence[Scene], device: str | torch.device) -> _Packed:
     count = len(scenes)
     shape = torch.full((count, MAX_SOLIDS), -1, dtype=torch.long)
-    centre, albedo = torch.zeros(3, count, MAX_SOLIDS), torch.zeros(3, count, MAX_SOLIDS)
-    size, gloss = torch.ones(count, MAX_SOLIDS), torch.zeros(count, MAX_SOLIDS)
-    turn = torch.zeros(2, count, MAX_SOLIDS)
+    centre, albedo = torch.zeros(3, count, MAX_SOLIDS, dtype=FLOAT), torch.zeros(3, count, MAX_SOLIDS, dtype=FLOAT)
+    size, gloss = torch.ones(count, MAX_SOLIDS, dtype=FLOAT), torch.zeros(count, MAX_SOLIDS, dtype=FLOAT)
+    turn = torch.zeros(2, count, MAX_SOLIDS, dtype=FLOAT)
     for row, scene in enumerate(scenes):
         for slot, solid in enumerate(scene.solids):
             shape[row, slot] = SHAPES.index(solid.shape)
-            centre[:, row, slot] = torch.tensor((solid.x, 0.0, solid.z))
-            albedo[:, row, slot] = torch.tensor(ALBEDO[solid.colour])
+            centre[:, row, slot] = torch.tensor((solid.x, 0.0, solid.z), dtype=FLOAT)
+            albedo[:, row, slot] = torch.tensor(ALBEDO[solid.colour], dtype=FLOAT)
             size[row, slot], gloss[row, slot] = solid.size, float(solid.finish == "glossy")
-            turn[:, row, slot] = torch.tensor((math.cos(solid.turn), math.sin(solid.turn)))
+            turn[:, row, slot] = torch.tensor((math.cos(solid.turn), math.sin(solid.turn)), dtype=FLOAT)
     device = torch.device(device)
     # `shape` stays on the CPU: it only steers which rows go through which formula.
     moved = (x.to(device) for x in (centre, size, turn, albedo, gloss))
@@ -338,7 +341,7 @@ def _normal(shape: int, point: Tensor, size: Tensor, turn: Tensor) -> Tensor:
 
 def _trace(packed: _Packed, origin: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
     """Nearest solid along each ray: distance (B, N), inf for none, and slot (B, N) long, -1 for none."""
-    distance = torch.full(direction.shape[1:], math.inf, device=direction.device)
+    distance = torch.full(direction.shape[1:], math.inf, dtype=FLOAT, device=direction.device)
     slot_hit = torch.full(direction.shape[1:], -1, dtype=torch.long, device=direction.device)
     for slot, shape, rows in packed.slots():
         t = _hit(shape, *_relative(packed, slot, rows, origin, direction))
@@ -375,7 +378,9 @@ def _floor_albedo(scene: Scene, x: Tensor, z: Tensor) -> Tensor:
     x, z = x.clamp(-60, 60) + scene.texture_offset[0], z.clamp(-60, 60) + scene.texture_offset[1]
     fade = torch.exp(-((scene.texture_offset[1] - z).clamp_min(0) / 6.0))
     if scene.floor == "plain":
-        return torch.tensor(PLAIN_TINTS[scene.floor_tint], device=x.device).unsqueeze(1).expand(3, x.numel())
+        return (
+            torch.tensor(PLAIN_TINTS[scene.floor_tint], dtype=FLOAT, device=x.device).unsqueeze(1).expand(3, x.numel())
+        )
     if scene.floor == "wood":
         plank = torch.floor(z / 0.55)
         tone = torch.sin(plank * 12.9898) * 0.5 + 0.5
@@ -383,21 +388,21 @@ def _floor_albedo(scene: Scene, x: Tensor, z: Tensor) -> Tensor:
         gap = (torch.abs(z / 0.55 - plank - 0.5) > 0.465).to(x)
         level = (0.80 + 0.30 * tone + 0.12 * grain - 1.02) * fade + 1.02
         level = level * (1 - 0.45 * gap * fade)
-        return torch.tensor((0.40, 0.205, 0.085), device=x.device).unsqueeze(1) * level
+        return torch.tensor((0.40, 0.205, 0.085), dtype=FLOAT, device=x.device).unsqueeze(1) * level
     if scene.floor == "tile":
         checker = ((torch.floor(x / 0.9) + torch.floor(z / 0.9)) % 2) * 2 - 1
         level = 0.42 + 0.20 * checker * fade
-        return torch.tensor((0.86, 1.0, 1.06), device=x.device).unsqueeze(1) * level
+        return torch.tensor((0.86, 1.0, 1.06), dtype=FLOAT, device=x.device).unsqueeze(1) * level
     swirl = x * 0.9 + z * 0.6 + 1.3 * torch.sin(z * 1.1 + 0.7 * torch.sin(x * 1.3)) + 0.5 * torch.sin(x * 2.9 + z * 1.9)
     vein = torch.exp(-(torch.sin(swirl) ** 2) * 14.0)
-    return torch.tensor((0.74, 0.73, 0.71), device=x.device).unsqueeze(1) * (1 - 0.5 * vein * fade)
+    return torch.tensor((0.74, 0.73, 0.71), dtype=FLOAT, device=x.device).unsqueeze(1) * (1 - 0.5 * vein * fade)
 
 
 def _background(scene: Scene, direction: Tensor) -> Tensor:
     """Sky radiance (3, N) for rays that meet nothing."""
     up = direction[1].clamp(-0.05, 1.0)
-    horizon = torch.tensor((0.78, 0.86, 0.92), device=up.device).unsqueeze(1)
-    zenith = torch.tensor((0.16, 0.36, 0.74), device=up.device).unsqueeze(1)
+    horizon = torch.tensor((0.78, 0.86, 0.92), dtype=FLOAT, device=up.device).unsqueeze(1)
+    zenith = torch.tensor((0.16, 0.36, 0.74), dtype=FLOAT, device=up.device).unsqueeze(1)
     mix = (up * 5.0 + 0.12).clamp(0, 1)
     return horizon * (1 - mix) + zenith * mix
 
@@ -410,18 +415,19 @@ def _key_light(scene: Scene) -> Tensor:
             flat * math.sin(scene.light_azimuth),
             math.sin(scene.light_elevation),
             flat * math.cos(scene.light_azimuth),
-        )
+        ),
+        dtype=FLOAT,
     )
 
 
 def _light_directions(packed: _Packed, subpixel: Tensor) -> Iterator[Tensor]:
     """Directions (3, B, N) to points spread over the light's disc; turned per subpixel to smooth penumbras."""
     centre = torch.stack([_key_light(scene) for scene in packed.scenes], 1).to(packed.device)  # (3, B)
-    up = torch.tensor((0.0, 1.0, 0.0), device=packed.device).unsqueeze(1).expand_as(centre)
+    up = torch.tensor((0.0, 1.0, 0.0), dtype=FLOAT, device=packed.device).unsqueeze(1).expand_as(centre)
     side = torch.nn.functional.normalize(torch.linalg.cross(centre, up, dim=0), dim=0)
     other = torch.linalg.cross(side, centre, dim=0)
-    softness = torch.tensor([scene.light_softness for scene in packed.scenes], device=packed.device)
-    turns = torch.arange(4, device=packed.device) * (math.pi / 8)
+    softness = torch.tensor([scene.light_softness for scene in packed.scenes], dtype=FLOAT, device=packed.device)
+    turns = torch.arange(4, dtype=FLOAT, device=packed.device) * (math.pi / 8)
     for index in range(_LIGHT_SAMPLES):
         radius = math.sqrt((index + 0.5) / _LIGHT_SAMPLES)
         angle = index * 2.399963 + turns  # golden angle
@@ -433,8 +439,8 @@ def _light_directions(packed: _Packed, subpixel: Tensor) -> Iterator[Tensor]:
 def _visibility(packed: _Packed, point: Tensor, subpixel: Tensor, per_solid: bool) -> tuple[Tensor, Tensor | None]:
     """Share of the light's disc seen from each point: (B, N), and per solid the share it hides (K, B, N)."""
     shape = point.shape[1:]
-    visible = torch.zeros(shape, device=point.device)
-    hidden = torch.zeros(MAX_SOLIDS, *shape, device=point.device) if per_solid else None
+    visible = torch.zeros(shape, dtype=FLOAT, device=point.device)
+    hidden = torch.zeros(MAX_SOLIDS, *shape, dtype=FLOAT, device=point.device) if per_solid else None
     for direction in _light_directions(packed, subpixel):
         clear = torch.ones(shape, dtype=torch.bool, device=point.device)
         for slot, kind, rows in packed.slots():
@@ -459,20 +465,20 @@ def _contact(packed: _Packed, point: Tensor, slots: Tensor) -> Tensor:
 def _lit(albedo: Tensor, normal: Tensor, light: Tensor, visible: Tensor, ambient: Tensor) -> Tensor:
     """Diffuse radiance (3, B, N) under a warm key light and a cool sky."""
     facing = (normal * light).sum(0).clamp_min(0) * visible
-    key = torch.tensor((1.02, 0.97, 0.88), device=albedo.device).view(3, 1, 1)
-    sky = torch.tensor((0.34, 0.37, 0.42), device=albedo.device).view(3, 1, 1)
+    key = torch.tensor((1.02, 0.97, 0.88), dtype=FLOAT, device=albedo.device).view(3, 1, 1)
+    sky = torch.tensor((0.34, 0.37, 0.42), dtype=FLOAT, device=albedo.device).view(3, 1, 1)
     return albedo * (key * facing + sky * ambient * (0.75 + 0.25 * normal[1]))
 
 
 def _camera(scene: Scene, height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """Eye (3,), ray directions (3, height * width) and the unit view axis (3,); 38 degrees across the shorter side."""
-    eye = torch.tensor((0.0, scene.camera_height, scene.camera_distance))
-    forward = torch.nn.functional.normalize(torch.tensor((0.0, 0.62, 0.0)) - eye, dim=0)
-    right = torch.tensor((1.0, 0.0, 0.0))
+    eye = torch.tensor((0.0, scene.camera_height, scene.camera_distance), dtype=FLOAT)
+    forward = torch.nn.functional.normalize(torch.tensor((0.0, 0.62, 0.0), dtype=FLOAT) - eye, dim=0)
+    right = torch.tensor((1.0, 0.0, 0.0), dtype=FLOAT)
     up = torch.linalg.cross(right, forward)
     scale = math.tan(math.radians(19.0)) / min(height, width)
-    ys = (height - 1 - 2 * torch.arange(height)) * scale
-    xs = (2 * torch.arange(width) - width + 1) * scale
+    ys = (height - 1 - 2 * torch.arange(height, dtype=FLOAT)) * scale
+    xs = (2 * torch.arange(width, dtype=FLOAT) - width + 1) * scale
     rays = forward.view(3, 1, 1) + right.view(3, 1, 1) * xs.view(1, 1, -1) + up.view(3, 1, 1) * ys.view(1, -1, 1)
     return eye.to(device), torch.nn.functional.normalize(rays.flatten(1), dim=0).to(device), forward.to(device)
 
@@ -510,11 +516,15 @@ def _radiance(packed: _Packed, hits: _Hits, direction: Tensor, subpixel: Tensor,
     """Light (3, B, N) sent back along each ray, without the floor's mirror image."""
     normal, albedo, gloss = _surface(packed, hits.point, hits.slot)
     stage = (hits.slot == -1).unsqueeze(0)
-    up = torch.tensor((0.0, 1.0, 0.0), device=packed.device).view(3, 1, 1)
-    out = torch.tensor((0.0, 0.0, 1.0), device=packed.device).view(3, 1, 1)
+    up = torch.tensor((0.0, 1.0, 0.0), dtype=FLOAT, device=packed.device).view(3, 1, 1)
+    out = torch.tensor((0.0, 0.0, 1.0), dtype=FLOAT, device=packed.device).view(3, 1, 1)
     normal = torch.where(stage, torch.where(hits.wall.unsqueeze(0), out, up), normal)
     floor = _per_scene(packed, lambda s, p: _floor_albedo(s, p[0], p[2]), hits.point)
-    wall = torch.stack([torch.tensor(WALL_TINTS[s.tint]) for s in packed.scenes], 1).to(packed.device).unsqueeze(-1)
+    wall = (
+        torch.stack([torch.tensor(WALL_TINTS[s.tint], dtype=FLOAT) for s in packed.scenes], 1)
+        .to(packed.device)
+        .unsqueeze(-1)
+    )
     albedo = torch.where(stage, torch.where(hits.wall.unsqueeze(0), wall, floor), albedo)
     light = torch.stack([_key_light(s) for s in packed.scenes], 1).to(packed.device).unsqueeze(-1)
     seen = torch.ones_like(hits.distance) if visible is None else visible
@@ -524,7 +534,9 @@ def _radiance(packed: _Packed, hits: _Hits, direction: Tensor, subpixel: Tensor,
     shine = (normal * halfway).sum(0).clamp_min(0)
     grazing = (1 + (normal * direction).sum(0)).clamp(0, 1) ** 4
     mirror = direction - 2 * (normal * direction).sum(0) * normal
-    sky = torch.tensor((0.75, 0.85, 1.0), device=packed.device).view(3, 1, 1) * (mirror[1].clamp(0, 1) * 0.8 + 0.1)
+    sky = torch.tensor((0.75, 0.85, 1.0), dtype=FLOAT, device=packed.device).view(3, 1, 1) * (
+        mirror[1].clamp(0, 1) * 0.8 + 0.1
+    )
     solid = (hits.slot >= 0).to(seen)
     colour = colour + (gloss * solid * seen * (0.9 * shine**90 + 0.15 * shine**18)).unsqueeze(0)
     colour = colour + sky * (gloss * solid * (0.06 + 0.5 * grazing)).unsqueeze(0)
@@ -542,11 +554,13 @@ def _shade(packed: _Packed, eye: Tensor, direction: Tensor, subpixel: Tensor) ->
     lifted = hits.point + normal * 2e-3  # off the surface, so that a solid does not shadow itself by rounding
     visible, _ = _visibility(packed, lifted, subpixel, per_solid=False)
     colour = _radiance(packed, hits, direction, subpixel, visible)
-    flip = torch.tensor((1.0, -1.0, 1.0), device=packed.device).view(3, 1, 1)
+    flip = torch.tensor((1.0, -1.0, 1.0), dtype=FLOAT, device=packed.device).view(3, 1, 1)
     down = direction * flip
     seen = _first_surfaces(packed, hits.point, down)
     mirrored = _radiance(packed, seen, down, subpixel, None)
-    share = torch.tensor([REFLECTIVITY[s.floor] * s.mirror for s in packed.scenes], device=packed.device).unsqueeze(1)
+    share = torch.tensor(
+        [REFLECTIVITY[s.floor] * s.mirror for s in packed.scenes], dtype=FLOAT, device=packed.device
+    ).unsqueeze(1)
     share = share * (0.7 + 1.2 * (1 + direction[1]).clamp(0, 1) ** 4) * ((hits.slot == -1) & ~hits.wall)
     return colour * (1 - share) + mirrored * share, hits
 
@@ -600,12 +614,12 @@ def _add_truth(result: Truth, packed: _Packed, height: int, width: int) -> None:
     normal, _, _ = _surface(packed, hits.point, hits.slot)
     subpixel = torch.zeros(height * width, dtype=torch.long, device=packed.device)
     _, hidden = _visibility(packed, hits.point + normal * 2e-3, subpixel, per_solid=True)
-    flip = torch.tensor((1.0, -1.0, 1.0), device=packed.device).view(3, 1, 1)
+    flip = torch.tensor((1.0, -1.0, 1.0), dtype=FLOAT, device=packed.device).view(3, 1, 1)
     _, mirrored = _trace(packed, hits.point, direction * flip)
     on_floor = (hits.slot == -1) & ~hits.wall
     stage = (hits.slot == -1).unsqueeze(0)
-    up = torch.tensor((0.0, 1.0, 0.0), device=packed.device).view(3, 1, 1)
-    out = torch.tensor((0.0, 0.0, 1.0), device=packed.device).view(3, 1, 1)
+    up = torch.tensor((0.0, 1.0, 0.0), dtype=FLOAT, device=packed.device).view(3, 1, 1)
+    out = torch.tensor((0.0, 0.0, 1.0), dtype=FLOAT, device=packed.device).view(3, 1, 1)
     normal = torch.where(stage, torch.where(hits.wall.unsqueeze(0), out, up), normal)
     along = hits.distance * (direction * forward).sum(0)
     shape = (len(packed.scenes), -1, height, width)
@@ -637,7 +651,7 @@ def geometry(
     hits = _first_surfaces(packed, eye, direction)
     along = (hits.distance * (direction * forward).sum(0)).clamp_max(FAR)
     slots = torch.arange(MAX_SOLIDS, device=packed.device).view(-1, 1, 1)
-    covered = (hits.slot.unsqueeze(0) == slots).float().movedim(0, 1).reshape(len(scenes), -1, rows, columns)
+    covered = (hits.slot.unsqueeze(0) == slots).to(FLOAT).movedim(0, 1).reshape(len(scenes), -1, rows, columns)
     inverse = torch.nn.functional.avg_pool2d((1 / along).reshape(len(scenes), 1, rows, columns), supersample)
     return inverse, torch.nn.functional.max_pool2d(covered, supersample) > 0
 

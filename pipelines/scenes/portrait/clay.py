@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .paint import coloured, palette_of
+from .paint import FLOAT, coloured, palette_of
 from .people import Portrait
 from .shapes import (
     BACKGROUND,
@@ -99,11 +99,11 @@ class _Group:
             rows.append(numbers)
         self.names = {name: column for column, name in enumerate(rows[0])}
         self.single = SimpleNamespace(**rows[0]) if len(rows) == 1 else None
-        self.table = torch.tensor([list(row.values()) for row in rows], dtype=torch.float32, device=device)
+        self.table = torch.tensor([list(row.values()) for row in rows], dtype=FLOAT, device=device)
         self.kinds = Kinds.of(portraits[0].identity)
-        self.palette = torch.tensor([palette_of(portrait) for portrait in portraits], device=device)
+        self.palette = torch.tensor([palette_of(portrait) for portrait in portraits], dtype=FLOAT, device=device)
         lights = [LIGHT_RGB[portrait.shot.light_colour] for portrait in portraits]
-        self.light_rgb = torch.tensor(lights, device=device)
+        self.light_rgb = torch.tensor(lights, dtype=FLOAT, device=device)
 
     def at(self, index: Tensor) -> Any:
         """Numbers by name: floats, or (N,) tensors for rays that belong to the portraits `index` (N,)."""
@@ -215,7 +215,10 @@ def _shade(rays: _Rays, t: Tensor) -> _Surface:
     count = len(t)
     rgb = _background(rays)
     material = torch.zeros(count, dtype=torch.long, device=t.device)
-    normal, shading = torch.zeros(count, 3, device=t.device), torch.zeros(count, device=t.device)
+    normal, shading = (
+        torch.zeros(count, 3, dtype=FLOAT, device=t.device),
+        torch.zeros(count, dtype=FLOAT, device=t.device),
+    )
     hit = (t < FAR).nonzero()[:, 0]
     if len(hit):
         rgb[hit], material[hit], normal[hit], shading[hit] = _shade_hits(rays.take(hit), t[hit])
@@ -251,7 +254,7 @@ def _shade_hits(rays: _Rays, t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]
 
     facing = nx * lx + ny * ly + nz * lz
     is_skin = (material == SKIN) | (material == NECK)
-    wrap = torch.where(is_skin, 0.35, 0.15)
+    wrap = torch.where(is_skin, torch.tensor(0.35, dtype=FLOAT, device=t.device), 0.15)
     key = ((facing + wrap) / (1 + wrap)).clamp(0, 1) * lit
     # light that went through skin comes out redder: the red channel wraps further around
     red = ((facing + 0.55) / 1.55).clamp(0, 1) * (0.3 + 0.7 * lit)
@@ -263,17 +266,19 @@ def _shade_hits(rays: _Rays, t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]
 
     light = group.light_rgb[rays.index]
     fill = torch.where(
-        is_skin[:, None], torch.tensor((1.06, 0.96, 0.90), device=t.device), torch.ones(3, device=t.device)
+        is_skin[:, None],
+        torch.tensor((1.06, 0.96, 0.90), dtype=FLOAT, device=t.device),
+        torch.ones(3, dtype=FLOAT, device=t.device),
     )
     light = 0.74 * key[:, None] * light + 0.48 * sky[:, None] * fill + 0.10 * rim[:, None]
     warm = torch.where(is_skin, 0.74 * (red - key).clamp(min=0), 0.0)
-    light = light + warm[:, None] * torch.tensor((0.55, 0.12, 0.06), device=t.device)
+    light = light + warm[:, None] * torch.tensor((0.55, 0.12, 0.06), dtype=FLOAT, device=t.device)
 
     colour = coloured(head, material, group.palette[rays.index], p)
     hx, hy, hz = lx - dx, ly - dy, lz - dz
     half = (nx * hx + ny * hy + nz * hz) / (hx * hx + hy * hy + hz * hz).sqrt()
     gloss = half.clamp(0, 1) ** 24 * lit
-    strength = torch.tensor((0, 0.07, 0.10, 0.10, 0.04, 0.35, 0.05, 0.02), device=t.device)[material]
+    strength = torch.tensor((0, 0.07, 0.10, 0.10, 0.04, 0.35, 0.05, 0.02), dtype=FLOAT, device=t.device)[material]
     colour = colour * colour * light + (gloss * strength + 0.02 * rim)[:, None]
     return colour.clamp(0, 1).sqrt(), material, normal, shading
 
@@ -320,8 +325,8 @@ def _groups(portraits: Sequence[Portrait], device: torch.device, pixels: int) ->
 
 def _grid(count: int, height: int, width: int, step: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """Portrait index, row and column (pixel centres of a grid of `step`-pixel cells), each (count * h * w,)."""
-    rows = torch.arange(0, height, step, device=device, dtype=torch.float32) + step / 2
-    columns = torch.arange(0, width, step, device=device, dtype=torch.float32) + step / 2
+    rows = torch.arange(0, height, step, device=device, dtype=FLOAT) + step / 2
+    columns = torch.arange(0, width, step, device=device, dtype=FLOAT) + step / 2
     index = torch.arange(count, device=device)
     shape = (count, len(rows), len(columns))
     spread = (index[:, None, None], rows[None, :, None], columns[None, None, :])
@@ -372,7 +377,7 @@ def _smoothed(group: _Group, image: Tensor, t: Tensor, supersample: int) -> Tens
     if len(place) == 0:
         return image
     index, inside = place // (height * width), place % (height * width)
-    offsets = (torch.arange(supersample, device=image.device) + 0.5) / supersample
+    offsets = (torch.arange(supersample, dtype=FLOAT, device=image.device) + 0.5) / supersample
     rows = (inside // width)[:, None, None] + offsets[None, :, None]
     columns = (inside % width)[:, None, None] + offsets[None, None, :]
     rays_each = supersample * supersample
@@ -428,7 +433,7 @@ def _landmarks(group: _Group, count: int, size: tuple[int, int]) -> tuple[Tensor
     def column(name: str) -> Tensor:
         return group.table[:, group.names[name]]
 
-    zero, one = torch.zeros(count, device=device), torch.ones(count, device=device)
+    zero, one = torch.zeros(count, dtype=FLOAT, device=device), torch.ones(count, dtype=FLOAT, device=device)
     spacing, mouth = column("spacing"), column("mouth_w") * (1 + 0.18 * column("smiling") - 0.45 * column("surprised"))
     corner_y = -0.50 + 0.06 * column("smiling") - 0.04 * column("surprised")
     # start points and directions: the face's points are looked for from the front, the outline's from the middle
@@ -443,8 +448,8 @@ def _landmarks(group: _Group, count: int, size: tuple[int, int]) -> tuple[Tensor
         starts.append((2 * way[0] * one, 2 * way[1] * one - 0.15, 0.40 * one))
         ways.append((-way[0], -way[1], 0.0))
     start = torch.stack([torch.stack(axes, -1) for axes in starts], 1).reshape(-1, 3)
-    way = torch.tensor(ways, device=device).repeat(count, 1)
-    t = torch.zeros(len(start), device=device)
+    way = torch.tensor(ways, dtype=FLOAT, device=device).repeat(count, 1)
+    t = torch.zeros(len(start), dtype=FLOAT, device=device)
     for _ in range(24):
         x, y, z = (start + way * t[:, None]).unbind(1)
         t = t + 0.9 * face(x, y, z, p, group.kinds)

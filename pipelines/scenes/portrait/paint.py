@@ -10,6 +10,9 @@ from torch import Tensor
 from .people import Portrait
 from .shapes import BEARD, EYE, HAIR, SKIN
 
+FLOAT = torch.float32
+"""Named wherever numbers become tensors: a loader on another thread may change torch's default for the whole process."""
+
 SKIN_TONES = (
     (1.00, 0.85, 0.74), (0.97, 0.77, 0.62), (0.89, 0.66, 0.49), (0.76, 0.53, 0.36), (0.58, 0.38, 0.26), (0.44, 0.29, 0.21),
 )  # fmt: skip
@@ -77,11 +80,11 @@ def _paint_eye(point: tuple, palette: Tensor, p: Any) -> Tensor:
     iris = iris * (1.15 - 0.55 * v.clamp(-0.6, 0.6))[:, None]  # lighter below, as if lit from above
     colour = _mix(colour, iris * 0.45, _step(0.62 - radius, 0.10))
     colour = _mix(colour, iris, _step(0.53 - radius, 0.10))
-    colour = _mix(colour, torch.tensor((0.03, 0.03, 0.04), device=x.device), _step(0.30 - radius, 0.08))
+    colour = _mix(colour, torch.tensor((0.03, 0.03, 0.04), dtype=FLOAT, device=x.device), _step(0.30 - radius, 0.08))
     shine = ((u + 0.20) ** 2 + (v - 0.22) ** 2).sqrt()
-    colour = _mix(colour, torch.ones(3, device=x.device), _step(0.17 - shine, 0.06))
+    colour = _mix(colour, torch.ones(3, dtype=FLOAT, device=x.device), _step(0.17 - shine, 0.06))
     small = ((u - 0.20) ** 2 + (v + 0.22) ** 2).sqrt()
-    return _mix(colour, torch.ones(3, device=x.device), 0.7 * _step(0.08 - small, 0.05))
+    return _mix(colour, torch.ones(3, dtype=FLOAT, device=x.device), 0.7 * _step(0.08 - small, 0.05))
 
 
 def _paint_face(point: tuple, colour: Tensor, palette: Tensor, p: Any) -> Tensor:
@@ -90,7 +93,7 @@ def _paint_face(point: tuple, colour: Tensor, palette: Tensor, p: Any) -> Tensor
     ax = x.abs()
     front = (z > 0.1).float()
     cheek = torch.exp(-((ax - 0.50) ** 2 + (y + 0.26) ** 2) * 22)
-    warm = colour * torch.tensor((1.02, 0.72, 0.72), device=x.device)
+    warm = colour * torch.tensor((1.02, 0.72, 0.72), dtype=FLOAT, device=x.device)
     colour = _mix(colour, warm, 0.65 * cheek * front)
     nose = torch.exp(-(x**2 + (y + 0.17) ** 2) * 40)
     colour = _mix(colour, warm, 0.35 * nose * front)
@@ -98,7 +101,7 @@ def _paint_face(point: tuple, colour: Tensor, palette: Tensor, p: Any) -> Tensor
     for spot_x, spot_y in FRECKLES:
         apart = torch.minimum(apart, (x - spot_x) ** 2 + (y - spot_y) ** 2)
     spots = _step(0.030 - apart.sqrt(), 0.025) * front * p.freckles
-    colour = _mix(colour, colour * torch.tensor((0.72, 0.52, 0.42), device=x.device), spots)
+    colour = _mix(colour, colour * torch.tensor((0.72, 0.52, 0.42), dtype=FLOAT, device=x.device), spots)
     ring = ((ax - p.spacing) ** 2 + (y - p.eye_y) ** 2).sqrt() - p.eye
     lid = _step(0.02 - ring, 0.05) * _step(y - p.eye_y, 0.08)
     colour = _mix(colour, colour * 0.45, lid * front)
@@ -116,9 +119,9 @@ def _paint_mouth(point: tuple, colour: Tensor, palette: Tensor, p: Any) -> Tenso
     front = (z > 0.2).float()
     y = y + 0.50
     lip = palette[:, PAINTS.index("lip")]
-    dark = torch.tensor((0.30, 0.07, 0.08), device=x.device)
-    teeth = torch.tensor((0.97, 0.96, 0.93), device=x.device)
-    tongue = torch.tensor((0.86, 0.36, 0.36), device=x.device)
+    dark = torch.tensor((0.30, 0.07, 0.08), dtype=FLOAT, device=x.device)
+    teeth = torch.tensor((0.97, 0.96, 0.93), dtype=FLOAT, device=x.device)
+    tongue = torch.tensor((0.86, 0.36, 0.36), dtype=FLOAT, device=x.device)
     u = x / p.mouth_w
     arch = (1 - u * u).clamp(min=0)
 
