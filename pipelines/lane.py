@@ -13,9 +13,11 @@ Why a thread of its own: Gradio advances a generator on different threads, so lo
 `torch.inference_mode()` must not be held around its `yield`s; diffusers pipelines are not thread-safe; and
 loading models on two threads corrupts them (see `pipelines/registry.py`).
 
-Stopping is co-operative. Closing the generator (Stop button, closed tab) or passing the wall-clock limit
-makes the job's next `check()`, `emit()` or `progress()` raise; clean-up belongs into the job's `finally`,
-because nobody reads the bridge after a close. A job that is closed while it waits never starts.
+Stopping is co-operative. Closing the generator (Stop button, closed tab), `Reader.end()` from any thread, or passing
+the wall-clock limit makes the job's next `check()`, `emit()` or `progress()` raise; clean-up belongs into the job's
+`finally`, because nobody reads the bridge after a close. A job that is closed while it waits never starts.
+
+Jobs of different owners take turns: who has many jobs in the line does not keep the others waiting for all of them.
 
 The thread is started at the first job of a process; a forked child gets one of its own. No torch here.
 """
@@ -31,6 +33,7 @@ import queue
 import threading
 import time
 import traceback
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -77,13 +80,49 @@ class Failure:
 
 
 @dataclass(eq=False)
+class Reader:
+    """Who waits for the jobs that are started inside `read_by(reader)`."""
+
+    owner: str = ""
+    """Jobs of different owners take turns in the line."""
+    gone: bool = False
+    _jobs: "weakref.WeakSet[Job]" = field(default_factory=weakref.WeakSet, repr=False)
+
+    def end(self) -> None:
+        """Stop all jobs at their next check, and refuse new ones. May be called from any thread, more than once."""
+        self.gone = True
+        for job in list(self._jobs):
+            job.stop.set()
+
+
+_reader: contextvars.ContextVar[Reader | None] = contextvars.ContextVar("reader", default=None)
+
+
+@contextlib.contextmanager
+def read_by(reader: Reader) -> Iterator[None]:
+    """Jobs that `stream` starts inside the block belong to `reader`. Not to be held around a `yield`."""
+    token = _reader.set(reader)
+    try:
+        yield
+    finally:
+        _reader.reset(token)
+
+
+@dataclass(eq=False)
 class Job:
     """What the work sees of its run: a way to talk back, and to learn that it should end."""
 
     limit_s: float = LIMIT_S
+    reader: Reader | None = field(default=None, repr=False)
+    kind: str = ""
+    """Jobs of one kind take about as long."""
     out: queue.SimpleQueue = field(default_factory=queue.SimpleQueue, repr=False)
     stop: threading.Event = field(default_factory=threading.Event, repr=False)
     started: float | None = None
+    turn: int = 0
+    """How many jobs of the same owner were there before it."""
+    passed: int = 0
+    """How many later jobs went first."""
     _call: Callable[[], Any] | None = field(default=None, repr=False)
 
     def check(self) -> None:
@@ -105,8 +144,12 @@ class Job:
         self.emit(Progress(min(max(float(fraction), 0.0), 1.0), text))
 
 
+MOST_PASSED = 8
+"""A job lets at most so many later ones of other owners go first."""
+
+
 class _Lane:
-    """A first-in first-out queue, one slot for low-priority work, and one daemon thread."""
+    """A queue in which owners take turns, one slot for low-priority work, and one daemon thread."""
 
     def __init__(self) -> None:
         self.changed = threading.Condition()
@@ -114,12 +157,18 @@ class _Lane:
         self.warm: Job | None = None
         self.running: Job | None = None
         self.running_is_warm = False
+        self.typical_s: dict[str, float] = {}
         self.thread = threading.Thread(target=self._work, name="gpu_0", daemon=True)
         self.thread.start()
 
     def submit(self, job: Job) -> None:
         with self.changed:
-            self.jobs.append(job)
+            job.turn = sum(_owner(other) == _owner(job) for other in (*self.jobs, self.running) if other is not None)
+            place = len(self.jobs)
+            while place and self.jobs[place - 1].turn > job.turn and self.jobs[place - 1].passed < MOST_PASSED:
+                place -= 1
+                self.jobs[place].passed += 1
+            self.jobs.insert(place, job)
             if self.running is not None and self.running_is_warm:
                 self.running.stop.set()  # a visitor is here: the warm-up ends at its next check
             self.changed.notify()
@@ -139,6 +188,23 @@ class _Lane:
             before = itertools.takewhile(lambda other: other is not job, self.jobs)
             return int(running) + sum(not other.stop.is_set() for other in before)
 
+    def wait_s(self, job: Job | None = None) -> float | None:
+        """Seconds until `job` (a new one, if None) starts, by how long such jobs took before; None: not known."""
+        with self.changed:
+            before = [j for j in itertools.takewhile(lambda j: j is not job, self.jobs) if not j.stop.is_set()]
+            if self.running is not None and self.running is not job and not self.running_is_warm:
+                before.append(self.running)
+            if any(other.kind not in self.typical_s for other in before):
+                return None
+            now = time.monotonic()
+            done = {other: now - other.started for other in before if other.started is not None}
+            return sum(max(self.typical_s[other.kind] - done.get(other, 0.0), 1.0) for other in before)
+
+    def wanted(self, reader: Reader) -> bool:
+        """Whether a job of somebody else waits."""
+        with self.changed:
+            return any(job.reader is not reader and not job.stop.is_set() for job in self.jobs)
+
     def _work(self) -> None:
         while True:
             with self.changed:
@@ -149,9 +215,12 @@ class _Lane:
                 else:
                     job, self.warm = self.warm, None
                 self.running = job
-            _execute(job)
+            done = _execute(job)
             with self.changed:
                 self.running = None
+                if done and job.kind:
+                    took = time.monotonic() - job.started
+                    self.typical_s[job.kind] = (self.typical_s.get(job.kind, took) + took) / 2
             del job  # its result and its tensors must not live until the next job comes
 
 
@@ -189,7 +258,11 @@ def stream_here(
     lane = _current_lane()
     if threading.current_thread() is lane.thread:
         raise RuntimeError("a job must not start another job on the lane: call the function directly")
-    job = Job(limit_s)
+    job = Job(limit_s, _reader.get(), f"{fn.__module__}.{fn.__qualname__}" if hasattr(fn, "__qualname__") else "")
+    if job.reader is not None:
+        job.reader._jobs.add(job)
+        if job.reader.gone:
+            raise Cancelled
     context = contextvars.copy_context()
     job._call = lambda: context.run(fn, job, *args, **kwargs)
     lane.submit(job)
@@ -202,7 +275,7 @@ def stream_here(
                 ahead = 0 if job.started else lane.ahead(job)
                 if ahead not in (0, told):
                     told = ahead
-                    yield Progress(0.0, f"Waiting: {ahead} {'job' if ahead == 1 else 'jobs'} ahead")
+                    yield Progress(0.0, f"Waiting: {jobs_ahead(ahead, lane.wait_s(job))}")
                 else:
                     yield IDLE
                 continue
@@ -279,11 +352,35 @@ def waiting() -> int:
     return 0 if _lane is None else _lane.ahead()
 
 
-def _execute(job: Job) -> None:
+def wait_s() -> float | None:
+    """Seconds that a new job would wait, by how long such jobs took before; None: not known."""
+    return 0.0 if _lane is None else _lane.wait_s()
+
+
+def wanted(reader: Reader) -> bool:
+    """Whether somebody else than `reader` waits for the lane."""
+    return _lane is not None and _lane.wanted(reader)
+
+
+def jobs_ahead(count: int, seconds: float | None) -> str:
+    """A place in the line for a visitor: "2 jobs ahead, about 40 s"."""
+    text = f"{count} {'job' if count == 1 else 'jobs'} ahead"
+    if seconds is None:
+        return text
+    return f"{text}, about " + (f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min")
+
+
+def _owner(job: Job) -> str:
+    return job.reader.owner if job.reader is not None else ""
+
+
+def _execute(job: Job) -> bool:
+    """Run it; True when it came to its end."""
     try:
         job.check()  # cancelled while waiting: do nothing
         job.started = time.monotonic()
         job.out.put(Result(job._call()))
+        return True
     except BaseException as error:
         # The reader keeps the error for a while; its frames must not keep the job's tensors.
         chained: BaseException | None = error
@@ -291,6 +388,7 @@ def _execute(job: Job) -> None:
             traceback.clear_frames(chained.__traceback__)
             chained = chained.__cause__ or chained.__context__
         job.out.put(Failure(error))
+        return False
     finally:
         job._call = None
 

@@ -3,6 +3,7 @@
 import contextvars
 import multiprocessing
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -223,14 +224,92 @@ def test_waiting_counts_the_jobs_ahead_and_the_reader_is_told_its_place():
     with Blocker():
         assert waiting() == 1
         reader = stream(lambda job: "mine", beat_s=0.01)
-        assert next(reader) == Progress(0.0, "Waiting: 1 job ahead")
+        assert next(reader).text.startswith("Waiting: 1 job ahead")
         assert next(reader) is IDLE  # told once
         assert waiting() == 2
         second = stream(lambda job: None, beat_s=0.01)
-        assert next(second) == Progress(0.0, "Waiting: 2 jobs ahead")
+        assert next(second).text.startswith("Waiting: 2 jobs ahead")
         second.close()
     assert not_idle(reader)[-1] == Result("mine")
     assert until(lambda: waiting() == 0)
+
+
+def owned(owner: str, ran: list[str]) -> Callable[[], None]:
+    """Puts a job of `owner` into the line; what is returned reads it to its end."""
+    with lane.read_by(lane.Reader(owner)):
+        reader = stream(lambda job: ran.append(owner), beat_s=0.01)
+        next(reader)
+    return lambda: list(reader)
+
+
+def test_owners_take_turns():
+    ran: list[str] = []
+    with Blocker():
+        readers = [owned(owner, ran) for owner in "AAABAB"]
+    for read in readers:
+        read()
+    assert "".join(ran) == "ABABAA"
+
+
+def test_nobody_is_passed_for_ever():
+    ran: list[str] = []
+    with Blocker():
+        readers = [owned(owner, ran) for owner in ["A", "A", *(f"other {n}" for n in range(12))]]
+    for read in readers:
+        read()
+    assert ran.index("A", 1) == 1 + lane.MOST_PASSED
+
+
+def test_a_reader_that_has_gone_ends_its_job_from_another_thread_and_starts_no_more():
+    begun, steps = threading.Event(), []
+
+    def silent(job: Job) -> None:
+        while True:
+            job.check()
+            steps.append(1)
+            begun.set()
+            time.sleep(0.01)
+
+    reader = lane.Reader("somebody")
+    with lane.read_by(reader):
+        items = stream(silent, beat_s=10.0)
+    gone = threading.Thread(target=lambda: (begun.wait(5), reader.end()))
+    gone.start()
+    before = time.monotonic()
+    with pytest.raises(lane.Cancelled), lane.read_by(reader):
+        next(items)
+    assert time.monotonic() - before < 5, "not one beat"
+    gone.join()
+    with pytest.raises(lane.Cancelled), lane.read_by(reader):
+        next(stream(lambda job: steps.append("never")))
+    assert "never" not in steps
+
+
+def test_the_wait_is_estimated_from_jobs_of_the_same_kind():
+    class Kind:
+        def short(self, job: Job) -> None:
+            time.sleep(0.05)
+
+        def never_seen(self, job: Job) -> None:
+            pass
+
+    for _ in range(3):
+        run_blocking(Kind().short)
+    with Blocker() as blocker:
+        lane._current_lane().typical_s[f"{__name__}.{Blocker._work.__qualname__}"] = 60.0
+        first = stream(Kind().short, beat_s=0.01)
+        assert re.fullmatch(r"Waiting: 1 job ahead, about (59|60) s", next(first).text)
+        assert 59 < lane.wait_s() < 62
+        reader = lane.Reader()
+        assert lane.wanted(reader)
+        second = stream(Kind().never_seen, beat_s=0.01)
+        next(second)
+        assert lane.wait_s() is None, "who knows"
+        first.close()
+        second.close()
+        assert not lane.wanted(reader)
+        blocker.go.set()
+    assert lane.jobs_ahead(2, 200.0) == "2 jobs ahead, about 3 min"
 
 
 def test_past_the_limit_one_sentence_and_the_lane_goes_on():
