@@ -22,7 +22,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
 import demos
-from demos import hold, theme, visitors
+from demos import hold, readers, sessions, theme, visitors
 from pipelines import images, zero
 from pipelines.registry import Registry, from_environment
 from pipelines.sdxl import BASES
@@ -57,10 +57,9 @@ def build(registry: Registry, model_set: str = "mini") -> gr.Blocks:
                 with gr.Tab(tab.name, id=tab.slug, elem_id=hold.paper_id(tab.slug), render_children=True):
                     tab.build(registry, model_set)
         gr.HTML(COLOPHON, padding=False)
-        page.unload(demos.leave)
     if registry.mode == "zero":
         zero.install(registry)  # after the tabs have declared their models
-    return page.queue(max_size=16)
+    return page.queue(max_size=None, api_open=False)  # who may wait is decided in demos/readers.py
 
 
 def serve(
@@ -68,6 +67,9 @@ def serve(
 ):  # fmt: skip
     """Launch with the studio's settings. `host` and `port` default to GRADIO_SERVER_NAME and GRADIO_SERVER_PORT."""
     visitors.open_for(f"{model_set}-{port or os.environ.get('GRADIO_SERVER_PORT') or 'usual'}")
+    app_kwargs = readers.Readers(page).app_kwargs()
+    app_kwargs["middleware"].insert(0, Middleware(visitors.Cookie))
+    app_kwargs["routes"].append(Route("/healthz", lambda request: PlainTextResponse("ok")))
     return page.launch(
         server_name=host,
         server_port=port,
@@ -82,10 +84,9 @@ def serve(
         run_history=False,
         enable_monitoring=False,
         ssr_mode=False,
-        app_kwargs={
-            "middleware": [Middleware(visitors.Cookie)],
-            "routes": [Route("/healthz", lambda request: PlainTextResponse("ok"))],
-        },
+        max_threads=64,  # all that wait hold one
+        state_session_capacity=sessions.capacity(),
+        app_kwargs=app_kwargs,
     )
 
 

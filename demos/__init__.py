@@ -18,25 +18,25 @@ import inspect
 import logging
 import pkgutil
 import secrets
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from demos import visitors
+from demos import readers, visitors
+from demos.runs import PLACES, runs
 from pipelines import lane
 from pipelines.papers import Paper
 from pipelines.registry import Registry
 
 log = logging.getLogger(__name__)
 
-GPU: dict[str, Any] = {"concurrency_id": "gpu", "concurrency_limit": 8}
-"""For every event that needs a model: one Gradio queue. Eight may hold a line to the lane, which runs one."""
+GPU: dict[str, Any] = {"concurrency_id": "gpu", "concurrency_limit": PLACES}
+"""For every event that needs a model: all that may wait hold a line to the lane, which runs one."""
 LIGHT: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 """For events that only change the page."""
 TALKS: dict[str, Any] = {**LIGHT, "queue": True, "concurrency_limit": 8}
@@ -64,44 +64,7 @@ def discover() -> list[Tab]:
 # --- one run per visitor, errors in one sentence ----------------------------------------------------------------
 
 
-@dataclass(eq=False)
-class _Run:
-    stopped: bool = False
-
-
-@dataclass(eq=False)
-class _Visitors:
-    """Who is running what. A run that was told to stop no longer counts, even while its last step ends."""
-
-    runs: dict[str, _Run] = field(default_factory=dict)
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def enter(self, session: str) -> _Run:
-        with self.lock:
-            before = self.runs.get(session)
-            if before is not None and not before.stopped:
-                raise ValueError("One run at a time: yours is still going, so press Stop first or wait for it.")
-            run = self.runs[session] = _Run()
-            return run
-
-    def leave(self, session: str, run: _Run) -> None:
-        with self.lock:
-            if self.runs.get(session) is run:
-                del self.runs[session]
-
-    def stop(self, session: str) -> bool:
-        """True when something was going."""
-        with self.lock:
-            run = self.runs.get(session)
-            if run is None or run.stopped:
-                return False
-            run.stopped = True
-            return True
-
-
-_visitors = _Visitors()
-
-
+_END = object()
 BROKE = "This run ended early; the message says why."
 """For a tab's `broken` line."""
 
@@ -118,22 +81,23 @@ def on_gpu(
 
     def guarded(request: gr.Request, *inputs: Any) -> Iterator[Any]:
         session = request.session_hash or secrets.token_hex(8)
+        sender = getattr(request, "request", None)
         try:
-            run = _visitors.enter(session)
+            run = runs.enter(session, readers.client_of(sender).name if sender is not None else "")
         except ValueError as error:
             raise gr.Error(str(error), title="Already running", print_exception=False) from None
         began = False
         try:
             with closing(handler(visitors.visitor(request), *inputs)) as updates:
-                for update in updates:
-                    if run.stopped:
+                while True:
+                    with lane.read_by(run):
+                        update = next(updates, _END)
+                    if update is _END or run.stopped:
                         break
                     began = True
                     yield update
-            if run.stopped and stopped is not None:
-                yield stopped
         except lane.Cancelled:
-            return
+            pass
         except gr.Error:
             raise
         except Exception as error:
@@ -141,7 +105,9 @@ def on_gpu(
                 yield broken
             raise gr.Error(explain(error), title="This did not work", print_exception=False) from None
         finally:
-            _visitors.leave(session, run)
+            runs.leave(session, run)
+        if run.stopped and stopped is not None:
+            yield stopped
 
     # Gradio reads names, hints and the docstring for the API page; *inputs would hide them.
     names = list(inspect.signature(handler).parameters.values())[1:]
@@ -155,7 +121,7 @@ def on_gpu(
 
 def stop_run(request: gr.Request) -> bool:
     """End this visitor's run at its next step. True when there was one."""
-    return _visitors.stop(request.session_hash or "")
+    return runs.stop(request.session_hash or "")
 
 
 def halt(request: gr.Request) -> None:
@@ -186,14 +152,9 @@ def workspace(session: str) -> Path:
     return visitors.workspace(session)
 
 
-def leave(request: gr.Request) -> None:
-    """The page closed or lost its connection: what runs for it ends. His work stays for when he comes back."""
-    _visitors.stop(request.session_hash or "")
-
-
 def forget_visitor(request: gr.Request) -> None:
     """Stop what runs and remove everything that this visitor sent or made."""
-    _visitors.stop(request.session_hash or "")
+    stop_run(request)
     visitors.forget(visitors.visitor(request))
 
 

@@ -1,0 +1,98 @@
+"""The app in a process of its own, which also tells what it holds: `python -m tests.faults.server 7999`."""
+
+from __future__ import annotations
+
+import tests.environment  # isort: skip  # noqa: F401  (before anything imports gradio)
+
+import gc
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+import app
+from demos.readers import Readers
+from demos.runs import runs
+from pipelines import lane
+
+gaps: dict[str, tuple[float, str]] = {}
+"""Of each kind of job, the longest time between two looks at whether it should end, and where it was then."""
+
+
+def watch_checks() -> None:
+    """Note how long jobs go without a look."""
+    check = lane.Job.check
+
+    def noting(job: lane.Job) -> None:
+        now = time.monotonic()
+        before = getattr(job, "looked", job.started)
+        if before is not None and now - before > gaps.get(job.kind, (0.0, ""))[0]:
+            frames, frame = [], sys._getframe(1)
+            while frame is not None and len(frames) < 6:
+                frames.append(f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}")
+                frame = frame.f_back
+            gaps[job.kind] = (now - before, " < ".join(frames) + f" after {getattr(job, 'place', 'its start')}")
+        job.looked = now
+        frame = sys._getframe(1)
+        while frame.f_code.co_filename == lane.__file__:
+            frame = frame.f_back
+        job.place = f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"
+        check(job)
+
+    lane.Job.check = noting  # type: ignore[method-assign]
+
+
+def counts() -> dict[str, Any]:
+    """What is held now. `left` should be all zeros when nobody is there."""
+    queue = app.demo._queue
+    readers: Readers = queue.push.__self__  # type: ignore[attr-defined]
+    worker = lane._current_lane()
+    return {
+        "running": 0 if worker.running is None else 1,
+        "waiting": lane.waiting(),
+        "left": {
+            "runs": len(runs.all()) + len(runs.by_session),
+            "events": len(queue.event_ids_to_events),
+            "clients": len(readers.clients),
+            "jobs": len(worker.jobs),
+            "active": sum(job is not None for job in queue.active_jobs),
+            "sessions": len(readers.sessions),
+            "states": len(readers.states.session_data) + len(readers.states.time_last_used),
+            "messages": len(queue.pending_messages_per_session),
+            "event_ids": len(queue.pending_event_ids_session),
+            "iterators": len(app.demo.app.iterators),
+            "differences": len(app.demo.pending_diff_streams),
+            "streams": len(app.demo.pending_streams),
+            "tasks": len(readers._tasks),
+        },
+        "leases": sum(part.get("leased", 0) for part in []),
+        "threads": sorted(thread.name for thread in threading.enumerate()),
+        "descriptors": len(os.listdir("/proc/self/fd")),
+        "rss": int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE"),
+        "gaps": gaps,
+    }
+
+
+def main(port: int) -> None:
+    watch_checks()
+    app.serve(app.demo, "127.0.0.1", port, block=False)
+
+    def told(request: Request) -> JSONResponse:
+        if "collect" in request.query_params:
+            gc.collect()
+        if "clear" in request.query_params:
+            gaps.clear()
+        return JSONResponse(counts())
+
+    app.demo.app.router.routes.insert(0, Route("/counts", told))
+    threading.Event().wait()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))
