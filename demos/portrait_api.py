@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import gradio as gr
-import numpy
 from gradio.components.api_component import Api
 from gradio.data_classes import FileData, ListFiles
 
@@ -16,7 +15,7 @@ from demos import GPU, on_gpu, workspace
 from demos.portrait_files import SLUG
 from demos.portrait_people import own_pictures, read_person
 from demos.uploads import sent
-from pipelines import limits, megaportrait, portrait_intake
+from pipelines import images, limits, megaportrait
 from pipelines.lane import Result, stream
 from pipelines.megaportrait import MODES, Outcome, Request, Settings
 from pipelines.portrait_paste import Picture
@@ -28,8 +27,10 @@ INPUTS = ("person", "pictures", "reference", "mode", "seed", "candidates", "cons
 LIMIT_S = 900.0
 
 
-def who(person: Any, pictures: Any, model_set: str) -> tuple[Person | None, tuple[tuple[str, Picture], ...]]:
-    """A trained person, or pictures of one.
+def who(
+    person: Any, pictures: Any, model_set: str
+) -> tuple[Person | None, tuple[tuple[str, Picture], ...], tuple[str, ...]]:
+    """A trained person, or pictures of one, and a sentence for each that cannot be read.
 
     Raises:
         ValueError: neither, both, or what cannot be read.
@@ -39,13 +40,13 @@ def who(person: Any, pictures: Any, model_set: str) -> tuple[Person | None, tupl
             "A person and pictures came: send the file of /train_person, or pictures of a person, not both."
         )
     if person is not None:
-        return read_person(sent(person, "person"), model_set), ()
+        return read_person(sent(person, "person"), model_set), (), ()
     if not isinstance(pictures, list) or not pictures:
         raise ValueError("There is no person: send the file of /train_person as person, or a list of pictures of one.")
     taken, refusals = own_pictures([sent(one, "picture") for one in pictures], model_set)
     if not taken:
         raise ValueError(refusals[0])
-    return None, taken
+    return None, taken, refusals
 
 
 def answer(outcome: Outcome, session: str) -> tuple[str, dict[str, Any]]:
@@ -70,9 +71,17 @@ def build(registry: Registry, model_set: str) -> None:
             )
         if not isinstance(consent, bool):
             raise ValueError(f"The consent is {limits.described(consent)} but must be true or false.")
-        somebody, taken = who(person, pictures, own)
-        picture = numpy.asarray(portrait_intake.open_photo(sent(reference, "reference")))
-        asked = Request(picture, somebody, taken, settings, consent=consent)
+        somebody, taken, refusals = who(person, pictures, own)
+        opened = images.open_upload(sent(reference, "reference"))
+        asked = Request(
+            opened.image,
+            somebody,
+            taken,
+            settings,
+            consent=consent,
+            layered=opened.layered,
+            lost=(*refusals, *opened.notes),
+        )
         for item in stream(megaportrait.portrait, registry, asked, limit_s=LIMIT_S):
             if isinstance(item, Result):
                 yield answer(item.value, session)
@@ -93,7 +102,7 @@ def build(registry: Registry, model_set: str) -> None:
         api_name=API,
         api_description="A person in a reference portrait, in its pose, light, clothes and place. person: the file that /train_person "
         "answered with, or null; pictures: 1 to 20 pictures of a person where there is no such file (modes instant and preview); reference: "
-        f"a picture with a face. mode: {', '.join(MODES)}. consent: everybody in the pictures is of age and agrees; without it nothing is "
+        f"a PNG, JPEG or WebP with a face; the result is a PNG as large and as transparent as it is, of 8 bits in sRGB. mode: {', '.join(MODES)}. consent: everybody in the pictures is of age and agrees; without it nothing is "
         f"made. Answers with the candidate most like the person and all measurements. {_limits(own)}",
         show_progress="hidden",
         **GPU,

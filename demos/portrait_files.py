@@ -73,7 +73,7 @@ def write(
         path = folder / f"{SLUG}_{one.seed}.png"
         results.append(str(images.save_png(one.result, path, record, tab=megaportrait.TAB, models=models)))
     before = folder / "reference.png"
-    Image.fromarray(outcome.analysis.picture).save(before, compress_level=1)
+    (outcome.layered or Image.fromarray(outcome.analysis.picture)).save(before, compress_level=1)
     more = {"recipe": recipe, **where}
     stem = f"{SLUG}_{outcome.settings.seed}"
     manifest = folder / f"{stem}_manifest.json"
@@ -93,13 +93,15 @@ def seen_of(outcome: Outcome) -> Outcome:
     )  # fmt: skip
     candidates = [
         dataclasses.replace(
-            one, result=Image.fromarray(_small(numpy.asarray(one.result))), changed=none, core=none,
+            one, result=Image.fromarray(_small(numpy.asarray(images.over_white(one.result)))), changed=none, core=none,
             stages={name: _small(picture) for name, picture in one.stages.items()},
         )
         for one in outcome.candidates
     ]  # fmt: skip
     truth = None if outcome.truth is None else _small(outcome.truth)
-    return dataclasses.replace(outcome, analysis=analysis, candidates=candidates, truth=truth, controls={})
+    return dataclasses.replace(
+        outcome, analysis=analysis, candidates=candidates, truth=truth, controls={}, layered=None
+    )
 
 
 def _small(picture: Picture) -> Picture:

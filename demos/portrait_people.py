@@ -85,6 +85,10 @@ class Reference:
     picture: Picture
     seed: int | None = None
     """Of a rendered reference."""
+    layered: Image.Image | None = None
+    """A visitor's reference with its transparency, if it has any."""
+    lost: tuple[str, ...] = ()
+    """What its file has and no result can give back, as sentences."""
 
     @property
     def rendered(self) -> bool:
@@ -160,7 +164,7 @@ def write_first(folder: Path = FIRST.parent) -> tuple[Path, Path]:
 def own_pictures(
     paths: Sequence[str | Path], model_set: str = "mini", taken: Sequence[str] = ()
 ) -> tuple[tuple[tuple[str, Picture], ...], tuple[str, ...]]:
-    """(name, picture) pairs of the files that can be read, and a sentence for each that cannot.
+    """(name, picture) pairs of the files that can be read, and a sentence for each that cannot, and for those that were made smaller.
 
     Names are the files', made different from one another and from those that are ``taken``; with them there may be :data:`MOST`.
 
@@ -170,15 +174,23 @@ def own_pictures(
     if not 1 <= len(paths) <= MOST - len(taken):
         there = f" and {len(taken)} are there already" if taken else ""
         raise ValueError(f"{len(paths)} pictures came{there}: give 1 to {MOST} of one person.")
-    names, pictures, refusals = list(taken), [], []
+    names, pictures, refusals, larger = list(taken), [], [], []
     for path in paths:
         name = _unlike(Path(path).name[:60], names)
         try:
-            pictures.append((name, portrait_intake.open_photo(path, LONGEST[model_set])))
+            opened = images.open_picture(path)
         except ValueError as error:
             refusals.append(f"{name} was left out. {error}")
-        else:
-            names.append(name)
+            continue
+        if max(opened.size) > LONGEST[model_set]:
+            larger.append(name)
+            opened.thumbnail((LONGEST[model_set],) * 2)
+        pictures.append((name, numpy.array(opened)))
+        names.append(name)
+    if larger:
+        refusals.append(
+            f"Made smaller, to {LONGEST[model_set]:,} pixels, which is more than is learnt from: {', '.join(larger)}."
+        )
     return tuple(pictures), tuple(refusals)
 
 

@@ -23,7 +23,7 @@ from demos.figures import data_uri, safe
 from demos.portrait_people import HELD_OUT, Reference
 from demos.portrait_shown import notes_html
 from demos.uploads import emptied, told
-from pipelines import megaportrait, portrait_intake, portrait_person
+from pipelines import images, megaportrait, portrait_person
 from pipelines.lane import IDLE, Progress, Result, live
 from pipelines.megaportrait import Analysis, Request, Settings
 from pipelines.registry import Registry
@@ -191,12 +191,13 @@ def brought(path: str) -> Reference:
     Raises:
         ValueError: no picture that can be used, in one sentence.
     """
-    picture = portrait_intake.open_photo(path)
+    opened = images.open_upload(path)
+    picture = numpy.asarray(opened.image)
     if min(picture.shape[:2]) < LEAST_SIDE:
         raise ValueError(
             f"The picture is {picture.shape[1]} x {picture.shape[0]} pixels and at least {LEAST_SIDE} each way are needed: use a larger one."
         )
-    return Reference(secrets.token_hex(8), Path(path).stem[:60], picture, None)
+    return Reference(secrets.token_hex(8), Path(path).stem[:60], picture, None, opened.layered, opened.notes)
 
 
 def build(model_set: str) -> Step2:

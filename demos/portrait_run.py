@@ -49,6 +49,7 @@ def bind(
         asked = Request(
             None if reference is None else reference.picture, None if chosen is None else chosen.person,
             () if chosen is None else chosen.pictures, settings, face, box, glasses=bool(glasses), **given,
+            layered=None if reference is None else reference.layered, lost=() if reference is None else reference.lost,
         )  # fmt: skip
         yield {view.line: progress_line("Starting…", 0.0, "running")}
         began, seen = time.monotonic(), {}

@@ -58,9 +58,9 @@ def build(registry: Registry, model_set: str) -> None:
             raise ValueError(
                 f"This server runs the model set {base.name}, not {model_set}: ask for that, or start it with --model-set {model_set}."
             )
-        picture = georemover.open_picture(sent(image, "image"))
-        area = read_mask(sent(mask, "mask"), picture.size)
-        asked = Request(picture, area, settings)
+        opened = images.open_upload(sent(image, "image"))
+        area = read_mask(sent(mask, "mask"), opened.image.size)
+        asked = Request(opened.image, area, settings, layered=opened.layered, lost=opened.notes)
         for item in stream(georemover.remove, registry, asked, limit_s=LIMIT_S):
             if isinstance(item, Result):
                 yield answer(item.value, session)
@@ -82,7 +82,7 @@ def build(registry: Registry, model_set: str) -> None:
         ],
         api_name=API,
         api_description="An object taken out of a picture with its shadow and reflection. image and mask: files, white in the mask is what "
-        f"goes; it is grown by {Settings.of(model_set).grow} pixels at working size. {_limits(model_set)}",
+        f"goes; PNG, JPEG or WebP. The result is a PNG of 8 bits in sRGB, as large and as transparent as the picture, without its metadata; what else is lost is in the notes. The mask is grown by {Settings.of(model_set).grow} pixels at working size. {_limits(model_set)}",
         show_progress="hidden",
         **GPU,
     )

@@ -79,7 +79,7 @@ def write(
             written[kind].append(str(path))
     ground, original = folder / "before.png", folder / "original.png"
     Image.fromarray(numpy.asarray(outcome.image)).save(ground)
-    picture.image.save(original, compress_level=1)
+    (picture.layered or picture.image).save(original, compress_level=1)
     more = {"mask": record["mask"], "compare": record["compare"]}
     everything = georemover.save_zip(outcome, folder / f"{SLUG}_{picture.name}_{outcome.settings.seed}.zip", more)
     if picture.recipe is not None:

@@ -27,7 +27,7 @@ from demos.removal_mask import (
 from demos.removal_scenes import HELD_OUT, Picture
 from demos.uploads import download, emptied, told
 from demos.visitors import visitor
-from pipelines import flux_fill, georemover, limits
+from pipelines import flux_fill, georemover, images, limits
 from pipelines.georemover import EXAMPLES, Recipe, Settings
 from pipelines.scenes.grammar import FLOORS
 
@@ -215,8 +215,8 @@ def build(model_set: str, licence: str) -> Input:
         if path is None:
             return gr.skip()
         with told("This picture was not taken"):
-            opened = georemover.open_picture(path)
-            georemover.working_size(opened.size, base)  # says in one sentence what is too small
+            opened = images.open_upload(path)
+            georemover.working_size(opened.image.size, base)  # says in one sentence what is too small
         new = removal_scenes.own(opened, Path(path).stem[:60])
         return {**load(new, pixels, holes), dropped: None}
 

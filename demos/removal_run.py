@@ -46,6 +46,11 @@ class Kept:
         return numpy.unpackbits(self.packed, count=width * height).reshape(height, width).astype(bool)
 
 
+def request_of(picture: removal_scenes.Picture, mask: Any, settings: georemover.Settings, **more: Any) -> Request:
+    """A run on what is on the page."""
+    return Request(picture.image, mask, settings, layered=picture.layered, lost=picture.lost, **more)
+
+
 def bind(
     registry: Registry, model_set: str, cache: gr.State, given: Input, controls: Controls, view: View, edit: Edit, history: History
 ) -> None:  # fmt: skip
@@ -101,7 +106,7 @@ def bind(
             mask = asked_mask(picture, mode, drawn, needed=until != georemover.DEPTH_BEFORE)
             after = depth.after if own and depth is not None and depth.key == picture.key else None
             settings = controls.asked(values, grow, fill, model_set)
-            asked = Request(picture.image, mask, settings, depth_after=after, compare=bool(compare))
+            asked = request_of(picture, mask, settings, depth_after=after, compare=bool(compare))
             try:
                 yield from going(session, asked, kept, picture, mode, (colours, which, threshold), entries, until)
             except georemover.NoWeights:
@@ -121,7 +126,7 @@ def bind(
             raise ValueError("The depth of this picture is not known yet: press 1 Estimate depth, then this again.")
         same, settings = shown.outcome.depth_before, controls.asked(values, grow, fill, model_set)
         settings = dataclasses.replace(settings, depth_assist=False)  # that depth has been assisted already
-        asked = Request(picture.image, mask, settings, depth_after=same, depth_before=same)
+        asked = request_of(picture, mask, settings, depth_after=same, depth_before=same)
         yield from going(session, asked, kept, picture, mode, (colours, which, threshold), entries)
 
     mine = [given.picture, given.mode, given.editor, given.grow, given.fill]

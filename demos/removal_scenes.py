@@ -18,6 +18,7 @@ import numpy
 from numpy.typing import NDArray
 from PIL import Image
 
+from pipelines import images
 from pipelines.georemover import Recipe
 from pipelines.registry import ROOT
 
@@ -52,6 +53,10 @@ class Picture:
     name: str = "picture"
     exact: tuple[str, NDArray[numpy.bool_]] | None = None
     """A mask (H, W) that was put on the painter, and how the painter's value shows it, which is coarser."""
+    layered: Image.Image | None = None
+    """A visitor's picture with its transparency, if it has any."""
+    lost: tuple[str, ...] = ()
+    """What its file has and no result can give back, as sentences."""
     strokes: Any = None
     """The painter's value when it was last seen, and in ``mode`` how the mask was chosen then: to come back to."""
     mode: str = ""
@@ -128,9 +133,9 @@ def truth(recipe: Recipe) -> Pair:
     return recipe.pair()
 
 
-def own(image: Image.Image, name: str) -> Picture:
-    """A visitor's picture, RGB."""
-    return Picture(image, secrets.token_hex(8), name=name)
+def own(opened: images.Opened, name: str) -> Picture:
+    """A visitor's picture."""
+    return Picture(opened.image, secrets.token_hex(8), name=name, layered=opened.layered, lost=opened.notes)
 
 
 def first() -> Picture:

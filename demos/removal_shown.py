@@ -222,7 +222,7 @@ def _check_table(checks: Measured) -> str:
 def comparison_html(outcome: Outcome, clean: Image.Image | None, index: int = 0) -> str:
     """Ours, the fill of the marked area only, Telea, and the truth where it is known."""
     metrics = composed(outcome.metrics[index]) if outcome.metrics else {}
-    shown: list[tuple[str, Any, Any]] = [("Ours, geometry first", numpy.asarray(outcome.composites[index]), metrics)]
+    shown: list[tuple[str, Any, Any]] = [("Ours, geometry first", outcome.composites[index], metrics)]
     if outcome.fill_only is not None:
         shown.append(("Same model, mask only", outcome.fill_only, outcome.baselines.get("fill_only")))
     shown.append(("Telea, classical", outcome.telea, outcome.baselines.get("telea")))

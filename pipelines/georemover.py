@@ -32,7 +32,7 @@ import cv2
 import numpy
 from numpy.typing import NDArray
 
-from pipelines import batch_files, depth_maps, flux_fill, images, limits, masks, recolour, removal_metrics
+from pipelines import batch_files, depth_maps, flux_fill, images, limits, masks, recolour, removal_metrics, transparency
 from pipelines.archives import Archive, Member, open_archive
 from pipelines.images import open_picture, unit_levels
 from pipelines.lane import Job
@@ -262,6 +262,10 @@ class Request:
     """The true picture without the object, where there is one and no ``truth``."""
     known_world: bool = False
     """A scene of ours without a truth for just this mask."""
+    layered: Image | None = None
+    """``image`` with its transparency (``images.Opened``): the composites get it back."""
+    lost: Sequence[str] = ()
+    """Sentences about what the picture's file has and no result can give back."""
     compare: bool = False
     """Also fill the mask with the same base model without adapters, as removers without geometry do."""
 
@@ -279,7 +283,8 @@ class Geometry:
 
 @dataclass
 class Outcome:
-    """A finished run. Pictures at working size are arrays; ``composites`` are PIL, as large as the original."""
+    """A finished run. Pictures at working size are arrays; ``composites`` are PIL, as large as the original, RGBA where it is
+    transparent somewhere."""
 
     settings: Settings
     image: Picture
@@ -996,7 +1001,7 @@ class _Work:
             # The limit is for the work: a first run may have to fetch 35 GB.
             self.job.started += time.monotonic() - self.loading_since
         self.loading_since = None
-        self.notes, self.seconds, self.done = [], {}, 0.0
+        self.notes, self.seconds, self.done = list(self.request.lost), {}, 0.0
         self.model = GeoRemover(parts, self.base)
         self.identity = (self.base.name, self.base.parts[0].key, self.settings.preset, self._weights())
         named = [spec for spec in specs if spec.key.endswith(_NAMED)]
@@ -1021,6 +1026,7 @@ class _Work:
         with self._timed("composite"):
             lights = [self.model.light(self.image, one.result, through) for one in rendered]
         made = [self._composite(one.result, through, light) for one, light in zip(rendered, lights, strict=True)]
+        composites = [self._with_transparency(*one) for one in made]
         with self._timed("metrics"):
             panels = [panels_error(one.strip, after, before) for one in rendered]
             flat = telea(self.image, self.mask)
@@ -1033,7 +1039,7 @@ class _Work:
         self._more_notes(rendered, panels, through, lights)
         return Outcome(
             settings, self.image, self.mask, before, after, [one.result for one in rendered], [one.strip for one in rendered],
-            [picture for picture, _changed in made], [changed for _picture, changed in made], filled, flat, metrics, baselines,
+            composites, [changed for _picture, changed in made], filled, flat, metrics, baselines,
             self.notes, {name: round(value, 3) for name, value in self.seconds.items()}, self.models, off_palette,
             request.image.size, self._depth_from(before),
         )  # fmt: skip
@@ -1150,6 +1156,12 @@ class _Work:
             assert self.request.image is not None
             return composite(self.request.image, result, self.image, self.full_mask, self.settings, through, light)
 
+    def _with_transparency(self, made: Image, changed: Mask) -> Image:
+        if self.request.layered is None:
+            return made
+        self._note(TRANSPARENT)
+        return transparency.put_back(made, changed, self.request.layered, self.full_mask)
+
     def _more_notes(
         self, rendered: list[Rendered], panels: list[float], through: Picture, lights: list[Light | None]
     ) -> None:
@@ -1190,6 +1202,12 @@ class _Work:
 
 DEPTH_BEFORE, DEPTH_AFTER, RESULT, FILL_ONLY = "Depth before", "Depth after", "Result", "Filled without geometry"
 """Stages, as :class:`Preview` names them."""
+
+
+TRANSPARENT = (
+    "The picture has transparent parts: the models saw them over white, the composite has them as they were, and inside the mask its "
+    "transparency follows what is around it."
+)
 
 
 def _depth_error(truth: Pair, after: Depth, before: Depth, mask: Mask, size: tuple[int, int]) -> dict[str, float]:
@@ -1341,7 +1359,7 @@ def _pair_of(archive: Archive, entry: batch_files.Entry, white_is_keep: bool) ->
     if not drawn.any():
         raise ValueError(f"{mask.file} marks nothing: white is what goes, so if its white means keep, say so.")
     clean = _opened(archive, truth[0], open_picture) if truth else None
-    return Request(opened.image, drawn, clean=clean)
+    return Request(opened.image, drawn, clean=clean, layered=opened.layered, lost=opened.notes)
 
 
 def _opened(archive: Archive, member: Member, read: Callable[[bytes], Any]) -> Any:

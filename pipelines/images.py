@@ -235,6 +235,15 @@ def open_picture(source: str | Path | bytes | BinaryIO | Image) -> Image:
     return open_upload(source).image
 
 
+def over_white(image: Image) -> Image:
+    """RGB; transparent parts lie over white."""
+    from PIL import Image as Images
+
+    white = Images.new("RGB", image.size, "white")
+    white.paste(image.convert("RGB"), mask=image.getchannel("A") if image.mode == "RGBA" else None)
+    return white
+
+
 def _bytes_of(source: str | Path | bytes | BinaryIO) -> bytes:
     """The file as a whole, so that what is checked is what is decoded."""
     if isinstance(source, bytes):

@@ -37,6 +37,7 @@ from pipelines import (
     portrait_paste,
     portrait_person,
     sdxl,
+    transparency,
 )
 from pipelines.papers import Paper
 from pipelines.portrait_intake import Face, Photo
@@ -369,6 +370,10 @@ class Request:
     rendered: bool = False
     """All pictures are of our own rendered people: no consent is needed."""
     consent: bool = False
+    layered: Image | None = None
+    """``reference`` with its transparency (``images.Opened``): the results get it back."""
+    lost: Sequence[str] = ()
+    """Sentences about what the reference's file has and no result can give back."""
     glasses: bool = False
     """The visitor says that most of the person's pictures show glasses; of rendered people it is read from them."""
 
@@ -420,7 +425,7 @@ class Candidate:
 
     seed: int
     result: Image
-    """As large as the reference."""
+    """As large as the reference; RGBA where that is transparent somewhere."""
     changed: Mask
     """Pixels of the result that may differ from the reference; all others are equal."""
     stages: dict[str, Picture]
@@ -453,6 +458,10 @@ class Outcome:
     truth: Picture | None = None
     controls: dict[str, Picture] = field(default_factory=dict)
     """Control maps of the reference's square."""
+    layered: Image | None = None
+    """The reference with its transparency, if it has any."""
+    pictures: list[dict[str, Any]] = field(default_factory=list)
+    """Of the request's pictures: name, whether it was used, why not, and notes; empty with a saved person."""
 
     @property
     def best(self) -> Candidate:
@@ -992,7 +1001,9 @@ class _Work:
         """Ready for its stages; also for a second time, after they ran out of memory."""
         settings, request = self.settings, self.request
         self.model, self.tools = model, tools
-        self.notes: list[str] = list(self.first_notes)
+        self.notes: list[str] = [*self.first_notes, *self.request.lost]
+        if request.layered is not None:
+            self._note(TRANSPARENT)
         self.tried += 1
         if self.tried > 1:
             self._note("The memory ran out once: what was idle was let go, and the run began again.")
@@ -1026,6 +1037,7 @@ class _Work:
         self.models = [{"key": spec.key, "source": spec.source, "licence": spec.licence} for spec in named]
         for note in self.analysis.notes:
             self._note(note)
+        self._note(warn_enlarged(self.analysis))
         if self.intake is not None and request.person is None:
             for note in (note for place in self.intake.used for note in self.intake.verdicts[place].notes):
                 self._note(note)
@@ -1083,10 +1095,12 @@ class _Work:
     def _outcome(self, made: list[Candidate]) -> Outcome:
         order = sorted(made, key=lambda one: -1e9 if one.identity is None else one.identity, reverse=True)
         self._note(warn_identity(order[0].metrics, self.settings.mode))
+        judged = () if self.intake is None else self.intake.verdicts
+        verdicts = [{"name": v.name, "used": v.used, "reason": v.reason, "notes": list(v.notes)} for v in judged]
         return Outcome(
             self.settings, self.person.name, self.analysis, order, dict(self.steps), self.notes,
             {name: round(value, 3) for name, value in self.seconds.items()}, self.models, self._truth()[0],
-            self.analysis.maps("landmarks", "line", "shading"),
+            self.analysis.maps("landmarks", "line", "shading"), self.request.layered, verdicts,
         )  # fmt: skip
 
     def _candidate(self, seed: int) -> Candidate:
@@ -1278,7 +1292,10 @@ class _Work:
             result = portrait_paste.uncrop(analysis.picture, analysis.crop, painted, alpha)
             result = numpy.where(changed[..., None], result, analysis.picture)
             metrics = self._metrics(result, core, changed)
-        return Candidate(seed, to_pil(result), changed, stages, core, metrics)
+        made = to_pil(result)
+        if self.request.layered is not None:
+            made = transparency.put_back(made, changed, self.request.layered)
+        return Candidate(seed, made, changed, stages, core, metrics)
 
     def _agreement(self, result: Picture, in_core: float | None) -> dict[str, Any]:
         """How well light agrees, on the skin that result and reference both show: a beard or glasses in the one are no light. Without a
@@ -1296,9 +1313,11 @@ class _Work:
         analysis, tools = self.analysis, self.tools
         window = _window(analysis)
         whole_core = _in_picture(analysis, core)
-        metrics: dict[str, Any] = portrait_metrics.measured(
-            result[window], analysis.picture[window], whole_core[window], changed[window]
-        )
+        seen = result[window], analysis.picture[window], whole_core[window], changed[window]
+        metrics: dict[str, Any] = portrait_metrics.measured(*_reduced(*seen))
+        metrics["sharpness_ratio"] = portrait_metrics.sharpness_ratio(
+            *seen[:3]
+        )  # at its own size: that is what it is about
         metrics |= portrait_metrics.outside(result, analysis.picture, changed)
         metrics |= self._agreement(result, metrics["shading_agreement"])
         found = self._face_of(result)
@@ -1395,6 +1414,21 @@ def _window(analysis: Analysis) -> tuple[slice, slice]:
     return slice(top, min(bottom, height)), slice(left, min(right, width))
 
 
+def _reduced(result: Picture, reference: Picture, core: Mask, changed: Mask) -> tuple[Picture, Picture, Mask, Mask]:
+    """All four at most :data:`MEASURED_SIDE` long: seam and light of a photograph's face would be measured for half a minute, and are as wide
+    as its share of the face, not as its pixels."""
+    height, width = core.shape
+    scale = MEASURED_SIDE / max(height, width)
+    if scale >= 1:
+        return result, reference, core, changed
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    small = [cv2.resize(picture, size, interpolation=cv2.INTER_AREA) for picture in (result, reference)]
+    return small[0], small[1], masks.resized(core, size), masks.resized(changed, size)
+
+
+MEASURED_SIDE = 1024
+
+
 # --------------------------------------------------------------------------------------- sentences
 
 
@@ -1424,6 +1458,18 @@ def warn_identity(metrics: Mapping[str, Any], mode: str = "trained") -> str | No
     )
 
 
+def warn_enlarged(analysis: Analysis) -> str | None:
+    """The square is painted at one size, whatever the reference's: where the face is larger, the result is softer than its surroundings."""
+    factor = 1 / analysis.crop.scale
+    if factor < ENLARGED:
+        return None
+    side, there = analysis.square.shape[1], round(analysis.square.shape[1] * factor)
+    return (
+        f"The face was painted on a square of {side} pixels, which is {there} pixels wide in this reference: it is softer than the "
+        f"rest, which stays as it was; a reference of about {round(max(analysis.picture.shape[:2]) / factor)} pixels shows no difference."
+    )
+
+
 def warn_gap(analysis: Analysis, near: Placed, settings: Settings) -> list[str]:
     """What to change when the person's skin or the shape of the face is far from the reference's."""
     notes = []
@@ -1448,6 +1494,12 @@ def warn_gap(analysis: Analysis, near: Placed, settings: Settings) -> list[str]:
     return notes
 
 
+TRANSPARENT = (
+    "The reference has transparent parts: the models saw them over white, and the result has them as they were, so that hair which reaches "
+    "into them is not seen there."
+)
+ENLARGED = 2.0
+"""From this factor on the page says that the painted square was enlarged."""
 TONE_GAP, SHAPE_GAP = 15.0, 1.15
 """Colour step of the bare paste at the face's border in Lab, and ratio of the faces' widths, from which on the page says so."""
 
@@ -1466,6 +1518,10 @@ def facts(outcome: Outcome) -> dict[str, Any]:
         "settings": asdict(outcome.settings),
         "person": outcome.person,
         "reference_size": [analysis.picture.shape[1], analysis.picture.shape[0]],
+        "result_size": list(outcome.best.result.size),
+        "painted_side": analysis.square.shape[1],
+        "enlarged": round(1 / analysis.crop.scale, 2),
+        "pictures": outcome.pictures,
         "face_box": [round(number, 1) for number in analysis.face.box],
         "face_detector": analysis.face.backend,
         "steps": outcome.steps,
@@ -1487,7 +1543,7 @@ def save_result(outcome: Outcome, path: str | Path, number: int = 0) -> Path:
 def save_zip(outcome: Outcome, path: str | Path, more: Mapping[str, Any] | None = None) -> Path:
     """Everything of a run in one file: results, stages, masks, control maps, manifest.json; ``more``: for that one."""
     pictures: dict[str, Image] = {
-        "reference.png": to_pil(outcome.analysis.picture),
+        "reference.png": outcome.layered or to_pil(outcome.analysis.picture),
         "square.png": to_pil(outcome.analysis.square),
     }
     pictures |= {f"control_{name}.png": to_pil(picture) for name, picture in outcome.controls.items()}

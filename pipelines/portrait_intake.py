@@ -128,14 +128,15 @@ class Verdict:
 # --- what is measured ------------------------------------------------------------------------------------------
 
 
-def open_photo(source: str | Path | BinaryIO | Image, max_side: int = 2048) -> Picture:
-    """Any picture file as upright RGB, at most ``max_side`` pixels long.
+def open_photo(source: str | Path | BinaryIO | Image, max_side: int | None = None) -> Picture:
+    """Any picture file as upright RGB, at most ``max_side`` pixels long; None: as large as it is.
 
     Raises:
         ValueError: it is too large, damaged or no picture, in one sentence.
     """
     opened = images.open_picture(source)
-    opened.thumbnail((max_side, max_side))
+    if max_side is not None:
+        opened.thumbnail((max_side, max_side))
     return numpy.array(opened)
 
 

@@ -165,7 +165,7 @@ def outside(result: Picture, reference: Picture, mask: Mask) -> dict[str, float 
     rest = ~mask
     if not rest.any():
         return {"outside_largest": None, "outside_changed": None, "outside_ssim": None}
-    off = numpy.abs(result.astype(int) - reference).max(-1)[rest]
+    off = cv2.absdiff(result, reference).max(-1)[rest]
     # SSIM looks at a window around each pixel: what lies inside the mask is the same in both, so that it does not count.
     shown = numpy.where(mask[..., None], reference, result)
     similar = None if off.any() else 1.0  # exactly: a sum of ones that rounds to 0.9999 would be told as a change

@@ -911,6 +911,24 @@ def test_a_depth_that_is_none_is_refused(registry, request_, depth, says):
     assert says in refused(registry, dataclasses.replace(request_, depth_after=depth))
 
 
+def test_transparency_and_what_the_file_loses_are_told(registry, request_, pair):
+    """Outside what changed the composite is the file's RGBA, byte for byte, at its own size."""
+    pixels = numpy.random.default_rng(0).integers(0, 256, (256, 384, 4), numpy.uint8)
+    pixels[..., :3] = numpy.asarray(Image.fromarray(pair.image).resize((384, 256)))
+    pixels[:, 192:, 3] = 255
+    opened = images.open_upload(Image.fromarray(pixels))
+    mask = numpy.zeros((256, 384), bool)
+    mask[100:150, 250:320] = True
+    asked = Request(opened.image, mask, FAST, layered=opened.layered, lost=("A sentence about the file.",))
+    outcome = remove(Job(), registry, asked)
+    made, changed = numpy.asarray(outcome.composites[0]), outcome.changed[0]
+    assert made.shape == pixels.shape and changed.any() and (made[~changed] == pixels[~changed]).all()
+    assert (made[mask, 3] == 255).all() and (made[~masks.grow(mask, 8), 3] == pixels[~masks.grow(mask, 8), 3]).all()
+    assert outcome.notes[0] == "A sentence about the file." and georemover.TRANSPARENT in outcome.notes
+    plain = remove(Job(), registry, dataclasses.replace(asked, layered=None, lost=()))
+    assert plain.composites[0].mode == "RGB" and georemover.TRANSPARENT not in plain.notes
+
+
 # ------------------------------------------------------------------------------------- batch, export
 
 

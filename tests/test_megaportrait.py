@@ -284,6 +284,34 @@ def test_a_face_at_the_border_of_the_picture(registry, request_, reference):
     assert result.shape == cut.shape and (result[~outcome.best.changed] == cut[~outcome.best.changed]).all()
 
 
+def test_a_large_reference_comes_back_at_its_size_with_its_transparency(registry, request_, reference):
+    large = Image.fromarray(reference).resize((2500, 3000), Image.Resampling.BICUBIC)
+    corner = numpy.full((3000, 2500), 255, numpy.uint8)
+    corner[:400, :400] = 90
+    layered = large.copy()
+    layered.putalpha(Image.fromarray(corner))
+    asked = dataclasses.replace(request_, reference=large, layered=layered, lost=("A sentence about the file.",))
+    outcome = run(registry, asked, mode="preview")
+    made, changed = outcome.best.result, outcome.best.changed
+    assert made.size == (2500, 3000) and made.mode == "RGBA" and changed.any()
+    assert (numpy.asarray(made)[~changed] == numpy.asarray(layered)[~changed]).all()
+    assert made.getchannel("A").tobytes() == corner.tobytes()
+    told = megaportrait.facts(outcome)
+    assert told["reference_size"] == told["result_size"] == [2500, 3000] and told["enlarged"] > 2
+    assert any("softer than the rest" in note for note in told["notes"])
+    assert "A sentence about the file." in told["notes"] and megaportrait.TRANSPARENT in told["notes"]
+
+
+def test_each_of_the_pictures_is_used_or_says_why_not(registry, request_, pictures):
+    doubled = [*pictures, *pictures]
+    named = [(f"{number}.png", picture) for number, (_name, picture) in enumerate(doubled)]
+    outcome = run(registry, dataclasses.replace(request_, person=None, pictures=named), mode="preview")
+    told = megaportrait.facts(outcome)["pictures"]
+    assert [one["name"] for one in told] == [name for name, _picture in named]
+    assert [bool(one["reason"]) for one in told] == [False, False, True, True]
+    assert "nearly the same picture" in told[2]["reason"]
+
+
 def test_one_of_two_faces_is_replaced(registry, request_, reference):
     pair = numpy.concatenate([reference[20:180], reference[20:180, ::-1]], 1)
     outcome = run(registry, dataclasses.replace(request_, reference=pair, face=1))

@@ -106,7 +106,7 @@ def last(updates: list) -> removal_files.Shown:
 
 def own_picture(size=(300, 200)) -> removal_scenes.Picture:
     pixels = numpy.random.default_rng(0).integers(0, 255, (*size[::-1], 3), numpy.uint8)
-    return removal_scenes.own(Image.fromarray(pixels), "mine")
+    return removal_scenes.own(images.open_upload(Image.fromarray(pixels)), "mine")
 
 
 def box_mask(picture: removal_scenes.Picture, box=(40, 30, 90, 80)) -> numpy.ndarray:
