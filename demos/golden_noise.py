@@ -106,7 +106,7 @@ print(standard, golden, facts["seconds"])  # two PNG files and the measurements
 ```
 
 `source` is {sources}. Of the measurements, `verdict_standard` and `verdict_golden` are lists of what was wanted and seen,
-`fully_right` sums them up (null where the prompt names nothing known), and `noise` says how the noise changed: mean and deviation,
+`fully_right` sums them up (null where the prompt names nothing known, or asks for more than the model reads: `unread_words`), and `noise` says how the noise changed: mean and deviation,
 `change_rms` and `change_peak`, channel means, the shares of the change’s `energy`, singular values and radial spectrum,
 each before and after.
 
@@ -216,7 +216,7 @@ def build(registry: Registry, model_set: str) -> None:
             line: progress_line(text, 1.0, "done"),
             standard: shown.standard,
             golden: shown.golden,
-            verdict: unknown_words(shown.outcome) + verdict_table(shown.outcome),
+            verdict: notes_html(shown.outcome) + unknown_words(shown.outcome) + verdict_table(shown.outcome),
             details: gr.Column(visible=True),
             slider: (shown.standard, shown.golden),
             save_standard: gr.DownloadButton(value=shown.standard),
@@ -408,12 +408,13 @@ def verdict_table(outcome: Outcome) -> str:
     both = list(zip(outcome.verdict_standard, outcome.verdict_golden, strict=True))
     if not both:
         return '<p class="quiet">The prompt asks for nothing that the classifier knows, so there is no verdict.</p>'
+    judged = sum(left.right is not None for left, _ in both)
     rows = "".join(
         f"<tr><th scope='row'>{safe(left.attribute)}</th><td>{safe(left.wanted)}</td>{_seen(left)}{_seen(right)}</tr>"
         for left, right in both
     )
     heads = "".join(
-        f"<th scope='col'>{name}<span>{sum(verdict.right for verdict in verdicts)} of {len(both)} right</span></th>"
+        f"<th scope='col'>{name}<span>{sum(verdict.right is True for verdict in verdicts)} of {judged} right</span></th>"
         for name, verdicts in (
             ("Standard noise", [pair[0] for pair in both]),
             ("Golden noise", [pair[1] for pair in both]),
@@ -426,6 +427,8 @@ def verdict_table(outcome: Outcome) -> str:
 
 
 def _seen(verdict: Verdict) -> str:
+    if verdict.right is None:
+        return "<td><b>– not read</b>, so not judged</td>"
     word = "<b class='yes'>✓ right</b>" if verdict.right else "<b class='no'>✗ wrong</b>"
     return f"<td>{word}, {safe(verdict.seen)} <span>({100 * verdict.confidence:.0f} % sure)</span></td>"
 
@@ -449,6 +452,11 @@ def figures_html(outcome: Outcome) -> str:
         f"<div class='figures'><h4>This run</h4><dl>{cells}</dl>{claim}"
         f"<h4>Models that answered</h4><ul>{answered}</ul></div>"
     )
+
+
+def notes_html(outcome: Outcome) -> str:
+    """What has to be said of a run before its verdicts: words that were not read."""
+    return "".join(f"<p class='remark'>{safe(note)}</p>" for note in outcome.measurements.get("notes", ()))
 
 
 def unknown_words(outcome: Outcome) -> str:

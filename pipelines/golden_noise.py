@@ -15,7 +15,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -423,7 +423,9 @@ def _run(job: Job, device: str, settings: Settings, golden_noise: GoldenNoise, j
     from pipelines import noise_inspection, verifier
     from pipelines.images import to_pil
     from pipelines.scenes.prompts import read_prompt
+    from pipelines.text import words
 
+    cut = sdxl.unread(golden_noise.pipe, settings.prompt)
     with torch.inference_mode():
         started = time.perf_counter()
         embeds = golden_noise.embed([settings.prompt] * 2)
@@ -440,7 +442,7 @@ def _run(job: Job, device: str, settings: Settings, golden_noise: GoldenNoise, j
         pictures = golden_noise.draw(torch.cat((standard, golden)), embeds, settings.steps, settings.guidance, on_step)
         seconds = time.perf_counter() - started
         # The judge knows our own world only; of SDXL's pictures it would say something, and be wrong.
-        verdicts = verifier.verify(judge, pictures, settings.prompt) if judge is not None else ([], [])
+        verdicts = verifier.verify(judge, pictures, settings.prompt, cut) if judge is not None else ([], [])
     asked = read_prompt(settings.prompt)
     heat, peak = noise_inspection.heat_map(standard, golden)
     measurements = {
@@ -451,15 +453,24 @@ def _run(job: Job, device: str, settings: Settings, golden_noise: GoldenNoise, j
         | {"change_peak": round(peak, 4)}
         | noise_inspection.noise_portrait(standard, golden),
         "fully_right": {
-            name: (verifier.fully_right(rows) if rows else None)
+            name: (_fully_right(rows, cut is None) if rows else None)
             for name, rows in zip(("standard", "golden"), verdicts, strict=True)
         },
+        "unread_words": [] if cut is None else words(settings.prompt[cut:]),
+        "notes": list(filter(None, [sdxl.unread_note(settings.prompt, cut)])),
         "unknown_words": list(asked.unknown) if settings.model_set == "mini" else [],
         "claim": claim(),
         "settings": asdict(settings),
     }
     first, second = to_pil(pictures)
     return Outcome(settings, first, second, verdicts[0], verdicts[1], measurements, heat)
+
+
+def _fully_right(verdicts: Sequence[Verdict], read: bool) -> bool | None:
+    """None where all that was read is right, but not all was read."""
+    if read or any(verdict.right is False for verdict in verdicts):
+        return all(verdict.right for verdict in verdicts)
+    return None
 
 
 def claim() -> str:

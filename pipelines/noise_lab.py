@@ -323,6 +323,12 @@ def compare(job: Job, registry: Registry, settings: LabSettings, before: Tally |
     def work(*parts: Any) -> Tally:
         *base, npnet, paper, reward, judge = parts
         golden = GoldenNoise(sdxl.build(base), npnet)
+        cut = sdxl.unread(golden.pipe, settings.prompt)
+        if cut is not None:
+            raise ValueError(
+                f"The model does not read the end of this prompt, “{settings.prompt[cut:].strip()}”, so that no picture could be right: "
+                "shorten it."
+            )
         return _count(job, Models(golden, {"npnet": npnet, "npnet_paper": paper}, reward), judge, tally)
 
     return registry.run(specs(), work)

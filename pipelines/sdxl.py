@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipelines import text
 from pipelines.registry import ModelSpec, resolve
 
 if TYPE_CHECKING:
@@ -140,6 +141,21 @@ def build(parts: Sequence[Any], kind: str = "", **more: Any) -> Any:
         logger.setLevel(level)
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+def unread(pipe: Any, prompt: str) -> int | None:
+    """Where the words of ``prompt`` begin that are behind the last token of one of the text encoders; None if there are none."""
+    return text.unread([pipe.tokenizer, pipe.tokenizer_2], prompt)
+
+
+def unread_note(prompt: str, cut: int | None) -> str:
+    """A sentence that names the words that are not read; empty if all are."""
+    if cut is None:
+        return ""
+    return (
+        f"The prompt is longer than the model reads: “{prompt[cut:].strip()}” was not read, so it is not judged either; "
+        "shorten the prompt to have it read."
+    )
 
 
 def draw_noise(seed: int, shape: tuple[int, ...]) -> Tensor:

@@ -11,7 +11,7 @@ matched to them by its relation ("left of", "in front of", ...), and without one
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,7 +24,16 @@ from pipelines.scenes.portrait import words as portrait_words
 from pipelines.scenes.prompts import PortraitRequest, read_prompt
 
 SLOTS = 3
+NOT_READ = "not read"
 ORDINALS = ("the first object", "the second object", "the third object")
+ASIDE = {
+    "left": "the first left of the second",
+    "right": "the first right of the second",
+    "front": "the first in front of the second",
+    "behind": "the first behind the second",
+    "row": "from left to right",
+}
+"""Relations in words, for a verdict on their own."""
 PLACES = {
     1: ("the object",),
     2: ("the left object", "the right object"),
@@ -102,7 +111,8 @@ class Verdict:
     wanted: str
     seen: str
     confidence: float
-    right: bool
+    right: bool | None
+    """None where the image model did not read the words that ask for it: ``seen`` is :data:`NOT_READ` then."""
 
 
 @dataclass(frozen=True)
@@ -168,14 +178,17 @@ def _verdict(head: str, seen: Tensor, reading: Reading, placed: bool) -> tuple[t
     )
 
 
-def judge(logits: dict[str, Tensor], request: Request | PortraitRequest) -> list[list[Verdict]]:
+def judge(logits: dict[str, Tensor], request: Request | PortraitRequest, whole: bool = True) -> list[list[Verdict]]:
     """Verdicts for every picture of a batch, one per attribute that the request names.
 
     Things are named by their place where the request fixes it, else by their order in the prompt, so that the lists
     of all pictures have the same rows.
+
+    Args:
+        whole: False where the prompt asks for more things than these, so that nothing is said of their number.
     """
     options = readings(request)
-    placed = len(options) == 1
+    placed = len(options) == 1 and whole
     probabilities = {name: value.float().softmax(1).cpu() for name, value in logits.items()}
 
     def score(reading: Reading, row: int) -> float:
@@ -185,17 +198,56 @@ def judge(logits: dict[str, Tensor], request: Request | PortraitRequest) -> list
     out = []
     for row in range(len(next(iter(logits.values())))):
         best = max(options, key=lambda reading: score(reading, row))
-        pairs = [_verdict(head, probabilities[head][row], best, placed) for head in best.wanted]
+        heads = [head for head in best.wanted if whole or head != "count"]
+        pairs = [_verdict(head, probabilities[head][row], best, placed) for head in heads]
         out.append([verdict for _, verdict in sorted(pairs, key=lambda pair: pair[0])])
     return out
 
 
 def fully_right(verdicts: Sequence[Verdict]) -> bool:
-    """All attributes that were asked for are there."""
+    """All attributes that were asked for are there; never so where one was not read."""
     return all(verdict.right for verdict in verdicts)
 
 
-def verify(verifier: SceneVerifier, images: Tensor, prompt: str) -> list[list[Verdict]]:
-    """Judge images (B, 3, H, W) in [0, 1] against one prompt; empty lists where the prompt names nothing known."""
+def verify(verifier: SceneVerifier, images: Tensor, prompt: str, cut: int | None = None) -> list[list[Verdict]]:
+    """Judge images (B, 3, H, W) in [0, 1] against one prompt; empty lists where the prompt names nothing known.
+
+    Args:
+        cut: where the words begin that the image model did not read (:func:`pipelines.text.unread`): what only they ask for
+            stands last and is neither right nor wrong.
+    """
+    request, missed = (read_prompt(prompt), []) if cut is None else read_as_far(prompt, cut)
+    whole = not any(verdict.attribute == "number of objects" for verdict in missed)
     with torch.no_grad():
-        return judge(verifier(images.to(verifier.device, verifier.dtype)), read_prompt(prompt))
+        judged = judge(verifier(images.to(verifier.device, verifier.dtype)), request, whole)
+    return [[*verdicts, *missed] for verdicts in judged]
+
+
+def read_as_far(prompt: str, cut: int) -> tuple[Request | PortraitRequest, list[Verdict]]:
+    """What ``prompt[:cut]`` asks for and the whole prompt too, and a verdict of :data:`NOT_READ` for all else."""
+    whole, part = read_prompt(prompt), read_prompt(prompt[:cut])
+    if isinstance(whole, PortraitRequest):
+        told = part.attributes if isinstance(part, PortraitRequest) else {}
+        kept = {name: value for name, value in told.items() if whole.attributes.get(name) == value}
+        rest = {name.replace("_", " "): value for name, value in whole.attributes.items() if name not in kept}
+        return PortraitRequest(kept) if isinstance(part, PortraitRequest) else Request(), _missed(rest)
+    if isinstance(part, PortraitRequest):
+        part = Request()
+    rest, things = {}, part.things
+    for number, thing in enumerate(whole.things[len(things) : SLOTS], len(things)):
+        fields = (("shape", thing.shape), ("colour", thing.colour), ("finish", thing.finish))
+        rest |= {f"{field} of {ORDINALS[number]}": value for field, value in fields if value}
+    if len(things) < len(whole.things):  # floor and backdrop are what is said behind the last thing
+        part = Request(things, part.relation)
+        rest["number of objects"] = str(len(whole.things))
+    kept = {
+        name: getattr(part, name) if getattr(part, name) == getattr(whole, name) else None
+        for name in ("relation", "floor", "backdrop")
+    }
+    rest |= {"place of the objects": ASIDE[whole.relation]} if whole.relation and not kept["relation"] else {}
+    rest |= {name: getattr(whole, name) for name in ("floor", "backdrop") if getattr(whole, name) and not kept[name]}
+    return Request(things, **kept), _missed(rest)
+
+
+def _missed(wanted: Mapping[str, str]) -> list[Verdict]:
+    return [Verdict(attribute, value, NOT_READ, 0.0, None) for attribute, value in wanted.items()]

@@ -186,6 +186,32 @@ def test_verdicts_name_every_attribute_of_the_prompt(registry):
     assert all(v.right == (v.wanted == v.seen) and 0 <= v.confidence <= 1 for v in outcome.verdict_golden)
 
 
+LONG = (
+    "a shiny yellowish cube to the left of a dull purplish sphere with a smallish blueish reflection on a wooden floor "
+    "under the sky and a red cone"
+)
+
+
+def test_words_behind_the_last_token_are_named_and_not_judged(registry):
+    outcome = run(registry, Settings(LONG, steps=2))
+    told = outcome.measurements
+    assert told["unread_words"][-2:] == ["red", "cone"] and told["settings"]["prompt"] == LONG
+    (note,) = told["notes"]
+    assert (
+        "red cone” was not read" in note and not told["fully_right"]["standard"] and not told["fully_right"]["golden"]
+    )
+    missed = {v.attribute: v.wanted for v in outcome.verdict_standard if v.right is None}
+    assert missed["shape of the third object"] == "cone" and missed["number of objects"] == "3"
+    short = run(registry, Settings(PROMPT, steps=2)).measurements
+    assert short["unread_words"] == [] and short["notes"] == []
+
+
+def test_control_tokens_in_a_prompt_are_text(registry):
+    plain, odd = (run(registry, Settings(f"a red cube{more} on wood", steps=2)) for more in ("", " <|endoftext|>"))
+    ended = run(registry, Settings("a red cube", steps=2))
+    assert not same(odd.standard, ended.standard) and not same(odd.standard, plain.standard)
+
+
 def test_a_prompt_outside_the_world_is_drawn_but_not_judged(registry):
     outcome = run(registry, Settings("zebra quantum", steps=2))
     assert outcome.verdict_standard == [] and outcome.measurements["unknown_words"] == ["zebra", "quantum"]

@@ -128,6 +128,66 @@ def test_the_reward_prefers_the_right_picture_and_has_a_gradient():
     assert leaf["0 colour"].grad.abs().sum() > 0
 
 
+LONG = "a red cube to the left of a blue ball on a wooden floor under the sky"
+PERSON = "a person with long red hair, glasses and no beard, smiling, wearing a green sweater"
+
+
+def verdicts_as_far(prompt: str, cut: int) -> list[verifier.Verdict]:
+    request, missed = verifier.read_as_far(prompt, cut)
+    whole = not any(verdict.attribute == "number of objects" for verdict in missed)
+    seen = reading(("red", "cube"), ("blue", "sphere"), floor="wood", backdrop="sky")
+    seen |= logits_that_say(world="portrait", hair_colour="red") if isinstance(request, PortraitRequest) else {}
+    return [*verifier.judge(seen, request, whole)[0], *missed]
+
+
+@pytest.mark.parametrize(
+    "prompt", [LONG, PERSON, "from left to right a cube, a white cone and a red box on tiles", "zebra"]
+)
+def test_of_words_that_were_not_read_nothing_is_said_to_be_right_or_wrong(prompt: str):
+    """Wherever a prompt is cut, each thing that it asks for is judged or said to be not read, and none of them twice."""
+    full = verdicts_as_far(prompt, len(prompt))
+    assert verifier.NOT_READ not in {verdict.seen for verdict in full}
+    asked = sorted(verdict.wanted for verdict in full)
+    for cut in range(len(prompt)):
+        if cut and not prompt[cut - 1].isspace():
+            continue
+        found = verdicts_as_far(prompt, cut)
+        read = [verdict for verdict in found if verdict.right is not None]
+        assert all(verdict.seen == verifier.NOT_READ for verdict in found if verdict not in read)
+        assert set(verdict.wanted for verdict in read) <= set(verdict.wanted for verdict in full)
+        assert len({verdict.attribute for verdict in found}) == len(found)
+        # Left of and right of say where things stand, which has no row of its own in a whole reading.
+        gone = [
+            verdict.wanted
+            for verdict in found
+            if verdict.attribute not in ("place of the objects", "which object is nearer")
+        ]
+        if read and prompt != PERSON:
+            assert len(gone) >= len(asked) - 1, (prompt[:cut], found)
+        if any(verdict.right is None for verdict in found):
+            assert not verifier.fully_right(found)
+
+
+def test_a_prompt_that_is_cut_is_judged_as_far_as_it_was_read():
+    cut = LONG.index("ball")
+    rows = {verdict.attribute: (verdict.wanted, verdict.right) for verdict in verdicts_as_far(LONG, cut)}
+    assert rows == {
+        "kind of picture": ("tabletop", True), "shape of the first object": ("cube", True), "colour of the first object": ("red", True),
+        "shape of the second object": ("sphere", None), "colour of the second object": ("blue", None), "number of objects": ("2", None),
+        "place of the objects": ("the first left of the second", None), "floor": ("wood", None), "backdrop": ("sky", None),
+    }  # fmt: skip
+    rows = {verdict.attribute: verdict.right for verdict in verdicts_as_far(LONG, LONG.index("sky"))}
+    assert (
+        rows["backdrop"] is None
+        and rows["floor"] is True
+        and rows["number of objects"] is True
+        and rows["colour of the right object"]
+    )
+    rows = {verdict.attribute: verdict.right for verdict in verdicts_as_far(PERSON, PERSON.index("glasses"))}
+    assert rows["hair colour"] is True and rows["glasses"] is rows["beard"] is rows["clothes"] is None
+    assert all(verdict.right is None for verdict in verdicts_as_far(PERSON, 2)), "a picture of what, was not read"
+
+
 def test_a_portrait_is_judged_by_what_the_prompt_names():
     request = read_prompt("a person with red hair, glasses and no beard")
     assert isinstance(request, PortraitRequest)

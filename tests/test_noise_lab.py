@@ -573,6 +573,15 @@ def test_stop_keeps_the_tally_and_continue_repeats_no_seed(straight, registry):
     assert noise_lab.compare(Job(), registry, LAB, ended).right == ended.right, "nothing is left to draw"
 
 
+def test_a_prompt_that_is_not_read_whole_is_not_counted(registry):
+    prompt = "a glossy red cube to the left of a dull blue sphere " * 4
+    with pytest.raises(
+        ValueError,
+        match="not read the end of this prompt, “.* blue sphere”, so that no picture could be right: shorten",
+    ):
+        noise_lab.compare(Job(), registry, dataclasses.replace(LAB, prompt=prompt.strip()))
+
+
 def test_other_settings_start_anew(straight, registry):
     other = dataclasses.replace(LAB, count=2, strength=0.0, arms=("npnet",))
     tally = noise_lab.compare(Job(), registry, other, straight[0])
