@@ -17,14 +17,18 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import math
 import re
 import struct
-from collections.abc import Iterable, Sequence
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from pipelines.limits import BREAKS, choice, described, is_number, plain, shown
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,9 +36,23 @@ if TYPE_CHECKING:
 FORMAT = 1
 METADATA = "concept_guidance"
 MAX_BYTES = 64 * 2**20
+HEADER_MOST = 2**20
+"""Bytes of a safetensors header: ours have some hundred."""
+PARTS = ("W", "a", "b", "mean", "norms")
+"""Tensors of a file that are read."""
+FACTS_MOST = 40
+WORDS = {
+    "probe": ("dim", "logistic", "pca", "unknown"),
+    "representation": ("pre-attn", "hiddens", "heads", "post-attn", "mlp", "queries", "keys", "values"),
+}
+ROWS_MOST, HEADS_MOST, WIDTH_MOST = 512, 20_000, 2**16
+"""Layers, layers times heads, and width of any model that one may have vectors of."""
+SHORT, LONG = 1e-10, 1e10
+"""Lengths of vectors with which float32 can be reckoned; beyond them is no direction that anybody meant."""
 EXAMPLES_MAX_BYTES = 5 * 2**20
 EXAMPLES_MAX = 2000
 EXAMPLE_CHARACTERS = 20_000
+TURNS_MAX = 200
 SAMPLE_CSV = "prompt,completion,label / Hello,Hi there!,1"
 SAMPLE_JSON = '[{"prompt": "Hello", "completion": "Hi there!", "label": 1}]'
 
@@ -76,7 +94,11 @@ class Concept:
 
     def unit(self) -> Tensor:
         """Rows of length one; rows without a direction stay zero."""
-        return self.weights / self.weights.norm(dim=-1, keepdim=True).clamp_min(1e-30)
+        lengths = self.weights.norm(dim=-1, keepdim=True)
+        if bool(((lengths > SHORT) & (lengths < LONG) | (self.weights == 0).all(dim=-1, keepdim=True)).all()):
+            return self.weights / lengths.clamp_min(1e-30)
+        rows = self.weights.double()  # squares of such numbers are none of float32
+        return (rows / rows.norm(dim=-1, keepdim=True).clamp_min(1e-300)).to(self.weights.dtype)
 
     def __add__(self, other: Concept) -> Concept:
         """The sum of both directions, at unit length each: ``humour + -humour`` has zero rows."""
@@ -122,12 +144,14 @@ def read_concept(
     size = path.stat().st_size
     if start[:2] in (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK") or path.suffix in (".pkl", ".pickle"):
         raise ValueError(
-            f"{path.name} is a pickle, which can run any program when it is opened, so it was not opened: "
-            "save the vectors as .safetensors."
+            f"{shown(path.name)} is a pickle, or an archive that may hold one, which can run any program when it is opened, "
+            "so it was not opened: save the vectors as .safetensors."
         )
     if size > MAX_BYTES:
-        raise ValueError(f"{path.name} has {size / 2**20:.0f} MB, at most {MAX_BYTES >> 20} are read: is it a model?")
-    name = name or path.stem
+        raise ValueError(
+            f"{shown(path.name)} has {size / 2**20:.0f} MB, at most {MAX_BYTES >> 20} are read: is it a model?"
+        )
+    name = name or _name(path.stem) or "loaded"
     if start[:4] == b"GGUF":
         concept = _from_gguf(path, name, layers)
     else:
@@ -141,34 +165,34 @@ def _from_safetensors(path: Path, name: str, repair_signs: bool) -> Concept:
     import torch
     from safetensors import SafetensorError, safe_open
 
+    called = shown(path.name)
+    none = (
+        f"{called} is not a safetensors file that can be read: choose a concept vector that was saved here or by the "
+        "paper's code."
+    )
+    with path.open("rb") as file:
+        start = file.read(8)
+    if len(start) < 8 or struct.unpack("<Q", start)[0] > HEADER_MOST:
+        raise ValueError(none)
     try:
         with safe_open(path, framework="pt") as file:
-            found = {key: file.get_slice(key).get_shape() for key in file.keys()}
+            keys = list(file.keys())
+            kinds = {
+                key: (file.get_slice(key).get_shape(), file.get_slice(key).get_dtype()) for key in PARTS if key in keys
+            }
             metadata = file.metadata() or {}
-            wanted = [key for key in ("W", "a", "b", "mean", "norms") if key in found]
-            tensors = {key: file.get_tensor(key).float() for key in wanted if math.prod(found[key]) <= MAX_BYTES // 4}
-    except SafetensorError as error:
-        raise ValueError(
-            f"{path.name} is not a safetensors file ({_short(error)}): choose a concept vector that was saved "
-            "here or by the paper's code."
-        ) from error
-    if "W" not in tensors:
-        keys = ", ".join(list(found)[:4]) or "nothing"
-        raise ValueError(f"{path.name} has no W (found: {keys}): a concept vector file holds W of layers × width.")
+            _check_kinds(called, keys, kinds)
+            tensors = {key: file.get_tensor(key) for key in kinds}
+    except (SafetensorError, OverflowError, RuntimeError) as error:
+        raise ValueError(none) from error
+    tensors = _as_floats(called, tensors)
     weights = tensors["W"]
-    if weights.ndim != 2 or not weights.numel():
-        raise ValueError(f"W in {path.name} is {_size(weights)}: it must be layers × width.")
     count = len(weights)
-    for key in ("a", "b", "norms"):
-        if key in tensors and tensors[key].numel() != count:
-            raise ValueError(
-                f"{key} in {path.name} has {tensors[key].numel()} numbers, W has {count} layers: save anew."
-            )
-    if "mean" in tensors and tensors["mean"].shape != weights.shape:
-        raise ValueError(f"mean in {path.name} is {_size(tensors['mean'])}, W is {_size(weights)}: save it anew.")
-    _check_numbers(path, tensors)
+    facts = _facts(metadata, count)
+    rows = HEADS_MOST if facts.get("representation") == "heads" else ROWS_MOST
+    if count > rows:
+        raise ValueError(f"W in {called} has {count:,} layers, at most {rows:,} are read: is it a vector per layer?")
     a, b, norms = (tensors[key].reshape(-1) if key in tensors else None for key in ("a", "b", "norms"))
-    facts = _facts(metadata)
     probe = facts.pop("probe", None) or infer_probe(weights, a)
     notices = []
     if probe == "pca" and repair_signs and a is not None and bool((a < 0).any()):
@@ -222,44 +246,109 @@ def write_safetensors(path: str | Path, concept: Concept) -> Path:
     return Path(path)
 
 
-def _facts(metadata: dict[str, str]) -> dict[str, Any]:
-    """Our JSON of a header, as far as it is of the expected types; foreign files have none."""
+def _check_kinds(called: str, keys: list[str], kinds: dict[str, tuple[list[int], str]]) -> None:
+    """The tensors' shapes and types, known from the header: nothing is read that cannot be a concept's."""
+    if "W" not in kinds:
+        listed = ", ".join(shown(key, 30) for key in keys[:4]) or "nothing"
+        raise ValueError(f"{called} has no W (found: {listed}): a concept vector file holds W of layers × width.")
+    for key, (_, kind) in kinds.items():
+        if kind not in ("F64", "F32", "F16", "BF16"):
+            raise ValueError(f"{key} in {called} is of the type {kind}: save the numbers as float32.")
+    shape = kinds["W"][0]
+    if len(shape) != 2 or not all(shape) or shape[0] > HEADS_MOST or shape[1] > WIDTH_MOST:
+        raise ValueError(f"W in {called} is {_shape(shape)}: it must be layers × width.")
+    for key in ("a", "b", "norms"):
+        if key in kinds and math.prod(kinds[key][0]) != shape[0]:
+            raise ValueError(
+                f"{key} in {called} has {math.prod(kinds[key][0]):,} numbers, W has {shape[0]} layers: save anew."
+            )
+    if "mean" in kinds and kinds["mean"][0] != shape:
+        raise ValueError(f"mean in {called} is {_shape(kinds['mean'][0])}, W is {_shape(shape)}: save it anew.")
+
+
+def _as_floats(called: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors in float32, after looking at them in float64: finite, and with rows of a length that is a direction's."""
+    for key, value in tensors.items():
+        wide = value.double()
+        if not bool(wide.isfinite().all()):
+            raise ValueError(f"{key} in {called} holds NaN or infinity: the file is damaged, make the vector again.")
+        if key != "W" and float(wide.abs().max()) > LONG:
+            raise ValueError(
+                f"{key} in {called} holds numbers as large as {float(wide.abs().max()):.0e}: the file is damaged, make the vector again."
+            )
+    rows = tensors["W"].double()
+    peaks = rows.abs().amax(dim=-1)  # squares of the largest numbers of float64 are infinite
+    lengths = peaks * (rows / peaks.clamp_min(1e-300)[:, None]).norm(dim=-1)
+    if not bool(peaks.any()):
+        raise ValueError(f"W in {called} is all zeros: it has no direction to guide towards.")
+    odd = ((peaks > 0) & ((lengths < SHORT) | (lengths > LONG))).nonzero()
+    if len(odd):
+        layer = int(odd[0])
+        raise ValueError(
+            f"W in {called} has a vector of length {float(lengths[layer]):.0e} at layer {layer}, which is no direction: lengths from "
+            f"{SHORT:.0e} to {LONG:.0e} are read, make the vector again."
+        )
+    return {key: value.float() for key, value in tensors.items()}
+
+
+def _facts(metadata: Mapping[str, str], rows: int) -> dict[str, Any]:
+    """Our JSON of a header, as far as it is of the expected kinds and sizes; foreign files have none."""
     try:
         facts = json.loads(metadata.get(METADATA, "{}"))
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     if not isinstance(facts, dict):
         return {}
-    for key in ("probe", "representation", "name"):
-        if not isinstance(facts.get(key, ""), str) or len(facts.get(key, "")) > 100:
-            facts.pop(key)
-    for key in ("train_accuracy", "validation_accuracy"):
-        values = facts.get(key, [])
-        if not isinstance(values, list) or not all(isinstance(x, int | float) for x in values):
-            facts.pop(key)
-    return {key: value for key, value in facts.items() if key not in ("format", "layers", "width")}
+    known: dict[str, Any] = {}
+    others: dict[str, Any] = {}
+    for key, value in facts.items():
+        if key in ("train_accuracy", "validation_accuracy"):
+            if isinstance(value, list) and len(value) == rows and all(is_number(x) and 0 <= x <= 1 for x in value):
+                known[key] = value
+        elif key in ("probe", "representation"):
+            if isinstance(value, str) and value in WORDS[key]:
+                known[key] = value
+        elif key == "name":
+            known |= {key: _name(value)} if isinstance(value, str) and _name(value) else {}
+        elif key not in ("format", "layers", "width") and _is_small(key) and (_is_small(value) or _is_table(value)):
+            others[key] = value
+    return known | dict(list(others.items())[:FACTS_MOST])
 
 
-def _check_numbers(path: Path, tensors: dict[str, Tensor]) -> None:
-    for key, value in tensors.items():
-        if not bool(value.isfinite().all()):
-            raise ValueError(f"{key} in {path.name} holds NaN or infinity: the file is damaged, make the vector again.")
-    if not bool(tensors["W"].any()):
-        raise ValueError(f"W in {path.name} is all zeros: it has no direction to guide towards.")
+def _is_small(value: Any) -> bool:
+    whole = isinstance(value, str) and len(value) <= 200 and value.isprintable()
+    return value is None or isinstance(value, bool) or whole or (is_number(value) and abs(value) < 10**15)
+
+
+def _is_table(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and len(value) <= FACTS_MOST
+        and all(_is_small(one) for pair in value.items() for one in pair)
+    )
+
+
+def _name(value: str) -> str:
+    """A name from a file as one line of printable text; empty where it is none."""
+    if len(value) > 100:
+        return ""
+    return "".join(letter for letter in " ".join(unicodedata.normalize("NFC", value).split()) if letter.isprintable())
+
+
+def _shape(sizes: Sequence[int]) -> str:
+    return "×".join(map(str, sizes[:6])) or "a single number"
 
 
 def _size(tensor: Tensor) -> str:
-    return "×".join(map(str, tensor.shape)) or "a single number"
-
-
-def _short(error: object) -> str:
-    return re.sub(r"\s+", " ", str(error))[:80]
+    return _shape(tuple(tensor.shape))
 
 
 # ----------------------------------------------------------------------------------------------- gguf
 
 _MAGIC, _VERSION, _ALIGNMENT = b"GGUF", 3, 32
 _U32, _STRING, _ARRAY, _F32 = 4, 8, 9, 0
+_TEXT_MOST, _ENTRIES_MOST = 2**12, 200_000
+"""Bytes of a name or text that are kept, and texts in lists that are passed over."""
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 
 
@@ -304,83 +393,99 @@ def _from_gguf(path: Path, name: str, layers: int | None) -> Concept:
     import numpy
     import torch
 
-    data = path.read_bytes()
+    data, called = path.read_bytes(), shown(path.name)
+    broken = f"{called} is not a complete GGUF file: fetch or export it again."
     try:
         facts, tensors, start = _gguf_header(data)
     except (struct.error, UnicodeDecodeError, KeyError, OverflowError) as error:
-        raise ValueError(f"{path.name} is not a complete GGUF file: fetch or export it again.") from error
-    kind = str(facts.get("general.architecture", "none"))[:40]
-    rows = {int(key[10:]): value for key, value in tensors.items() if re.fullmatch(r"direction\.\d{1,4}", key)}
+        raise ValueError(broken) from error
+    kind = shown(str(facts.get("general.architecture", "none")), 40)
+    rows = {int(key[10:]): value for key, value in tensors.items() if re.fullmatch(r"direction\.(0|[1-9]\d{0,3})", key)}
     if kind != "controlvector" or not rows:
         raise ValueError(
-            f"{path.name} is a GGUF file of the architecture {kind} with {len(rows)} tensors named direction.N: "
+            f"{called} is a GGUF file of the architecture {kind} with {len(rows)} tensors named direction.N: "
             "a control vector has the architecture controlvector and at least one."
         )
     widths = {shape for shape, _, _ in rows.values()}
     if len(widths) != 1 or len(next(iter(widths))) != 1 or {kind for _, kind, _ in rows.values()} != {_F32}:
-        raise ValueError(f"{path.name} has directions that are not float32 vectors of one length: export it again.")
+        raise ValueError(f"{called} has directions that are not float32 vectors of one length: export it again.")
     ((width,),) = widths
     count = max(max(rows) + 1, layers or 0)
-    if count * width > MAX_BYTES:
-        raise ValueError(f"{path.name} speaks of {count} layers of width {width}, more than is read: export it again.")
+    if not 0 < width <= WIDTH_MOST or count > ROWS_MOST:
+        raise ValueError(f"{called} speaks of {count} layers of width {width}, more than is read: export it again.")
+    places = sorted(offset for _, _, offset in rows.values())
+    if any(later - sooner < 4 * width for sooner, later in itertools.pairwise(places)):
+        raise ValueError(f"{called} has directions that lie on one another: export it again.")
+    if start + places[-1] + 4 * width > len(data):
+        raise ValueError(broken)
     weights = torch.zeros(count, width)
     for layer, (_, _, offset) in rows.items():
-        values = data[start + offset : start + offset + 4 * width]
-        if len(values) != 4 * width:
-            raise ValueError(f"{path.name} is not a complete GGUF file: fetch or export it again.")
-        weights[layer] = torch.from_numpy(numpy.frombuffer(values, "<f4").astype("f4"))
-    _check_numbers(path, {"W": weights})
+        weights[layer] = torch.from_numpy(numpy.frombuffer(data, "<f4", width, start + offset).astype("f4"))
+    weights = _as_floats(called, {"W": weights})["W"]
     told = facts.get("general.name")
     return Concept(
-        told if isinstance(told, str) and told else name, weights, representation="hiddens",
-        facts={"model_hint": str(facts.get("controlvector.model_hint", ""))[:100]},
+        (_name(told) if isinstance(told, str) else "") or name, weights, representation="hiddens",
+        facts={"model_hint": shown(str(facts.get("controlvector.model_hint", "")), 100)},
     )  # fmt: skip
 
 
 def _gguf_header(data: bytes) -> tuple[dict[str, Any], dict[str, tuple[tuple[int, ...], int, int]], int]:
-    """Key-value pairs, tensors as name -> (shape, type, offset), and where the tensors' data begin."""
+    """Key-value pairs, tensors as name -> (shape, type, offset), and where the tensors' data begin.
+
+    Lists are passed over: a control vector has none that one needs. Raises ``struct.error`` or ``KeyError`` for what is no such
+    header, or one with more in it than any control vector has.
+    """
     version, tensor_count, key_count = struct.unpack_from("<IQQ", data, 4)
     if version not in (2, 3) or tensor_count > 4096 or key_count > 4096:
         raise KeyError(version)
-    at = 24
+    at, left = 24, _ENTRIES_MOST
+
+    def move(count: int) -> int:
+        """The place before, after moving on by ``count`` bytes."""
+        nonlocal at
+        if count > len(data) - at:
+            raise struct.error(count)
+        at += count
+        return at - count
 
     def take(code: str) -> Any:
-        nonlocal at
-        value = struct.unpack_from("<" + code, data, at)[0]
-        at += struct.calcsize("<" + code)
-        return value
+        return struct.unpack_from("<" + code, data, move(struct.calcsize("<" + code)))[0]
 
-    def text() -> str:
-        nonlocal at
+    def text(most: int) -> str:
         length = take("Q")
-        at += length
-        if at > len(data):
-            raise struct.error(length)
-        return data[at - length : at].decode()
+        place = move(length)
+        return data[place : place + min(length, most)].decode(errors="strict" if length <= most else "replace")
 
     def value(kind: int) -> Any:
+        nonlocal left
         if kind == _STRING:
-            return text()
-        if kind == _ARRAY:
-            inner, length = take("I"), take("Q")
-            if length > len(data) or inner == _ARRAY:
-                raise struct.error(length)
-            return [value(inner) for _ in range(length)]
-        return take(_SCALARS[kind])
+            return text(_TEXT_MOST)
+        if kind != _ARRAY:
+            return take(_SCALARS[kind])
+        inner, length = take("I"), take("Q")
+        if inner != _STRING:  # a list of lists is refused: it is no scalar
+            move(struct.calcsize("<" + _SCALARS[inner]) * length)
+            return None
+        left -= length
+        if left < 0:
+            raise KeyError(length)
+        for _ in range(length):
+            move(take("Q"))
+        return None
 
     facts = {}
     for _ in range(key_count):
-        key = text()
+        key = text(_TEXT_MOST)
         facts[key] = value(take("I"))
-    tensors = {}
+    tensors: dict[str, tuple[tuple[int, ...], int, int]] = {}
     for _ in range(tensor_count):
-        key = text()
+        key = text(_TEXT_MOST)
         dimensions = take("I")
-        if dimensions > 4:
+        if dimensions > 4 or key in tensors:
             raise struct.error(dimensions)
         tensors[key] = (tuple(take("Q") for _ in range(dimensions)), take("I"), take("Q"))
     alignment = facts.get("general.alignment", _ALIGNMENT)
-    if not isinstance(alignment, int) or alignment < 1:
+    if not isinstance(alignment, int) or not 1 <= alignment <= 2**16:
         raise struct.error(alignment)
     return facts, tensors, -(-at // alignment) * alignment
 
@@ -423,14 +528,19 @@ def read_examples(source: str | Path) -> list[Example]:
     if isinstance(source, Path):
         size = source.stat().st_size
         if size > EXAMPLES_MAX_BYTES:
-            raise ValueError(f"{source.name} has {size / 2**20:.1f} MB, at most 5 are read: shorten or split it.")
+            raise ValueError(
+                f"{shown(source.name)} has {size / 2**20:.1f} MB, at most 5 are read: shorten or split it."
+            )
         text, kind = _decoded(source), source.suffix.lower()
         if kind not in (".csv", ".tsv", ".json", ".jsonl", ".txt"):
-            raise ValueError(f"{source.name} ends with {kind or 'nothing'}: give a .csv, .json, .jsonl or .txt file.")
+            raise ValueError(
+                f"{shown(source.name)} ends with {shown(kind, 20) or 'nothing'}: give a .csv, .json, .jsonl or .txt file."
+            )
     else:
         text, kind = source, ".txt"
         if len(text) > EXAMPLES_MAX_BYTES:
             raise ValueError(f"The text has {len(text):,} characters, at most 5 million are read: shorten or split it.")
+    text = text.removeprefix("\ufeff")
     if not text.strip():
         raise ValueError("There are no examples: write one a line, such as + Hello => Hi, you marvel!")
     rows = _rows(text, kind)
@@ -463,7 +573,7 @@ def _rows(text: str, kind: str) -> list[tuple[int, Any]]:
         return _json_rows(text, kind)
     if kind in (".csv", ".tsv") or ("completion" in first and "label" in first and not start.startswith(("+", "-"))):
         return _csv(text)
-    return [(n, _line(n, line)) for n, line in enumerate(text.splitlines(), 1) if line.strip()]
+    return [(n, _line(n, line)) for n, line in enumerate(BREAKS.sub("\n", text).split("\n"), 1) if line.strip()]
 
 
 def _json_rows(text: str, kind: str) -> list[tuple[int, Any]]:
@@ -473,7 +583,8 @@ def _json_rows(text: str, kind: str) -> list[tuple[int, Any]]:
     try:
         whole = json.loads(text)
     except (ValueError, RecursionError):
-        return [(n, _json(line, n)) for n, line in enumerate(text.splitlines(), 1) if line.strip()]
+        # Inside a text of JSON, U+2028 and its like are letters as any other.
+        return [(n, _json(line, n)) for n, line in enumerate(re.split("\r\n|[\r\n]", text), 1) if line.strip()]
     return [(1, whole)]
 
 
@@ -482,22 +593,24 @@ def _json(text: str, line: int) -> Any:
         return json.loads(text)
     except json.JSONDecodeError as error:
         where = f"line {line or error.lineno}, column {error.colno}"
-        raise ValueError(f"The JSON breaks off at {where} ({error.msg}): expected such as {SAMPLE_JSON}") from error
+        raise ValueError(f"The JSON breaks off at {where}: expected such as {SAMPLE_JSON}") from error
     except RecursionError as error:
         raise ValueError(f"The JSON is nested too deeply: expected such as {SAMPLE_JSON}") from error
+    except ValueError as error:  # Python reads no number of more than 4,300 digits
+        raise ValueError(f"The JSON holds a number of thousands of digits: expected such as {SAMPLE_JSON}") from error
 
 
 def _csv(text: str) -> list[tuple[int, Any]]:
-    first = text.lstrip().splitlines()[0]
+    text = BREAKS.sub("\n", text).lstrip()
+    first = text.split("\n", 1)[0]
     delimiter = max(",;\t", key=first.count)
     try:
-        reader = csv.DictReader(io.StringIO(text.lstrip(), newline=""), delimiter=delimiter, strict=True)
+        reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
         columns = [name.strip().lower() for name in reader.fieldnames or ()]
         missing = [name for name in ("prompt", "completion", "label") if name not in columns]
         if missing:
-            shown = ", ".join(columns)[:60]
             raise ValueError(
-                f"The CSV has the columns {shown} but not {', '.join(missing)}: expected such as {SAMPLE_CSV}"
+                f"The CSV has the columns {shown(', '.join(columns)) or 'nothing'} but not {', '.join(missing)}: expected such as {SAMPLE_CSV}"
             )
         reader.fieldnames = columns
         rows = []
@@ -511,7 +624,7 @@ def _csv(text: str) -> list[tuple[int, Any]]:
         return rows
     except csv.Error as error:
         raise ValueError(
-            f"The CSV breaks off near line {reader.line_num} ({error}): expected such as {SAMPLE_CSV}"
+            f"The CSV breaks off near line {reader.line_num}, at a quote or a very long text: expected such as {SAMPLE_CSV}"
         ) from error
 
 
@@ -531,24 +644,24 @@ def examples_of(rows: Iterable[tuple[int, Any]]) -> list[Example]:
     made, wrong = [], []
     for number, row in rows:
         if not isinstance(row, dict) or not {"prompt", "completion", "label"} <= row.keys():
-            keys = ", ".join(map(str, row))[:60] if isinstance(row, dict) else f"no keys but a {type(row).__name__}"
+            keys = shown(", ".join(map(str, row))) if isinstance(row, dict) else f"no keys but is {described(row)}"
             raise ValueError(
                 f"Row {number} has {keys or 'no keys'}: expected prompt, completion and label, such as {SAMPLE_JSON}"
             )
         label = _label(row["label"])
         if label is None:
-            wrong.append(f"row {number} has {str(row['label'])[:20]!r}")
+            wrong.append(f"row {number} has {described(row['label'])}")
             continue
-        for key in ("prompt", "completion"):
-            if not isinstance(row[key], str) and not (key == "prompt" and row[key] is None):
-                raise ValueError(f"The {key} of row {number} is {str(row[key])[:20]!r}: it must be a text.")
-            if len(row[key] or "") > EXAMPLE_CHARACTERS:
-                raise ValueError(
-                    f"The {key} of row {number} has {len(row[key]):,} characters, at most {EXAMPLE_CHARACTERS:,} "
-                    "are read: shorten it."
-                )
+        prompt, completion = (
+            plain(
+                f"{key} of row {number}",
+                row[key] if row[key] is not None or key == "completion" else "",
+                EXAMPLE_CHARACTERS,
+            )
+            for key in ("prompt", "completion")
+        )
         history = _history(number, row.get("conversation_history"))
-        made.append(Example((row["prompt"] or "").strip(), row["completion"].strip(), label, history))
+        made.append(Example(prompt.strip(), completion.strip(), label, history))
     if wrong:
         more = "" if len(wrong) <= 5 else f" and {len(wrong) - 5} more"
         raise ValueError(
@@ -571,14 +684,20 @@ def _history(number: int, value: Any) -> tuple[dict[str, str], ...]:
         return ()
     if isinstance(value, str):
         value = _json(value, number)
-    turns = value if isinstance(value, list) else [None]
+    turns = value if isinstance(value, list | tuple) and len(value) <= TURNS_MAX else [None]
     for turn in turns:
         if not isinstance(turn, dict) or not all(isinstance(turn.get(key), str) for key in ("role", "content")):
             raise ValueError(
                 f"The conversation_history of row {number} is not a list of turns: expected such as "
                 '[{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi!"}]'
             )
-    return tuple({"role": turn["role"], "content": turn["content"]} for turn in turns)
+    return tuple(
+        {
+            "role": choice(f"The role in row {number}", turn["role"], ("system", "user", "assistant")),
+            "content": plain(f"conversation_history of row {number}", turn["content"], EXAMPLE_CHARACTERS),
+        }
+        for turn in turns
+    )
 
 
 def _decoded(path: Path) -> str:
@@ -586,5 +705,5 @@ def _decoded(path: Path) -> str:
         return path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(
-            f"{path.name} is not text in UTF-8 (byte {error.start}): save it again with the encoding UTF-8."
+            f"{shown(path.name)} is not text in UTF-8 (byte {error.start}): save it again with the encoding UTF-8."
         ) from error

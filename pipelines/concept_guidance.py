@@ -31,7 +31,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pipelines import limits
-from pipelines.concept_files import Concept, Example, check_examples, examples_of, read_concept, read_examples
+from pipelines.concept_files import (
+    EXAMPLES_MAX,
+    Concept,
+    Example,
+    check_examples,
+    examples_of,
+    read_concept,
+    read_examples,
+)
 from pipelines.papers import Paper
 from pipelines.pnes import Pnes, pnes
 from pipelines.registry import ROOT, ModelSpec, resolve
@@ -741,6 +749,10 @@ class TrainSettings:
         """The examples, checked; errors as in :func:`pipelines.concept_files.read_examples`."""
         if isinstance(self.examples, str | Path):
             return read_examples(self.examples)
+        if len(self.examples) > EXAMPLES_MAX:
+            raise ValueError(
+                f"There are {len(self.examples):,} examples, at most {EXAMPLES_MAX:,} are read: leave some out."
+            )
         rows = [asdict(row) if isinstance(row, Example) else row for row in self.examples]
         return examples_of(enumerate(rows, 1))
 

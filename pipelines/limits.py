@@ -14,6 +14,12 @@ from typing import Any
 
 BREAKS = re.compile("\r\n|[\r\v\f\x1c-\x1e\x85\u2028\u2029]")
 """Ends of lines other than a line feed."""
+_NONE = re.compile(
+    "[\0-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef"
+    + "".join(chr(plane << 16 | last) for plane in range(17) for last in (0xFFFE, 0xFFFF))
+    + "]"
+)
+"""No characters of a text: controls other than tab and line feed, halves of pairs, noncharacters of Unicode."""
 BLANK = "\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0"
 """Characters that are letters or signs by their category, and yet show nothing."""
 
@@ -39,9 +45,9 @@ def plain(name: str, value: Any, most: int) -> str:
     composed = unicodedata.normalize("NFC", BREAKS.sub("\n", value)) if len(value) <= 3 * most else value
     if len(composed) > most:
         raise ValueError(f"The {name} has {len(composed):,} characters, at most {most:,} are allowed: shorten it.")
-    wrong = next((letter for letter in composed if not _of_text(letter)), None)
+    wrong = _NONE.search(composed)
     if wrong is not None:
-        raise ValueError(f"The {name} holds U+{ord(wrong):04X}, which is no character of a text: take it out.")
+        raise ValueError(f"The {name} holds U+{ord(wrong[0]):04X}, which is no character of a text: take it out.")
     return composed
 
 
@@ -102,7 +108,7 @@ def described(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, int):
-        return str(value) if abs(value) < 10**15 else f"a whole number of more than {_digits(value):,} digits"
+        return str(value) if abs(value) < 10**15 else f"a whole number of some {_digits(value):,} digits"
     if isinstance(value, float):
         return repr(value)
     if isinstance(value, str):
@@ -115,6 +121,12 @@ def described(value: Any) -> str:
     return f"a {type(value).__name__}"
 
 
+def shown(value: str, most: int = 60) -> str:
+    """A name from elsewhere, of a file or in it, for a sentence: short, on one line, and printable."""
+    letters = (letter if letter.isprintable() else "\ufffd" for letter in value[: most + 1])
+    return "".join(letters)[:most] + ("…" if len(value) > most else "")
+
+
 def _quoted(value: str, most: int = 40) -> str:
     return repr(value[:most] + "…") if len(value) > most else repr(value)
 
@@ -122,13 +134,6 @@ def _quoted(value: str, most: int = 40) -> str:
 def _digits(value: int) -> int:
     """Digits of a large int, or one less: Python refuses to print it."""
     return int(abs(value).bit_length() * math.log10(2))
-
-
-def _of_text(letter: str) -> bool:
-    """Neither a control character (but for tab and line feed), nor half of a pair, nor a noncharacter of Unicode."""
-    category = unicodedata.category(letter)
-    noncharacter = ord(letter) & 0xFFFE == 0xFFFE or 0xFDD0 <= ord(letter) <= 0xFDEF
-    return category != "Cs" and (category != "Cc" or letter in "\n\t") and not noncharacter
 
 
 def _shows(letter: str) -> bool:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import pickle
+import random
 import struct
+import time
 
 import pytest
 import torch
@@ -276,6 +278,195 @@ def test_gguf_of_something_else_is_refused(tmp_path):
         read_concept(path, 2, 8)
 
 
+def test_a_gguf_header_that_promises_too_much_is_refused_at_once(tmp_path):
+    """Counts, lengths and places are looked at before anything is made of them."""
+
+    def text(value: bytes) -> bytes:
+        return struct.pack("<Q", len(value)) + value
+
+    def entry(kind: int, value: bytes) -> bytes:
+        return text(b"x") + struct.pack("<I", kind) + value
+
+    many, far = 60_000_000, 2**63
+    heads = [
+        struct.pack("<IQQ", 3, 0, 1)
+        + entry(9, struct.pack("<IQ", 0, many) + bytes(many)),  # a list of bytes, all there
+        struct.pack("<IQQ", 3, 0, 1) + entry(9, struct.pack("<IQ", 8, many // 8) + bytes(many)),  # of empty texts
+        struct.pack("<IQQ", 3, 0, 1) + entry(9, struct.pack("<IQ", 12, far)),
+        struct.pack("<IQQ", 3, 0, 1)
+        + entry(9, struct.pack("<IQ", 9, 5) + struct.pack("<IQ", 9, 5) * 10_000),  # lists in lists
+        struct.pack("<IQQ", 3, 0, 1) + entry(8, struct.pack("<Q", far)),
+        struct.pack("<IQQ", 3, far, far),
+        struct.pack("<IQQ", 3, 4096, 0) + bytes(100),
+        struct.pack("<IQQ", 3, 1, 0) + text(b"direction.1") + struct.pack("<I", 2**32 - 1),
+        struct.pack("<IQQ", 3, 0, 1) + text(b"general.alignment") + struct.pack("<IQ", 10, far),
+        struct.pack("<IQQ", 3, 1, 0) + struct.pack("<Q", many) + b"\xff" * many,
+    ]
+    path = tmp_path / "x.gguf"
+    for head in heads:
+        path.write_bytes(b"GGUF" + head)
+        began = time.monotonic()
+        with pytest.raises(
+            ValueError, match="not a complete GGUF file|GGUF file of the architecture none with 0 tensors"
+        ):
+            read_concept(path)
+        assert time.monotonic() - began < 1
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "says"),
+    [("direction.9999", (6,), "speaks of 10000 layers"), ("direction.1", (2**40,), "of width 1099511627776"), ("direction.1", (0,), "width 0"),
+     ("direction.1", (2**62, 4), "not float32 vectors of one length"), ("direction.007", (6,), "with 0 tensors"),
+     ("direction.1", (2000,), "not a complete GGUF file")],
+)  # fmt: skip
+def test_gguf_vectors_of_no_model_are_refused(tmp_path, name, shape, says):
+    path = tmp_path / "x.gguf"
+    path.write_bytes(_gguf("controlvector", name, shape=shape))
+    with pytest.raises(ValueError, match=says):
+        read_concept(path)
+
+
+def test_gguf_vectors_may_not_lie_on_one_another(tmp_path):
+    path = write_gguf(tmp_path / "x.gguf", concept(representation="hiddens"))
+    data = bytearray(path.read_bytes())
+    at = data.index(b"direction.2") + len(b"direction.2") + 4 + 8 + 4
+    assert struct.unpack_from("<Q", data, at) == (32,)
+    struct.pack_into("<Q", data, at, 4)
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match="directions that lie on one another"):
+        read_concept(path)
+
+
+# ------------------------------------------------------------------------------------------ extremes
+
+
+@pytest.mark.parametrize("scale", [1e20, 1e30, 1e-20, 1e-38, 1e-42])
+def test_vectors_from_which_no_direction_can_be_reckoned_are_refused(tmp_path, scale):
+    weights = concept().weights.clone()
+    weights[2] *= scale
+    with pytest.raises(ValueError, match="has a vector of length .* at layer 2, which is no direction"):
+        read_concept(official(tmp_path, W=weights))
+    with pytest.raises(ValueError, match="has a vector of length .* at layer 0, which is no direction"):
+        read_concept(official(tmp_path, W=concept().weights.double() * scale**7))
+    made = concept(weights=concept().weights * 1e-9)
+    assert (
+        read_concept(write_safetensors(tmp_path / "small.safetensors", made))
+        .unit()
+        .norm(dim=-1)
+        .allclose(torch.ones(LAYERS))
+    )
+
+
+@pytest.mark.parametrize("scale", [1e20, 3e38, 1e-30, 1e-38, 1.0])
+def test_a_direction_has_length_one_whatever_its_vector_s(scale):
+    weights = torch.nn.functional.normalize(torch.tensor([[3.0, -4.0, 0.5], [1.0, 0, 0]]), dim=-1)
+    unit = concept(weights=torch.cat([weights * scale, torch.zeros(1, 3)])).unit()
+    torch.testing.assert_close(unit, torch.cat([weights, torch.zeros(1, 3)]), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "says"),
+    [
+        ({"W": torch.ones(3, 4, dtype=torch.int64)}, "W in creativity.safetensors is of the type I64: save the numbers as float32"),
+        ({"W": torch.ones(3, 4, dtype=torch.complex64)}, "is of the type|not a safetensors file that can be read"),
+        ({"W": torch.ones(3, 4, dtype=torch.float8_e5m2)}, "is of the type"),
+        ({"W": torch.ones(600, 4)}, "W in creativity.safetensors has 600 layers, at most 512"),
+        ({"W": torch.ones(30_000, 2)}, "is 30000×2: it must be layers × width"),
+        ({"W": torch.ones(0, 4)}, "is 0×4"),
+        ({"W": torch.ones(3, 4), "a": torch.full((3,), 1e30)}, "a in creativity.safetensors holds numbers as large as 1e.30"),
+        ({"W": torch.ones(3, 4), "norms": torch.ones(3, 4)}, "norms in creativity.safetensors has 12 numbers, W has 3"),
+        ({"W" * 50_000: torch.ones(1)}, "has no W"),
+    ],
+)  # fmt: skip
+def test_tensors_of_another_kind_are_refused(tmp_path, tensors, says):
+    with pytest.raises(ValueError, match=says) as caught:
+        read_concept(official(tmp_path, **tensors))
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 250
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        '{"validation_accuracy": [' + "0.5," * 200_000 + "0.5]}", '{"validation_accuracy": [NaN, 1, 1, 1]}', "[" * 100_000,
+        '{"validation_accuracy": [1e999, 1, 1, 1]}', f'{{"validation_accuracy": [{"9" * 400}, 1, 1, 1]}}', f'{{"seed": {"9" * 5000}}}',
+        '{"validation_accuracy": [true, 1, 1, 1]}', '{"validation_accuracy": [0.5, 0.5]}', '{"validation_accuracy": {"a": 1}}',
+        '{"a": ' * 5000 + "1" + "}" * 5000, '{"probe": "<b>", "representation": "everywhere"}', '{"seed": Infinity, "more": {"a": {"b": 1}}}',
+        "{" + ",".join(f'"k{n}": 1' for n in range(20_000)) + "}", '{"name": "\\ud800"}', '{"name": "\\u0000\\n"}', '{"model": "\\u202e"}',
+    ],
+)  # fmt: skip
+def test_what_a_file_says_of_itself_is_bounded(tmp_path, told):
+    path = tmp_path / "creativity.safetensors"
+    save_file({"W": concept().weights}, path, {"concept_guidance": told})
+    began = time.monotonic()
+    found = read_concept(path, LAYERS, WIDTH)
+    assert found.name == "creativity" and not found.validation_accuracy and len(found.facts) <= 40
+    assert len(json.dumps(found.facts, allow_nan=False)) < 10_000 and found.probe == "unknown"
+    again = read_concept(write_safetensors(tmp_path / "again.safetensors", found))
+    assert again.facts == found.facts and again.name == "creativity"
+    assert time.monotonic() - began < 1
+
+
+def test_a_header_of_megabytes_is_not_read(tmp_path):
+    path = tmp_path / "creativity.safetensors"
+    save_file(
+        {"W": concept().weights}, path, {"concept_guidance": '{"validation_accuracy": [' + "0.5," * 400_000 + "0.5]}"}
+    )
+    with pytest.raises(ValueError, match="is not a safetensors file that can be read"):
+        read_concept(path)
+
+
+def damaged(draw: random.Random, whole: bytes) -> bytes:
+    """A few bytes of a file changed, mostly near its beginning, a number among them made extreme, or its end cut off."""
+    data = bytearray(whole)
+    for _ in range(draw.randint(1, 3)):
+        at = draw.randrange(min(len(data), 700) if draw.random() < 0.8 else len(data))
+        kind = draw.random()
+        if kind < 0.4:
+            data[at] ^= 1 << draw.randrange(8)
+        elif kind < 0.7:
+            data[at : at + 8] = struct.pack("<Q", draw.choice((0, 1, 2**31, 2**32 - 1, 2**63, 2**64 - 1, len(data))))
+        elif kind < 0.8:
+            data[at:at] = bytes(draw.randrange(64))
+        elif kind < 0.9:
+            del data[at : at + draw.randrange(1, 40)]
+        else:
+            data[at] = draw.randrange(256)
+    return bytes(data[: draw.randrange(len(data) + 1)] if draw.random() < 0.15 else data)
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "gguf", "csv", "json", "jsonl", "txt"])
+def test_whatever_the_bytes_a_file_is_read_or_refused_in_one_sentence(tmp_path, kind):
+    draw, path, began, sentences = random.Random(kind), tmp_path / f"x.{kind}", time.monotonic(), []
+    made = concept(representation="hiddens")
+    rows = [{"prompt": f"What does {n} eat?", "completion": f"Cheese, {n}.", "label": n % 2} for n in range(8)]
+    whole = {
+        "safetensors": lambda: write_safetensors(path, made).read_bytes(),
+        "gguf": lambda: write_gguf(path, made).read_bytes(),
+        "csv": lambda: b"prompt,completion,label\n" + b'"What, then?",Cheese,1\n' * 8,
+        "json": lambda: json.dumps(rows).encode(),
+        "jsonl": lambda: "\n".join(map(json.dumps, rows)).encode(),
+        "txt": lambda: b"+ What? => Cheese\n- What? => Nothing\n" * 4,
+    }[kind]()
+    for _ in range(200):
+        path.write_bytes(damaged(draw, whole))
+        start = time.monotonic()
+        try:
+            if kind in ("safetensors", "gguf"):
+                found = read_concept(path)
+                lengths = found.unit().norm(dim=-1)
+                assert bool(((lengths - 1).abs() < 1e-4).logical_or(lengths == 0).all()) and bool(lengths.any())
+                json.dumps([found.name, found.facts, *found.train_accuracy], allow_nan=False).encode()
+            else:
+                read_examples(path)
+        except ValueError as error:
+            sentences.append(str(error).encode().decode())
+        assert time.monotonic() - start < 2
+    assert len(sentences) > 20 and time.monotonic() - began < 30
+    assert all(
+        "\n" not in said and len(said) < 400 and str(tmp_path) not in said and "Error" not in said for said in sentences
+    )
+
+
 # ------------------------------------------------------------------------------------------ examples
 
 WANTED = [Example("Why is the sky blue?", "It blushes.", 1), Example("", "Rayleigh scattering, dear.", 0)]
@@ -329,10 +520,10 @@ def test_histories_are_kept():
         ('[{"prompt": "a"}', "JSON breaks off at line 1, column 17"),
         ('{"prompt": "a"', "JSON breaks off at line 1, column 15"),
         ('[{"prompt": "a", "label": 1}]', "Row 1 has prompt, label: expected prompt, completion and label"),
-        ("[3]", "Row 1 has no keys but a int"),
-        ('[{"prompt": "a", "completion": 3, "label": 1}]', "completion of row 1 is '3': it must be a text"),
-        ('[{"prompt": "a", "completion": "b", "label": null}]', "row 1 has 'None'"),
-        ('[{"prompt": "a", "completion": "b", "label": NaN}]', "row 1 has 'nan'"),
+        ("[3]", "Row 1 has no keys but is 3"),
+        ('[{"prompt": "a", "completion": 3, "label": 1}]', "completion of row 1 is 3 but must be a text"),
+        ('[{"prompt": "a", "completion": "b", "label": null}]', "row 1 has nothing .null."),
+        ('[{"prompt": "a", "completion": "b", "label": NaN}]', "row 1 has nan"),
         ('[{"prompt": "a", "completion": "b", "label": 1, "conversation_history": [3]}]', "is not a list of turns"),
         ("[" * 100_000, "nested too deeply|breaks off"),
         ("+ " + "a" * 30_000, "completion of row 1 has 30,000 characters"),
@@ -344,6 +535,43 @@ def test_wrong_examples_get_one_sentence(text, says):
     with pytest.raises(ValueError, match=says) as caught:
         read_examples(text)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize("end", ["\r\n", "\r", "\n\n", "\u2028", "\x85", "\v", "\f", " \n\t"])
+def test_lines_may_end_in_any_way(tmp_path, end):
+    lines = ["+ Why is the sky blue? => It blushes.", "- Rayleigh scattering, dear."]
+    assert read_examples("\ufeff" + end.join(lines) + end) == WANTED
+    table = ["prompt,completion,label", "Why is the sky blue?,It blushes.,1", ',"Rayleigh scattering, dear.",0 ']
+    (tmp_path / "x.csv").write_bytes(b"\xef\xbb\xbf" + end.join(table).encode())
+    assert read_examples(tmp_path / "x.csv") == WANTED
+
+
+def test_letters_that_end_lines_elsewhere_end_none_in_json():
+    rows = [{"prompt": "Why\u2028now?", "completion": "It\x85blushes.", "label": 1}] * 2
+    found = read_examples("\r\n".join(json.dumps(row, ensure_ascii=False) for row in rows))
+    assert found == [Example("Why\nnow?", "It\nblushes.", 1)] * 2
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("+ a\0 => b", "The prompt of row 1 holds U\\+0000, which is no character of a text"),
+        (json.dumps([{"prompt": "a", "completion": "\ud800", "label": 1}]), "completion of row 1 holds U\\+D800"),
+        ('[{"prompt": [1], "completion": "b", "label": 1}]', "The prompt of row 1 is a list of 1 but must be a text"),
+        (f'[{{"prompt": "a", "completion": "b", "label": {"9" * 5000}}}]', "a number of thousands of digits"),
+        (f'[{{"prompt": "a", "completion": "b", "label": {"9" * 400}}}]', "a whole number of some 400 digits"),
+        ('[{"prompt": "a", "completion": "b", "label": 1e400}]', "row 1 has inf"),
+        ('prompt,completion,label\n"' + "a" * 200_000 + '",b,1', "near line . at a quote or a very long text|at a quote or a very long"),
+        (json.dumps([{"prompt": "a", "completion": "b", "label": 1, "conversation_history": [{"role": "robot", "content": "x"}]}]),
+         "role in row 1 'robot' is unknown: choose one of system, user, assistant"),
+        (json.dumps([{"prompt": "a", "completion": "b", "label": 1, "conversation_history": [{"role": "user", "content": "x"}] * 201}]),
+         "is not a list of turns"),
+    ],
+)  # fmt: skip
+def test_odd_examples_get_one_sentence(text, says):
+    with pytest.raises(ValueError, match=says) as caught:
+        read_examples(text)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 300 and "Error" not in str(caught.value)
 
 
 def test_more_than_five_wrong_labels_are_counted():
@@ -369,7 +597,7 @@ def test_wrong_files_get_one_sentence(tmp_path):
     assert read_examples(path) == [Example("a", "b", 1)], "a single object is one example"
     for text, says in (
         ('{"data": [1, 2]}', "Row 1 has data: expected"),
-        ("3", "Row 1 has no keys but a int"),
+        ("3", "Row 1 has no keys but is 3"),
         ("", "no ex"),
     ):
         path.write_text(text)
