@@ -22,7 +22,8 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
 import demos
-from demos import hold, readers, sessions, theme, visitors
+from demos import door, hold, readers, sessions, theme, visitors
+from demos.payloads import Page
 from pipelines import images, zero
 from pipelines.registry import Registry, from_environment
 from pipelines.sdxl import BASES
@@ -48,7 +49,7 @@ UPLOAD = {"mini": "40mb", "full": "400mb"}
 
 def build(registry: Registry, model_set: str = "mini") -> gr.Blocks:
     """The whole page, as `gr.Blocks` ready to launch."""
-    with gr.Blocks(title="Latent Studio", analytics_enabled=False) as page:
+    with Page(title="Latent Studio", analytics_enabled=False) as page:
         with gr.Row(elem_classes="top"):
             gr.HTML(MASTHEAD, padding=False)
             demos.status_line(registry, model_set)
@@ -70,6 +71,7 @@ def serve(
     app_kwargs = readers.Readers(page).app_kwargs()
     app_kwargs["middleware"].insert(0, Middleware(visitors.Cookie))
     app_kwargs["routes"].append(Route("/healthz", lambda request: PlainTextResponse("ok")))
+    app_kwargs["lifespan"] = door.install(host, UPLOAD[model_set], app_kwargs)
     return page.launch(
         server_name=host,
         server_port=port,

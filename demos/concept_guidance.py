@@ -6,15 +6,15 @@ from collections.abc import Iterator
 from typing import Any
 
 import gradio as gr
-from gradio.components.api_component import Api
 
-from demos import GPU, LIGHT, Tab, concept_chat, concept_heat, concept_make, concept_sweep, on_gpu, paper_card
+from demos import LIGHT, Tab, concept_chat, concept_heat, concept_make, concept_sweep, paper_card
 from demos.concept_facts import Own, Page, choices
 from demos.concept_make import concept_file
 from demos.concept_measured import measured_html
 from demos.concept_shown import display, row_facts
+from demos.endpoint import MODEL_SET, NUMBER, TABLE, TEXT, TEXT_OR_LIST, WHOLE, Endpoint, Parameter, publish
 from demos.figures import safe
-from pipelines import concept_guidance, dialogues, limits
+from pipelines import concept_guidance, dialogues
 from pipelines.concept_guidance import (
     MODELS,
     PAPER,
@@ -31,10 +31,6 @@ from pipelines.registry import Registry
 
 SLUG = "concept_guidance"
 LIMIT_S = 600.0
-GUIDE = (
-    "prompt", "concepts", "layers", "seed", "max_tokens", "model_set", "temperature", "top_p", "mode", "positions", "model"
-)  # fmt: skip
-TRAIN = ("examples", "name", "probe", "representation", "context", "validation", "seed", "model_set", "model")
 SAMPLE = "\n".join(
     f"{sign} What does {who} play? => {answer}"
     for who, value in (("Otto", "harp"), ("Mabel", "tuba"), ("Pippa", "piano"), ("Bruno", "flute"))
@@ -188,17 +184,13 @@ def from_python() -> str:
 
 
 def _endpoints(registry: Registry, model_set: str) -> None:
-    """Hidden widgets that carry `/guide` and `/train_concept`. Inputs arrive as they were sent, so that our own checks answer."""
+    """`/guide` and `/train_concept`."""
 
-    def guide_endpoint(
-        session, prompt, concepts, layers="", seed=0, max_tokens=96, model_set=model_set, temperature=0.7,
-        top_p=0.95, mode="share", positions="all", model="",
-    ) -> Iterator[Any]:  # fmt: skip
+    def guide(session, prompt, concepts, **asked) -> Iterator[Any]:
         message, history = conversation(prompt)
         settings = Settings(
-            message, named(concepts), history, None, layers, mode, positions, (1.0,), seed, temperature, top_p,
-            max_tokens, model_set, model,
-        ).validated()  # fmt: skip
+            message, tuple(concepts.items()), history, levels=(1.0,), model_set=model_set, **asked
+        ).validated()
         for item in stream(concept_guidance.generate, registry, settings, limit_s=LIMIT_S):
             if isinstance(item, Result):
                 outcome = item.value
@@ -207,18 +199,8 @@ def _endpoints(registry: Registry, model_set: str) -> None:
             else:
                 yield gr.skip()
 
-    def train_endpoint(
-        session, examples, name="my concept", probe="dim", representation="pre-attn", context=16, validation=0.2,
-        seed=0, model_set=model_set, model="",
-    ) -> Iterator[Any]:  # fmt: skip
-        if not isinstance(examples, str | list) or not examples:
-            raise ValueError(
-                f"The examples are {limits.described(examples)}: give a text, one example a line, or a list of prompt, "
-                "completion and label."
-            )
-        settings = TrainSettings(
-            examples, name, probe, representation, context, validation, seed, model_set, model
-        ).validated()  # fmt: skip
+    def train_concept(session, **asked) -> Iterator[Any]:
+        settings = TrainSettings(model_set=model_set, **asked).validated()
         settings.read()
         for item in stream(concept_guidance.train, registry, settings, limit_s=LIMIT_S):
             if isinstance(item, Result):
@@ -226,59 +208,45 @@ def _endpoints(registry: Registry, model_set: str) -> None:
             else:
                 yield gr.skip()
 
-    anything: dict[str, str] = {}
-    kinds: list[Any] = [anything, {"type": "object"}, "string", "integer", "integer", "string", "number", "number"]
-    kinds += ["string", "string", "string"]
-    values: list[Any] = [
-        dialogues.EXAMPLES[0],
-        {"humour": 0.3},
-        "",
-        0,
-        96,
-        model_set,
-        0.7,
-        0.95,
-        "share",
-        "all",
-        "",
-    ]
-    trigger = gr.Button(visible=False)
-    trigger.click(
-        on_gpu(guide_endpoint),
-        [_api(value, kind, name) for value, kind, name in zip(values, kinds, GUIDE, strict=True)],
-        [
-            gr.Textbox(visible=False, label="unguided"),
-            gr.Textbox(visible=False, label="guided"),
-            gr.JSON(visible=False, label="details"),
-        ],
-        api_name="guide",
-        api_description=(
-            "One question answered twice in one batch, unguided and guided, with per-token scores. prompt: a text, or a list "
-            "of messages of which the last is the user’s. concepts: name to strength, -1 to 1 (at most "
-            f"{Settings.CONCEPTS_MAX}). layers: best, best 3, all, 2-4 or 1, 3; empty for the model’s own."
-        ),
-        show_progress="hidden",
-        **GPU,
+    parameters = (
+        Parameter("prompt", TEXT_OR_LIST, dialogues.EXAMPLES[0], required=True),
+        Parameter("concepts", TABLE, {"humour": 0.3}, required=True),
+        Parameter("layers", TEXT, ""),
+        Parameter("seed", WHOLE, 0),
+        Parameter("max_tokens", WHOLE, 96, words="number of tokens"),
+        MODEL_SET,
+        Parameter("temperature", NUMBER, 0.7),
+        Parameter("top_p", NUMBER, 0.95, words="top-p"),
+        Parameter("mode", TEXT, "share"),
+        Parameter("positions", TEXT, "all"),
+        Parameter("model", TEXT, ""),
     )
-    kinds = [anything, "string", "string", "string", "integer", "number", "integer", "string", "string"]
-    values = [SAMPLE, "my concept", "dim", "pre-attn", 16, 0.2, 0, model_set, ""]
-    trigger.click(
-        on_gpu(train_endpoint),
-        [_api(value, kind, name) for value, kind, name in zip(values, kinds, TRAIN, strict=True)],
-        [gr.JSON(visible=False, label="accuracy"), gr.File(visible=False, label="vector")],
-        api_name="train_concept",
-        api_description=(
-            "A concept vector from labelled answers, with its accuracy at every layer. examples: lines of “+ question => "
-            f"answer” or a list of prompt, completion, label. probe: {', '.join(PROBES)}. representation: "
-            f"{', '.join(REPRESENTATIONS)}."
-        ),
-        show_progress="hidden",
-        **GPU,
+    outputs = (("text", "unguided"), ("text", "guided"), ("json", "details"))
+    description = (
+        "One question answered twice in one batch, unguided and guided, with per-token scores. prompt: a text, or a list "
+        "of messages of which the last is the user’s. concepts: name to strength, -1 to 1 (at most "
+        f"{Settings.CONCEPTS_MAX}). layers: best, best 3, all, 2-4 or 1, 3; empty for the model’s own."
     )
+    publish(Endpoint("guide", parameters, outputs, description), guide, model_set)
 
-
-def _api(value: Any, kind: Any, name: str) -> Api:
-    return Api(value, {"type": kind} if isinstance(kind, str) else kind, name)
+    parameters = (
+        Parameter("examples", TEXT_OR_LIST, SAMPLE, required=True),
+        Parameter("name", TEXT, "my concept"),
+        Parameter("probe", TEXT, "dim"),
+        Parameter("representation", TEXT, "pre-attn"),
+        Parameter("context", WHOLE, 16, words="number of tokens per answer"),
+        Parameter("validation", NUMBER, 0.2, words="share for validation"),
+        Parameter("seed", WHOLE, 0),
+        MODEL_SET,
+        Parameter("model", TEXT, ""),
+    )
+    description = (
+        "A concept vector from labelled answers, with its accuracy at every layer. examples: lines of “+ question => "
+        f"answer” or a list of prompt, completion, label. probe: {', '.join(PROBES)}. representation: "
+        f"{', '.join(REPRESENTATIONS)}."
+    )
+    outputs = (("json", "accuracy"), ("file", "vector"))
+    publish(Endpoint("train_concept", parameters, outputs, description), train_concept, model_set)
 
 
 def conversation(prompt: Any) -> tuple[Any, Any]:
@@ -294,14 +262,6 @@ def conversation(prompt: Any) -> tuple[Any, Any]:
     if not isinstance(last, dict) or last.get("role") != "user":
         raise ValueError("The last of the messages is not the user’s: end them with what the model is to answer.")
     return last.get("content"), prompt[:-1]
-
-
-def named(concepts: Any) -> Any:
-    if not isinstance(concepts, dict):
-        raise ValueError(
-            f"The concepts are {limits.described(concepts)}: give a dictionary of names and strengths, such as {{'humour': 0.3}}."
-        )
-    return tuple(concepts.items())
 
 
 def guide_facts(outcome: Outcome) -> dict[str, Any]:

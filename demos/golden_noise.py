@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
-from gradio.components.api_component import Api
 
 from demos import (
     BROKE,
@@ -30,6 +29,7 @@ from demos import (
     running_line,
     workspace,
 )
+from demos.endpoint import MODEL_SET, NUMBER, TEXT, WHOLE, Endpoint, Parameter, publish
 from demos.figures import Line, bars, data_uri, lines, safe, signed
 from pipelines import golden_noise, images, noise_inspection
 from pipelines.golden_noise import EXAMPLES, PAPER, Outcome, Preview, Settings
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from pipelines.verifier import Verdict
 
 SLUG = "golden_noise"
-API_INPUTS = ("prompt", "seed", "steps", "guidance", "strength", "model_set", "source")
 LIMIT_S = 300.0
 NOTHING_YET = "Type a prompt or pick an example, then press Run."
 CONTROLS = ("prompt", "seed", "steps", "guidance", "strength", "source")
@@ -306,20 +305,11 @@ def _picture(label: str, kind: str) -> gr.Image:
 
 
 def _endpoint(registry: Registry, model_set: str) -> None:
-    """The public endpoint `/golden_noise`. Its inputs arrive as they were sent, so that our own checks answer."""
+    """The public endpoint `/golden_noise`."""
     base = BASES[model_set]
 
-    def golden_noise_endpoint(
-        session,
-        prompt,
-        seed=0,
-        steps=base.steps,
-        guidance=base.guidance,
-        strength=1.0,
-        model_set=model_set,
-        source="npnet",
-    ) -> Iterator[Any]:
-        settings = Settings(prompt, seed, steps, guidance, strength, model_set, source).validated()
+    def answer(session, **asked) -> Iterator[Any]:
+        settings = Settings(model_set=model_set, **asked).validated()
         for item in live(golden_noise.generate, registry, settings, limit_s=LIMIT_S):
             if isinstance(item, Result):
                 shown = write(item.value, session)
@@ -327,23 +317,21 @@ def _endpoint(registry: Registry, model_set: str) -> None:
             else:
                 yield gr.skip()
 
-    kinds = ["string", "integer", "integer", "number", "number", "string", "string"]
-    values = [EXAMPLES[0][0], 0, base.steps, base.guidance, 1.0, model_set, "npnet"]
-    trigger = gr.Button(visible=False)
-    trigger.click(
-        on_gpu(golden_noise_endpoint),
-        [Api(value, {"type": kind}, name) for value, kind, name in zip(values, kinds, API_INPUTS, strict=True)],
-        [
-            gr.File(visible=False, label="standard"),
-            gr.File(visible=False, label="golden"),
-            gr.JSON(visible=False, label="measurements"),
-        ],
-        api_name=SLUG,
-        api_description=f"Two pictures of one prompt, from standard and from golden noise, with verdicts and the statistics "
-        f"of both noises. {_limits()}",
-        show_progress="hidden",
-        **GPU,
+    parameters = (
+        Parameter("prompt", TEXT, EXAMPLES[0][0], required=True),
+        Parameter("seed", WHOLE, 0),
+        Parameter("steps", WHOLE, base.steps),
+        Parameter("guidance", NUMBER, base.guidance),
+        Parameter("strength", NUMBER, 1.0),
+        MODEL_SET,
+        Parameter("source", TEXT, "npnet"),
     )
+    description = (
+        "Two pictures of one prompt, from standard and from golden noise, with verdicts and the statistics of both "
+        f"noises. {_limits()}"
+    )
+    outputs = (("file", "standard"), ("file", "golden"), ("json", "measurements"))
+    publish(Endpoint(SLUG, parameters, outputs, description), answer, model_set)
 
 
 def _limits() -> str:

@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from gradio.components.api_component import Api
-from gradio.data_classes import ListFiles
 
 from demos import (
     BROKE,
@@ -26,13 +24,14 @@ from demos import (
     running_line,
     workspace,
 )
+from demos.endpoint import FILES, FLAG, MODEL_SET, NUMBER, TEXT, WHOLE, Endpoint, Parameter, publish
 from demos.figures import safe
 from demos.portrait_people import Chosen
 from demos.portrait_shown import lesson_html
 from demos.portrait_step1 import NOBODY, Step1, best_score, forget_uploads, read_uploads, thumbnail
-from demos.uploads import download, emptied, sent, told
+from demos.uploads import download, emptied, told
 from demos.visitors import visitor
-from pipelines import limits, portrait_person
+from pipelines import portrait_person
 from pipelines.lane import IDLE, Progress, Result, live, stream
 from pipelines.portrait_person import Checkpoint, Intake, Lesson, Person, Training
 from pipelines.registry import Registry
@@ -53,7 +52,6 @@ KEEP = (
     "Download a person to bring it back on another day; the server’s copy of the download is deleted within a day or so."
 )
 API = "train_person"
-INPUTS = ("pictures", "name", "seconds", "seed", "consent", "model_set")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -328,27 +326,15 @@ def drawn_words(lesson: Lesson) -> str:
 
 
 def build_api(registry: Registry, model_set: str) -> None:
-    """The public endpoint. Its inputs arrive as they were sent, so that our own checks answer."""
+    """The public endpoint."""
     start = first_settings(registry, model_set)
 
-    def train_person(
-        session, pictures, name="person", seconds=start.seconds, seed=0, consent=False, model_set=model_set
-    ) -> Iterator[Any]:  # fmt: skip
-        if model_set != start.model_set:  # another would be fetched for whoever asks
-            raise ValueError(
-                f"This server runs the model set {start.model_set}, not {str(model_set)[:40]}: ask for that, or start another server."
-            )
+    def train_person(session, pictures, name, seconds, seed, consent) -> Iterator[Any]:
         settings = within(registry, dataclasses.replace(start, seconds=seconds, seed=seed))
         name = portrait_person.checked_name(name)
-        if not isinstance(consent, bool):
-            raise ValueError(f"The consent is {limits.described(consent)} but must be true or false.")
         if not consent:
             raise ValueError(portrait_person.NO_CONSENT)
-        if not isinstance(pictures, list):
-            raise ValueError(
-                f"The pictures are {limits.described(pictures)} but must be a list of files: send [handle_file(...), ...]."
-            )
-        own, refusals = read_uploads([sent(one, "picture") for one in pictures], model_set)
+        own, refusals = read_uploads(pictures, model_set)
         intake: Intake | None = None
         for item in stream(portrait_person.look_at, registry, list(own), model_set, limit_s=BESIDE_S):
             if isinstance(item, Result):
@@ -365,21 +351,20 @@ def build_api(registry: Registry, model_set: str) -> None:
             else:
                 yield gr.skip()
 
-    kinds: list[dict[str, Any]] = [ListFiles.model_json_schema()]
-    kinds += [{"type": kind} for kind in ("string", "number", "integer", "boolean", "string")]
-    values: list[Any] = [None, "person", start.seconds, 0, False, model_set]
-    trigger = gr.Button(visible=False)
-    trigger.click(
-        on_gpu(train_person),
-        [Api(value, kind, name) for value, kind, name in zip(values, kinds, INPUTS, strict=True)],
-        [gr.File(visible=False, label="person"), gr.JSON(visible=False, label="facts")],
-        api_name=API,
-        api_description="A person learnt from 1 to 20 pictures. pictures: a list of files; consent: true says that everybody in them is of age "
+    parameters = (
+        Parameter("pictures", FILES, required=True),
+        Parameter("name", TEXT, "person"),
+        Parameter("seconds", NUMBER, start.seconds, words="time for training"),
+        Parameter("seed", WHOLE, 0),
+        Parameter("consent", FLAG, False),
+        MODEL_SET,
+    )
+    description = (
+        "A person learnt from 1 to 20 pictures. pictures: a list of files; consent: true says that everybody in them is of age "
         "and agrees. The zip that comes back is what /portrait takes as its person; it holds crops of the pictures, so treat it like them; the server deletes its copy after a day. "
-        f"Limits: seconds {Training.SECONDS[0]:g} to {most_seconds(registry, model_set):g}, seed {Training.SEED[0]} to {Training.SEED[1]}, model set {model_set}.",
-        show_progress="hidden",
-        **GPU,
-    )  # fmt: skip
+        f"Limits: seconds {Training.SECONDS[0]:g} to {most_seconds(registry, model_set):g}, seed {Training.SEED[0]} to {Training.SEED[1]}."
+    )
+    publish(Endpoint(API, parameters, (("file", "person"), ("json", "facts")), description), train_person, model_set)
 
 
 def facts_of(person: Person, intake: Intake, refusals: Sequence[str] = ()) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,16 +42,37 @@ def emptied(drop: gr.File, event: Any) -> None:
     event.failure(lambda: None, None, drop, **LIGHT)
 
 
-def sent(value: Any, name: str) -> Path:
+def uploaded_path(value: Any, words: str) -> Path:
     """The file that a program sent. Only what was uploaded to this server is read, whatever the message claims.
+
+    ``words`` is what the sentence calls it: "reference".
 
     Raises:
         ValueError: it is none, in one sentence.
     """
+    send = "send it with handle_file(...)"
     path = value.get("path") if isinstance(value, dict) else None
-    if not isinstance(path, str):
-        raise ValueError(f"The {name} is {limits.described(value)} but must be a file: send it with handle_file(...).")
-    inside = Path(path).resolve()
-    if not inside.is_relative_to(Path(get_upload_folder()).resolve()) or not inside.is_file():
-        raise ValueError(f"The {name} is no file that was sent here: send it with handle_file(...).")
+    address = value.get("url") if isinstance(value, dict) and path is None else path
+    if isinstance(address, str) and is_address(address):
+        raise ValueError(f"The {words} is an address, and this server fetches nothing from other places: {send}.")
+    if not isinstance(path, str) or not path:
+        raise ValueError(f"The {words} is {limits.described(value)} but must be a file: {send}.")
+    inside = _inside(path)
+    if inside is None:
+        raise ValueError(f"The {words} is no file that was sent here: {send}.")
     return inside
+
+
+def is_address(path: str) -> bool:
+    """Whether somebody else would have to be asked for it: "https://…", "//host/share", "data:…"."""
+    return bool(re.match(r"\s*([a-zA-Z][a-zA-Z0-9+.\-]+:|[/\\]{2})", path))
+
+
+def _inside(path: str) -> Path | None:
+    """The file itself where it lies in the upload folder, with all links followed."""
+    folder = Path(get_upload_folder()).resolve()
+    try:
+        file = Path(path).resolve()
+        return file if file.is_relative_to(folder) and file.is_file() else None
+    except (OSError, ValueError, RuntimeError):  # a name too long; NUL or half a character inside; links in a circle
+        return None

@@ -378,10 +378,15 @@ def may_read(who: str, path: str | Path) -> bool:
     return any(inside.is_relative_to(os.path.realpath(place)) for place in (own, page_folder()))
 
 
+def is_of_page(path: str | Path) -> bool:
+    """True for the page's own pictures, which everybody may see."""
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(page_folder()))
+
+
 def cache_folder() -> str:
-    """Where Gradio keeps what it copies while it answers somebody: in his folder; at other times, in the page's."""
-    who = present()
-    return str(page_folder() if who is None else workspace(who))
+    """Where Gradio keeps what it copies while it answers somebody, where his uploads are too: what lies there is not copied.
+    At other times, in the page's folder."""
+    return str(page_folder()) if present() is None else upload_folder()
 
 
 def upload_folder() -> str:

@@ -561,10 +561,10 @@ GUIDE = ["hello", {"humour": 0.3}, "best", 0, 8, "mini", 0.7, 0.95, "share", "al
 BAD_GUIDE = {
     "empty prompt": (0, " ", "message is empty"),
     "no user at the end": (0, [{"role": "assistant", "content": "x"}], "not the user’s"),
-    "prompt is a number": (0, 7, "message is 7 but must be a text"),
-    "prompt is nothing": (0, None, "message is nothing (null)"),
+    "prompt is a number": (0, 7, "prompt is 7 but must be a text or a list"),
+    "prompt is nothing": (0, None, "prompt is nothing (null)"),
     "prompt is a picture": (0, [{"type": "image", "url": "x"}], "a block of the type 'image'"),
-    "concepts are a list": (1, ["humour"], "give a dictionary"),
+    "concepts are a list": (1, ["humour"], "must be a dictionary"),
     "NaN strength": (1, {"humour": float("nan")}, "strength of humour is nan"),
     "strength too high": (1, {"humour": 5}, "strength of humour is 5"),
     "five concepts": (1, dict.fromkeys("abcde", 0.1), "5 concepts"),

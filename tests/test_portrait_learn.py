@@ -21,6 +21,7 @@ from skimage import data
 import app
 import demos
 from demos import portrait_learn, portrait_people, portrait_step1
+from demos.payloads import Page
 from demos.portrait_learn import NAMES, STOPPED, people_of
 from demos.portrait_people import Chosen, first_person, read_person
 from pipelines import face_models, portrait_person
@@ -36,7 +37,7 @@ def tab() -> Iterator[SimpleNamespace]:
     """The left side of the tab on a page of its own: page, step1, learn, registry."""
     with toy_portrait.installed():
         registry = Registry("cpu")
-        with gr.Blocks(analytics_enabled=False) as page:
+        with Page(analytics_enabled=False) as page:
             step1 = portrait_step1.build("mini")
             learn = portrait_learn.build(registry, "mini", step1)
             portrait_learn.bind(registry, "mini", step1, learn)
@@ -418,7 +419,7 @@ def test_the_endpoint_answers_with_a_person_and_its_facts(address: str, files: d
         ({"pictures": [7]}, "picture is 7 but must be a file"),
         ({"pictures": [{"path": "/etc/passwd"}]}, "no file that was sent here"),
         ({"name": "../Ada"}, "'../Ada' cannot be used"),
-        ({"name": None}, "The name nothing (null) cannot be used"),
+        ({"name": None}, "name is nothing (null) but must be a text"),
         ({"seconds": 0}, "time for training is 0 but must be"),
         ({"seconds": "60"}, "time for training is '60'"),
         ({"seconds": 3600}, "this server gives 300 s at most"),
@@ -426,7 +427,7 @@ def test_the_endpoint_answers_with_a_person_and_its_facts(address: str, files: d
         ({"consent": False}, "tick that everybody in them is of age and agrees"),
         ({"consent": "yes"}, "The consent is 'yes' but must be true or false"),
         ({"model_set": "full"}, "This server runs the model set mini, not full"),
-        ({"model_set": ["mini"]}, "This server runs the model set mini"),
+        ({"model_set": ["mini"]}, "this server runs the model set mini"),
     ],
 )
 def test_wrong_input_gets_one_clear_sentence(address: str, files: dict[str, str], values: dict, words: str):

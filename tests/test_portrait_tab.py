@@ -582,7 +582,7 @@ def test_a_person_that_was_trained_by_a_program_is_worn(address: str, files: lis
     [
         ({"pictures": None}, "There is no person"),
         ({"pictures": []}, "There is no person"),
-        ({"pictures": "a.png"}, "There is no person"),
+        ({"pictures": "a.png"}, "pictures are 'a.png' but must be a list of files"),
         ({"pictures": [{"path": "/etc/passwd"}]}, "picture is no file that was sent here"),
         ({"person": 7, "pictures": None}, "person is 7 but must be a file"),
         ({"reference": None}, "reference is nothing (null) but must be a file"),

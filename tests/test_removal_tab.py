@@ -708,7 +708,7 @@ def test_the_endpoint_answers_with_files_and_measurements(address: str, files: t
         ({"image": {"path": "/etc/passwd"}}, "no file that was sent here"),
         ({"seed": -1}, "seed is -1"),
         ({"steps": 10**9}, "steps of stage 1"),
-        ({"steps": "25"}, "steps of stage 1"),
+        ({"steps": "25"}, "steps is '25' but must be a whole number"),
         ({"model_set": "maxi"}, "'maxi' is unknown"),
         ({"model_set": ["mini"]}, "odel set"),
         ({"model_set": "full"}, "This server runs the model set mini, not full"),
