@@ -29,7 +29,7 @@ import gradio as gr
 
 from demos import readers, visitors
 from demos.runs import PLACES, runs
-from pipelines import lane
+from pipelines import lane, troubles
 from pipelines.papers import Paper
 from pipelines.registry import Registry
 
@@ -130,11 +130,16 @@ def halt(request: gr.Request) -> None:
 
 
 def explain(error: BaseException) -> str:
-    """One sentence for the visitor. What nobody foresaw is logged in full and shown as a reference only."""
-    foreseen = isinstance(error, ValueError | MemoryError | TimeoutError)
-    # Files that are missing: our own sentence has no errno, the operating system's has one and names a path.
-    foreseen = foreseen or (isinstance(error, FileNotFoundError | ConnectionError) and error.errno is None)
-    if foreseen and type(error).__module__.partition(".")[0] in ("builtins", "pipelines") and str(error):
+    """One sentence for the visitor: what is wrong with the machine, else what our own checks said.
+
+    What nobody foresaw is logged in full and shown as a reference only; so are the words of libraries.
+    """
+    machine = troubles.sentence(error)
+    if machine is not None:
+        log.warning("the machine is short of something: %s", machine, exc_info=error)
+        return machine
+    foreseen = isinstance(error, ValueError | MemoryError | TimeoutError | FileNotFoundError | ConnectionError)
+    if foreseen and troubles.ours(error) and str(error).strip():
         text = str(error).strip()
         if text.split()[0].isalpha():  # not the key of a model
             text = text[:1].upper() + text[1:]

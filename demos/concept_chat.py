@@ -12,7 +12,7 @@ from typing import Any
 
 import gradio as gr
 
-from demos import GPU, LIGHT, halt, on_gpu, progress_line, running_line, stop_run, workspace
+from demos import GPU, LIGHT, halt, on_gpu, progress_line, running_line, stop_run
 from demos.concept_facts import (
     PROBE_NAMES,
     Own,
@@ -26,6 +26,7 @@ from demos.concept_facts import (
 )
 from demos.concept_shown import Turn, bubbles, history, notices_html, row_facts
 from demos.figures import safe
+from demos.visitors import new_folder
 from pipelines import concept_guidance, concept_lab, dialogues
 from pipelines.concept_guidance import Partial, Settings, language_model
 from pipelines.lane import IDLE, Progress, Result, live
@@ -404,8 +405,7 @@ def transcript(turns: Sequence[Turn]) -> dict[str, Any]:
 
 
 def transcript_file(turns: Sequence[Turn], session: str) -> str:
-    folder = workspace(session) / secrets.token_hex(6)
-    folder.mkdir()
-    path = folder / "concept_guidance_transcript.json"
-    path.write_text(json.dumps(transcript(turns), ensure_ascii=False, indent=1), encoding="utf-8")
-    return str(path)
+    with new_folder(session) as folder:
+        path = folder / "concept_guidance_transcript.json"
+        path.write_text(json.dumps(transcript(turns), ensure_ascii=False, indent=1), encoding="utf-8")
+        return str(path)

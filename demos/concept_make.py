@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import secrets
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from demos import GPU, LIGHT, TALKS, explain, halt, on_gpu, progress_line, running_line, workspace
+from demos import GPU, LIGHT, TALKS, explain, halt, on_gpu, progress_line, running_line
 from demos.concept_chat import Chat
 from demos.concept_facts import PLACES, PROBE_NAMES, Own, Page, accuracy_chart, free_name, shipped_place, size
 from demos.concept_shown import display, notices_html
 from demos.figures import safe, signed
-from demos.visitors import visitor
+from demos.visitors import new_folder, visitor
 from pipelines import concept_files, concept_guidance, dialogues
 from pipelines.concept_guidance import Settings, Trained, TrainSettings, language_model
 from pipelines.lane import IDLE, Progress, Result, live
@@ -222,15 +221,14 @@ def build(page: Page, chat: Chat) -> None:
 
 def concept_file(concept: Concept, session: str) -> tuple[tuple[str, str | None], str]:
     """Paths of the .safetensors and, where it makes sense, of the .gguf file; and why there is none."""
-    folder = workspace(session) / secrets.token_hex(6)
-    folder.mkdir()
-    stem = re.sub(r"\W+", "_", concept.name).strip("_") or "concept"
-    path = concept_files.write_safetensors(folder / f"{stem}.safetensors", concept)
-    try:
-        gguf = concept_files.write_gguf(folder / f"{stem}.gguf", concept)
-    except ValueError as error:
-        return (str(path), None), f"No .gguf: {error}"
-    return (str(path), str(gguf)), ""
+    with new_folder(session) as folder:
+        stem = re.sub(r"\W+", "_", concept.name).strip("_") or "concept"
+        path = concept_files.write_safetensors(folder / f"{stem}.safetensors", concept)
+        try:
+            gguf = concept_files.write_gguf(folder / f"{stem}.gguf", concept)
+        except ValueError as error:
+            return (str(path), None), f"No .gguf: {error}"
+        return (str(path), str(gguf)), ""
 
 
 # --- words ---------------------------------------------------------------------------------------------------------

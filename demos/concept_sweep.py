@@ -6,17 +6,17 @@ import csv
 import io
 import json
 import re
-import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from demos import GPU, LIGHT, halt, on_gpu, progress_line, running_line, workspace
+from demos import GPU, LIGHT, halt, on_gpu, progress_line, running_line
 from demos.concept_facts import PROBE_NAMES, Page, full_name
 from demos.concept_shown import display
 from demos.figures import Series, plot, safe, signed
+from demos.visitors import new_folder
 from pipelines import concept_lab, dialogues
 from pipelines.concept_lab import Curve, SweepSettings
 from pipelines.lane import IDLE, Progress, Result, live
@@ -130,18 +130,17 @@ def ratios(points: Sequence[Mapping[str, Any]]) -> list[float | None]:
 
 def write_files(curve: Curve, session: str) -> tuple[str, str]:
     """The sweep as CSV and as JSON, named after the concept."""
-    folder = workspace(session) / secrets.token_hex(6)
-    folder.mkdir()
-    name = re.sub(r"\W+", "_", curve.settings.concept).strip("_") or "concept"
-    out = io.StringIO()
-    writer = csv.DictWriter(out, COLUMNS, extrasaction="ignore")
-    writer.writeheader()
-    for point, ratio in zip(curve.points, ratios(curve.points), strict=True):
-        writer.writerow({**point, "perplexity_ratio": None if ratio is None else round(ratio, 4)})
-    paths = folder / f"sweep_{name}.csv", folder / f"sweep_{name}.json"
-    paths[0].write_text(out.getvalue(), encoding="utf-8")
-    paths[1].write_text(json.dumps(curve.as_dict(), ensure_ascii=False, indent=1), encoding="utf-8")
-    return str(paths[0]), str(paths[1])
+    with new_folder(session) as folder:
+        name = re.sub(r"\W+", "_", curve.settings.concept).strip("_") or "concept"
+        out = io.StringIO()
+        writer = csv.DictWriter(out, COLUMNS, extrasaction="ignore")
+        writer.writeheader()
+        for point, ratio in zip(curve.points, ratios(curve.points), strict=True):
+            writer.writerow({**point, "perplexity_ratio": None if ratio is None else round(ratio, 4)})
+        paths = folder / f"sweep_{name}.csv", folder / f"sweep_{name}.json"
+        paths[0].write_text(out.getvalue(), encoding="utf-8")
+        paths[1].write_text(json.dumps(curve.as_dict(), ensure_ascii=False, indent=1), encoding="utf-8")
+        return str(paths[0]), str(paths[1])
 
 
 # --- words and charts --------------------------------------------------------------------------------------------

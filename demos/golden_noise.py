@@ -27,10 +27,10 @@ from demos import (
     paper_card,
     progress_line,
     running_line,
-    workspace,
 )
 from demos.endpoint import MODEL_SET, NUMBER, TEXT, WHOLE, Endpoint, Parameter, publish
 from demos.figures import Line, bars, data_uri, lines, safe, signed
+from demos.visitors import new_folder
 from pipelines import golden_noise, images, noise_inspection
 from pipelines.golden_noise import EXAMPLES, PAPER, Outcome, Preview, Settings
 from pipelines.lane import IDLE, Progress, Result, live
@@ -357,17 +357,16 @@ class Shown:
 def write(outcome: Outcome, session: str) -> Shown:
     """Both pictures as PNG files with the settings inside, named after the seed."""
     # A folder of its own: the same seed with another prompt must not overwrite the earlier file.
-    folder = workspace(session) / secrets.token_hex(6)
-    folder.mkdir()
-    settings = dataclasses.asdict(outcome.settings)
-    models = [str(model["key"]) for model in outcome.measurements.get("models", ())]
-    paths = []
-    for kind in ("standard", "golden"):
-        path = folder / f"{SLUG}_{outcome.settings.seed}_{kind}.png"
-        paths.append(
-            images.save_png(getattr(outcome, kind), path, {**settings, "noise": kind}, tab=SLUG, models=models)
-        )
-    return Shown(outcome, *map(str, paths))
+    with new_folder(session) as folder:
+        settings = dataclasses.asdict(outcome.settings)
+        models = [str(model["key"]) for model in outcome.measurements.get("models", ())]
+        paths = []
+        for kind in ("standard", "golden"):
+            path = folder / f"{SLUG}_{outcome.settings.seed}_{kind}.png"
+            paths.append(
+                images.save_png(getattr(outcome, kind), path, {**settings, "noise": kind}, tab=SLUG, models=models)
+            )
+        return Shown(outcome, *map(str, paths))
 
 
 def settings_inside(path: str | Path) -> Settings:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from demos import workspace
 from demos.endpoint import FILE, FILES, FLAG, MODEL_SET, TEXT, WHOLE, Endpoint, Parameter, publish
 from demos.portrait_files import SLUG
 from demos.portrait_people import own_pictures, read_person
+from demos.visitors import new_folder
 from pipelines import images, megaportrait
 from pipelines.lane import Result, stream
 from pipelines.megaportrait import MODES, Outcome, Request, Settings
@@ -49,10 +48,9 @@ def who(
 
 def answer(outcome: Outcome, session: str) -> tuple[str, dict[str, Any]]:
     """The candidate that is most like the person, and what there is to know."""
-    folder = workspace(session) / secrets.token_hex(6)
-    folder.mkdir()
-    path = megaportrait.save_result(outcome, folder / f"{SLUG}_{outcome.best.seed}.png")
-    return str(path), megaportrait.facts(outcome)
+    with new_folder(session) as folder:
+        path = megaportrait.save_result(outcome, folder / f"{SLUG}_{outcome.best.seed}.png")
+        return str(path), megaportrait.facts(outcome)
 
 
 def build(registry: Registry, model_set: str) -> None:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import secrets
 from pathlib import Path
 from typing import Any
 
 import numpy
 from PIL import Image
 
-from demos import workspace
 from demos.portrait_people import HELD_OUT, Chosen, Reference
 from demos.portrait_shown import SIDE
+from demos.visitors import new_folder
 from pipelines import images, megaportrait
 from pipelines.megaportrait import Outcome, Recipe, Settings
 from pipelines.portrait_paste import Picture
@@ -62,26 +61,31 @@ def write(
     box: tuple[float, float, float, float] | None = None,
 ) -> Shown:  # fmt: skip
     """The files of a run."""
-    folder = workspace(session) / secrets.token_hex(6)
-    folder.mkdir()
-    recipe = recipe_of(chosen, reference)
-    models = [model["key"] for model in outcome.models]
-    where = {"face": face, "box": None if box is None else [round(number, 1) for number in box]}
-    results = []
-    for one in outcome.candidates:
-        record = {**dataclasses.asdict(outcome.settings), "seed": one.seed, "candidates": 1, "recipe": recipe, **where}
-        path = folder / f"{SLUG}_{one.seed}.png"
-        results.append(str(images.save_png(one.result, path, record, tab=megaportrait.TAB, models=models)))
-    before = folder / "reference.png"
-    (outcome.layered or Image.fromarray(outcome.analysis.picture)).save(before, compress_level=1)
-    more = {"recipe": recipe, **where}
-    stem = f"{SLUG}_{outcome.settings.seed}"
-    manifest = folder / f"{stem}_manifest.json"
-    manifest.write_text(json.dumps({**megaportrait.facts(outcome), **more}, indent=1))
-    everything = megaportrait.save_zip(outcome, folder / f"{stem}.zip", more)
-    return Shown(
-        seen_of(outcome), chosen, reference, face, box, str(before), tuple(results), str(everything), str(manifest)
-    )
+    with new_folder(session) as folder:
+        recipe = recipe_of(chosen, reference)
+        models = [model["key"] for model in outcome.models]
+        where = {"face": face, "box": None if box is None else [round(number, 1) for number in box]}
+        results = []
+        for one in outcome.candidates:
+            record = {
+                **dataclasses.asdict(outcome.settings),
+                "seed": one.seed,
+                "candidates": 1,
+                "recipe": recipe,
+                **where,
+            }
+            path = folder / f"{SLUG}_{one.seed}.png"
+            results.append(str(images.save_png(one.result, path, record, tab=megaportrait.TAB, models=models)))
+        before = folder / "reference.png"
+        (outcome.layered or Image.fromarray(outcome.analysis.picture)).save(before, compress_level=1)
+        more = {"recipe": recipe, **where}
+        stem = f"{SLUG}_{outcome.settings.seed}"
+        manifest = folder / f"{stem}_manifest.json"
+        manifest.write_text(json.dumps({**megaportrait.facts(outcome), **more}, indent=1))
+        everything = megaportrait.save_zip(outcome, folder / f"{stem}.zip", more)
+        return Shown(
+            seen_of(outcome), chosen, reference, face, box, str(before), tuple(results), str(everything), str(manifest)
+        )
 
 
 def seen_of(outcome: Outcome) -> Outcome:

@@ -30,7 +30,7 @@ from demos.portrait_people import Chosen
 from demos.portrait_shown import lesson_html
 from demos.portrait_step1 import NOBODY, Step1, best_score, forget_uploads, read_uploads, thumbnail
 from demos.uploads import download, emptied, told
-from demos.visitors import visitor
+from demos.visitors import new_folder, visitor
 from pipelines import portrait_person
 from pipelines.lane import IDLE, Progress, Result, live, stream
 from pipelines.portrait_person import Checkpoint, Intake, Lesson, Person, Training
@@ -219,9 +219,8 @@ def _bind_files(model_set: str, step1: Step1, learn: Learn) -> None:
 
     def packed(chosen: Chosen | None, name: str, request: gr.Request) -> str:
         with told("There is nobody to download"):
-            folder = workspace(visitor(request)) / secrets.token_hex(6)
-            folder.mkdir()
-            return str(portrait_people.person_file(trained(chosen, name), folder))
+            with new_folder(visitor(request)) as folder:
+                return str(portrait_people.person_file(trained(chosen, name), folder))
 
     def unpacked(path: str | None) -> Any:
         if path is None:
@@ -344,9 +343,8 @@ def build_api(registry: Registry, model_set: str) -> None:
         for item in stream(*work, limit_s=settings.seconds + BESIDE_S):
             if isinstance(item, Result):
                 assert intake is not None
-                folder = workspace(session) / secrets.token_hex(6)
-                folder.mkdir()
-                path = portrait_people.person_file(item.value, folder)
+                with new_folder(session) as folder:
+                    path = portrait_people.person_file(item.value, folder)
                 yield str(path), facts_of(item.value, intake, refusals)
             else:
                 yield gr.skip()

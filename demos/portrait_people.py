@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy
 from PIL import Image
 
-from pipelines import images, limits, portrait_intake, portrait_person
+from pipelines import images, limits, portrait_intake, portrait_person, saving, troubles
 from pipelines.archives import Archive, open_archive
 from pipelines.megaportrait import EXAMPLES, Recipe
 from pipelines.portrait_paste import Picture
@@ -180,6 +180,7 @@ def own_pictures(
         try:
             opened = images.open_picture(path)
         except ValueError as error:
+            troubles.raise_machines(error)
             refusals.append(f"{name} was left out. {error}")
             continue
         if max(opened.size) > LONGEST[model_set]:
@@ -219,10 +220,11 @@ def person_file(person: Person, folder: str | Path) -> Path:
     It holds crops of the pictures, so it is as private as they are.
     """
     path = Path(folder) / f"{portrait_person.checked_name(person.name)}.zip"
-    with tempfile.TemporaryDirectory() as scratch, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+    with tempfile.TemporaryDirectory(dir=folder) as scratch, saving.whole(path) as (packed,):
         weights = portrait_person.save(person, scratch)
-        for file in (weights, weights.with_suffix(".json")):
-            archive.write(file, file.name)
+        with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+            for file in (weights, weights.with_suffix(".json")):
+                archive.write(file, file.name)
     return path
 
 
@@ -236,13 +238,14 @@ def read_person(path: str | Path, model_set: str | None = None) -> Person:
         ValueError: it is no such file, or its person is for another model set.
     """
     try:
-        with tempfile.TemporaryDirectory() as scratch:
+        with tempfile.TemporaryDirectory(dir=Path(path).parent) as scratch:
             with open_archive(path, most=2) as archive:
                 name = _unpack(archive, Path(scratch))
             person = portrait_person.load(scratch, name)
         facts = _tidy(person.facts)
         fits = person.embeddings.shape[1] in (0, _embedding()) and person.points.dtype == numpy.float32
     except (ValueError, TypeError, KeyError) as error:
+        troubles.raise_machines(error)
         raise ValueError(NO_PERSON) from error
     if not fits or person.embeddings.dtype != numpy.float32:
         raise ValueError(NO_PERSON)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import secrets
 from collections.abc import Iterator
 from typing import Any
 
 import gradio as gr
 import numpy
 
-from demos import workspace
 from demos.endpoint import FILE, MODEL_SET, WHOLE, Endpoint, Parameter, publish
 from demos.removal_files import SLUG
 from demos.removal_mask import read_mask
+from demos.visitors import new_folder
 from pipelines import flux_fill, georemover, images, removal_views
 from pipelines.georemover import Outcome, Request, Settings
 from pipelines.lane import Result, stream
@@ -25,22 +24,21 @@ LIMIT_S = 900.0
 
 def answer(outcome: Outcome, session: str) -> tuple[str, str, str, dict[str, Any]]:
     """The composite, both depth maps in inferno, and what there is to know."""
-    folder = workspace(session) / secrets.token_hex(6)
-    folder.mkdir()
-    told = georemover.facts(outcome)
-    models = [str(model["key"]) for model in outcome.models]
-    path = images.save_png(
-        outcome.composites[0],
-        folder / f"{SLUG}_{outcome.settings.seed}_composite.png",
-        told["settings"],
-        tab=SLUG,
-        models=models,
-    )
-    paths = [str(path)]
-    for name, depth in (("before", outcome.depth_before), ("after", outcome.depth_after)):
-        paths.append(str(folder / f"depth_{name}.png"))
-        removal_views.depth_picture(numpy.asarray(depth)).save(paths[-1])
-    return paths[0], paths[1], paths[2], told
+    with new_folder(session) as folder:
+        told = georemover.facts(outcome)
+        models = [str(model["key"]) for model in outcome.models]
+        path = images.save_png(
+            outcome.composites[0],
+            folder / f"{SLUG}_{outcome.settings.seed}_composite.png",
+            told["settings"],
+            tab=SLUG,
+            models=models,
+        )
+        paths = [str(path)]
+        for name, depth in (("before", outcome.depth_before), ("after", outcome.depth_after)):
+            paths.append(str(folder / f"depth_{name}.png"))
+            removal_views.depth_picture(numpy.asarray(depth)).save(paths[-1])
+        return paths[0], paths[1], paths[2], told
 
 
 def build(registry: Registry, model_set: str) -> None:

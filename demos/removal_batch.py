@@ -7,6 +7,7 @@ import secrets
 import time
 import zipfile
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from demos.figures import safe
 from demos.removal_input import Input
 from demos.removal_settings import Controls
 from demos.uploads import download, told
-from pipelines import georemover
+from pipelines import georemover, saving
 from pipelines.georemover import BatchRow, Planned
 from pipelines.lane import IDLE, Progress, Result, live
 from pipelines.registry import Registry
@@ -111,8 +112,30 @@ def build(registry: Registry, model_set: str, given: Input, controls: Controls) 
 
 def write_table(rows: Sequence[BatchRow], folder: Path) -> str:
     """The table of what is done."""
-    (folder / TABLE).write_text(georemover.rows_to_csv(rows), encoding="utf-8")
-    return str(folder / TABLE)
+    return str(saving.write_text(folder / TABLE, georemover.rows_to_csv(rows)))
+
+
+@contextmanager
+def added_to(path: Path) -> Iterator[zipfile.ZipFile]:
+    """The zip, made if it is not there, to add files to; what was in it stays whole where the block raises."""
+    with path.open("ab"):
+        pass
+    size = path.stat().st_size
+    listing, start = b"", 0
+    if size:
+        with zipfile.ZipFile(path) as before, path.open("rb") as file:  # new files are written over its list of files
+            start = before.start_dir
+            file.seek(start)
+            listing = file.read()
+    try:
+        with zipfile.ZipFile(path, "a", zipfile.ZIP_STORED) as archive:
+            yield archive
+    except BaseException:
+        with path.open("r+b") as file:
+            file.seek(start)
+            file.write(listing)
+            file.truncate(size)
+        raise
 
 
 def pack(row: BatchRow, folder: Path) -> BatchRow:
@@ -121,7 +144,7 @@ def pack(row: BatchRow, folder: Path) -> BatchRow:
         data = io.BytesIO()
         # Quickly, or finished pictures pile up behind this one.
         row.outcome.composites[0].save(data, "PNG", compress_level=1)
-        with zipfile.ZipFile(folder / PACKED, "a", zipfile.ZIP_STORED) as archive:
+        with added_to(folder / PACKED) as archive:
             archive.writestr(f"{row.name}_composite.png", data.getvalue())
         row.outcome = None
     return row

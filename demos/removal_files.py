@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import secrets
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -13,8 +12,8 @@ from typing import Any
 import numpy
 from PIL import Image
 
-from demos import workspace
 from demos.removal_scenes import HELD_OUT, Picture
+from demos.visitors import new_folder
 from pipelines import georemover, images
 from pipelines.georemover import Geometry, Outcome, Recipe, Settings
 from pipelines.scenes.grammar import FLOORS
@@ -59,39 +58,38 @@ def write(
     outcome: Outcome, picture: Picture, session: str, clean: Image.Image | None = None, drawn: bool = False
 ) -> Shown:
     """The files of a run; ``drawn``: its mask is no solid of the scene."""
-    folder = workspace(session) / secrets.token_hex(6)
-    folder.mkdir()
-    record = settings_record(outcome, picture, drawn)
-    models = [str(model["key"]) for model in outcome.models]
-    written: dict[str, list[str]] = {"result": [], "composite": [], "strip": []}
-    for index, result in enumerate(outcome.results):
-        seed = outcome.seeds[index]
-        stem, kept = f"{SLUG}_{picture.name}_{seed}", {**record, "seed": seed}
-        pictures = {
-            "result": Image.fromarray(numpy.asarray(result)),
-            "composite": outcome.composites[index],
-            "strip": Image.fromarray(numpy.asarray(outcome.strips[index])),
-        }
-        for kind, image in pictures.items():
-            path = images.save_png(
-                image, folder / f"{stem}_{kind}.png", {**kept, "kind": kind}, tab=SLUG, models=models
-            )
-            written[kind].append(str(path))
-    ground, original = folder / "before.png", folder / "original.png"
-    Image.fromarray(numpy.asarray(outcome.image)).save(ground)
-    (picture.layered or picture.image).save(original, compress_level=1)
-    more = {"mask": record["mask"], "compare": record["compare"]}
-    everything = georemover.save_zip(outcome, folder / f"{SLUG}_{picture.name}_{outcome.settings.seed}.zip", more)
-    if picture.recipe is not None:
-        with zipfile.ZipFile(everything, "a") as archive:
-            archive.writestr("scene.json", json.dumps(record["scene"], indent=1))
-    # What is as large as the original is on the disk now; the history would hold it in memory two dozen times.
-    height, width = outcome.image.shape[:2]
-    small = [made if made.size == (width, height) else made.resize((width, height)) for made in outcome.composites]
-    outcome = dataclasses.replace(outcome, changed=[], composites=small)
-    return Shown(
-        outcome, picture.key, clean, str(ground), str(original), *map(tuple, written.values()), str(everything)
-    )
+    with new_folder(session) as folder:
+        record = settings_record(outcome, picture, drawn)
+        models = [str(model["key"]) for model in outcome.models]
+        written: dict[str, list[str]] = {"result": [], "composite": [], "strip": []}
+        for index, result in enumerate(outcome.results):
+            seed = outcome.seeds[index]
+            stem, kept = f"{SLUG}_{picture.name}_{seed}", {**record, "seed": seed}
+            pictures = {
+                "result": Image.fromarray(numpy.asarray(result)),
+                "composite": outcome.composites[index],
+                "strip": Image.fromarray(numpy.asarray(outcome.strips[index])),
+            }
+            for kind, image in pictures.items():
+                path = images.save_png(
+                    image, folder / f"{stem}_{kind}.png", {**kept, "kind": kind}, tab=SLUG, models=models
+                )
+                written[kind].append(str(path))
+        ground, original = folder / "before.png", folder / "original.png"
+        Image.fromarray(numpy.asarray(outcome.image)).save(ground)
+        (picture.layered or picture.image).save(original, compress_level=1)
+        more = {"mask": record["mask"], "compare": record["compare"]}
+        everything = georemover.save_zip(outcome, folder / f"{SLUG}_{picture.name}_{outcome.settings.seed}.zip", more)
+        if picture.recipe is not None:
+            with zipfile.ZipFile(everything, "a") as archive:
+                archive.writestr("scene.json", json.dumps(record["scene"], indent=1))
+        # What is as large as the original is on the disk now; the history would hold it in memory two dozen times.
+        height, width = outcome.image.shape[:2]
+        small = [made if made.size == (width, height) else made.resize((width, height)) for made in outcome.composites]
+        outcome = dataclasses.replace(outcome, changed=[], composites=small)
+        return Shown(
+            outcome, picture.key, clean, str(ground), str(original), *map(tuple, written.values()), str(everything)
+        )
 
 
 def settings_record(outcome: Outcome, picture: Picture, drawn: bool) -> dict[str, Any]:

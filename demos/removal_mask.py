@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +9,9 @@ import numpy
 from numpy.typing import NDArray
 from PIL import Image
 
-from demos import painter, workspace
+from demos import painter
 from demos.removal_scenes import SIDE, Picture
+from demos.visitors import new_folder
 from pipelines import georemover, masks
 from pipelines.flux_fill import FillBase
 
@@ -132,8 +132,7 @@ def snapped(picture: Picture, mask: NDArray[numpy.bool_]) -> NDArray[numpy.bool_
 
 def mask_file(picture: Picture, mask: NDArray[numpy.bool_], session: str) -> str:
     """The mask without growth, white where something is to go, so that bringing it back gives the same."""
-    folder = workspace(session) / secrets.token_hex(6)
-    folder.mkdir()
-    path = folder / f"{picture.name}_mask.png"
-    Image.fromarray(mask).convert("L").save(path)
-    return str(path)
+    with new_folder(session) as folder:
+        path = folder / f"{picture.name}_mask.png"
+        Image.fromarray(mask).convert("L").save(path)
+        return str(path)

@@ -278,6 +278,18 @@ def workspace(who: str) -> Path:
             continue
 
 
+@contextlib.contextmanager
+def new_folder(who: str) -> Iterator[Path]:
+    """A new folder among this visitor's for the files of one result: all of them, or, if the block raises, none."""
+    folder = workspace(who) / secrets.token_hex(6)
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
 def _folder(who: str) -> Path:
     who = who if _WHO.fullmatch(who) else _name("s", who)
     return home() / (VISITORS if has_page(who) else GUESTS) / who

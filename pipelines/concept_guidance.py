@@ -484,7 +484,7 @@ def generate(job: Job, registry: Registry, settings: Settings, own: Mapping[str,
         concepts = find_concepts(chosen, [name for name, _ in settings.concepts], vectors, own)
         return answer(job, model, tokenizer, settings, concepts)
 
-    outcome = registry.run(chosen.parts, work)
+    outcome = registry.run(chosen.parts, work, "start a new conversation or ask for fewer tokens")
     outcome.measurements["device"] = registry.device
     outcome.measurements["models"] = [{"key": s.key, "source": s.source, "licence": s.licence} for s in chosen.parts]
     return outcome
@@ -578,7 +578,7 @@ def score_text(
             steering.read(model, span.ids[: span.stop], span.start, found), _context(model) + 1,
         )  # fmt: skip
 
-    return registry.run(chosen.parts, work)
+    return registry.run(chosen.parts, work, "give a shorter text")
 
 
 def noise_seed(settings: Settings) -> int:
@@ -784,7 +784,7 @@ def train(job: Job, registry: Registry, settings: TrainSettings) -> Trained:
             settings.context, settings.validation, settings.seed, chosen.neutral_prompt, {"model": chosen.name},
         )  # fmt: skip
 
-    return registry.run(chosen.parts, work)
+    return registry.run(chosen.parts, work, "give fewer or shorter examples")
 
 
 def train_concept(

@@ -272,7 +272,7 @@ def run(job: Job, registry: Registry, settings: SweepSettings, own: Mapping[str,
         (concept,) = find_concepts(chosen, [settings.concept], vectors, own)
         return scan(job, model, tokenizer, concept, settings)
 
-    return registry.run(chosen.parts, work)
+    return registry.run(chosen.parts, work, "measure with fewer or shorter prompts")
 
 
 def scan(job: Job, model: Any, tokenizer: Any, concept: Concept, settings: SweepSettings) -> Curve:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib.util
+import logging
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,11 +24,13 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines import sdxl
+from pipelines import saving, sdxl
 from pipelines.registry import GIB, ModelSpec, resolve
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+log = logging.getLogger(__name__)
 
 PARTS = ("transformer", "vae", "scheduler", "prompt", "depth")
 RECOLOUR = "recolour"
@@ -319,6 +322,8 @@ def _load_part(spec: ModelSpec) -> Any:
 
 def _load_prompt(spec: ModelSpec) -> dict[str, Tensor]:
     """The embedding of :data:`PROMPT`: shipped, or encoded at the first run and kept in a file."""
+    from safetensors import SafetensorError
+
     if spec.source != FULL_SOURCE:
         return read_prompt(resolve(spec) / "prompt.safetensors")
     file = prompt_file()
@@ -326,7 +331,8 @@ def _load_prompt(spec: ModelSpec) -> dict[str, Tensor]:
         embeds = _encoded(replace(spec, files=_ENCODERS))
         try:
             write_prompt(file, embeds)
-        except OSError:  # a volume that may only be read: encoded again after the next start
+        except (OSError, SafetensorError) as error:  # a full disk, or one that may only be read
+            log.warning("the prompt's embedding is not kept, and made again after the next start: %s", error)
             return embeds
     return read_prompt(file)
 
@@ -352,9 +358,8 @@ def write_prompt(path: Path, embeds: Mapping[str, Tensor]) -> None:
     from safetensors.torch import save_file
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_suffix(f".{os.getpid()}.tmp")
-    save_file({key: embeds[key].contiguous() for key in PROMPT_KEYS}, scratch)
-    scratch.replace(path)
+    with saving.whole(path) as (scratch,):
+        save_file({key: embeds[key].contiguous() for key in PROMPT_KEYS}, scratch)
 
 
 def encode_prompt(

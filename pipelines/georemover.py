@@ -32,7 +32,18 @@ import cv2
 import numpy
 from numpy.typing import NDArray
 
-from pipelines import batch_files, depth_maps, flux_fill, images, limits, masks, recolour, removal_metrics, transparency
+from pipelines import (
+    batch_files,
+    depth_maps,
+    flux_fill,
+    images,
+    limits,
+    masks,
+    recolour,
+    removal_metrics,
+    transparency,
+    troubles,
+)
 from pipelines.archives import Archive, Member, open_archive
 from pipelines.images import open_picture, unit_levels
 from pipelines.lane import Job
@@ -873,7 +884,8 @@ def out_of_memory(stage: str, base: FillBase, preset: str, error: BaseException)
         for name in names[names.index(preset or names[0]) + 1 :]
         if can_quantise or base.by_preset[name][0].dtype not in flux_fill.QUANTISED
     ]
-    proposal = f"choose the preset {later[0]}" if later else "make the picture smaller or choose the mini set"
+    smaller = "make the picture smaller" + (" or choose the mini set" if base.name != "mini" else "")
+    proposal = f"choose the preset {later[0]}" if later else smaller
     return f"Out of memory in {stage}: {proposal}. {error}"
 
 
@@ -1337,6 +1349,7 @@ def batch(
                     entry.name, remove(_OneOf(job, number, len(pairs)), registry, request), files=_names(entry)
                 )
             except ValueError as error:
+                troubles.raise_machines(error)
                 yield BatchRow(entry.name, error=str(error), files=_names(entry))
 
 

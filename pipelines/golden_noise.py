@@ -404,7 +404,7 @@ def generate(job: Job, registry: Registry, settings: Settings) -> Outcome:
         judge = rest.pop(0) if rest else None
         return _run(job, registry.device, settings, GoldenNoise(sdxl.build(parts), npnet), judge)
 
-    outcome = registry.run(wanted, work)
+    outcome = registry.run(wanted, work, "close other programs on that machine and try again")
     outcome.measurements["models"] = [
         {"key": s.key, "source": _told_source(s), "licence": s.licence}
         for s in wanted

@@ -387,10 +387,18 @@ def _execute(job: Job) -> bool:
         while chained is not None:
             traceback.clear_frames(chained.__traceback__)
             chained = chained.__cause__ or chained.__context__
+        if not isinstance(error, Exception):  # raised in the reader's thread it would end that, or the server
+            error = _as_exception(error)
         job.out.put(Failure(error))
         return False
     finally:
         job._call = None
+
+
+def _as_exception(error: BaseException) -> RuntimeError:
+    told = RuntimeError(f"the work ended by {type(error).__name__}")
+    told.__cause__ = error
+    return told
 
 
 def _current_lane() -> _Lane:

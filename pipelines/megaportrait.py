@@ -903,9 +903,8 @@ def portrait(job: Job, registry: Registry, request: Request, cache: Cache | None
             work.settle_for(leaner)
         return work.leased(registry, faces)
     except MemoryError as error:
-        raise MemoryError(
-            f"Out of memory in {work.stage}: make one candidate, or choose the preview or the mini set. {error}"
-        ) from error
+        smaller = "choose the preview" + (" or the mini set" if model_set != "mini" else "")
+        raise MemoryError(f"Out of memory in {work.stage}: make one candidate, or {smaller}. {error}") from error
     except (FileNotFoundError, ConnectionError) as error:
         if not portrait_person.named_by_us(error):
             raise

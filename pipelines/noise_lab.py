@@ -331,7 +331,7 @@ def compare(job: Job, registry: Registry, settings: LabSettings, before: Tally |
             )
         return _count(job, Models(golden, {"npnet": npnet, "npnet_paper": paper}, reward), judge, tally)
 
-    return registry.run(specs(), work)
+    return registry.run(specs(), work, "close other programs on that machine and try again")
 
 
 def _count(job: Job, models: Models, judge: Any, tally: Tally) -> Tally:

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy
 from numpy.typing import ArrayLike, NDArray
 
-from pipelines import judges, limits, portrait_intake, portrait_metrics, portrait_paste, sdxl
+from pipelines import judges, limits, portrait_intake, portrait_metrics, portrait_paste, saving, sdxl, troubles
 from pipelines.portrait_intake import Bars, Face, Photo, Verdict
 from pipelines.portrait_paste import Crop, Picture
 
@@ -1022,10 +1022,10 @@ def save(person: Person, folder: str | Path) -> Path:
         tensors[name] = torch.from_numpy(numpy.ascontiguousarray(getattr(person, name)))
     mean = person.mean
     facts = person.facts | {"name": person.name, "format": FORMAT, "mean": None if mean is None else mean.tolist()}
-    scratch = path.with_suffix(".part")
-    save_file(tensors, scratch)
-    path.with_suffix(".json").write_text(json.dumps(facts, indent=1, ensure_ascii=False, allow_nan=False))
-    scratch.replace(path)
+    text = json.dumps(facts, indent=1, ensure_ascii=False, allow_nan=False)
+    with saving.whole(path, path.with_suffix(".json")) as (weights, words):
+        save_file(tensors, weights)
+        words.write_text(text, encoding="utf-8")
     return path
 
 
@@ -1052,6 +1052,7 @@ def load(folder: str | Path, name: str) -> Person:
         tensors = load_file(path)
         facts = json.loads(path.with_suffix(".json").read_text())
     except (SafetensorError, OSError, ValueError, RecursionError) as error:
+        troubles.raise_machines(error)
         raise ValueError(wrong) from error
     if not isinstance(facts, dict) or facts.get("format") != FORMAT or facts.get("model_set") not in sdxl.BASES:
         raise ValueError(wrong)
@@ -1111,7 +1112,7 @@ def listed(folder: str | Path) -> list[dict[str, Any]]:
             continue
         try:
             facts = json.loads(path.read_text())
-        except (OSError, ValueError, RecursionError):
+        except (FileNotFoundError, ValueError, RecursionError):
             continue
         if not isinstance(facts, dict) or facts.get("format") != FORMAT:
             continue

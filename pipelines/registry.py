@@ -36,6 +36,7 @@ This module imports neither torch nor gradio, so declaring models costs nothing.
 """
 
 import contextlib
+import errno
 import fnmatch
 import gc
 import hashlib
@@ -49,7 +50,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
+from pipelines import troubles
+from pipelines.troubles import ROOT
+
 GIB = 2**30
 MODES = ("auto", "cpu", "cuda", "zero")
 LOAD_LOCK = threading.RLock()
@@ -57,6 +60,10 @@ LOAD_LOCK = threading.RLock()
 
 _hashed: set[tuple[str, int, int, str]] = set()
 _fetched: dict[tuple[str, str | None, tuple[str, ...]], Path] = {}
+
+
+class DamagedModel(ValueError):
+    """A part's files cannot be read; its text is one sentence for the visitor."""
 
 
 class OutOfBudget(MemoryError):
@@ -181,14 +188,17 @@ class Registry:
                     part.pins -= 1
                     part.used = now
 
-    def run(self, specs: ModelSpec | Sequence[ModelSpec], fn: Callable[..., Any]) -> Any:
+    def run(
+        self, specs: ModelSpec | Sequence[ModelSpec], fn: Callable[..., Any], smaller: str = troubles.SMALLER
+    ) -> Any:
         """`fn(*parts)` in a lease. Out of memory: evict everything idle, try once more, then one sentence.
 
-        `fn` may therefore be called twice. What else it raises passes through.
+        `fn` may therefore be called twice. What else it raises passes through. `smaller` is what a visitor can do to
+        need less memory, for the end of that sentence.
         """
         specs = [specs] if isinstance(specs, ModelSpec) else list(specs)
         with self.lease(*specs) as parts:
-            return self._retried(lambda: fn(*parts), [self._part(spec) for spec in specs])
+            return self._retried(lambda: fn(*parts), [self._part(spec) for spec in specs], smaller)
 
     def free(self) -> int:
         """Let go of everything idle; returns the bytes freed on the device. Waits for other threads' leases.
@@ -292,7 +302,7 @@ class Registry:
             part.uses += 1
         return tuple(part.obj for part in parts)
 
-    def _retried(self, attempt: Callable[[], Any], parts: list[_Part]) -> Any:
+    def _retried(self, attempt: Callable[[], Any], parts: list[_Part], smaller: str = troubles.SMALLER) -> Any:
         """Call it; when memory runs out, evict everything idle and call it once more."""
         try:
             return attempt()
@@ -300,7 +310,7 @@ class Registry:
             if not _is_out_of_memory(error):
                 raise
             traceback.clear_frames(error.__traceback__)  # tensors of the dead frames would stay alive
-            on_gpu = _is_cuda_error(error)
+            on_gpu = troubles.on_gpu(error)
         self._evict_idle(keep_in_ram=on_gpu)
         try:
             return attempt()
@@ -308,7 +318,7 @@ class Registry:
             if not _is_out_of_memory(error):
                 raise
             traceback.clear_frames(error.__traceback__)
-            raise self._out_of_memory(parts) from error
+            raise self._out_of_memory(parts, smaller, error) from error
 
     def _evict_idle(self, keep_in_ram: bool) -> None:
         """Empty the GPU of idle parts; unless they may stay in RAM, let go of all of them."""
@@ -353,7 +363,7 @@ class Registry:
         try:
             _bring(part.spec)
             with LOAD_LOCK:
-                part.obj = part.spec.load(part.spec)
+                part.obj = _read(part.spec)
             part.is_module = _is_module(part.obj)
             if part.is_module:
                 part.obj.eval().requires_grad_(False)  # shared models serve; nobody trains them in place
@@ -460,15 +470,15 @@ class Registry:
             f"{_size(limit)}: raise {variable} or choose a smaller model set"
         )
 
-    def _out_of_memory(self, parts: list[_Part]) -> OutOfBudget:
-        tier = "gpu" if self._device == "cuda" else "ram"
+    def _out_of_memory(self, parts: list[_Part], smaller: str, error: BaseException) -> OutOfBudget:
+        tier = "gpu" if troubles.on_gpu(error) else "ram"
         limit = self._limits[tier]
         budget = f" (budget {_size(limit)})" if limit is not None else ""
         place = "the GPU" if tier == "gpu" else "RAM"
         return OutOfBudget(
             f"{place} ran out of memory with {_names(parts)} loaded, which needs "
             f"{_size(sum(part.size for part in parts))}{budget} and room to work in: "
-            "make the picture smaller or choose a smaller model set"
+            f"{smaller}"
         )
 
 
@@ -507,6 +517,26 @@ def resolve(spec: ModelSpec) -> Path:
     return _fetched[key]
 
 
+def _read(spec: ModelSpec) -> Any:
+    """The part by its loader. What a library says about a file that it cannot read becomes a sentence."""
+    try:
+        return spec.load(spec)
+    except Exception as error:
+        gone = isinstance(error, OSError) and error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
+        if isinstance(error, MemoryError) or troubles.ours(error) or (not gone and troubles.sentence(error)):
+            raise
+        raise DamagedModel(
+            f"{spec.key} cannot be read: its files in {spec.source} are damaged, incomplete or of another version, "
+            f"so {_again(spec)}"
+        ) from error
+
+
+def _again(spec: ModelSpec) -> str:
+    if Path(spec.source).parts[:1] == ("assets",):
+        return "put back those that the studio came with (git checkout, git lfs pull, or install it again)"
+    return "delete them and fetch them again"
+
+
 def _bring(spec: ModelSpec) -> None:
     (spec.fetch or resolve)(spec)
     check_files(spec)
@@ -518,7 +548,7 @@ def check_files(spec: ModelSpec) -> None:
         path = resolve(spec) / name
         if not path.is_file():
             raise FileNotFoundError(
-                f"{spec.key} needs the file {name} in {spec.source}, which is missing: fetch the files again"
+                f"{spec.key} needs the file {name} in {spec.source}, which is missing: {_again(spec)}"
             )
         with path.open("rb") as file:
             facts = os.fstat(file.fileno())
@@ -529,7 +559,7 @@ def check_files(spec: ModelSpec) -> None:
         if found != wanted.lower():
             raise ValueError(
                 f"{name} of {spec.key} has SHA-256 {found[:12]}… but {wanted[:12]}… was expected: "
-                f"restore the file in {spec.source}, or update the spec if you trained it again"
+                f"restore the file in {spec.source} ({_again(spec)}), or update the spec if you trained it again"
             )
         _hashed.add(seen)
 
@@ -610,19 +640,9 @@ def _weight_bytes(module: Any, key: str) -> int:
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
-    if isinstance(error, OutOfBudget):
-        return False
-    if isinstance(error, MemoryError):
-        return True
-    return _is_cuda_error(error) or "DefaultCPUAllocator: can't allocate memory" in str(error)
-
-
-def _is_cuda_error(error: BaseException) -> bool:
-    torch = sys.modules.get("torch")
-    if torch is not None and isinstance(error, torch.OutOfMemoryError):
-        return True
-    texts = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
-    return isinstance(error, RuntimeError) and any(text in str(error) for text in texts)
+    return not isinstance(error, OutOfBudget) and (
+        isinstance(error, MemoryError) or troubles.out_of_memory(error) != ""
+    )
 
 
 def _collect() -> None:

@@ -305,7 +305,7 @@ def test_out_of_memory_twice_is_one_clear_sentence():
         registry.run([part("a", 4), part("b", 4)], work)
     assert str(caught.value) == (
         "the GPU ran out of memory with a + b loaded, which needs 7.6 MiB (budget 19.1 MiB) and room to work in: "
-        "make the picture smaller or choose a smaller model set"
+        "make less at once (a smaller picture, a shorter text, fewer steps), or close other programs on that machine"
     )
     assert len(calls) == 2
     assert leased(registry) == []
@@ -486,7 +486,9 @@ def test_nothing_is_fetched_that_has_no_room():
 def test_a_missing_file_or_folder_is_named(tmp_path):
     spec = asset(tmp_path, b"x", "0" * 64)
     (tmp_path / "net.bin").unlink()
-    with pytest.raises(FileNotFoundError, match=r"net needs the file net\.bin in .*, which is missing: fetch"):
+    with pytest.raises(
+        FileNotFoundError, match=r"net needs the file net\.bin in .*, which is missing: delete them and fetch"
+    ):
         check_files(spec)
     nowhere = ModelSpec("gone", "assets/no-such-model", linear, "Apache-2.0", 1)
     with pytest.raises(FileNotFoundError, match=r"gone needs the folder assets/no-such-model, which is missing: check"):
