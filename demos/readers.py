@@ -20,6 +20,7 @@ import ipaddress
 import logging
 import re
 import secrets
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
@@ -42,8 +43,8 @@ from pipelines import lane
 log = logging.getLogger(__name__)
 
 TICK_S = 0.1
-"""How often the watch looks. It counts turns of the event loop, not the clock: a server that is loading a model
-and does not answer is no reason to end a run."""
+"""How often the watch looks. While a run is unread it counts turns of the event loop, not the clock: a server that is
+loading a model and does not answer is no reason to end a run."""
 OPEN_S = 2.0
 """A client opens its stream within this time after joining the queue, or between two streams."""
 BLIP_S = 60.0
@@ -134,6 +135,7 @@ class Readers:
         self._lost: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._looked = time.monotonic()
 
     def app_kwargs(self) -> dict[str, Any]:
         """For `launch`: the watch, its middleware and its routes."""
@@ -153,6 +155,8 @@ class Readers:
         app.state_holder = self.states
         self.queue.push, self.queue.clean_events = self.push, self.clean_events
         self.queue.pending_messages_per_session.max_size = 2**20  # forgotten here, not by pushing others out
+        self.queue.ANALYTICS_MAX_EVENTS = 1  # nobody looks at them: 10,000, and a table made of all after each event
+        self.queue.ANAYLTICS_CACHE_FREQUENCY = 2**62
         self._loop = asyncio.get_running_loop()
         watch = asyncio.create_task(self._watch())
         try:
@@ -314,6 +318,8 @@ class Readers:
 
     def tick(self) -> None:
         """Look once: end what nobody reads, forget whom nobody is connected to."""
+        now = time.monotonic()
+        passed, self._looked = now - self._looked, now
         self._drop_lost_events()
         busy = {event.session_hash for event in self._events()}
         for name in busy:
@@ -329,9 +335,9 @@ class Readers:
             if session.streams or session.heartbeats or name in busy:
                 session.idle_s = 0.0
                 continue
-            session.idle_s += TICK_S
+            session.idle_s += passed
             messages = self.queue.pending_messages_per_session.get(name)
-            unread = messages is not None and not messages.empty()
+            unread = messages is not None and not messages.empty() and not session.broken
             page = session.page and not session.closed
             if session.idle_s > (PAGE_S if page else UNREAD_S if unread else GAP_S):
                 self.forget(name)

@@ -37,6 +37,7 @@ from pipelines import (
     depth_maps,
     flux_fill,
     images,
+    lane,
     limits,
     masks,
     recolour,
@@ -785,6 +786,7 @@ def _mixed(before: Picture, new: NDArray[numpy.float32], weight: NDArray[numpy.f
 def _bands(box: tuple[slice, slice], rows: int = 256) -> Iterator[tuple[slice, slice]]:
     """``box`` in bands, so that a picture of 25 megapixels needs no gigabytes of floats."""
     for start in range(box[0].start, box[0].stop, rows):
+        lane.check()
         yield slice(start, min(start + rows, box[0].stop)), box[1]
 
 
@@ -1069,6 +1071,7 @@ class _Work:
             self.notes.append(sentence)
 
     def _timed(self, name: str) -> Any:
+        self.job.check()
         return _Timer(self.seconds, name)
 
     def _kept(self, name: str, compute: Callable[[], Any], *inputs: Any) -> Any:

@@ -347,6 +347,13 @@ def warm(fn: Callable[..., Any], *args: Any) -> bool:
     return _current_lane().submit_warm(job)
 
 
+def check() -> None:
+    """`Job.check()` of the job that runs on this thread, if one does: for a loop that is far from its job."""
+    here = _lane
+    if here is not None and threading.current_thread() is here.thread and here.running is not None:
+        here.running.check()
+
+
 def waiting() -> int:
     """How many jobs a new one would find ahead of it: the running one and those that wait."""
     return 0 if _lane is None else _lane.ahead()

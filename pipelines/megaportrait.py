@@ -1382,6 +1382,7 @@ class _Work:
 
     @contextlib.contextmanager
     def _timed(self, name: str) -> Iterator[None]:
+        self.job.check()
         started = time.perf_counter()
         yield
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started

@@ -19,7 +19,7 @@ import cv2
 import numpy
 from numpy.typing import ArrayLike, NDArray
 
-from pipelines import images
+from pipelines import images, lane
 from pipelines.portrait_paste import Picture, moved, nose_between_eyes, roll_of
 
 if TYPE_CHECKING:
@@ -400,6 +400,7 @@ def find_faces(picture: Picture) -> list[Face]:
     small = cv2.resize(grey, size, interpolation=cv2.INTER_AREA) if scale < 1 else grey
     for turn in TURNS:
         for padding in (0, round(0.1 * max(size))) if turn == 0 else (0,):
+            lane.check()
             found = _look(small, turn, padding)
             if found:
                 faces = [replace(face, box=tuple(number / scale for number in face.box)) for face in found]

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy
 from numpy.typing import ArrayLike, NDArray
 
-from pipelines import judges, limits, portrait_intake, portrait_metrics, portrait_paste, saving, sdxl, troubles
+from pipelines import judges, lane, limits, portrait_intake, portrait_metrics, portrait_paste, saving, sdxl, troubles
 from pipelines.portrait_intake import Bars, Face, Photo, Verdict
 from pipelines.portrait_paste import Crop, Picture
 
@@ -154,6 +154,7 @@ class FaceTools:
 
     def faces(self, picture: Picture) -> tuple[Face, ...]:
         """The faces of a picture: the parser's, or where it sees none YuNet's, or else the cascade's, which have no points."""
+        lane.check()
         found = self._parsed(picture)
         if found:
             return tuple(_as_face(one) for one in found)

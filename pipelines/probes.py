@@ -21,6 +21,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pipelines import lane
+
 _SMALL = 1e-6
 """Directions shorter than this, as a mean over unit vectors, are rounding noise: the layer then has none (zeros)."""
 
@@ -151,6 +153,7 @@ def median_norms(xs: Sequence[Tensor]) -> Tensor:
 def _layers(xs: Sequence[Tensor]):
     """One layer's token vectors (all tokens, width) after the other, float64: all at once would not fit for 7 B."""
     for layer in range(xs[0].shape[1]):
+        lane.check()
         yield torch.cat([x[:, layer] for x in xs]).double()
 
 
@@ -222,6 +225,7 @@ def _regression(x: Tensor, signs: Tensor, weights: Tensor) -> Tensor:
         margins = signs * (x @ theta)
         gradient = theta - x.T @ (weights * signs * torch.sigmoid(-margins))
         size = gradient.norm().item()
+        lane.check()
         first = first or size
         if size <= 1e-8 * max(first, 1.0):
             break

@@ -50,7 +50,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipelines import troubles
+from pipelines import lane, troubles
 from pipelines.troubles import ROOT
 
 GIB = 2**30
@@ -336,6 +336,7 @@ class Registry:
     def _load_and_place(self, parts: list[_Part]) -> None:
         # What is loaded goes to the GPU first: there it takes no room in RAM from the parts still to load.
         for part in sorted(parts, key=lambda part: part.obj is None):
+            lane.check()
             if part.obj is None:
                 self._make_room("ram", part.size, parts)
                 self._load(part)

@@ -7,6 +7,7 @@ import tests.environment  # isort: skip  # noqa: F401  (before anything imports 
 import gc
 import os
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -17,10 +18,13 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 import app
+from demos import readers, visitors
 from demos.readers import Readers
 from demos.runs import runs
 from pipelines import lane
+from pipelines.registry import Registry
 
+registries = [one for one in gc.get_objects() if isinstance(one, Registry)]
 gaps: dict[str, tuple[float, str]] = {}
 """Of each kind of job, the longest time between two looks at whether it should end, and where it was then."""
 
@@ -48,6 +52,13 @@ def watch_checks() -> None:
     lane.Job.check = noting  # type: ignore[method-assign]
 
 
+def scratch() -> int:
+    """Files of this process that are no visitor's."""
+    own = {visitors.home() / visitors.VISITORS, visitors.home() / visitors.GUESTS, visitors.page_folder()}
+    files = (path for path in Path(tempfile.gettempdir()).rglob("*") if path.is_file())
+    return sum(not any(path.is_relative_to(place) for place in own) for path in files)
+
+
 def counts() -> dict[str, Any]:
     """What is held now. `left` should be all zeros when nobody is there."""
     queue = app.demo._queue
@@ -71,7 +82,8 @@ def counts() -> dict[str, Any]:
             "streams": len(app.demo.pending_streams),
             "tasks": len(readers._tasks),
         },
-        "leases": sum(part.get("leased", 0) for part in []),
+        "leases": sum(part.pins for held in registries for part in held._parts.values()),
+        "scratch": scratch(),
         "threads": sorted(thread.name for thread in threading.enumerate()),
         "descriptors": len(os.listdir("/proc/self/fd")),
         "rss": int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE"),
@@ -80,6 +92,7 @@ def counts() -> dict[str, Any]:
 
 
 def main(port: int) -> None:
+    readers.UNREAD_S = 3.0  # answers that nobody reads are kept for less long than usual
     watch_checks()
     app.serve(app.demo, "127.0.0.1", port, block=False)
 
