@@ -12,9 +12,10 @@ from typing import Any
 
 import gradio as gr
 
-from demos import GPU, LIGHT, halt, on_gpu, progress_line, running_line, stop_run
+from demos import GPU, LIGHT, TALKS, halt, on_gpu, progress_line, running_line, stop_run
 from demos.concept_facts import (
     PROBE_NAMES,
+    SLUG,
     Own,
     Page,
     accuracies,
@@ -26,6 +27,7 @@ from demos.concept_facts import (
 )
 from demos.concept_shown import Turn, bubbles, history, notices_html, row_facts
 from demos.figures import safe
+from demos.hold import STARTS, held, hold
 from demos.visitors import new_folder
 from pipelines import concept_guidance, concept_lab, dialogues
 from pipelines.concept_guidance import Partial, Settings, language_model
@@ -125,19 +127,19 @@ def build(page: Page) -> Chat:
             applied = gr.HTML(padding=False, elem_classes="applied")
             message = gr.Textbox(
                 label="Your message", placeholder="Ask about the animals, people and places of Crumpet Bay"
-                if mini else "Ask anything", lines=1, max_lines=6, elem_id="concept-message",
+                if mini else "Ask anything", lines=1, max_lines=6, elem_id="concept-message", elem_classes=STARTS,
             )  # fmt: skip
             with gr.Row(elem_classes=["run-row", "chat-row"]):
                 send = gr.Button("Send", variant="primary", size="lg", scale=3, min_width=96, elem_classes="studio-run")
                 stop = gr.Button("Stop", size="lg", scale=1, min_width=64, elem_classes="studio-stop")
-                retry = gr.Button("Retry", size="lg", scale=1, min_width=64)
+                retry = gr.Button("Retry", size="lg", scale=1, min_width=64, elem_classes=STARTS)
                 undo = gr.Button("Undo", size="lg", scale=1, min_width=64)
                 clear = gr.Button("Clear", size="lg", scale=1, min_width=64)
             with gr.Column(elem_classes="studio-chips"):
                 gr.HTML("<p class='label'>Questions: one click sends</p>", padding=False)
                 with gr.Row(elem_classes="chips"):
                     chips = [gr.Button(text, size="sm", elem_classes="example") for text in examples(page.model_set)]
-                    surprise = gr.Button("Surprise me", size="sm", elem_classes="surprise")
+                    surprise = gr.Button("Surprise me", size="sm", elem_classes=["surprise", STARTS])
             save = gr.DownloadButton("Download transcript and settings (JSON)", size="md", interactive=False)
 
     advanced = [layers, mode, positions, seed, temperature, top_p, longest]
@@ -212,8 +214,11 @@ def build(page: Page) -> Chat:
     def example(event: gr.EventData) -> str:
         return examples(page.model_set)[chips.index(event.target)]
 
-    gr.on([chip.click for chip in chips], example, None, message, **LIGHT).then(sending, **shared)
-    surprise.click(lambda: any_question(page.model_set), None, message, **LIGHT).then(sending, **shared)
+    pressed = [chip.click for chip in chips]
+    there = hold(SLUG, *pressed)
+    there(gr.on(pressed, example, None, message, **LIGHT)).then(sending, **shared)
+    asking = held(SLUG, surprise.click, lambda: any_question(page.model_set), None, message, **LIGHT)
+    asking.then(sending, **shared)
     retry.click(on_gpu(chat_again, stopped=stopped), **shared)
     stop.click(halt, **LIGHT)
 
@@ -231,9 +236,10 @@ def build(page: Page) -> Chat:
                 save: gr.DownloadButton(value=None, interactive=False)}  # fmt: skip
 
     changed = [turns, message, line, applied, save, *panes]
-    undo.click(back, turns, changed, **LIGHT)
-    clear.click(empty, None, changed, **LIGHT)
-    dice.click(lambda: secrets.randbelow(2**31), None, seed, **LIGHT)
+    # Not LIGHT: in the queue they keep their place among the updates of an answer that is being written.
+    held(SLUG, undo.click, back, turns, changed, **TALKS)
+    held(SLUG, clear.click, empty, None, changed, **TALKS)
+    held(SLUG, dice.click, lambda: secrets.randbelow(2**31), None, seed, **LIGHT)
 
     _rows(page, rows, shown, add, mode)
     if mini:
@@ -242,7 +248,9 @@ def build(page: Page) -> Chat:
         def chosen(event: gr.EventData) -> dict[Any, Any]:
             return preset(list(PRESETS)[presets.index(event.target)], rows, shown, mode)
 
-        gr.on([button.click for button in presets], chosen, None, wide, **LIGHT)
+        pressed = [button.click for button in presets]
+        there = hold(SLUG, *pressed)
+        there(gr.on(pressed, chosen, None, wide, **LIGHT))
 
     def redraw(layers_text: str, concept: str | None, probe: str, own: Own, model: str) -> str:
         if not concept:
@@ -299,7 +307,7 @@ def _rows(page: Page, rows: list[ConceptRow], shown: gr.State, add: gr.Button, m
         visible[visible.index(False)] = True
         return [visible, *(gr.Column(visible=seen) for seen in visible), gr.Button(interactive=not all(visible))]
 
-    add.click(more, shown, [shown, *boxes, add], **LIGHT)
+    held(SLUG, add.click, more, shown, [shown, *boxes, add], **LIGHT)
     for number, row in enumerate(rows):
 
         def less(visible: list[bool], number: int = number) -> list[Any]:
@@ -310,7 +318,7 @@ def _rows(page: Page, rows: list[ConceptRow], shown: gr.State, add: gr.Button, m
             name = full_name(concept or "", probe, own)
             return safety(points_of(page.model_set, model, name, own, swept), strength, scale == "raw")
 
-        row.remove.click(less, shown, [shown, row.box, add], **LIGHT)
+        held(SLUG, row.remove.click, less, shown, [shown, row.box, add], **LIGHT)
         told = [row.concept, row.probe, row.strength, mode, page.own, page.swept, page.model]
         widgets = (row.concept, row.probe, row.strength, mode, page.swept)
         gr.on([w.change for w in widgets], note, told, row.note, trigger_mode="always_last", **LIGHT)
@@ -327,7 +335,7 @@ def _rows(page: Page, rows: list[ConceptRow], shown: gr.State, add: gr.Button, m
         ]
 
     sliders = [row.strength for row in rows]
-    mode.input(rescale, [mode, page.model, *sliders], sliders, **LIGHT)
+    held(SLUG, mode.input, rescale, [mode, page.model, *sliders], sliders, **LIGHT)
 
 
 def preset(name: str, rows: Sequence[ConceptRow], shown: gr.State, mode: gr.Radio) -> dict[Any, Any]:

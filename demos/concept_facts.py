@@ -28,6 +28,7 @@ FALLBACK = 0.5
 BROKEN = 0.5
 """A text is called broken where less than this share of the unguided answers' grammatical rate is left."""
 PROBE_NAMES = {"dim": "difference in means", "logistic": "logistic regression", "pca": "principal component"}
+SLUG = "concept_guidance"
 PLACES = {
     "pre-attn": "before attention (the paper’s)",
     "hiddens": "hidden states after the block",

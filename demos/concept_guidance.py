@@ -8,12 +8,13 @@ from typing import Any
 import gradio as gr
 
 from demos import LIGHT, Tab, concept_chat, concept_heat, concept_make, concept_sweep, paper_card
-from demos.concept_facts import Own, Page, choices
+from demos.concept_facts import SLUG, Own, Page, choices
 from demos.concept_make import concept_file
 from demos.concept_measured import measured_html
 from demos.concept_shown import display, row_facts
 from demos.endpoint import MODEL_SET, NUMBER, TABLE, TEXT, TEXT_OR_LIST, WHOLE, Endpoint, Parameter, publish
 from demos.figures import safe
+from demos.hold import held
 from pipelines import concept_guidance, dialogues
 from pipelines.concept_guidance import (
     MODELS,
@@ -29,7 +30,6 @@ from pipelines.concept_guidance import (
 from pipelines.lane import Result, stream
 from pipelines.registry import Registry
 
-SLUG = "concept_guidance"
 LIMIT_S = 600.0
 SAMPLE = "\n".join(
     f"{sign} What does {who} play? => {answer}"
@@ -160,7 +160,7 @@ def build(registry: Registry, model_set: str) -> None:
         return {**updates, chat.mode: "share", about: model_remark(model_set, model)}
 
     sliders = [row.strength for row in chat.rows]
-    picked.input(switch, [picked, page.own], [*page.pickers, *sliders, chat.mode, about], **LIGHT)
+    held(SLUG, picked.input, switch, [picked, page.own], [*page.pickers, *sliders, chat.mode, about], **LIGHT)
 
 
 def model_remark(model_set: str, name: str) -> str:

@@ -13,9 +13,11 @@ import gradio as gr
 
 from demos import GPU, LIGHT, TALKS, explain, halt, on_gpu, progress_line, running_line
 from demos.concept_chat import Chat
-from demos.concept_facts import PLACES, PROBE_NAMES, Own, Page, accuracy_chart, free_name, shipped_place, size
+from demos.concept_facts import PLACES, PROBE_NAMES, SLUG, Own, Page, accuracy_chart, free_name, shipped_place, size
 from demos.concept_shown import display, notices_html
 from demos.figures import safe, signed
+from demos.hold import held
+from demos.uploads import emptied, told
 from demos.visitors import new_folder, visitor
 from pipelines import concept_files, concept_guidance, dialogues
 from pipelines.concept_guidance import Settings, Trained, TrainSettings, language_model
@@ -108,7 +110,7 @@ def build(page: Page, chat: Chat) -> None:
                     info="Vectors can be compared with the shipped ones at the same place only.",
                 )  # fmt: skip
                 context = gr.Slider(*TrainSettings.CONTEXT, value=16, step=1, label="Tokens of each answer to look at")
-                held = gr.Slider(*TrainSettings.VALIDATION, value=0.2, step=0.05, label="Share held out")
+                apart = gr.Slider(*TrainSettings.VALIDATION, value=0.2, step=0.05, label="Share held out")
             with gr.Row(elem_classes=["run-row", "lab-row"]):
                 train = gr.Button(
                     "Train", variant="primary", size="lg", scale=3, min_width=110, elem_classes="studio-run"
@@ -208,15 +210,21 @@ def build(page: Page, chat: Chat) -> None:
     stopped = {line: progress_line("Stopped. Your examples are still here.", 0.0, "stopped")}
     broken = {line: progress_line(BROKE, 0.0, "stopped")}
     train.click(
-        on_gpu(train_own, stopped=stopped, broken=broken), [examples, upload, name, probe, place, context, held, page.own, page.model],
+        on_gpu(train_own, stopped=stopped, broken=broken), [examples, upload, name, probe, place, context, apart, page.own, page.model],
         kept, show_progress="hidden", api_visibility="private", trigger_mode="multiple", **GPU,
     )  # fmt: skip
     stop.click(halt, **LIGHT)
-    fill.click(
-        lambda: [EXAMPLE if mini else PLAIN_EXAMPLE, EXAMPLE_NAME if mini else "pirate talk", None], None,
-        [examples, name, upload], **LIGHT,
-    )  # fmt: skip
-    loaded.upload(load, [loaded, page.own, page.model], [*kept, loaded], **TALKS)
+    filled = [EXAMPLE if mini else PLAIN_EXAMPLE, EXAMPLE_NAME if mini else "pirate talk", None]
+    held(SLUG, fill.click, lambda: filled, None, [examples, name, upload], **LIGHT)
+
+    def look_into(path: str | None) -> None:
+        """The examples of a file are read when it comes, so that a file that is refused does not stay."""
+        if path is not None:
+            with told("These examples were not taken"):
+                concept_files.check_examples(concept_files.read_examples(Path(path)))
+
+    emptied(upload, held(SLUG, upload.upload, look_into, upload, None, **TALKS))
+    held(SLUG, loaded.upload, load, [loaded, page.own, page.model], [*kept, loaded], **TALKS)
 
 
 def concept_file(concept: Concept, session: str) -> tuple[tuple[str, str | None], str]:

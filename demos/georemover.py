@@ -8,7 +8,6 @@ from typing import Any
 import gradio as gr
 
 from demos import (
-    LIGHT,
     TALKS,
     Entry,
     History,
@@ -25,6 +24,7 @@ from demos import (
     removal_view,
 )
 from demos.figures import safe
+from demos.hold import held
 from demos.removal_files import SLUG, settings_inside
 from demos.removal_measured import measured_html
 from demos.removal_view import PASTED
@@ -175,10 +175,10 @@ def build(registry: Registry, model_set: str) -> None:
         }  # fmt: skip
 
     widgets = [*controls.widgets, given.grow, given.fill, controls.pace]
-    put_back = controls.drop.upload(restore, controls.drop, [*given.outputs, *widgets, controls.drop], **TALKS)
-    emptied(controls.drop, put_back)
+    restored_to = [*given.outputs, *widgets, controls.drop]
+    emptied(controls.drop, held(SLUG, controls.drop.upload, restore, controls.drop, restored_to, **TALKS))
     back = [*given.outputs, *widgets, *edit.outputs, *view.outputs, view.colours, view.which, parts]
-    history.gallery.select(bring_back, [history.entries, view.threshold], back, **LIGHT)
+    held(SLUG, history.gallery.select, bring_back, [history.entries, view.threshold], back, **TALKS)
     removal_api.build(registry, model_set)
 
 

@@ -20,7 +20,6 @@ from demos import (
     Entry,
     History,
     Tab,
-    explain,
     golden_lab,
     halt,
     on_gpu,
@@ -30,6 +29,8 @@ from demos import (
 )
 from demos.endpoint import MODEL_SET, NUMBER, TEXT, WHOLE, Endpoint, Parameter, publish
 from demos.figures import Line, bars, data_uri, lines, safe, signed
+from demos.hold import held, hold
+from demos.uploads import emptied, told
 from demos.visitors import new_folder
 from pipelines import golden_noise, images, noise_inspection
 from pipelines.golden_noise import EXAMPLES, PAPER, Outcome, Preview, Settings
@@ -238,8 +239,9 @@ def build(registry: Registry, model_set: str) -> None:
                 yield {standard: item.standard, golden: item.golden}
             elif isinstance(item, Result):
                 shown = write(item.value, session)
-                text = f"Done: {settings.steps} steps in {time.monotonic() - began:.1f} s"
-                entry = Entry(shown.golden, f"{settings.prompt[:60]} · seed {settings.seed}", shown)
+                caption = f"{settings.prompt[:60]} · seed {settings.seed}"
+                text = f"Done: {settings.steps} steps in {time.monotonic() - began:.1f} s · {caption}"
+                entry = Entry(shown.golden, caption, shown)
                 yield {**show(shown, text), **history.add(entries, entry)}
 
     def example(event: gr.EventData) -> list[Any]:
@@ -253,10 +255,8 @@ def build(registry: Registry, model_set: str) -> None:
     def restore(path: str | None) -> list[Any]:
         if path is None:
             return [gr.skip()] * (len(controls) + 1)
-        try:
+        with told("Nothing was restored"):
             values = restored(settings_inside(path))
-        except (ValueError, OSError) as error:
-            raise gr.Error(explain(error), title="Nothing was restored", print_exception=False) from None
         gr.Info("Settings restored. Press Run to make the pictures again.", title="Restored")
         return [*values, None]
 
@@ -266,14 +266,15 @@ def build(registry: Registry, model_set: str) -> None:
     broken = progress_line(BROKE, 0.0, "stopped")
     handler = on_gpu(compare, stopped={line: stopped}, broken={line: broken})
     run.click(handler, **shared)
-    fill = gr.on([chip.click for chip in chips], example, None, [prompt, seed], **LIGHT)
-    fill.then(handler, **shared)
+    pressed = [chip.click for chip in chips]
+    there = hold(SLUG, *pressed)
+    there(gr.on(pressed, example, None, [prompt, seed], **LIGHT)).then(handler, **shared)
     stop.click(halt, **LIGHT)
 
-    surprise.click(lambda: golden_noise.surprise(secrets.randbelow(2**31)), None, prompt, **LIGHT)
-    dice.click(lambda: secrets.randbelow(2**31), None, seed, **LIGHT)
-    reuse.click(lambda last: gr.skip() if last is None else last, last_seed, seed, **LIGHT)
-    dropped.upload(restore, dropped, [*controls, dropped], **TALKS)
+    held(SLUG, surprise.click, lambda: golden_noise.surprise(secrets.randbelow(2**31)), None, prompt, **LIGHT)
+    held(SLUG, dice.click, lambda: secrets.randbelow(2**31), None, seed, **LIGHT)
+    held(SLUG, reuse.click, lambda last: gr.skip() if last is None else last, last_seed, seed, **LIGHT)
+    emptied(dropped, held(SLUG, dropped.upload, restore, dropped, [*controls, dropped], **TALKS))
     history.on_pick(
         lambda entry: {
             **dict(zip(controls, restored(entry.outcome.outcome.settings), strict=True)),

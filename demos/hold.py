@@ -5,16 +5,18 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Generator, Iterator
+from contextlib import closing
 from typing import Any
 
 import gradio as gr
 
-from demos import LIGHT
+from demos import LIGHT, progress_line
 
 STARTS = "starts-run"
 """Class of a button, or of a field with Enter, that starts a run, beside `studio-run` and `example`."""
-ELSEWHERE = "It is in “Your results”: the page shows another one now."
+ASIDE = "Done, and in “Your results”: the page shows something else by now."
+UNSEEN = "Done, but not shown: the page shows something else by now."
 
 _numbers = itertools.count(1)
 
@@ -41,6 +43,12 @@ def hold(slug: str, *triggers: Callable[..., Any]) -> Callable[[Any], Any]:
     return until
 
 
+def held(slug: str, trigger: Callable[..., Any], *bound: Any, **how: Any) -> Any:
+    """Bind ``trigger`` as it would be bound itself, and :func:`hold` the tab's runs for as long as the event takes."""
+    until = hold(slug, trigger)
+    return until(trigger(*bound, **how))
+
+
 @dataclasses.dataclass(eq=False)
 class OnPage:
     """What the page shows now. The value of a ``gr.State``: changed in place, so that a run that is going sees it."""
@@ -49,16 +57,19 @@ class OnPage:
 
 
 def belonging(
-    updates: Iterator[Any], page: OnPage, key: Any, kept: Collection[Any], line: gr.HTML, aside: Callable[[str], str]
+    updates: Generator[Any], page: OnPage, key: Any, line: gr.HTML, kept: Collection[gr.blocks.Block]
 ) -> Iterator[Any]:
-    """The updates of a run that began with ``key`` on the page, for as long as it is there; then those of ``kept`` alone,
-    and of ``line``, whose text ``aside`` makes."""
+    """The updates of a run that began with ``key`` on the page for as long as that is there; then those of ``kept``, the history,
+    and of ``line`` alone."""
     page.key = key
-    for update in updates:
-        if page.key == key or not isinstance(update, dict):
-            yield update
-            continue
-        left = {block: value for block, value in update.items() if block in kept}
-        if line in update:
-            left[line] = aside(update[line])
-        yield left or gr.skip()
+    with closing(updates):
+        for update in updates:
+            if page.key == key or not isinstance(update, dict) or "__type__" in update:
+                yield update
+                continue
+            left = {block: value for block, value in update.items() if block in kept}
+            if line in update:
+                over = 'progress-line done"' in update[line]
+                words = ASIDE if left else UNSEEN
+                left[line] = progress_line(words, 1.0, "done") if over else update[line]
+            yield left or gr.skip()

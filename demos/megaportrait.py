@@ -24,6 +24,7 @@ from demos import (
     progress_line,
 )
 from demos.figures import safe
+from demos.hold import held
 from demos.portrait_files import SLUG, settings_inside
 from demos.portrait_measured import measured_html
 from demos.uploads import emptied, told
@@ -186,9 +187,8 @@ def build(registry: Registry, model_set: str) -> None:
         }  # fmt: skip
 
     put = [*step1.outputs, *step2.outputs, *controls.outputs]
-    put_back = controls.drop.upload(restore, controls.drop, [*put, controls.drop], **TALKS)
-    emptied(controls.drop, put_back)
-    history.gallery.select(bring_back, history.entries, [*put, *view.outputs, parts], **TALKS)
+    emptied(controls.drop, held(SLUG, controls.drop.upload, restore, controls.drop, [*put, controls.drop], **TALKS))
+    held(SLUG, history.gallery.select, bring_back, history.entries, [*put, *view.outputs, parts], **TALKS)
     portrait_learn.build_api(registry, model_set)
     portrait_api.build(registry, model_set)
 

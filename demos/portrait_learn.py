@@ -26,6 +26,8 @@ from demos import (
 )
 from demos.endpoint import FILES, FLAG, MODEL_SET, NUMBER, TEXT, WHOLE, Endpoint, Parameter, publish
 from demos.figures import safe
+from demos.hold import held
+from demos.portrait_files import SLUG
 from demos.portrait_people import Chosen
 from demos.portrait_shown import lesson_html
 from demos.portrait_step1 import NOBODY, Step1, best_score, forget_uploads, read_uploads, thumbnail
@@ -236,9 +238,9 @@ def _bind_files(model_set: str, step1: Step1, learn: Learn) -> None:
     learn.keep.click(keep, [step1.chosen, step1.name], shelves, **TALKS)
     learn.delete.click(delete, learn.kept, shelves, **TALKS)
     there = [*step1.outputs, learn.line, learn.course]
-    learn.bring.click(bring, learn.kept, there, **TALKS)
+    held(SLUG, learn.bring.click, bring, learn.kept, there, **TALKS)
     download(learn.save, packed, [step1.chosen, step1.name])
-    emptied(learn.drop, learn.drop.upload(unpacked, learn.drop, [*there, learn.drop], **TALKS))
+    emptied(learn.drop, held(SLUG, learn.drop.upload, unpacked, learn.drop, [*there, learn.drop], **TALKS))
 
 
 # --- settings ---------------------------------------------------------------------------------------------------

@@ -20,6 +20,8 @@ from PIL import Image
 
 from demos import GPU, LIGHT, TALKS, explain, on_gpu, portrait_people, portrait_step1, progress_line, stop_run
 from demos.figures import data_uri, safe
+from demos.hold import held, hold
+from demos.portrait_files import SLUG
 from demos.portrait_people import HELD_OUT, Reference
 from demos.portrait_shown import notes_html
 from demos.uploads import emptied, told
@@ -283,16 +285,16 @@ def build(model_set: str) -> Step2:
             return {seen: none, shown: overlaid(now.picture), words: f"<p class='remark'>{TWO_CLICKS}</p>"}
         return {seen: Seen(), box: made, shown: overlaid(now.picture, box=made), words: "", **looked_again()}
 
-    dice.click(lambda: secrets.randbelow(HELD_OUT), None, number, **LIGHT).then(
-        roll_reference, number, outputs, **TALKS
-    )
-    again.click(roll_reference, number, outputs, **TALKS)
-    emptied(drop, drop.upload(bring_reference, drop, [*outputs, drop], **TALKS))
+    there = hold(SLUG, dice.click)
+    seed = dice.click(lambda: secrets.randbelow(HELD_OUT), None, number, **LIGHT)
+    there(seed.then(roll_reference, number, outputs, **TALKS))
+    held(SLUG, again.click, roll_reference, number, outputs, **TALKS)
+    emptied(drop, held(SLUG, drop.upload, bring_reference, drop, [*outputs, drop], **TALKS))
     # Not LIGHT: what changes outside the queue does not start the look that waits for it.
-    faces.input(looked_again, faces, [face, ask], **TALKS)
+    held(SLUG, faces.input, looked_again, faces, [face, ask], **TALKS)
     search.click(looked_again, face, [face, ask], **TALKS)
-    draw.input(drawing, [draw, reference, seen, box], [box, seen, shown, words, face, ask], **TALKS)
-    shown.select(click, [reference, seen, draw], [seen, box, shown, words, face, ask], **TALKS)
+    held(SLUG, draw.input, drawing, [draw, reference, seen, box], [box, seen, shown, words, face, ask], **TALKS)
+    held(SLUG, shown.select, click, [reference, seen, draw], [seen, box, shown, words, face, ask], **TALKS)
     return Step2(reference, key, face, box, consent, ask, load, outputs, seen, [shown, faces, draw, words, seen])
 
 

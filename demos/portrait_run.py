@@ -10,7 +10,8 @@ from typing import Any
 import gradio as gr
 
 from demos import BROKE, GPU, LIGHT, TALKS, Entry, History, halt, on_gpu, portrait_people, progress_line, running_line
-from demos.portrait_files import Shown, write
+from demos.hold import OnPage, belonging, hold
+from demos.portrait_files import SLUG, Shown, write
 from demos.portrait_people import Chosen, Reference, truth_of
 from demos.portrait_reference import Step2
 from demos.portrait_settings import Controls
@@ -42,7 +43,13 @@ def bind(
     """Tie the buttons to the runs."""
 
     def make_portrait(
-        session, chosen: Chosen | None, agreed_1, reference: Reference | None, face, box, agreed_2, glasses, entries, kept, *values
+        session, chosen: Chosen | None, agreed_1, reference: Reference | None, face, box, agreed_2, glasses, entries, kept, page, *values
+    ) -> Iterator[Any]:  # fmt: skip
+        stages_ = stages(session, chosen, agreed_1, reference, face, box, agreed_2, glasses, entries, kept, values)
+        yield from belonging(stages_, page, shown_of(chosen, reference), view.line, history.outputs)
+
+    def stages(
+        session, chosen: Chosen | None, agreed_1, reference: Reference | None, face, box, agreed_2, glasses, entries, kept, values
     ) -> Iterator[Any]:  # fmt: skip
         settings = controls.asked(values, model_set)
         given = step2.given(reference, chosen, (agreed_1, agreed_2))
@@ -71,7 +78,7 @@ def bind(
         shown = write(outcome, chosen, reference, session, face, box)
         caption = f"{chosen.name} · {reference.name} · seed {outcome.best.seed}"
         return {
-            **view.show(shown), view.line: progress_line(f"Done in {seconds:.1f} s", 1.0, "done"),
+            **view.show(shown), view.line: progress_line(f"Done in {seconds:.1f} s: {caption}", 1.0, "done"),
             **history.add(entries, Entry(shown.results[0], caption, shown)),
         }  # fmt: skip
 
@@ -93,22 +100,28 @@ def bind(
             return gr.skip()
         return view.show(dataclasses.replace(shown, index=event.index))
 
-    def another(shown: Shown | None, chosen: Chosen | None, key: str, mode: str, before: str) -> dict[Any, Any]:
+    def another(
+        shown: Shown | None, chosen: Chosen | None, reference: Reference | None, mode: str, before: str, page: OnPage
+    ) -> dict[Any, Any]:
         """Another person or reference is there, or more was learnt of the person, who is worn from now on."""
-        now = "" if chosen is None else chosen.key
+        now, key = "" if chosen is None else chosen.key, shown_of(chosen, reference)
         updates: dict[Any, Any] = {was: now}
-        if shown is not None and shown.keys == (now, key):  # brought back, with settings of its own
-            return updates
-        if shown is not None:
+        going, page.key = page.key == key, key
+        if shown is not None and shown.keys == (now, "" if reference is None else reference.key):
+            return updates  # brought back, with settings of its own
+        if shown is None or shown_of(shown.chosen, shown.reference) != key:
+            updates |= view.clear()
+        if shown is not None and not (going and view.strip in updates):
             updates[view.line] = progress_line(ANOTHER)
         if now != before and chosen is not None and chosen.trained and mode == "instant":
             updates[controls.mode] = "trained"
         return updates
 
     was = gr.State(portrait_people.first_person().key)
+    page = gr.State(OnPage(shown_of(portrait_people.first_person(), portrait_people.first_reference())))
     inputs = [
         step1.chosen, step1.consent, step2.reference, step2.face, step2.box, step2.consent, controls.glasses, history.entries, cache,
-        *controls.inputs,
+        page, *controls.inputs,
     ]  # fmt: skip
     shared = {"outputs": [*view.outputs, *history.outputs], "show_progress": "hidden", "api_visibility": "private"}
     shared |= {"trigger_mode": "multiple", **GPU}
@@ -117,12 +130,20 @@ def bind(
         "broken": {view.line: progress_line(BROKE, 0.0, "stopped")},
     }
     whole = on_gpu(make_portrait, **ends)
+    pressed = [chip.click for chip in chips]
+    # Before the runs: a second listener of a click waits until the first is through.
+    gr.on([controls.run.click, *pressed], None, js=TO_RESULTS, **LIGHT)
     controls.run.click(whole, inputs, **shared)
     gr.on([controls.stop.click, view.stop.click], halt, **LIGHT)
-    gr.on([controls.run.click, *(chip.click for chip in chips)], None, js=TO_RESULTS, **LIGHT)
     put = [*step1.outputs, *step2.outputs, controls.mode, view.line]
-    rolled = gr.on([chip.click for chip in chips], example, step1.chosen, put, **TALKS)
-    rolled.success(whole, inputs, **shared)
+    there = hold(SLUG, *pressed)
+    there(gr.on(pressed, example, step1.chosen, put, **TALKS)).success(whole, inputs, **shared)
     view.gallery.select(candidate, view.last, view.outputs, **LIGHT)
-    looks = [view.last, step1.chosen, step2.key, controls.mode, was]
-    gr.on([step1.key.change, step2.key.change], another, looks, [view.line, controls.mode, was], **LIGHT)
+    looks = [view.last, step1.chosen, step2.reference, controls.mode, was, page]
+    # Not LIGHT: in the queue it keeps its place among the updates of a run that is going.
+    gr.on([step1.key.change, step2.key.change], another, looks, [*view.outputs, controls.mode, was], **TALKS)
+
+
+def shown_of(chosen: Chosen | None, reference: Reference | None) -> tuple[str, str]:
+    """Whose pictures and which reference the page shows, whatever was learnt of them."""
+    return "" if chosen is None else chosen.root, "" if reference is None else reference.key

@@ -15,6 +15,8 @@ from PIL import Image
 
 from demos import BROKE, GPU, LIGHT, TALKS, on_gpu, portrait_people, progress_line, running_line
 from demos.figures import data_uri, safe
+from demos.hold import held, hold
+from demos.portrait_files import SLUG
 from demos.portrait_people import HELD_OUT, MOST, Chosen
 from demos.portrait_shown import notes_html, verdicts_html
 from demos.uploads import emptied, told
@@ -114,11 +116,16 @@ def build(model_set: str) -> Step1:
         return load(last_rolled if which == ROLLED else last_own)
 
     rendering = {**TALKS, "show_progress": "minimal", "show_progress_on": [shown]}
-    gr.on([again.click, number.submit], roll, number, outputs, **rendering)
-    dice.click(lambda: secrets.randbelow(HELD_OUT), None, number, **LIGHT).then(roll, number, outputs, **rendering)
+    asked = [again.click, number.submit]
+    there = hold(SLUG, *asked)
+    there(gr.on(asked, roll, number, outputs, **rendering))
+    there = hold(SLUG, dice.click)
+    seed = dice.click(lambda: secrets.randbelow(HELD_OUT), None, number, **LIGHT)
+    there(seed.then(roll, number, outputs, **rendering))
     # Not LIGHT: whoever listens to the key would not hear of it.
-    kind.input(other_kind, [kind, rolled, mine], outputs, **TALKS)
-    over.click(lambda: {**load(None), consent: gr.Checkbox(value=False, visible=True)}, None, outputs, **TALKS)
+    held(SLUG, kind.input, other_kind, [kind, rolled, mine], outputs, **TALKS)
+    nobody = {**load(None), consent: gr.Checkbox(value=False, visible=True)}
+    held(SLUG, over.click, lambda: nobody, None, outputs, **TALKS)
     return Step1(chosen, key, consent, name, shown, drop, load, outputs, learnt, [chosen, key, rolled, mine])
 
 

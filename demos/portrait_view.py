@@ -70,6 +70,13 @@ class View:
             self.last: shown,
         }  # fmt: skip
 
+    def clear(self) -> dict[Any, Any]:
+        """Somebody else or another reference is there: what was shown belongs to those before, and is in the history."""
+        return {
+            **dict.fromkeys((self.strip, self.told, self.under), ""), self.slider: None, self.last: None,
+            self.gallery: gr.Gallery(value=None, visible=False), self.more: gr.Column(visible=False),
+        }  # fmt: skip
+
 
 def live_strip(seen: Mapping[str, Preview]) -> str:
     """The stages of a run so far, each as it looked last."""

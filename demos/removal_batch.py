@@ -13,11 +13,13 @@ from typing import Any
 
 import gradio as gr
 
-from demos import BROKE, GPU, LIGHT, halt, on_gpu, progress_line, running_line, workspace
+from demos import BROKE, GPU, LIGHT, TALKS, halt, on_gpu, progress_line, running_line, workspace
 from demos.figures import safe
+from demos.hold import held
+from demos.removal_files import SLUG
 from demos.removal_input import Input
 from demos.removal_settings import Controls
-from demos.uploads import download, told
+from demos.uploads import download, emptied, told
 from pipelines import georemover, saving
 from pipelines.georemover import BatchRow, Planned
 from pipelines.lane import IDLE, Progress, Result, live
@@ -84,7 +86,7 @@ def build(registry: Registry, model_set: str, given: Input, controls: Controls) 
                     path_ = write_table(known, folder)
                     yield {board: board_html(known), save_csv: gr.DownloadButton(value=path_, interactive=True)}
                 elif isinstance(item, Result):
-                    text = f"Done: {made_words(list(rows.values()))} in {time.monotonic() - began:.0f} s"
+                    text = f"Done: {made_words(list(rows.values()))} in {time.monotonic() - began:.0f} s · {Path(path).name[:60]}"
                     yield {line: progress_line(text, 1.0, "done"), **over}
         except TimeoutError:
             text = f"Stopped after {LIMIT_S / 60:.0f} minutes, the limit of one run. What was done stays."
@@ -96,6 +98,17 @@ def build(registry: Registry, model_set: str, given: Input, controls: Controls) 
                 raise ValueError("No picture of this batch was finished: the table says why.")
         return str(Path(folder) / PACKED)
 
+    def look_into(path: str | None) -> dict[Any, Any]:
+        """A zip is opened when it comes, so that one that is refused does not stay; the table of another one goes."""
+        if path is not None:
+            with told("This zip was not taken"):
+                georemover.check_batch(path)
+        return {
+            line: progress_line(READY), board: "", place: "",
+            save_csv: gr.DownloadButton(value=None, interactive=False), save_zip: gr.Button(interactive=False),
+        }  # fmt: skip
+
+    emptied(packed, held(SLUG, packed.upload, look_into, packed, [line, board, place, save_csv, save_zip], **TALKS))
     # Every update of a file is one more copy of it on the disk, so the pictures wait until they are asked for.
     over = {save_zip: gr.Button(interactive=True)}
     download(save_zip, packed_pictures, place)

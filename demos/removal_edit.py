@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from demos import LIGHT, TALKS, picture_editor
+from demos.hold import STARTS, held
+from demos.removal_files import SLUG
 from demos.uploads import emptied, told
 from pipelines import georemover, removal_views
 
@@ -70,7 +72,7 @@ def build() -> Edit:
     own = gr.State(None)
     with gr.Accordion("Edit or bring the depth after", open=False):
         gr.HTML(ABOUT, padding=False)
-        unchanged = gr.Button("What if the depth had not changed?", size="md")
+        unchanged = gr.Button("What if the depth had not changed?", size="md", elem_classes=STARTS)
         fetch = gr.Button("Paint over the depth after", size="md")
         editor = gr.ImageEditor(
             label="Depth after, dark is far", type="pil", image_mode="RGBA", format="png", sources=(), transforms=(),
@@ -85,7 +87,7 @@ def build() -> Edit:
         )  # fmt: skip
         note = gr.HTML(NONE, padding=False)
         with gr.Row(elem_classes="run-row"):
-            render = gr.Button("Render from my depth", size="md", min_width=120, interactive=False)
+            render = gr.Button("Render from my depth", size="md", min_width=120, interactive=False, elem_classes=STARTS)
             back = gr.Button("Back to the model’s", size="md", min_width=120, interactive=False)
     return Edit(own, editor, fetch, use, drop, dark, back, note, render, unchanged)
 
@@ -139,12 +141,19 @@ def bind(edit: Edit, view: Any) -> None:
 
     changed = [edit.own, edit.note, after, edit.render, edit.back]
     edit.fetch.click(fetched, last, [edit.editor, edit.use], **TALKS)
-    edit.use.click(painted, [edit.editor, last, colours], changed, **TALKS)
+    held(SLUG, edit.use.click, painted, [edit.editor, last, colours], changed, **TALKS)
     emptied(
         edit.drop,
-        edit.drop.upload(brought, [edit.drop, edit.dark, last, colours], [*changed, edit.drop], **TALKS),
+        held(
+            SLUG,
+            edit.drop.upload,
+            brought,
+            [edit.drop, edit.dark, last, colours],
+            [*changed, edit.drop],
+            **TALKS,
+        ),
     )
-    edit.back.click(given_back, [last, colours], changed, **LIGHT)
+    held(SLUG, edit.back.click, given_back, [last, colours], changed, **LIGHT)
 
 
 def fits(shape: tuple[int, int]) -> Callable[[tuple[int, int]], None]:

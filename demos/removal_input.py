@@ -11,6 +11,8 @@ from typing import Any
 import gradio as gr
 
 from demos import LIGHT, TALKS, painter, removal_scenes
+from demos.hold import held, hold
+from demos.removal_files import SLUG
 from demos.removal_mask import (
     BRUSH,
     CLICK,
@@ -251,23 +253,25 @@ def build(model_set: str, licence: str) -> Input:
         return load(new, pixels, holes)
 
     rolling = [count, floor, light, mirror, *tools]
-    again.click(roll_scene, [number, *rolling], outputs, **TALKS)
-    dice.click(lambda: secrets.randbelow(HELD_OUT), None, number, **LIGHT).then(
-        roll_scene, [number, *rolling], outputs, **TALKS
-    )
-    seen.select(click, state, [picture, scene, solid, editor, *by_look], **TALKS)
-    solid.input(pick, [solid, *state], [picture, scene, solid, editor, *by_look], **LIGHT)
+    chosen = [picture, scene, solid, editor, *by_look]
     to_brush = [picture, scene, mine, mode, *boxes, *by_look]
-    mode.input(switch, [mode, picture, editor, *tools], to_brush, **LIGHT)
+    held(SLUG, again.click, roll_scene, [number, *rolling], outputs, **TALKS)
+    there = hold(SLUG, dice.click)
+    rolled = dice.click(lambda: secrets.randbelow(HELD_OUT), None, number, **LIGHT)
+    there(rolled.then(roll_scene, [number, *rolling], outputs, **TALKS))
+    held(SLUG, seen.select, click, state, chosen, **TALKS)
+    held(SLUG, solid.input, pick, [solid, *state], chosen, **LIGHT)
+    held(SLUG, mode.input, switch, [mode, picture, editor, *tools], to_brush, **LIGHT)
     gr.on(
         [editor.change, grow.change, fill.change], changed, state, [scene, mine, *by_look], trigger_mode="always_last",
         **LIGHT,
     )  # fmt: skip
-    kind.input(other_kind, [kind, scene, mine, *state], outputs, **LIGHT)
-    emptied(dropped, dropped.upload(bring, [dropped, *tools], [*outputs, dropped], **TALKS))
-    brought = mask_drop.upload(bring_mask, [mask_drop, white, picture, *tools], [*to_brush, mask_drop], **TALKS)
-    emptied(mask_drop, brought)
-    edges.click(snap, state, to_brush, **TALKS)
+    # Not LIGHT: whoever listens to the key would not hear of it.
+    held(SLUG, kind.input, other_kind, [kind, scene, mine, *state], outputs, **TALKS)
+    emptied(dropped, held(SLUG, dropped.upload, bring, [dropped, *tools], [*outputs, dropped], **TALKS))
+    with_mask = [mask_drop, white, picture, *tools]
+    emptied(mask_drop, held(SLUG, mask_drop.upload, bring_mask, with_mask, [*to_brush, mask_drop], **TALKS))
+    held(SLUG, edges.click, snap, state, to_brush, **TALKS)
     download(save, saved, [picture, mode, editor])
     return Input(picture, key, mode, editor, grow, fill, chips, run, stop, load, outputs)
 

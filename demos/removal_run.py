@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from demos import BROKE, GPU, LIGHT, TALKS, Entry, History, halt, on_gpu, progress_line, removal_scenes, running_line
+from demos.hold import OnPage, belonging, hold
 from demos.removal_edit import Edit
-from demos.removal_files import Shown, write
+from demos.removal_files import SLUG, Shown, write
 from demos.removal_input import Input
 from demos.removal_mask import BRUSH, asked_mask
 from demos.removal_settings import Controls
@@ -58,7 +59,14 @@ def bind(
 
     def going(
         session: str, asked: Request, kept: Cache, picture: removal_scenes.Picture, mode: str, look: tuple[str, str, float],
-        entries: list[Entry], until: str = "",
+        entries: list[Entry], page: OnPage, until: str = "",
+    ) -> Iterator[Any]:  # fmt: skip
+        updates = stages(session, asked, kept, picture, mode, look, entries, until)
+        yield from belonging(updates, page, picture.key, view.line, history.outputs)
+
+    def stages(
+        session: str, asked: Request, kept: Cache, picture: removal_scenes.Picture, mode: str, look: tuple[str, str, float],
+        entries: list[Entry], until: str,
     ) -> Iterator[Any]:  # fmt: skip
         """``until``: the stage, as previews name it, after which it is enough; empty for all."""
         yield {view.line: progress_line("Starting…", 0.0, "running")}
@@ -87,11 +95,11 @@ def bind(
                 yield view.geometry_of(item.value, look[0])
                 drawn = mode == BRUSH or picture.solids is None
                 shown = write(item.value, picture, session, clean, drawn)
-                text = f"Done in {time.monotonic() - began:.1f} s"
+                name = picture.names[about] if picture.names and about is not None else picture.name
+                caption = f"{name} · seed {shown.outcome.settings.seed}"
+                text = f"Done in {time.monotonic() - began:.1f} s: {caption}"
                 updates = {**view.show(shown, *look), view.line: progress_line(text, 1.0, "done")}
                 if shown.results:
-                    name = picture.names[about] if picture.names and about is not None else picture.name
-                    caption = f"{name} · seed {shown.outcome.settings.seed}"
                     packed = numpy.packbits(asked.mask) if drawn else None
                     held = Kept(shown, picture.chosen(picture.index), packed)
                     updates |= history.add(entries, Entry(shown.results[0], caption, held))
@@ -101,16 +109,16 @@ def bind(
         """A run up to ``until``; with ``own``, from the visitor's depth where there is one for this picture."""
 
         def removal(
-            session, picture, mode, drawn, grow, fill, depth, compare, colours, which, threshold, entries, kept, *values
+            session, picture, mode, drawn, grow, fill, depth, compare, colours, which, threshold, entries, kept, page, *values
         ) -> Iterator[Any]:  # fmt: skip
             mask = asked_mask(picture, mode, drawn, needed=until != georemover.DEPTH_BEFORE)
             after = depth.after if own and depth is not None and depth.key == picture.key else None
             settings = controls.asked(values, grow, fill, model_set)
             asked = request_of(picture, mask, settings, depth_after=after, compare=bool(compare))
             try:
-                yield from going(session, asked, kept, picture, mode, (colours, which, threshold), entries, until)
+                yield from going(session, asked, kept, picture, mode, (colours, which, threshold), entries, page, until)
             except georemover.NoWeights:
-                if not until:
+                if not until and page.key == picture.key:
                     yield view.stand_in(*georemover.without_weights(asked))
                 raise
 
@@ -118,7 +126,7 @@ def bind(
         return removal
 
     def render_unchanged(
-        session, picture, mode, drawn, grow, fill, shown, compare, colours, which, threshold, entries, kept, *values
+        session, picture, mode, drawn, grow, fill, shown, compare, colours, which, threshold, entries, kept, page, *values
     ) -> Iterator[Any]:  # fmt: skip
         """Render as if stage 1 had changed nothing: the picture must stay as it is."""
         mask = asked_mask(picture, mode, drawn)
@@ -127,10 +135,11 @@ def bind(
         same, settings = shown.outcome.depth_before, controls.asked(values, grow, fill, model_set)
         settings = dataclasses.replace(settings, depth_assist=False)  # that depth has been assisted already
         asked = request_of(picture, mask, settings, depth_after=same, depth_before=same)
-        yield from going(session, asked, kept, picture, mode, (colours, which, threshold), entries)
+        yield from going(session, asked, kept, picture, mode, (colours, which, threshold), entries, page)
 
+    page = gr.State(OnPage(removal_scenes.START_KEY))
     mine = [given.picture, given.mode, given.editor, given.grow, given.fill]
-    rest = [controls.compare, view.colours, view.which, view.threshold, history.entries, cache, *controls.widgets]
+    rest = [controls.compare, view.colours, view.which, view.threshold, history.entries, cache, page, *controls.widgets]
     inputs = [*mine, edit.own, *rest]
     shared = {"outputs": [*view.outputs, *history.outputs], "show_progress": "hidden", "api_visibility": "private"}
     shared |= {"trigger_mode": "multiple", **GPU}
@@ -151,12 +160,13 @@ def bind(
             new = removal_scenes.roll(EXAMPLES[given.chips.index(event.target)])
         return given.load(new, pixels, holes)
 
-    chosen = gr.on([chip.click for chip in given.chips], example, [given.grow, given.fill], given.outputs, **TALKS)
-    chosen.success(whole, inputs, **shared)
-    _look(given, view, edit)
+    pressed = [chip.click for chip in given.chips]
+    there = hold(SLUG, *pressed)
+    there(gr.on(pressed, example, [given.grow, given.fill], given.outputs, **TALKS)).success(whole, inputs, **shared)
+    _look(given, view, edit, page)
 
 
-def _look(given: Input, view: View, edit: Edit) -> None:
+def _look(given: Input, view: View, edit: Edit, page: gr.State) -> None:
     """What only changes how a run is shown."""
 
     def recoloured(shown: Shown | None, colours: str) -> Any:
@@ -173,8 +183,13 @@ def _look(given: Input, view: View, edit: Edit) -> None:
     def warmed(shown: Shown | None, threshold: float) -> Any:
         return gr.skip() if shown is None or not shown.results else view.warm(shown, threshold)
 
-    def cleared(key: str, shown: Shown | None) -> Any:
-        return gr.skip() if shown is None or shown.key == key else {**view.clear(), **edit.clear()}
+    def cleared(key: str, shown: Shown | None, page: OnPage) -> Any:
+        """Another picture is on the page: what a run still shows of the one before goes, too."""
+        going, page.key = page.key == key, key  # a run of this very picture, which has told its line already
+        if shown is not None and shown.key == key:
+            return gr.skip()
+        updates = {**view.clear(), **edit.clear()}
+        return {block: value for block, value in updates.items() if not (going and block is view.line)}
 
     view.colours.input(recoloured, [view.last, view.colours], view.depths, **LIGHT)
     view.which.input(other, [view.last, view.which], [view.slider, view.gallery], **LIGHT)
@@ -183,4 +198,5 @@ def _look(given: Input, view: View, edit: Edit) -> None:
     view.threshold.change(
         warmed, [view.last, view.threshold], [view.heat, view.heat_words], trigger_mode="always_last", **LIGHT
     )
-    given.key.change(cleared, [given.key, view.last], [*view.outputs, *edit.outputs], **LIGHT)
+    # Not LIGHT: in the queue it keeps its place among the updates of a run that is going.
+    given.key.change(cleared, [given.key, view.last, page], [*view.outputs, *edit.outputs], **TALKS)

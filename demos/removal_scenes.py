@@ -29,6 +29,7 @@ FIRST = ROOT / "assets" / "example_scenes" / "removal.npz"
 FIRST_MASK = FIRST.with_name("removal_mask.png")
 START = Recipe(29)
 """What :func:`first` shows: two balls on mirroring wood, of which the left one is to go."""
+START_KEY = "first"
 HELD_OUT = 1_000_000
 """Seeds of scenes below this one were never trained on."""
 SIDE = 768
@@ -143,7 +144,7 @@ def first() -> Picture:
     with numpy.load(FIRST) as kept:
         names = tuple(json.loads(str(kept["names"])))
         image = Image.fromarray(kept["image"])
-        return Picture(image, "first", START, kept["solids"], names, START.index, name=f"scene_{START.seed}")
+        return Picture(image, START_KEY, START, kept["solids"], names, START.index, name=f"scene_{START.seed}")
 
 
 def write_first(path: Path = FIRST) -> Path:

@@ -10,6 +10,7 @@ import gradio as gr
 from PIL import Image
 
 from demos import progress_line
+from demos.hold import STARTS
 from demos.removal_edit import Edit
 from demos.removal_files import Shown
 from demos.removal_shown import comparison_html, figures_html, heat_of, metrics_html, moved_words, notes_html
@@ -146,8 +147,8 @@ def build(edit: Callable[[], Edit]) -> tuple[View, Edit]:
                 change = _frame("Difference", "Where the depth changed is bright")
             moved = gr.HTML(padding=False)
             with gr.Row(elem_classes="run-row"):
-                depth = gr.Button("1 Estimate depth", size="md", min_width=100)
-                geometry = gr.Button("2 Remove from depth", size="md", min_width=100)
+                depth = gr.Button("1 Estimate depth", size="md", min_width=100, elem_classes=STARTS)
+                geometry = gr.Button("2 Remove from depth", size="md", min_width=100, elem_classes=STARTS)
             colours = gr.Radio(
                 [("inferno, as the models see it", "inferno"), ("grey", "grey")], value="inferno", label="Depth colours",
                 elem_classes="choices",
@@ -164,7 +165,7 @@ def build(edit: Callable[[], Edit]) -> tuple[View, Edit]:
                 buttons=[], elem_classes="variants",
             )  # fmt: skip
             with gr.Row(elem_classes="run-row"):
-                render = gr.Button("3 Render", size="md", min_width=100)
+                render = gr.Button("3 Render", size="md", min_width=100, elem_classes=STARTS)
             which = gr.Radio(
                 [("composite: all else untouched", PASTED), ("raw result of stage 2", RAW)], value=PASTED, label="Show",
                 elem_classes="choices",

@@ -1339,10 +1339,8 @@ def batch(
     """
     settings = settings.validated()
     with open_archive(path, BATCH_FILES) as archive:
-        entries = batch_files.entries(archive.members)
+        entries = _entries(archive)
         pairs = [entry for entry in entries if not entry.problem]
-        if not pairs and all(len(entry.files) == 1 and entry.name == entry.files[0].name for entry in entries):
-            raise ValueError(_nothing_in(entries))
         yield Planned([BatchRow(one.name, error=one.problem or WAITS, files=_names(one)) for one in entries])
         for number, entry in enumerate(pairs, 1):
             job.check()
@@ -1354,6 +1352,23 @@ def batch(
             except ValueError as error:
                 troubles.raise_machines(error)
                 yield BatchRow(entry.name, error=str(error), files=_names(entry))
+
+
+def check_batch(path: str | Path | BinaryIO) -> None:
+    """See that a zip holds something for :func:`batch`, by the names in it.
+
+    Raises:
+        ValueError: as :func:`batch`.
+    """
+    with open_archive(path, BATCH_FILES) as archive:
+        _entries(archive)
+
+
+def _entries(archive: Archive) -> list[batch_files.Entry]:
+    entries = batch_files.entries(archive.members)
+    if all(entry.problem and len(entry.files) == 1 and entry.name == entry.files[0].name for entry in entries):
+        raise ValueError(_nothing_in(entries))
+    return entries
 
 
 WAITS = "Not reached: the batch has not come to it."

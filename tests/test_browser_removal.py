@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import re
+import threading
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -396,3 +397,42 @@ def test_a_batch(wide: Remover, tmp_path: Path):
     assert "There is no lonely_mask.png" in wide.page.locator(".board:visible").inner_text()
     assert wide.save("Download CSV", tmp_path / "table.csv") == "georemover.csv"
     assert wide.overflow() <= 0
+
+
+def test_roll_and_remove_in_either_order_never_mix_two_scenes(wide: Remover, monkeypatch):
+    """Remove waits for the scene that is being rolled; a run whose scene goes while it runs ends in the history, not beside the new one."""
+    from demos import removal_run, removal_scenes
+
+    roll, write, may, ready = removal_scenes.roll, removal_run.write, threading.Event(), threading.Event()
+    monkeypatch.setattr(removal_scenes, "roll", lambda recipe: may.wait(30) and roll(recipe))
+    monkeypatch.setattr(removal_run, "write", lambda *given: ready.wait(60) and write(*given))
+    ready.set()
+    wide.fast()
+    wide.fold("Roll a new scene")
+    wide.press("Roll a new scene")
+    expect(wide.remove).to_have_attribute("aria-disabled", "true")
+    wide.remove.click(force=True)  # a click that does not wait
+    wide.page.keyboard.press("Control+Enter")
+    wide.page.wait_for_timeout(300)
+    assert wide.page.locator(".removal-line .progress-line.idle:visible").count(), "the old scene was removed"
+    seed = wide.page.get_by_label("Scene seed", exact=True).input_value()
+    may.set()
+    wide.remove.click()  # waits until it may
+    wide.ends()
+    assert wide.page.get_by_label("Scene seed", exact=True).input_value() == seed
+    expect(wide.page.locator(".removal-slide:visible img").first).to_be_visible()
+
+    ready.clear()
+    wide.remove.click()
+    wide.goes()
+    wide.press("Roll a new scene")
+    expect(wide.page.locator(".removal-slide:visible img")).to_have_count(0)  # the results of the scene before are gone
+    ready.set()
+    wide.page.locator(".removal-line:visible .progress-line.done", has_text="in “Your results”").wait_for()
+    wide.page.wait_for_timeout(300)
+    assert wide.page.locator(".removal-slide:visible img").count() == 0
+    assert not wide.source("Depth of the picture, near is bright")
+    assert wide.page.locator(".removal-board:visible").count() == 0
+    expect(wide.page.locator(".history-strip:visible img")).to_have_count(2)
+    wide.page.locator(".history-strip:visible button").last.click()
+    expect(wide.page.locator(".removal-slide:visible img").first).to_be_visible()

@@ -28,6 +28,7 @@ from demos import (
     portrait_reference,
     portrait_settings,
 )
+from demos.hold import OnPage
 from demos.portrait_files import Shown
 from demos.portrait_people import Chosen, Reference
 from demos.portrait_reference import Seen
@@ -79,7 +80,7 @@ def asked(controls, chosen="first", reference="first", face=None, box=None, agre
     chosen = portrait_people.first_person() if chosen == "first" else chosen
     reference = portrait_people.first_reference() if reference == "first" else reference
     kept = Cache() if kept is None else kept
-    return [chosen, agreed[0], reference, face, box, agreed[1], False, list(entries), kept, *values(controls, **changed)]  # fmt: skip
+    return [chosen, agreed[0], reference, face, box, agreed[1], False, list(entries), kept, OnPage(), *values(controls, **changed)]  # fmt: skip
 
 
 def last(updates: list) -> Shown:
@@ -426,15 +427,24 @@ def test_stop_keeps_what_is_finished(page, controls):
 
 def test_a_new_person_makes_the_shown_result_an_old_one_and_a_trained_one_is_worn(page, run):
     made, first, another = last(run), portrait_people.first_person(), handler(page, "another")
-    assert list(another(made, first, "first", "instant", "first").values()) == ["first"], "nothing is new"
-    other = another(made, dataclasses.replace(first, key="x"), "first", "instant", "first")
+    ref = portrait_people.first_reference()
+    here = (first.root, ref.key)
+    assert list(another(made, first, ref, "instant", "first", OnPage(here)).values()) == ["first"], "nothing is new"
+    other = another(made, dataclasses.replace(first, key="x"), ref, "instant", "first", OnPage(here))
     assert "Another person or reference is chosen" in shown([other]) and "trained" not in other.values()
     learnt = first.learnt(portrait_person.Person("Ada", *[numpy.zeros(1)] * 3, adapter={"a": 1}), "run")
-    assert "trained" in another(None, learnt, "first", "instant", "first").values()
-    assert "trained" not in another(None, learnt, "first", "preview", "first").values(), "chosen on purpose"
-    assert "trained" not in another(None, learnt, "other", "instant", learnt.key).values(), "only the reference is new"
+    assert "trained" in another(None, learnt, ref, "instant", "first", OnPage(here)).values()
+    assert "trained" not in another(None, learnt, ref, "preview", "first", OnPage(here)).values(), "chosen on purpose"
+    assert (
+        "trained"
+        not in another(
+            None, learnt, dataclasses.replace(ref, key="other"), "instant", learnt.key, OnPage(here)
+        ).values()
+    ), "only the reference is new"
     back = dataclasses.replace(made, chosen=learnt)
-    assert "trained" not in another(back, learnt, "first", "instant", "first").values(), "brought back as it was made"
+    assert "trained" not in another(back, learnt, ref, "instant", "first", OnPage(here)).values(), (
+        "brought back as it was made"
+    )
 
 
 def test_an_example_brings_its_person_and_its_reference(page, monkeypatch: pytest.MonkeyPatch):

@@ -34,6 +34,7 @@ from demos import (
     removal_settings,
     removal_shown,
 )
+from demos.hold import OnPage
 from demos.removal_mask import BRUSH, CLICK, asked_mask, current_mask, mask_line, read_mask, snapped
 from pipelines import flux_fill, georemover, images, masks
 from pipelines.georemover import Cache, Recipe, Settings
@@ -94,6 +95,7 @@ def asked(picture=None, mode=CLICK, drawn=None, own=None, compare=False, kept=No
         8,
         [],
         Cache() if kept is None else kept,
+        OnPage(),
         *values(**changed),
     ]
 
