@@ -33,7 +33,7 @@ from urllib.parse import parse_qs
 from gradio.utils import get_upload_folder
 from starlette.requests import Request
 
-from demos import visitors
+from demos import explain, visitors
 from demos.owners import OWNERS, Visitor
 from demos.payloads import DEEP
 from demos.readers import GOODBYE
@@ -169,9 +169,9 @@ class Quota:
     """What visitors may upload. ``file`` is the largest file in bytes; the rest follows from it."""
 
     file: int
-    files_held: int = 500
+    files_held: int = 2_000
     """Files of one visitor on the disk."""
-    files_hour: int = 2_000
+    files_hour: int = 5_000
     total: int = 0
     """Bytes of all uploads and results on the disk; 0 is 100 of the largest file."""
     spare: int = 256 * 2**20
@@ -394,6 +394,7 @@ class Door:
                 raise Refusal(422, "The upload_id is none: give the one that the upload was sent with.")
         elif rest.startswith("heartbeat/"):
             self._own_session(rest.removeprefix("heartbeat/"), visitor)
+            OWNERS.stays(rest.removeprefix("heartbeat/"))
         elif rest.rstrip("/") == "queue/data":
             session = query.get("session_hash", "")
             self._own_session(session, visitor)
@@ -581,8 +582,7 @@ class Door:
             raise
         except OSError as error:
             send.status = 0
-            log.error("an upload could not be stored", exc_info=error)
-            raise Refusal(507, "This server has no room for more files just now: try again later.") from None
+            raise Refusal(507, explain(error)) from None
         except Exception as error:  # Gradio's parser, of what is no form or broke off
             send.status = 0
             log.info("an upload could not be read: %s", type(error).__name__)

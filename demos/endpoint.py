@@ -149,4 +149,9 @@ def refuse_other(asked: Any, own: str) -> None:
         raise ValueError(
             f"This server runs the model set {own}, not {asked}: ask for that, or start it with --model-set {asked}."
         )
-    raise ValueError(f"The model set {limits.described(asked)} is unknown: this server runs the model set {own}.")
+    shown = (
+        f"{limits.described(asked)} is unknown"
+        if isinstance(asked, str)
+        else f"is {limits.described(asked)} but must be a text"
+    )
+    raise ValueError(f"The model set {shown}: this server runs the model set {own}.")

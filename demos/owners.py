@@ -1,7 +1,7 @@
 """Whose file is whose, where the folders of :mod:`demos.visitors` do not say it: among programs, which keep no cookie.
 
-Programs send files before they have a session, all into one folder. So what one sent is its address's, and among the programs
-of an address it belongs to the first session that names it; what was made for a program is that session's.
+Programs send files before they have a session, all into one folder. So what one sent is its address's; once a session that stays
+connected has named it, it is that session's alone. What was made for a program is its session's.
 """
 
 from __future__ import annotations
@@ -39,8 +39,9 @@ class Visitor:
 class _Claims:
     addresses: set[str] = field(default_factory=set)
     sessions: set[str] = field(default_factory=set)
-    unclaimed: int = 0
-    """Times that it was sent and not named yet."""
+    """Those whose it is; empty: everybody's at these addresses."""
+    sent: int = 0
+    """Times that it was sent; each may become a session's."""
 
 
 class Owners:
@@ -50,6 +51,7 @@ class Owners:
 
     def __init__(self) -> None:
         self._claims: dict[str, _Claims] = {}
+        self._staying: dict[str, None] = {}
         self._lock = threading.Lock()
 
     def sent(self, paths: Iterable[str], visitor: Visitor) -> None:
@@ -68,11 +70,18 @@ class Owners:
                 claims = self._claims.setdefault(os.path.realpath(path), _Claims())
                 claims.addresses.add(visitor.address)
                 if session is None:
-                    claims.unclaimed += 1
+                    claims.sent += 1
                 else:
                     claims.sessions.add(session)
                 if len(self._claims) > self.MOST:
                     del self._claims[next(iter(self._claims))]
+
+    def stays(self, session: str) -> None:
+        """A program stays connected under this session, as Gradio's own client does."""
+        with self._lock:
+            self._staying[session] = None
+            if len(self._staying) > self.MOST:
+                del self._staying[next(iter(self._staying))]
 
     def may_use(self, path: str, visitor: Visitor, session: str) -> bool:
         """Whether a call of this visitor may name the file."""
@@ -82,11 +91,11 @@ class Owners:
             claims = self._claims.get(os.path.realpath(path))
             if visitor.has_page or claims is None or session in claims.sessions:
                 return True
-            if claims.unclaimed:
-                claims.unclaimed -= 1
+            if len(claims.sessions) >= max(claims.sent, 1):
+                return False
+            if session in self._staying:
                 claims.sessions.add(session)
-                return True
-            return False
+            return True
 
     def may_fetch(self, path: str, visitor: Visitor) -> bool:
         """Whether the file may be sent to this visitor."""

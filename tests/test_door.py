@@ -353,7 +353,7 @@ def test_every_endpoint_refuses_another_model_set(served: str, name: str):
     for other, words in (
         ("full", "runs the model set mini, not full"),
         ("maxi", "'maxi' is unknown"),
-        (None, "is unknown"),
+        (None, "is nothing (null)"),
     ):
         kind, text = call(served, name, [*values[:place], other, *values[place + 1 :]])
         assert kind == "error" and words in text
@@ -484,8 +484,10 @@ def test_a_file_belongs_to_who_sent_it_and_to_whom_it_was_made_for():
     sent, made = (str(visitors.home() / visitors.GUESTS / name) for name in ("b.png", "c.png"))
     assert not known.may_use(sent, plain, "one"), "nobody sent it"
     known.sent([sent], plain)
+    assert known.may_use(sent, plain, "passing") and known.may_use(sent, plain, "another"), "shared at an address"
+    known.stays("one")
     assert known.may_use(sent, plain, "one") and known.may_use(sent, plain, "one"), (
-        "the first session to name it has it"
+        "the first session that stays has it"
     )
     assert not known.may_use(sent, plain, "two") and known.may_fetch(sent, plain)
     assert not known.may_use(sent, far, "one") and not known.may_fetch(sent, far) and not known.may_fetch(sent, ada)
@@ -535,10 +537,11 @@ def joined(served: str, session: str, values: list) -> str:
 
 
 def test_a_program_cannot_name_what_another_program_sent(served: str):
-    sent = upload(served, b"mine alone")
-    assert "not a picture" in joined(served, "first", [sent, sent, 0, 0, "mini"])
+    sent, client = upload(served, b"mine alone"), Client(served, verbose=False)
+    wait_until(lambda: client.session_hash in owners.OWNERS._staying)
+    assert "not a picture" in joined(served, client.session_hash, [sent, sent, 0, 0, "mini"])
     assert "no file that was sent here by you" in joined(served, "second", [sent, sent, 0, 0, "mini"])
-    assert "not a picture" in joined(served, "first", [sent, sent, 0, 0, "mini"])
+    assert "not a picture" in joined(served, client.session_hash, [sent, sent, 0, 0, "mini"])
 
 
 def test_one_reader_of_a_session(served: str):

@@ -6,6 +6,7 @@ import tests.environment  # isort: skip  # noqa: F401  (before anything imports 
 
 import gc
 import os
+import socket
 import sys
 import tempfile
 import threading
@@ -59,6 +60,30 @@ def scratch() -> int:
     return sum(not any(path.is_relative_to(place) for place in own) for path in files)
 
 
+asked: set[str] = set()
+"""Machines that this process looked up or went out to."""
+
+
+def watch_network() -> None:
+    """Note every name that is looked up and every connection that is opened to another machine."""
+    look_up, connect = socket.getaddrinfo, socket.socket.connect
+    local = ("127.0.0.1", "::1", "localhost", "0.0.0.0", "", "None")
+
+    def noting(host: Any, *rest: Any, **more: Any) -> Any:
+        name = host.decode() if isinstance(host, bytes) else str(host)
+        if name not in local:
+            asked.add(name)
+        return look_up(host, *rest, **more)
+
+    class Socket(socket.socket):
+        def connect(self, address: Any) -> None:
+            if self.family in (socket.AF_INET, socket.AF_INET6) and str(address[0]) not in local:
+                asked.add(str(address[0]))
+            connect(self, address)
+
+    socket.getaddrinfo, socket.socket = noting, Socket  # type: ignore[assignment, misc]
+
+
 def counts() -> dict[str, Any]:
     """What is held now. `left` should be all zeros when nobody is there."""
     queue = app.demo._queue
@@ -88,12 +113,14 @@ def counts() -> dict[str, Any]:
         "descriptors": len(os.listdir("/proc/self/fd")),
         "rss": int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE"),
         "gaps": gaps,
+        "asked": sorted(asked),
     }
 
 
 def main(port: int) -> None:
     readers.UNREAD_S = 3.0  # answers that nobody reads are kept for less long than usual
     watch_checks()
+    watch_network()
     app.serve(app.demo, "127.0.0.1", port, block=False)
 
     def told(request: Request) -> JSONResponse:
@@ -104,6 +131,7 @@ def main(port: int) -> None:
         return JSONResponse(counts())
 
     app.demo.app.router.routes.insert(0, Route("/counts", told))
+    app.demo.app.middleware_stack.own |= {"/counts"}  # through the door
     threading.Event().wait()
 
 
