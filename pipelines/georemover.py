@@ -39,6 +39,7 @@ from pipelines import (
     images,
     lane,
     limits,
+    look,
     masks,
     recolour,
     removal_metrics,
@@ -150,6 +151,8 @@ UNSURE = 1.0
 scenes have at most 0.8 (48 validation scenes), four photographs in the small set 1.5 to 4.0."""
 ENLARGED = 1.25
 """From this factor on the effect area of a composite keeps the original's texture, instead of the enlarged result's."""
+MUCH_ENLARGED = 3.0
+"""From this factor on a sentence says that what was painted is enlarged."""
 EVEN = 25.0
 """Variance of levels below which :func:`recolouring` takes the picture to be even."""
 BATCH_FILES, BATCH_BYTES = 600, 64 * 2**20
@@ -871,6 +874,17 @@ def warn_far_changes(far: Mask) -> str | None:
     return f"Areas far from the object changed ({share:.0%} of the picture): use the composite, which leaves them as they were."
 
 
+def warn_enlarged(original: tuple[int, int], working: tuple[int, int]) -> str | None:
+    """The composite is as large as the original; what the model paints is not."""
+    factor = max(side / made for side, made in zip(original, working, strict=True))
+    if factor < MUCH_ENLARGED:
+        return None
+    return (
+        f"The filled part was painted at {working[0]} x {working[1]} pixels and enlarged {factor:.0f} times for this picture: it is softer "
+        "than the rest, which stays as it was."
+    )
+
+
 def warn_photograph(base: FillBase, known_world: bool) -> str | None:
     if base.name != "mini" or known_world:
         return None
@@ -1169,7 +1183,15 @@ class _Work:
         self.job.check()
         with self._timed("composite"):
             assert self.request.image is not None
-            return composite(self.request.image, result, self.image, self.full_mask, self.settings, through, light)
+            original = self.request.image
+            made, changed = composite(original, result, self.image, self.full_mask, self.settings, through, light)
+            pixels, before = numpy.asarray(made), numpy.asarray(original.convert("RGB"))
+            like, notes = look.follow(
+                pixels, before, changed, self.settings.seed, "filled part", "picture", own=False, bare=self.full_mask
+            )
+            for note in notes:
+                self._note(note)
+            return (to_pil(like) if notes else made), changed
 
     def _with_transparency(self, made: Image, changed: Mask) -> Image:
         if self.request.layered is None:
@@ -1184,6 +1206,7 @@ class _Work:
             self._note(warn_unstable(off))
             pair = what_changed(one.result, self.image, through, light)
             self._note(warn_far_changes(change_areas(*pair, self.mask)[1]))
+        self._note(warn_enlarged(self.request.image.size, self.size))
         self._note(warn_photograph(self.base, self.request.truth is not None or self.request.known_world))
 
     def _truth(self) -> Picture | None:

@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from pipelines import (
     images,
     limits,
+    look,
     masks,
     portrait_intake,
     portrait_metrics,
@@ -1017,8 +1018,8 @@ class _Work:
                 self.person = portrait_person.gather(tools, self.intake, "person", settings.model_set, verifier)
             else:
                 self.person = request.person
-        self.placed = placed(tools, self.person, self.analysis)
         self.reference_skin = self._skin(self.analysis.square)
+        self.placed = self._in_the_look(placed(tools, self.person, self.analysis))
         self.reach = self.analysis.reach
         if settings.region == "head":  # the person's hair may be longer than the reference's
             room = masks.grow(self.placed.head, max(1, round(WIDER / 2 * self.analysis.width)))
@@ -1046,6 +1047,27 @@ class _Work:
         self._note(warn_photograph(self.person, self.analysis, settings))
         self.job.emit(Preview(REFERENCE, 1, 1, to_pil(self.analysis.square)))
         return self
+
+    def _in_the_look(self, near: Placed) -> Placed:
+        """The person's picture with the reference's cast, its black and white, and its one tone if it has one: what is painted from it
+        then begins so."""
+        analysis, crop = self.analysis, near.crop
+        face = self.reference_skin & analysis.face_core
+        face = face if face.any() else analysis.face_core & ~lips_and_eyes(analysis.points, analysis.face_core.shape)
+        curve = look.tone_of(analysis.picture)
+        if curve is not None:
+            crop = look.toned(crop, curve)
+        elif face.any():
+            rest = ~_in_picture(analysis, analysis.core)
+            gains = look.cast_of(analysis.picture, rest, analysis.square[face].mean(0))
+            if gains is not None:
+                crop = numpy.rint(crop * gains).clip(0, 255).astype(numpy.uint8)
+                self._note("The reference has a strong colour cast: the person was given the same one.")
+        faded = look.narrowed(crop, analysis.picture)
+        if faded is not None:
+            crop = faded
+            self._note("The reference is faded or dark: the person was given its black and its white.")
+        return near if crop is near.crop else dataclasses.replace(near, crop=crop)
 
     def _prompt(self) -> str:
         """The caption of the person in the reference; only a trained model knows the word for the person."""
@@ -1290,6 +1312,9 @@ class _Work:
             changed = _in_picture(analysis, alpha > 0)
             result = portrait_paste.uncrop(analysis.picture, analysis.crop, painted, alpha)
             result = numpy.where(changed[..., None], result, analysis.picture)
+            result, notes = look.follow(result, analysis.picture, changed, seed, "portrait", "reference", own=True)
+            for note in notes:
+                self._note(note)
             metrics = self._metrics(result, core, changed)
         made = to_pil(result)
         if self.request.layered is not None:

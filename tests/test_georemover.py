@@ -929,6 +929,17 @@ def test_transparency_and_what_the_file_loses_are_told(registry, request_, pair)
     assert plain.composites[0].mode == "RGB" and georemover.TRANSPARENT not in plain.notes
 
 
+def test_what_is_painted_small_is_told_and_follows_the_picture_s_look(registry, pair):
+    """A black-and-white photograph stays one, also where it was painted."""
+    grey = Image.fromarray(pair.image).convert("L").resize((768, 512))
+    mask = numpy.asarray(Image.fromarray(pair.mask).resize((768, 512)))
+    outcome = remove(Job(), registry, Request(images.open_picture(grey), mask, FAST))
+    made = numpy.asarray(outcome.composites[0]).astype(int)
+    assert (made.max(-1) == made.min(-1)).all() and outcome.changed[0].any()
+    assert any("black and white" in note for note in outcome.notes)
+    assert any("enlarged 4 times" in note for note in outcome.notes)
+
+
 # ------------------------------------------------------------------------------------- batch, export
 
 
