@@ -136,13 +136,13 @@ class Grain:
     """Grain as it is in a picture's flattest places."""
 
     blocks: Floats
-    """(n, 16, 16, 3), without their mean."""
+    """(n, side, side, 3), without their slopes; the side is even."""
     deviation: float
     """Of lightness, in levels."""
 
     def field(self, shape: tuple[int, int], seed: int) -> Floats:
         """Grain (H, W, 3) of any size, pieced together from the blocks with soft borders; the seed decides which come where."""
-        random, side = numpy.random.default_rng(seed), FLAT_BLOCK
+        random, side = numpy.random.default_rng(seed), self.blocks.shape[1]
         half = side // 2
         rows, columns = (-(-length // half) + 1 for length in shape)
         wave = numpy.sin(numpy.pi * (numpy.arange(side) + 0.5) / side).astype(numpy.float32)

@@ -117,6 +117,16 @@ def test_into_grain_goes_grain_of_the_same_strength_and_the_seed_decides_it(devi
     assert pasted(original)[1].tobytes() == made.tobytes()
 
 
+def test_grain_is_found_in_a_narrow_rest():
+    original, changed = noisy(reference(), 10), numpy.ones((192, 160), bool)
+    changed[:30] = changed[:, :20] = False
+    made, notes = look.follow(numpy.where(changed[..., None], person(), original), original, changed, 0, "a", "b", True)
+    assert (
+        "grainy" in notes[0]
+        and 0.7 < look.grain_of(made, changed).deviation / look.grain_of(original, ~changed).deviation < 1.3
+    )
+
+
 def test_grain_in_black_and_white_has_no_colour():
     made = pasted(noisy(grey(reference()), 10, 1))[1][head()].astype(int)
     assert (made.max(1) - made.min(1)).max() <= 1
