@@ -58,6 +58,7 @@ def build(registry: Registry, model_set: str = "mini") -> gr.Blocks:
                 with gr.Tab(tab.name, id=tab.slug, elem_id=hold.paper_id(tab.slug), render_children=True):
                     tab.build(registry, model_set)
         gr.HTML(COLOPHON, padding=False)
+    demos.name_public(page)
     if registry.mode == "zero":
         zero.install(registry)  # after the tabs have declared their models
     return page.queue(max_size=None, api_open=False)  # who may wait is decided in demos/readers.py

@@ -28,6 +28,7 @@ from typing import Any
 import gradio as gr
 
 from demos import readers, visitors
+from demos.figures import safe
 from demos.runs import PLACES, runs
 from pipelines import lane, troubles
 from pipelines.papers import Paper
@@ -80,12 +81,13 @@ def on_gpu(
     """
 
     def guarded(request: gr.Request, *inputs: Any) -> Iterator[Any]:
+        public = getattr(guarded, "public", False)
         session = request.session_hash or secrets.token_hex(8)
         sender = getattr(request, "request", None)
         try:
             run = runs.enter(session, readers.client_of(sender).name if sender is not None else "")
         except ValueError as error:
-            raise gr.Error(str(error), title="Already running", print_exception=False) from None
+            raise refusal(error, "Already running", public) from None
         began = False
         try:
             with closing(handler(visitors.visitor(request), *inputs)) as updates:
@@ -103,7 +105,7 @@ def on_gpu(
         except Exception as error:
             if began and broken is not None:
                 yield broken
-            raise gr.Error(explain(error), title="This did not work", print_exception=False) from None
+            raise refusal(error, "This did not work", public) from None
         finally:
             runs.leave(session, run)
         if run.stopped and stopped is not None:
@@ -127,6 +129,20 @@ def stop_run(request: gr.Request) -> bool:
 def halt(request: gr.Request) -> None:
     """For a Stop button: `stop_run` without an answer."""
     stop_run(request)
+
+
+def refusal(error: BaseException, title: str, public: bool = False) -> gr.Error:
+    """:func:`explain` as a message. The page takes messages for HTML, so that what a visitor typed is escaped; a program (``public``)
+    gets the sentence itself."""
+    sentence = explain(error)
+    return gr.Error(sentence if public else safe(sentence, quotes=False), title=title, print_exception=False)
+
+
+def name_public(page: gr.Blocks) -> None:
+    """Let the handlers of the public endpoints know that a program reads their messages."""
+    for event in page.fns.values():
+        if event.api_visibility == "public" and getattr(event.fn, "needs_gpu", False):
+            event.fn.public = True
 
 
 def explain(error: BaseException) -> str:

@@ -267,7 +267,7 @@ def build(page: Page) -> Chat:
 def _pane(label: str, kind: str) -> gr.Chatbot:
     return gr.Chatbot(
         label=label, height=520, elem_classes=["chat-pane", kind], buttons=["copy"], feedback_options=None,
-        group_consecutive_messages=True, layout="bubble", allow_tags=False,
+        group_consecutive_messages=True, layout="bubble", allow_tags=False, render_markdown=False, latex_delimiters=[],
         placeholder="The answer appears here." if kind == "plain" else "The same answer, steered, appears here.",
     )  # fmt: skip
 

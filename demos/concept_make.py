@@ -195,11 +195,11 @@ def build(page: Page, chat: Chat) -> None:
             layers, width = size(page.model_set, model or "")
             concept = concept_files.read_concept(path, layers, width)
         except Exception as error:  # whatever is in the file: one sentence, and an empty zone to try again
-            gr.Warning(explain(error), title="Nothing was loaded")
+            gr.Warning(safe(explain(error), quotes=False), title="Nothing was loaded")
             return {loaded: None}
         wanted = concept.name[: TrainSettings.NAME_MAX] or "loaded"
         concept = dataclasses.replace(concept, name=free_name(wanted, page.model_set, model or ""))
-        gr.Info(f"{concept.name} is now in the chat’s lists, and in its first row.", title="Loaded")
+        gr.Info(f"{safe(concept.name)} is now in the chat’s lists, and in its first row.", title="Loaded")
         return {
             **keep(own, concept, model or "", visitor(request)), loaded: None, result: loaded_html(concept, page.layers),
             line: progress_line(f"Loaded {concept.name}.", 1.0, "done"),

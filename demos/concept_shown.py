@@ -49,18 +49,21 @@ def history(turns: Sequence[Turn], side: int) -> tuple[dict[str, str], ...]:
 
 
 def bubbles(turns: Sequence[Turn], side: int, model_set: str) -> list[dict[str, str]]:
-    """The messages of a chat pane."""
+    """The messages of a chat pane, which shows HTML: what was typed or answered is escaped."""
     shown = []
     for turn in turns:
         text, below = display(turn.texts[side], model_set) or "…", under(turn, side, model_set)
-        shown += [{"role": "user", "content": turn.message}, {"role": "assistant", "content": text}]
-        # A message of its own, in plain Markdown: so that an answer is copied, and read aloud, without it.
+        shown += [
+            {"role": role, "content": safe(words, quotes=False)}
+            for role, words in (("user", turn.message), ("assistant", text))
+        ]
+        # A message of its own: so that an answer is copied, and read aloud, without it.
         shown += [{"role": "assistant", "content": below}] if below else []
     return shown
 
 
 def under(turn: Turn, side: int, model_set: str) -> str:
-    """What stands below an answer, in Markdown: its size, speed and perplexity, and what the parser verified."""
+    """What stands below an answer, as HTML: its size, speed and perplexity, and what the parser verified."""
     row = turn.row(side)
     if turn.outcome is None or row is None:
         return ""
@@ -75,16 +78,16 @@ def under(turn: Turn, side: int, model_set: str) -> str:
     if model_set == "mini":
         reading = dialogues.parse(row.text, turn.message)
         lines += [grammar(reading), " · ".join(rates(reading, list(row.strengths)))]
-    return "\n\n".join(lines)
+    return "<br>".join(lines)
 
 
 def grammar(reading: Reading) -> str:
     """Whether a text is of the small language, and where it leaves it."""
     if reading.grammatical:
-        return "**✓ grammatical**"
+        return "<b>✓ grammatical</b>"
     reason = reading.reason or "not of the language"
     short = reason if len(reason) <= 90 else reason[:88] + "…"
-    return f"**✗ not grammatical** at word {(reading.position or 0) + 1}: {short.replace('<', '‹')}"
+    return f"<b>✗ not grammatical</b> at word {(reading.position or 0) + 1}: {safe(short, quotes=False)}"
 
 
 def rates(reading: Reading, first: Sequence[str] = ()) -> list[str]:
@@ -94,7 +97,7 @@ def rates(reading: Reading, first: Sequence[str] = ()) -> list[str]:
     for concept in sorted(dialogues.CONCEPTS, key=lambda name: name not in leading):
         ends = [mark.on for mark in reading.marks if mark.concept == concept]
         words = f"{concept} {sum(ends)}/{len(ends)}" if ends else f"{concept} –"
-        found.append(f"**{words}**" if concept in leading else words)
+        found.append(f"<b>{words}</b>" if concept in leading else words)
     right = [claim.right for claim in reading.claims]
     found.append(f"facts right {sum(right)}/{len(right)}" if right else "no fact said")
     return found

@@ -11,6 +11,7 @@ import base64
 import html
 import io
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -26,9 +27,21 @@ APART = 18
 """Pixels between the baselines of two names."""
 
 
-def safe(value: Any) -> str:
-    """Text for a page: nothing that came from elsewhere may be markup."""
-    return html.escape(str(value))
+TURNS = re.compile(
+    "[\u0590-\u08ff\u200e\u200f\u202a-\u202e\u2066-\u2069\ufb1d-\ufdff\ufe70-\ufeff\U00010800-\U00010fff\U0001e800-\U0001efff]"
+)
+"""Letters that are written from right to left, and characters that turn the direction of those behind them."""
+
+
+def safe(value: Any, quotes: bool = True) -> str:
+    """Text for a page, as it was typed: nothing that came from elsewhere may be markup, or turn round what stands beside it.
+
+    ``quotes``: for attributes as well; messages and chats need none.
+    """
+    text = str(value)
+    if TURNS.search(text):  # an isolate ends with what was begun in it
+        text = "\u2068" + re.sub("[\u2066-\u2069]", "", text) + "\u2069"
+    return html.escape(text, quotes)
 
 
 def signed(value: float, digits: int = 1) -> str:

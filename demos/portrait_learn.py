@@ -216,7 +216,7 @@ def _bind_files(model_set: str, step1: Step1, learn: Learn) -> None:
         with told("Nobody was deleted"):
             if name is None or not portrait_person.delete(people_of(visitor(request)), name):
                 raise ValueError("Nobody is chosen: choose one of the kept persons.")
-        gr.Info(f"Both files of {name} are deleted.", title="Deleted")
+        gr.Info(f"Both files of {safe(name)} are deleted.", title="Deleted")
         return shelf(visitor(request))
 
     def packed(chosen: Chosen | None, name: str, request: gr.Request) -> str:

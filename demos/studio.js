@@ -13,4 +13,14 @@
   window.addEventListener("pagehide", () =>
     navigator.sendBeacon(`${window.gradio_config?.root ?? ""}/goodbye`, window.__gradio_session_hash__ ?? "")
   );
+  // A chat shows HTML, so that what was typed stands there as it was; what is copied from it is the text.
+  let copied = null;
+  document.addEventListener("click", (event) => (copied = event.target.closest?.(".chat-pane")), true);
+  const write = navigator.clipboard?.writeText.bind(navigator.clipboard);
+  if (write)
+    navigator.clipboard.writeText = (text) => {
+      const inside = document.createElement("template");
+      inside.innerHTML = copied ? text.replaceAll("<br>", "\n") : "";
+      return write(copied ? inside.content.textContent : text);
+    };
 }

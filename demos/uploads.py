@@ -11,7 +11,7 @@ from typing import Any
 import gradio as gr
 from gradio.utils import get_upload_folder
 
-from demos import LIGHT, TALKS, explain
+from demos import LIGHT, TALKS, refusal
 from pipelines import limits
 
 SAVE = """(file) => {
@@ -34,7 +34,7 @@ def told(title: str) -> Iterator[None]:
     try:
         yield
     except (ValueError, OSError) as error:
-        raise gr.Error(explain(error), title=title, print_exception=False) from None
+        raise refusal(error, title) from None
 
 
 def emptied(drop: gr.File, event: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import html
 import json
 import math
 import pickle
@@ -207,13 +208,32 @@ def test_what_the_parser_verified_stands_below_an_answer():
     reply, question = str(row["completion"]).lower(), str(row["prompt"])
     told = concept_shown.under(answered(reply, question=question), 1, "mini")
     assert "✓ grammatical" in told and "perplexity 2.0" in told
-    assert re.search(r"\*\*truthfulness (\d+)/\1\*\*", told) and re.search(r"facts right (\d+)/\1", told)
+    assert re.search(r"<b>truthfulness (\d+)/\1</b>", told) and re.search(r"facts right (\d+)/\1", told)
     broken = concept_shown.under(answered("the goat <b> zebra"), 1, "mini")
-    assert "✗ not grammatical** at word" in broken and "<" not in broken
+    assert "✗ not grammatical</b> at word" in broken and "<b> zebra" not in broken
     assert "grammatical" not in concept_shown.under(answered(reply), 1, "full"), "only the little language has a parser"
     pane = concept_shown.bubbles([answered(reply)], 1, "mini")
     assert [message["role"] for message in pane] == ["user", "assistant", "assistant"]
     assert pane[1]["content"] == row["completion"], "shown with capitals and the usual spacing"
+
+
+TYPED = [
+    "Where does <Mabel> work?", "# hi", "**x** and _y_", "<think>hm</think>", "$x$ $$y$$", "1. one\n2. two", "![a](http://127.0.0.1:9/a.png)",
+    "<img src=http://127.0.0.1:9/b.png onerror=alert(1)>", "a  b\n\n\n    c", "&lt;b&gt; &amp; <b>", "`x` ~~y~~ | z", "{{7*7}} ${7*7}",
+    "\u202eabc\u202c <script>", "www.a.example http://a.example a@a.example",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("typed", TYPED)
+def test_a_bubble_says_what_was_typed(typed: str):
+    """A pane shows HTML and nothing else, so that text which is escaped comes out as it went in."""
+    assert (
+        not concept_chat._pane("a", "plain").render_markdown and concept_chat._pane("a", "plain").latex_delimiters == []
+    )
+    for side, texts in ((0, (typed, "")), (1, ("", typed))):
+        asked, said = (message["content"] for message in concept_shown.bubbles([Turn(typed, texts)], side, "full"))
+        for words in (asked, said):
+            assert "<" not in words and html.unescape(words).strip("\u2068\u2069") == typed
 
 
 def answered(text: str, scores=((0.5, -0.25),), question: str = "what does the goat eat ?") -> Turn:
