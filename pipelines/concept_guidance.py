@@ -508,9 +508,12 @@ def answer(job: Job, model: Any, tokenizer: Any, settings: Settings, concepts: S
     ours = plain
     if settings.guided_history is not None:
         ours, more = _prompt(model, tokenizer, settings.guided_history, settings)
-        dropped = max(dropped, more)
+        dropped = max(dropped, more, key=len)
     if dropped:
-        notices.append(f"The conversation is longer than the model can read: its oldest {dropped} turns were left out.")
+        notices.append(
+            f"The conversation is longer than the model can read: its oldest {len(dropped)} turns were left out, from "
+            f"“{limits.shown(dropped[0]['content'], 40)}” to “{limits.shown(dropped[-1]['content'], 40)}”."
+        )
     prompts = [plain] + [ours] * (len(strengths) - 1)
     limit = min(settings.max_tokens, _context(model) - max(len(plain), len(ours)))
     sampling = steering.Sampling(settings.temperature, settings.top_p, limit, noise_seed(settings))
@@ -586,14 +589,17 @@ def noise_seed(settings: Settings) -> int:
     return settings.seed + zlib.crc32(settings.message.encode())
 
 
-def _prompt(model: Any, tokenizer: Any, history: Sequence[dict[str, str]], settings: Settings) -> tuple[list[int], int]:
-    """Token ids that fit the model's context with the answer to come, and how many old turns were dropped for it."""
+def _prompt(
+    model: Any, tokenizer: Any, history: Sequence[dict[str, str]], settings: Settings
+) -> tuple[list[int], list[dict[str, str]]]:
+    """Token ids that fit the model's context with the answer to come, and the old turns that were dropped for it."""
     from pipelines import steering
 
     longest = _context(model)
     messages = [*history, {"role": "user", "content": settings.message}]
     _, ids, dropped = steering.fit_history(tokenizer, messages, max(longest - settings.max_tokens, longest // 2))
-    return ids, dropped
+    first = int(messages[0]["role"] == "system")
+    return ids, messages[first : first + dropped]
 
 
 def _context(model: Any) -> int:
@@ -815,7 +821,7 @@ def train_concept(
 
     began = time.perf_counter()
     check_examples(examples)
-    used, spans, notices = _spans(tokenizer, examples, context, neutral_prompt)
+    used, spans, notices = _spans(tokenizer, examples, context, neutral_prompt, _context(model))
     labels = [example.label for example in used]
     train_side, held = split_by_prompt(used, validation, seed)
     if len({example.prompt for example in used}) == 1 and used[0].prompt:
@@ -858,25 +864,36 @@ def train_concept(
 
 
 def _spans(
-    tokenizer: Any, examples: Sequence[Example], context: int, neutral_prompt: str
+    tokenizer: Any, examples: Sequence[Example], context: int, neutral_prompt: str, longest: int
 ) -> tuple[list[Example], list[Span], list[str]]:
     """The examples that can be used, the tokens to look at in each, and what to say about the rest."""
     from pipelines import steering
 
-    used, spans, skipped = [], [], []
+    used, spans, skipped, ends, begins = [], [], [], [], 0
     for example in examples:
         whole = steering.reply_span(tokenizer, example.messages(neutral_prompt), example.completion)
         if whole.stop - whole.start < 2:
             skipped.append(example)
             continue
         used.append(example)
-        spans.append(steering.cut(whole, context=context))
+        spans.append(steering.cut(whole, context=context, longest=min(longest, steering.MAX_TOKENS)))
+        left_out = whole.ids[whole.start + spans[-1].stop - spans[-1].start : whole.stop]
+        ends += [tokenizer.decode(left_out, skip_special_tokens=True).strip()] if left_out else []
+        begins += len(whole.ids[: whole.start]) > spans[-1].start
     notices = []
     if skipped:
         names = ", ".join(f"“{(e.completion or e.prompt)[:20]}”" for e in skipped[:3])
         more = f" and {len(skipped) - 3} more" if len(skipped) > 3 else ""
         notices.append(f"Skipped because the answer is empty or one token long: {names}{more} ({len(skipped)} in all).")
         check_examples(used)
+    if ends:
+        shown = ", ".join(f"“{limits.shown(text, 40)}”" for text in ends[:3])
+        notices.append(
+            f"The ends of {len(ends)} answers were not read, because the first {min(context, steering.ANSWER_TOKENS)} tokens are looked "
+            f"at: {shown}{'' if len(ends) < 4 else ' and so on'}."
+        )
+    if begins:
+        notices.append(f"The beginnings of {begins} conversations were not read: they are longer than the model reads.")
     return used, spans, notices
 
 

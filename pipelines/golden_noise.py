@@ -365,11 +365,16 @@ class GoldenNoise:
         dtype = self.pipe.vae.dtype
         try:
             first = guidance if first_guidance is None else first_guidance
-            return self._sample(noises, positive, negative, pooled, negative_pooled, steps, first, after)
+            drawn = self._sample(noises, positive, negative, pooled, negative_pooled, steps, first, after)
         finally:
             # SDXL's VAE is cast up for decoding; a run that ends in between must not leave it so for the next.
             if self.pipe.vae.dtype != dtype:
                 self.pipe.vae.to(dtype)
+        if not bool(drawn.isfinite().all()):
+            raise ValueError(
+                "The model's numbers are no longer finite: choose less guidance, or a golden strength nearer to 1."
+            )
+        return drawn
 
     def _sample(self, noises, positive, negative, pooled, negative_pooled, steps, guidance, after) -> Tensor:
         return self.pipe(

@@ -37,6 +37,9 @@ output cut into heads; attention output; output of the MLP; queries before rotat
 PLACES = ("pre-attn", "post-attn", "hiddens")
 """Where a model can be guided."""
 POSITIONS = ("all", "answer", "last")
+COLDEST = 1e-8
+"""Below this temperature the likeliest token is taken: no noise outweighs a difference that float32 can tell, and logits / temperature
+would not be finite."""
 _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 ANSWER_TOKENS, CONTEXT, MAX_TOKENS = 32, 16, 1024
 """The paper's: answers are cut to 32 tokens, the first 16 are looked at, conversations cut on the left to 1,024."""
@@ -517,7 +520,7 @@ def guided_logits(
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next token is picked. ``temperature`` 0 takes the likeliest."""
+    """How the next token is picked. ``temperature`` 0, or below :data:`COLDEST`, takes the likeliest."""
 
     temperature: float = 0.0
     top_p: float = 1.0
@@ -531,7 +534,7 @@ def pick(logits: Tensor, temperature: float, top_p: float, noise: Tensor | None)
     ``noise`` is standard Gumbel noise; the largest of logits / temperature + noise is a draw from the softmax. Only the
     likeliest tokens that together reach ``top_p`` take part.
     """
-    if temperature == 0 or noise is None:
+    if temperature < COLDEST or noise is None:
         return logits.max(-1)
     scaled = logits / temperature
     if top_p < 1:

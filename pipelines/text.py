@@ -138,6 +138,7 @@ def _folded(text: str) -> tuple[str, Sequence[int]]:
     return "".join(letters), places
 
 
+@lru_cache(512)
 def _marked(text: str, known: re.Pattern[str]) -> str:
     """``text`` with marks around everything that could be taken for a control token."""
     text = text.replace(OPEN, "").replace(CLOSE, "")

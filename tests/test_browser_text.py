@@ -54,15 +54,14 @@ def test_bubbles_show_what_was_typed_and_copy_it(page: Chat):
     button = page.page.locator(
         ".chat-pane.steered .message-buttons-user button, .chat-pane.steered .user button[title*=Copy]"
     )
-    if button.count():
-        button.first.click()
-        page.page.wait_for_timeout(300)
-        assert page.page.evaluate("navigator.clipboard.readText()") == TYPED[0]
+    button.first.click()
+    page.page.wait_for_timeout(300)
+    assert page.page.evaluate("navigator.clipboard.readText()") == TYPED[0]
 
 
 def test_messages_show_what_was_typed(page: Chat):
     page.page.get_by_role("button", name="Layers, scale and sampling").click()
-    page.page.get_by_label("Layers", exact=True).fill("<b>9</b> &amp; <Mabel>")
+    page.page.locator("label:visible", has_text="best 3, all").locator("input, textarea").fill("<b>9</b> &amp; <Mabel>")
     page.message_box.fill("hello")
     page.send.click()
     assert "The layers are '<b>9</b> &amp; <Mabel>': give best" in page.message("The layers are")
@@ -78,7 +77,7 @@ def test_the_names_of_own_concepts_show_as_they_were_typed(page: Chat):
     page.page.get_by_role("button", name="Train", exact=True).click()
     page.wait_for("done", ".make-line")
     assert (
-        name in page.page.locator(".make-line").inner_text()
+        name in page.page.locator(".make-line .progress-line").inner_text()
         and page.page.locator(".board h4:visible").first.inner_text() == name
     )
     page.part("Chat")

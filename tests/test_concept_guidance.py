@@ -725,6 +725,17 @@ def test_an_answer_ends_at_its_end_token_and_the_others_go_on(llama):
     assert counts[:-1] == list(range(1, len(counts))) and counts[-1] == counts[-2], "nothing runs after the end"
 
 
+def test_the_smallest_temperatures_take_the_likeliest(llama):
+    logits = torch.randn(3, VOCABULARY) * 50
+    noise = torch.empty(3, VOCABULARY).exponential_().clamp_min(1e-30).log().neg()
+    for temperature in (5e-324, 1e-300, 1e-40, 1e-9, steering.COLDEST, 1e-7):
+        score, token = steering.pick(logits, temperature, 0.05, noise)
+        assert torch.equal(token, logits.argmax(-1)) and bool(score.isfinite().all()), temperature
+    for top_p in (0.05, 1.0):
+        made = steering.decode(llama, [[1, 5]], Sampling(1e-300, top_p, 6, 2**31 - 1 + 2**32))
+        assert made == steering.decode(llama, [[1, 5]], Sampling(0.0, max_tokens=6))
+
+
 def test_picking_follows_the_probabilities():
     values = torch.tensor([[2.0, 1.0, 0.0, -4.0]])
     p = (values / 0.8).softmax(-1)[0]
@@ -1005,7 +1016,9 @@ def test_a_conversation_longer_than_the_context_loses_its_oldest_turns(toys, tok
     turns = [{"role": "user", "content": "why " * 20}, {"role": "assistant", "content": "because " * 20}] * 10
     outcome = run(toys, history=[{"role": "system", "content": "hello"}, *turns], guided_history=())
     # 256 positions less 10 to come; 44 tokens each pair, 8 for the rest: five pairs stay.
-    assert "oldest 10 turns" in outcome.notices[-1]
+    assert (
+        "oldest 10 turns were left out, from “why why" in outcome.notices[-1] and "to “because" in outcome.notices[-1]
+    )
     assert outcome.measurements["prompt_tokens"][0] <= 246 and outcome.measurements["prompt_tokens"][1] < 12
     kept, _, dropped = steering.fit_history(
         tokenizer, [{"role": "system", "content": "hello"}, *turns, {"role": "user", "content": "why"}], 100
@@ -1104,6 +1117,17 @@ def test_examples_that_cannot_be_learnt_from_get_a_sentence(llama, tokenizer):
     assert one.counts["skipped"] == 2
     with pytest.raises(ValueError, match="got 3 and 4"):
         train([*[e for e in examples(8) if not e.label], *examples(8)[1:6:2], Example("why", "marvel", 1)])
+    long = train(
+        [dataclasses.replace(e, completion=f"{e.completion} sky blue green") for e in examples(12)], context=2
+    ).notices
+    assert any(
+        "The ends of 12 answers were not read, because the first 2 tokens" in said
+        and "sky blue green” and so on" in said
+        for said in long
+    )
+    assert not any("were not read" in notice for notice in train(examples(12)).notices)
+    far = train([*examples(12), Example("why " * 300, "you marvel", 1)]).notices
+    assert any("The beginnings of 1 conversations were not read" in notice for notice in far)
     many = [Example(f"why w{n}", "the moon is stone", 0) for n in range(30, 62)] + [e for e in examples(8) if e.label]
     assert any("32 examples stand against 4" in notice for notice in train(many).notices)
     same = train([dataclasses.replace(e, prompt="why") for e in examples(12)])
