@@ -8,7 +8,6 @@ writes the person and the reference that the page opens with, so that opening it
 from __future__ import annotations
 
 import dataclasses
-import math
 import secrets
 import tempfile
 import zipfile
@@ -282,8 +281,8 @@ def _tidy(facts: Mapping[str, Any]) -> dict[str, Any]:
         "pictures": lambda v: _is_list(v, _is_text, MOST),
         "photographs": lambda v: _is_whole(v, 0, MOST),
         "identity": lambda v: _is_whole(v, 0, HELD_OUT - 1),
-        "attributes": _is_words,
-        "readings": lambda v: _is_list(v, _is_words, MOST),
+        "attributes": _is_reading,
+        "readings": lambda v: _is_list(v, _is_reading, MOST),
         "remarks": lambda v: _is_list(v, _is_text, 8),
         "settings": lambda v: isinstance(v, dict) and all(_is_text(one) or _is_number(one) for one in v.values()),
         "seconds": _is_number,
@@ -306,7 +305,7 @@ def _is_text(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return limits.is_number(value) and abs(value) < 10**15
 
 
 def _is_whole(value: Any, low: int, high: int) -> bool:
@@ -317,8 +316,11 @@ def _is_list(value: Any, each: Any, most: int) -> bool:
     return isinstance(value, list) and len(value) <= most and all(each(one) for one in value)
 
 
-def _is_words(value: Any) -> bool:
-    return isinstance(value, dict) and len(value) <= 40 and all(_is_text(one) for one in value.values())
+def _is_reading(value: Any) -> bool:
+    """What a caption is made of: attributes of a portrait, each with one of its values."""
+    from pipelines.scenes.portrait.words import ATTRIBUTES
+
+    return isinstance(value, dict) and all(one in ATTRIBUTES.get(name, ()) for name, one in value.items())
 
 
 def _is_check(value: Any) -> bool:

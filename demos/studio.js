@@ -13,14 +13,24 @@
   window.addEventListener("pagehide", () =>
     navigator.sendBeacon(`${window.gradio_config?.root ?? ""}/goodbye`, window.__gradio_session_hash__ ?? "")
   );
-  // A chat shows HTML, so that what was typed stands there as it was; what is copied from it is the text.
+  // A chat shows HTML, so that what was typed stands there as it was; what is copied from it, or read aloud, is the text.
+  const said = (html) => {
+    const inside = document.createElement("template");
+    inside.innerHTML = html.replaceAll("<br>", "\n");
+    return inside.content.textContent;
+  };
   let copied = null;
   document.addEventListener("click", (event) => (copied = event.target.closest?.(".chat-pane")), true);
   const write = navigator.clipboard?.writeText.bind(navigator.clipboard);
   if (write)
-    navigator.clipboard.writeText = (text) => {
-      const inside = document.createElement("template");
-      inside.innerHTML = copied ? text.replaceAll("<br>", "\n") : "";
-      return write(copied ? inside.content.textContent : text);
-    };
+    navigator.clipboard.writeText = (text) => write(copied ? said(text) : text);
+  const named = (node) => {
+    const label = node.getAttribute("aria-label") ?? "";
+    if (label === node.dataset.said || !/[&<]/.test(label)) return;
+    node.dataset.said = said(label);
+    node.setAttribute("aria-label", node.dataset.said);
+  };
+  new MutationObserver(() =>
+    document.querySelectorAll(".chat-pane [data-testid=user], .chat-pane [data-testid=bot]").forEach(named)
+  ).observe(document.body, { subtree: true, childList: true, attributeFilter: ["aria-label"] });
 }

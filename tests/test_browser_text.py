@@ -48,13 +48,11 @@ def test_bubbles_show_what_was_typed_and_copy_it(page: Chat):
             assert [line.rstrip() for line in lines] == [line.rstrip() for line in typed.split("\n")], (
                 "lines and blanks, too"
             )
+    first = page.page.locator(".chat-pane.steered [data-testid=user]").first
+    expect(first).to_have_attribute("aria-label", f"user's message: {TYPED[0]}")
     below = page.page.locator(".chat-pane.steered [data-testid=bot] .md").nth(1)
     assert below.locator("b").count() >= 1 and "<b>" not in (below.text_content() or "")
-    page.page.locator(".chat-pane.steered .user-row").first.hover()
-    button = page.page.locator(
-        ".chat-pane.steered .message-buttons-user button, .chat-pane.steered .user button[title*=Copy]"
-    )
-    button.first.click()
+    page.page.locator(".chat-pane.steered button[title='Copy message']").first.click()
     page.page.wait_for_timeout(300)
     assert page.page.evaluate("navigator.clipboard.readText()") == TYPED[0]
 

@@ -148,6 +148,7 @@ def test_a_photograph_is_nobody_s_rendering(person: Person, tmp_path: Path):
 def test_facts_of_another_kind_are_left_out(person: Person, tmp_path: Path):
     odd = {"pictures": 7, "checks": [{"step": "<b>"}], "losses": "many", "identity": -3, "seconds": "soon", "best_step": True,
            "remarks": [["a"]], "readings": [{"a": "b"}], "score_before": [], "settings": {"seed": []}, "own": "<script>"}  # fmt: skip
+    odd |= {"score_before": 10**400}
     back = read_person(person_file(dataclasses.replace(person, facts=person.facts | odd), tmp_path))
     assert back.facts == {
         "model_set": "mini", "attributes": {"hair_colour": "blond"}, "photographs": 0, "steps": 8,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 import unicodedata
 from collections import Counter
@@ -232,6 +233,19 @@ def test_what_does_not_fit_begins_at_a_word():
         assert cut is None or 0 <= cut < len(said)
     small = clip("tokenizer")
     assert unread([small], "") is None
+
+
+def test_every_caption_of_a_portrait_is_read_whole():
+    from pipelines.portrait_person import caption_of
+    from pipelines.scenes.portrait.words import ATTRIBUTES
+
+    tokenizer, draw = clip("tokenizer"), random.Random(0)
+    longest = {
+        name: max(values, key=lambda value: len(tokenizer(value).input_ids)) for name, values in ATTRIBUTES.items()
+    }
+    drawn = [{name: draw.choice(values) for name, values in ATTRIBUTES.items()} for _ in range(300)]
+    for attributes in (longest, *drawn):
+        assert unread([tokenizer, clip("tokenizer_2")], caption_of(attributes)) is None
 
 
 def test_words_are_as_they_were_written():
