@@ -267,7 +267,7 @@ def test_pictures_of_a_visitor_are_not_learnt_without_consent(tab: SimpleNamespa
     ("changed", "words"),
     [
         ({"name": " "}, "The name ' ' cannot be used"),
-        ({"name": "<b>"}, "The name '<b>' cannot be used"),
+        ({"name": "<b>"}, "The name '&lt;b&gt;' cannot be used"),
         ({"seconds": None}, "The time for training is nothing"),
         ({"seconds": 301}, "The time for training is 301 s and this server gives 300 s at most"),
         ({"rank": 0}, "The rank is 0"),
