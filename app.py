@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from typing import Any
 
 # Before gradio is imported: nothing is reported to anybody.
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
@@ -18,11 +19,13 @@ if os.environ.get("SPACES_ZERO_GPU"):
 
 import gradio as gr
 from starlette.middleware import Middleware
-from starlette.responses import PlainTextResponse
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.routing import Route
 
 import demos
 from demos import door, hold, readers, sessions, theme, visitors
+from demos.page_state import KeepsWork, clear_section
 from demos.payloads import Page
 from pipelines import images, zero
 from pipelines.registry import Registry, from_environment
@@ -47,9 +50,13 @@ UPLOAD = {"mini": "40mb", "full": "400mb"}
 """Largest file that is taken: a person learnt by the full set has about 100 MB."""
 
 
+class StudioPage(KeepsWork, Page):
+    """Calls are checked, and what a visitor's page shows is kept."""
+
+
 def build(registry: Registry, model_set: str = "mini") -> gr.Blocks:
     """The whole page, as `gr.Blocks` ready to launch."""
-    with Page(title="Latent Studio", analytics_enabled=False) as page:
+    with StudioPage(title="Latent Studio", analytics_enabled=False) as page:
         with gr.Row(elem_classes="top"):
             gr.HTML(MASTHEAD, padding=False)
             demos.status_line(registry, model_set)
@@ -57,7 +64,10 @@ def build(registry: Registry, model_set: str = "mini") -> gr.Blocks:
             for tab in demos.discover():
                 with gr.Tab(tab.name, id=tab.slug, elem_id=hold.paper_id(tab.slug), render_children=True):
                     tab.build(registry, model_set)
+        clear_section(demos.forget_visitor)
         gr.HTML(COLOPHON, padding=False)
+        page.keep_work(demos.is_running, demos.interrupted)
+        page.status = lambda: demos.status_text(registry, model_set)
     demos.name_public(page)
     if registry.mode == "zero":
         zero.install(registry)  # after the tabs have declared their models
@@ -69,9 +79,13 @@ def serve(
 ):  # fmt: skip
     """Launch with the studio's settings. `host` and `port` default to GRADIO_SERVER_NAME and GRADIO_SERVER_PORT."""
     visitors.open_for(f"{model_set}-{port or os.environ.get('GRADIO_SERVER_PORT') or 'usual'}")
-    app_kwargs = readers.Readers(page).app_kwargs()
+    watch = readers.Readers(page)
+    app_kwargs = watch.app_kwargs()
     app_kwargs["middleware"].insert(0, Middleware(visitors.Cookie))
-    app_kwargs["routes"].append(Route("/healthz", lambda request: PlainTextResponse("ok")))
+    app_kwargs["routes"] += [
+        Route("/healthz", lambda request: PlainTextResponse("ok")),
+        Route("/studio/status", lambda request: JSONResponse(status(page, watch, request))),
+    ]
     app_kwargs["lifespan"] = door.install(host, UPLOAD[model_set], app_kwargs)
     return page.launch(
         server_name=host,
@@ -91,6 +105,16 @@ def serve(
         state_session_capacity=sessions.capacity(),
         app_kwargs=app_kwargs,
     )
+
+
+def status(page: StudioPage, watch: readers.Readers, request: Request) -> dict[str, Any]:
+    """What the page asks for every few seconds: the line at its top, whether a run of it goes on, and whether
+    the stream of its session can be taken up again. Who asks is there, and waits for his run."""
+    going = page.runs_of(visitors.visitor(request), request.query_params.get("page", ""))
+    for session in going:
+        watch.waits(session)
+    stream = watch.has_stream(request.query_params.get("session", ""))
+    return {"line": page.status(), "running": bool(going), "stream": stream, "layout": page.kept_layout}
 
 
 def options(arguments: list[str]) -> argparse.Namespace:
@@ -113,4 +137,5 @@ chosen = options(sys.argv[1:] if __name__ == "__main__" else [])
 demo = build(from_environment(), chosen.model_set)
 
 if __name__ == "__main__":
+    visitors.close_on_signal()
     serve(demo, chosen.host, chosen.port, model_set=chosen.model_set)

@@ -29,6 +29,7 @@ import gradio as gr
 
 from demos import readers, visitors
 from demos.figures import safe
+from demos.page_state import shared
 from demos.runs import PLACES, runs
 from pipelines import lane, troubles
 from pipelines.papers import Paper
@@ -68,6 +69,10 @@ def discover() -> list[Tab]:
 _END = object()
 BROKE = "This run ended early; the message says why."
 """For a tab's `broken` line."""
+
+
+INTERRUPTED = "Interrupted: the connection or the server went away before this was done."
+"""Of a run that ended without a word, when its page comes back."""
 
 
 def on_gpu(
@@ -215,6 +220,20 @@ def running_line(item: lane.Progress, began: float, digits: int = 1) -> str:
     return progress_line(text, item.fraction, "running")
 
 
+def interrupted(shown: Any) -> Any:
+    """In place of a `progress_line` that says something is running, when nothing is any more."""
+    if isinstance(shown, str) and 'class="progress-line running"' in shown:
+        return progress_line(
+            "Interrupted: the connection or the server went away before this was done.", 0.0, "stopped"
+        )
+    return shown
+
+
+def is_running(session: str) -> bool:
+    """Whether a run of this session goes on."""
+    return session in runs.by_session
+
+
 def status_text(registry: Registry, model_set: str) -> str:
     """Model set, device, loaded models, memory and the queue, as one line. Takes no lock and loads nothing."""
     parts = registry.status()
@@ -243,15 +262,9 @@ def status_text(registry: Registry, model_set: str) -> str:
     return f'<div class="status-line" aria-label="State of the studio">{cells}</div>'
 
 
-def status_line(registry: Registry, model_set: str, every_s: float = 4.0) -> None:
-    """`status_text` on the page, renewed every few seconds without touching the queue."""
-    line = gr.HTML(status_text(registry, model_set), elem_classes="status-host", padding=False)
-
-    def renew(shown: str) -> Any:
-        text = status_text(registry, model_set)
-        return gr.skip() if text == shown else text
-
-    gr.Timer(every_s).tick(renew, line, line, **LIGHT)
+def status_line(registry: Registry, model_set: str) -> None:
+    """`status_text` on the page. `connection.js` renews it every few seconds, by the address of `app.status`."""
+    gr.HTML(status_text(registry, model_set), elem_classes="status-host", padding=False)
 
 
 def _loaded_text(parts: Sequence[dict[str, Any]]) -> str:
@@ -278,7 +291,7 @@ def _resident_bytes() -> int:
 
 @dataclass(frozen=True)
 class Entry:
-    """One result of this visitor, kept until the page closes."""
+    """One result of this visitor."""
 
     picture: str
     """Path of the picture that stands for it in the strip."""
@@ -293,11 +306,11 @@ class History:
     keep = 24
 
     def __init__(self) -> None:
-        self.entries = gr.State([])
+        self.entries = shared([])
         with gr.Column(elem_classes="history"):
             gr.HTML(
                 '<h3>Your results</h3><p class="quiet">Click one to bring back its settings and pictures. '
-                "They stay until you close or reload this page; download what you want to keep.</p>",
+                "They stay for a day after your last visit, on this server; download what you want to keep.</p>",
                 padding=False,
             )
             self.gallery = gr.Gallery(

@@ -15,6 +15,7 @@ from demos.concept_shown import display, row_facts
 from demos.endpoint import MODEL_SET, NUMBER, TABLE, TEXT, TEXT_OR_LIST, WHOLE, Endpoint, Parameter, publish
 from demos.figures import safe
 from demos.hold import held
+from demos.page_state import shared
 from pipelines import concept_guidance, dialogues
 from pipelines.concept_guidance import (
     MODELS,
@@ -131,7 +132,7 @@ def build(registry: Registry, model_set: str) -> None:
         offered, value=offered[0][1], label="Language model", visible=len(offered) > 1, elem_id="concept-model"
     )
     about = gr.HTML(model_remark(model_set, offered[0][1]), padding=False)
-    page = Page(registry, model_set, picked, gr.State({}), gr.State({}))
+    page = Page(registry, model_set, picked, shared({}), gr.State({}))
     with gr.Tabs(elem_classes="parts", overflow_behavior="wrap"):
         with gr.Tab("Chat", id="chat", render_children=True):
             chat = concept_chat.build(page)

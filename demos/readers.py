@@ -192,6 +192,15 @@ class Readers:
             if not self._may_come_back(name):
                 self.end(name)
 
+    def waits(self, name: str) -> None:
+        """The page of this session was loaded again and asks how far its run is."""
+        if name in self.sessions:
+            self.sessions[name].alone_s = 0.0
+
+    def has_stream(self, name: str) -> bool:
+        """Whether there is something to be read under this name, now or later."""
+        return name in self.queue.pending_messages_per_session
+
     def session_of(self, event_id: str) -> str:
         """An event's session, also after its end while its answer is unread."""
         if event_id in self.queue.event_ids_to_events:

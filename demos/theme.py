@@ -60,7 +60,7 @@ SERIF = '"Iowan Old Style", "Palatino Linotype", Palatino, "Book Antiqua", Chart
 MONO = ("ui-monospace", "SF Mono", "Cascadia Mono", "Menlo", "Consolas", "Liberation Mono", "monospace")
 
 CSS = Path(__file__).with_name("studio.css")
-SCRIPTS = tuple(Path(__file__).with_name(f"{name}.js") for name in ("keys", "clicks", "hold", "studio"))
+SCRIPTS = tuple(Path(__file__).with_name(f"{name}.js") for name in ("connection", "keys", "clicks", "hold", "studio"))
 
 
 # Gradio takes shades of the first hue for a few parts that no variable names, such as the handle of a slider:
@@ -112,7 +112,7 @@ def head() -> str:
 
 
 def script() -> str:
-    """What runs in the browser once: keys, clicks on pictures, what waits for what, and the way to the results on a phone."""
+    """What runs in the browser once: the connection, keys, clicks on pictures, what waits for what, and the way to the results on a phone."""
     return "() => {\n" + "\n".join(f"({script.read_text(encoding='utf-8').strip()})();" for script in SCRIPTS) + "\n}"
 
 

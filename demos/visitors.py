@@ -20,6 +20,7 @@ import os
 import re
 import secrets
 import shutil
+import signal
 import stat
 import tempfile
 import threading
@@ -252,6 +253,19 @@ def _lockable(file: Any) -> bool:
     except OSError:
         return False
     return True
+
+
+def close_on_signal() -> None:
+    """Clean up at SIGTERM, too, which ends a process without its ``atexit``. Only the main thread can ask for it."""
+    if threading.current_thread() is not threading.main_thread():
+        return
+
+    def ended(number: int, frame: Any) -> None:
+        _close()
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+
+    signal.signal(signal.SIGTERM, ended)
 
 
 def _close() -> None:
