@@ -29,7 +29,7 @@ import gradio as gr
 
 from demos import readers, visitors
 from demos.figures import safe
-from demos.page_state import shared
+from demos.page_state import before, shared
 from demos.runs import PLACES, runs
 from pipelines import lane, troubles
 from pipelines.papers import Paper
@@ -71,6 +71,7 @@ BROKE = "This run ended early; the message says why."
 """For a tab's `broken` line."""
 
 
+GOES_ON = "One run at a time: the one that this page began before it was loaded again still goes on, so press Stop or wait for it."
 INTERRUPTED = "Interrupted: the connection or the server went away before this was done."
 """Of a run that ended without a word, when its page comes back."""
 
@@ -90,6 +91,8 @@ def on_gpu(
         session = request.session_hash or secrets.token_hex(8)
         sender = getattr(request, "request", None)
         try:
+            if any(one in runs.by_session for one in before(visitors.visitor(request), session)):
+                raise ValueError(GOES_ON)
             run = runs.enter(session, readers.client_of(sender).name if sender is not None else "")
         except ValueError as error:
             raise refusal(error, "Already running", public) from None
@@ -128,7 +131,8 @@ def on_gpu(
 
 def stop_run(request: gr.Request) -> bool:
     """End this visitor's run at its next step. True when there was one."""
-    return runs.stop(request.session_hash or "")
+    session = request.session_hash or ""
+    return any([runs.stop(one) for one in (session, *before(visitors.visitor(request), session))])
 
 
 def halt(request: gr.Request) -> None:

@@ -23,6 +23,13 @@
 
   const statusAddress = (session = "") => `${root()}/studio/status?page=${token()}&session=${session}`;
 
+  // Only a page that closes says so: one whose connection breaks, or that is loaded again, may come back to its run.
+  let reloads = false;
+  window.navigation?.addEventListener("navigate", (event) => (reloads = event.navigationType === "reload"));
+  window.addEventListener("pagehide", () => {
+    if (!reloads) navigator.sendBeacon(`${root()}/goodbye`, window.__gradio_session_hash__ ?? "");
+  });
+
   // --- a form is kept on the server while it is filled in, a moment after the last change ---
 
   let saving = 0;

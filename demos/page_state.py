@@ -209,6 +209,14 @@ def _drop(who: str) -> None:
 visitors.when_forgotten(_drop)
 
 
+def before(who: str, session: str) -> list[str]:
+    """The sessions that the page of this one had before it was loaded again."""
+    with _works_lock:
+        work = _works.get(who)
+    sheets = [] if work is None else [sheet for sheet in list(work.sheets.values()) if session in sheet.sessions]
+    return [one for sheet in sheets for one in sheet.sessions if one != session]
+
+
 # --- the page -------------------------------------------------------------------------------------------------------
 
 

@@ -9,10 +9,6 @@
     const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
     if (panel) panel.scrollIntoView({ behavior: calm ? "auto" : "smooth", block: "start" });
   });
-  // Only a page that closes says so: one whose connection breaks may come back to its run.
-  window.addEventListener("pagehide", () =>
-    navigator.sendBeacon(`${window.gradio_config?.root ?? ""}/goodbye`, window.__gradio_session_hash__ ?? "")
-  );
   // A chat shows HTML, so that what was typed stands there as it was; what is copied from it, or read aloud, is the text.
   const said = (html) => {
     const inside = document.createElement("template");
