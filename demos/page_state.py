@@ -33,6 +33,8 @@ from demos.stored import Store, write_whole
 
 log = logging.getLogger(__name__)
 
+NEVER = (gr.Button, gr.File, Api)
+"""What a visitor sends by these is no value of a form: a file that is dropped is taken, and its zone is empty again."""
 FORM = (gr.Textbox, gr.Number, gr.Slider, gr.Radio, gr.Dropdown, gr.Checkbox, gr.CheckboxGroup)
 """Widgets whose values are kept while a visitor fills them in, before anything runs."""
 PAGES_MOST = 4
@@ -303,7 +305,7 @@ class StudioPage(gr.Blocks):
                 self._give_state(work, state, number)
             if fn.name != give_back.__name__:
                 for block, value in zip(fn.inputs, inputs or (), strict=False):
-                    if not block.stateful and not isinstance(block, gr.Button | Api):
+                    if not block.stateful and not isinstance(block, NEVER):
                         _note(sheet, block._id, value)
         return work
 

@@ -490,6 +490,7 @@ def test_a_concept_is_made_of_ten_lines_and_comes_back_from_its_file(chat: Chat,
     download.value.save_as(path)
     assert path.name == "warm_welcome.safetensors"
 
+    chat.context.clear_cookies()  # somebody else
     chat.page.reload()
     chat.page.get_by_role("tab", name="Concept Guidance", exact=True).click()
     chat.part("Make your own")
