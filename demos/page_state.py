@@ -1,6 +1,6 @@
 """What a visitor's page shows, kept on the server, so that a reload, a lost connection or a restart loses nothing.
 
-``StudioPage`` is ``gr.Blocks`` that notes what goes through it: what a visitor's widgets sent, what his page was sent, and what
+``KeepsWork`` is ``gr.Blocks`` that notes what goes through it: what a visitor's widgets sent, what his page was sent, and what
 his ``gr.State`` hold. No tab does anything for that. It is plain JSON in his folder (:mod:`demos.visitors`), with arrays and
 pictures beside it (:mod:`demos.stored`). When his page loads it is given back what it showed.
 
@@ -29,7 +29,7 @@ from gradio.components import _Keywords
 from gradio.components.api_component import Api
 
 from demos import visitors
-from demos.stored import Store, write_whole
+from demos.stored import Store, import_classes, write_whole
 
 log = logging.getLogger(__name__)
 
@@ -222,7 +222,7 @@ def before(who: str, session: str) -> list[str]:
 # --- the page -------------------------------------------------------------------------------------------------------
 
 
-class StudioPage(gr.Blocks):
+class KeepsWork(gr.Blocks):
     """A page that keeps each visitor's work. Call :meth:`keep_work` when all of it is built."""
 
     def keep_work(self, running: Callable[[str], bool], interrupted: Callable[[Any], Any]) -> None:
@@ -265,48 +265,51 @@ class StudioPage(gr.Blocks):
         sheet = None if work is None else work.sheets.get(token)
         return [] if sheet is None else [session for session in sheet.sessions if self.run_goes_on(session)]
 
-    async def process_api(
-        self, block_fn: Any, inputs: list[Any], state: Any = None, request: Any = None, iterator: Any = None,
-        *args: Any, **names: Any,
-    ) -> dict[str, Any]:  # fmt: skip
+    async def process_api(self, block_fn: Any, inputs: Any, *rest: Any, **more: Any) -> dict[str, Any]:
         fn = self.fns[block_fn] if isinstance(block_fn, int) else block_fn
-        if request is None or isinstance(request, list):
-            return await super().process_api(block_fn, inputs, state, request, iterator, *args, **names)
-        who, begins = visitors.visitor(request), iterator is None
-        with visitors.as_visitor(who):
-            if begins:
-                check_files(who, inputs)
-            work = None
-            if visitors.has_page(who) and state is not None and _of_page(fn) and hasattr(self, "kept_states"):
-                work = await anyio.to_thread.run_sync(
-                    self._arrive, who, fn, inputs if begins else None, state, request.session_hash or ""
-                )
-            answer = await super().process_api(block_fn, inputs, state, request, iterator, *args, **names)
-            if work is not None:
-                await anyio.to_thread.run_sync(self._depart, work, fn, state, bool(answer.get("is_generating")))
+        request, state = more.get("request"), more.get("state")
+        who = visitors.visitor(request) if request is not None else ""
+        if state is None or not visitors.has_page(who) or not _of_page(fn) or not hasattr(self, "kept_states"):
+            return await super().process_api(block_fn, inputs, *rest, **more)
+        token = inputs[0] if fn.name == give_back.__name__ and isinstance(inputs, list) and len(inputs) == 1 else None
+        work = await anyio.to_thread.run_sync(self._arrive, who, fn, token, state, request.session_hash or "")
+        goes_on = False
+        try:
+            answer = await super().process_api(block_fn, inputs, *rest, **more)
+            goes_on = bool(answer.get("is_generating"))
             return answer
+        finally:  # also what was shown before an error
+            await anyio.to_thread.run_sync(self._depart, work, fn, state, goes_on)
 
-    def _arrive(self, who: str, fn: Any, inputs: list[Any] | None, state: Any, session: str) -> Work:
-        """Give the session what it lacks of its visitor's states, and note what his widgets hold."""
+    async def preprocess_data(self, block_fn: Any, inputs: list[Any], state: Any, *rest: Any, **more: Any) -> list[Any]:
+        values = await super().preprocess_data(block_fn, inputs, state, *rest, **more)
+        sheet = getattr(state, "sheet", None)
+        if sheet is not None and _of_page(block_fn) and block_fn.name != give_back.__name__:
+            for block, value in zip(block_fn.inputs, inputs, strict=False):
+                if not block.stateful and not isinstance(block, NEVER):
+                    _note(sheet, block._id, value)
+        return values
+
+    def _arrive(self, who: str, fn: Any, token: Any, state: Any, session: str) -> Work:
+        """Give the session what it lacks of its visitor's states."""
         work = work_of(who, self.kept_layout)
-        sheet, token = getattr(state, "sheet", None), ""
-        if fn.name == give_back.__name__:
-            token = inputs[0] if inputs and isinstance(inputs[0], str) and _TOKEN.fullmatch(inputs[0]) else ""
-            if not self.run_goes_on(session):  # which may change what it holds in place
-                for number in self.kept_states:
-                    state.state_data.pop(number, None)
+        sheet = getattr(state, "sheet", None)
+        token = token if isinstance(token, str) and _TOKEN.fullmatch(token) else ""
+        if fn.name == give_back.__name__ and not self.run_goes_on(session):  # which may change what it holds in place
+            for number in self.kept_states:
+                state.state_data.pop(number, None)
         if token or sheet is None or work.sheets.get(sheet.token) is not sheet:
             sheet = state.sheet = work.sheet(token or ("" if sheet is None else sheet.token), session)
             state.versions = {}
             _renew_widgets(self, state, sheet)
-        with work.lock:
-            sheet.used = time.time()
-            for number in {block._id for block in (*fn.inputs, *fn.outputs)} & self.kept_states.keys():
-                self._give_state(work, state, number)
-            if fn.name != give_back.__name__:
-                for block, value in zip(fn.inputs, inputs or (), strict=False):
-                    if not block.stateful and not isinstance(block, NEVER):
-                        _note(sheet, block._id, value)
+        sheet.used = time.time()
+        for number in {block._id for block in (*fn.inputs, *fn.outputs)} & self.kept_states.keys():
+            self._give_state(work, state, number)
+        if (
+            fn.name == give_back.__name__
+        ):  # he will go on with his results: what it takes to read them is loaded meanwhile
+            records = [*sheet.states.values(), *work.shared.states.values()]
+            threading.Thread(target=import_classes, args=(records,), daemon=True).start()
         return work
 
     def _give_state(self, work: Work, state: Any, number: int) -> None:
@@ -359,11 +362,11 @@ class StudioPage(gr.Blocks):
 
 
 def give_back(token: str) -> None:
-    """For the page's load: ``StudioPage`` answers it."""
+    """For the page's load: ``KeepsWork`` answers it."""
 
 
 def note_form(*values: Any) -> None:
-    """For a form that is being filled in: ``StudioPage`` notes the values."""
+    """For a form that is being filled in: ``KeepsWork`` notes the values."""
 
 
 def _ended(predictions: Any) -> bool:
@@ -418,20 +421,6 @@ def _renew_widgets(page: gr.Blocks, state: Any, sheet: Sheet) -> None:
 
 
 # --- files ----------------------------------------------------------------------------------------------------------
-
-
-def check_files(who: str, inputs: Any) -> None:
-    """Refuse a request that names a file of somebody else, wherever in it.
-
-    Raises:
-        gr.Error: it does.
-    """
-    for path in _paths(inputs):
-        web = path.lower().startswith(("http://", "https://"))
-        if not web and ("\0" in path or not visitors.may_read(who, path)):
-            raise gr.Error(
-                "A file was named that was not sent here: send it again.", title="Not your file", print_exception=False
-            )
 
 
 def _paths(value: Any) -> Iterator[str]:

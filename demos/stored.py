@@ -6,6 +6,7 @@ their fields; what holds anything else is refused.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import importlib
@@ -209,6 +210,19 @@ def files_of(record: Any) -> Iterable[str]:
         else:
             for item in record.values():
                 yield from files_of(item)
+
+
+def import_classes(record: Any) -> None:
+    """Import the modules that a record's objects are of, so that reading it does not have to."""
+    if isinstance(record, list):
+        for item in record:
+            import_classes(item)
+    elif isinstance(record, dict):
+        if record.get(TAG) == "class" and record["is"].partition(".")[0] in OURS:
+            with contextlib.suppress(ImportError):
+                importlib.import_module(record["is"].partition(":")[0])
+        for item in record.values():
+            import_classes(item)
 
 
 def write_whole(path: Path, data: bytes) -> None:
