@@ -43,7 +43,8 @@ MARK = """<svg viewBox="0 0 48 48" aria-hidden="true"><rect width="48" height="4
 MASTHEAD = f"""<header class="masthead">{MARK}<div><h1>Latent Studio</h1>
 <p>Research papers that you can use, one tab each.</p></div></header>"""
 COLOPHON = """<footer class="colophon"><p><kbd>Ctrl</kbd> + <kbd>Enter</kbd> runs, <kbd>Esc</kbd> stops. Every picture and
-every answer here is made by a model. Your prompts and results stay on the machine that serves this page.
+every answer here is made by a model. What you send and what is
+made of it stays on the machine that serves this page, for your browser only, until a day after your last visit or until you clear it.
 Code and our own models: Apache-2.0.</p></footer>"""
 
 UPLOAD = {"mini": "40mb", "full": "400mb"}

@@ -217,7 +217,7 @@ class Quota:
         hour = [one for one in sent if now - one.when < 3_600]
         if len(here) >= shares * self.files_held:
             raise Refusal(
-                429, f"You have {len(here)} files here, and more are not taken: close this page, or wait a day."
+                429, f"You have {len(here)} files here, and more are not taken: press Clear my work, or wait a day."
             )
         if len(hour) >= shares * self.files_hour:
             raise Refusal(429, f"You sent {len(hour):,} files within an hour, and more are not taken: wait an hour.")

@@ -74,7 +74,8 @@ the face and paste it, but what they paint is a rendered head, and they cannot s
 
 **Consent.** Put nobody into a picture who does not want that, no minors, and do not pass a result off as a photograph. The tick above is
 asked for whenever a picture may show a real person. Results carry a note, in the words of the IPTC, that a trained model made them;
-pictures and what was learnt from them stay with this page and go when it is closed, and you can delete a saved person at any time.
+pictures and what was learnt from them stay on this server until a day after your last visit, for your browser only; you can delete a saved
+person, or all of your work, at any time.
 """
 FROM_PYTHON = """
 The tab has two public endpoints, `/train_person` and `/portrait`. The same seed gives the same pictures on the same machine.

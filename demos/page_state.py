@@ -328,6 +328,10 @@ class KeepsWork(gr.Blocks):
 
     def _depart(self, work: Work, fn: Any, state: Any, goes_on: bool) -> None:
         """Note what the session's states hold now, and write it."""
+        if work.gone:  # he has just cleared it
+            state.state_data.clear()
+            state.sheet = None
+            return
         if goes_on and time.monotonic() - work.flushed < FLUSH_S:
             return
         for number in {block._id for block in fn.outputs} & self.kept_states.keys() & state.state_data.keys():

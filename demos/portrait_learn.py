@@ -50,7 +50,7 @@ DRAWN = 4
 """Checks of which the validation pictures are shown."""
 STOPPED = progress_line("Stopped.", 0.0, "stopped")
 KEEP = (
-    "What you keep is yours alone: it lies on the machine that serves this page and is deleted when you close or reload the page. "
+    "What you keep is yours alone: it lies on the machine that serves this page and is deleted a day after your last visit, or when you say so. "
     "Download a person to bring it back on another day; the server’s copy of the download is deleted within a day or so."
 )
 API = "train_person"
@@ -187,7 +187,7 @@ def _bind_files(model_set: str, step1: Step1, learn: Learn) -> None:
         words = (
             f"{person.name} was kept anew."
             if person.name in there
-            else f"{person.name} is kept until you close this page."
+            else f"{person.name} is kept until a day after your last visit."
         )
         gr.Info(words, title="Kept")
         return shelf(visitor(request), person.name)

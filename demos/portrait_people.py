@@ -35,7 +35,7 @@ START: Recipe = EXAMPLES[0]
 HELD_OUT = 1_000_000
 """Seeds of people and references below this one were never trained on."""
 LONGEST = {"mini": 1024, "full": 2048}
-"""Longer pictures of a visitor are made so small: twenty of them stay in memory until the page closes."""
+"""Longer pictures of a visitor are made so small: twenty of them stay in memory while the page is open."""
 MOST = portrait_intake.MOST
 
 

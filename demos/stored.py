@@ -13,6 +13,7 @@ import importlib
 import io
 import math
 import weakref
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from PIL import Image
 
 OURS = ("pipelines", "demos")
 MODES = ("1", "L", "LA", "RGB", "RGBA", "I;16", "I", "F")
-"""Of pictures: those that are kept pixel by pixel."""
+"""Of pictures: those that an array of numpy holds pixel by pixel."""
 TAG = "~"
 """A dictionary with this key is something that JSON has no word for."""
 
@@ -86,7 +87,8 @@ class Store:
         if TAG not in record:
             return {key: self.value(item) for key, item in record.items()}
         kind, held = record[TAG], record["is"]
-        plain = {"float": float, "path": Path, "number": lambda name: self._load(name)[()], "array": self._load}
+        plain = {"float": float, "path": Path, "array": self._load, "number": lambda name: self._load(name)[()]}
+        plain |= {"picture": lambda name: Image.fromarray(self._load(name))}
         many = {"tuple": tuple, "set": set, "frozenset": frozenset}
         if kind in plain:
             return plain[kind](held)
@@ -94,10 +96,6 @@ class Store:
             return many[kind](self.value(item) for item in held)
         if kind == "dict":
             return {self.value(key): self.value(item) for key, item in held}
-        if kind == "picture":
-            with Image.open(self._file(held), formats=["PNG", "TIFF"]) as picture:
-                picture.load()
-                return picture.copy()
         if kind == "tensor":
             import torch
 
@@ -125,20 +123,17 @@ class Store:
             self._known[id(value)] = weakref.ref(value), name
         return name
 
-    def _array(self, value: numpy.ndarray) -> str:
+    def _array(self, value: numpy.ndarray, level: int = 0) -> str:
         if value.dtype.hasobject:
             raise TypeError("an array of objects cannot be kept")
         file = io.BytesIO()
         numpy.save(file, value, allow_pickle=False)
-        return self._write(file.getvalue(), ".npy")
+        return self._write(zlib.compress(file.getvalue(), level), ".npy")
 
     def _picture(self, value: Image.Image) -> str:
         if value.mode not in MODES:
             raise TypeError(f"a picture of mode {value.mode} cannot be kept")
-        file = io.BytesIO()
-        # TIFF: PNG has no numbers that are not whole.
-        value.save(file, "TIFF") if value.mode in ("F", "I") else value.save(file, "PNG", compress_level=1)
-        return self._write(file.getvalue(), ".picture")
+        return self._array(numpy.asarray(value), level=1)
 
     def _tensor(self, value: Any) -> dict[str, Any]:
         import torch
@@ -191,7 +186,7 @@ class Store:
         return name
 
     def _load(self, name: str) -> numpy.ndarray:
-        return numpy.load(self._file(name), allow_pickle=False)
+        return numpy.load(io.BytesIO(zlib.decompress(self._file(name).read_bytes())), allow_pickle=False)
 
     def _file(self, name: str) -> Path:
         if not isinstance(name, str) or Path(name).name != name:
