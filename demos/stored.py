@@ -186,7 +186,11 @@ class Store:
         return name
 
     def _load(self, name: str) -> numpy.ndarray:
-        return numpy.load(io.BytesIO(zlib.decompress(self._file(name).read_bytes())), allow_pickle=False)
+        try:
+            data = zlib.decompress(self._file(name).read_bytes())
+        except zlib.error:
+            raise ValueError(f"{name} is damaged") from None
+        return numpy.load(io.BytesIO(data), allow_pickle=False)
 
     def _file(self, name: str) -> Path:
         if not isinstance(name, str) or Path(name).name != name:
