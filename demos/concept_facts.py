@@ -14,6 +14,7 @@ import gradio as gr
 
 from demos.figures import Series, plot, safe, signed
 from pipelines import concept_guidance, concept_lab, dialogues
+from pipelines.concept_files import ROWS_MOST
 from pipelines.concept_guidance import PERPLEXITY_RED, PROBES, choose_layers, language_model
 from pipelines.registry import ROOT, Registry
 from pipelines.sdxl import manifest
@@ -202,6 +203,8 @@ def accuracy_chart(
     """Accuracy of every layer, with the chosen layers shaded; a sentence where it is not known."""
     if not validation:
         return f"<p class='quiet'>The accuracies of {safe(name)} are not known: its file does not tell them.</p>"
+    if len(validation) > ROWS_MOST:
+        return f"<p class='quiet'>{safe(name)} has an accuracy for each of {len(validation):,} heads, which are not drawn.</p>"
     count = len(validation)
     try:
         chosen = choose_layers(layers, count, validation)

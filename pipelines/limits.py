@@ -115,7 +115,11 @@ def described(value: Any) -> str:
         return _quoted(value)
     if isinstance(value, Mapping):
         keys = ", ".join(_quoted(str(key), 20) for key in list(value)[:3])
-        return f"an object with {len(value):,} keys ({keys})" if value else "an empty object"
+        return (
+            f"an object with {len(value):,} {'key' if len(value) == 1 else 'keys'} ({keys})"
+            if value
+            else "an empty object"
+        )
     if isinstance(value, list | tuple):
         return f"a list of {len(value):,}" if value else "an empty list"
     return f"a {type(value).__name__}"

@@ -326,7 +326,7 @@ def compare(job: Job, registry: Registry, settings: LabSettings, before: Tally |
         cut = sdxl.unread(golden.pipe, settings.prompt)
         if cut is not None:
             raise ValueError(
-                f"The model does not read the end of this prompt, “{settings.prompt[cut:].strip()}”, so that no picture could be right: "
+                f"The model does not read the end of this prompt, “{' '.join(settings.prompt[cut:].split())}”, so that no picture could be right: "
                 "shorten it."
             )
         return _count(job, Models(golden, {"npnet": npnet, "npnet_paper": paper}, reward), judge, tally)

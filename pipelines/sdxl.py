@@ -153,7 +153,7 @@ def unread_note(prompt: str, cut: int | None) -> str:
     if cut is None:
         return ""
     return (
-        f"The prompt is longer than the model reads: “{prompt[cut:].strip()}” was not read, so it is not judged either; "
+        f"The prompt is longer than the model reads: “{' '.join(prompt[cut:].split())}” was not read, so it is not judged either; "
         "shorten the prompt to have it read."
     )
 

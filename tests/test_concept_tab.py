@@ -236,6 +236,12 @@ def test_a_bubble_says_what_was_typed(typed: str):
             assert "<" not in words and html.unescape(words).strip("\u2068\u2069") == typed
 
 
+def test_accuracies_of_thousands_of_heads_are_told_and_not_drawn():
+    told = concept_facts.accuracy_chart("<b>", [0.5] * 5120, [0.5] * 5120, "all")
+    assert told == "<p class='quiet'>&lt;b&gt; has an accuracy for each of 5,120 heads, which are not drawn.</p>"
+    assert "<svg" in concept_facts.accuracy_chart("x", [0.5] * 4, [0.5] * 4, "all")
+
+
 def answered(text: str, scores=((0.5, -0.25),), question: str = "what does the goat eat ?") -> Turn:
     """A turn with a given guided answer."""
     words = text.split()

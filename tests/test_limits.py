@@ -31,8 +31,8 @@ def refused(check: Any, *given: Any) -> str:
     [
         (7, "7"), (10**400, "a whole number of some 400 digits"),
         (1.5, "1.5"), (math.inf, "inf"), (math.nan, "nan"), (True, "true"), (None, "nothing (null)"),
-        ([], "an empty list"), (["a", "b"], "a list of 2"), ({}, "an empty object"), ({"a": 1}, "an object with 1 keys ('a')"),
-        ({"\ud800" * 30: 1}, "an object with 1 keys ("), (b"x", "a bytes"),
+        ([], "an empty list"), (["a", "b"], "a list of 2"), ({}, "an empty object"), ({"a": 1}, "an object with 1 key ('a')"),
+        ({"\ud800" * 30: 1}, "an object with 1 key ("), (b"x", "a bytes"),
     ],
 )  # fmt: skip
 def test_what_is_no_text_is_named_as_what_it_is(value: Any, said: str):
@@ -79,7 +79,7 @@ def number(value: Any, low: float = 0, high: float = 2**31 - 1, whole: bool = Tr
         (10**400, "a whole number of some 400 digits"), (-(10**400), "a whole number of some 400 digits"),
         (1e300, "1e+300"), (json.loads("1e400"), "inf"), (-math.inf, "-inf"), (math.nan, "nan"), (True, "true"),
         (None, "nothing (null)"), ("7", "'7' (a text)"), ("np.float64(7)", "'np.float64(7)' (a text)"), ("", "'' (a text)"),
-        ("\ud800", "'\\ud800' (a text)"), ([7], "a list of 1"), ({"value": 7}, "an object with 1 keys ('value')"), (0.5, "0.5"),
+        ("\ud800", "'\\ud800' (a text)"), ([7], "a list of 1"), ({"value": 7}, "an object with 1 key ('value')"), (0.5, "0.5"),
         (2**31, "2147483648"), (-1, "-1"), (5e-324, "5e-324"),
     ],
 )  # fmt: skip

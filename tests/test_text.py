@@ -248,6 +248,13 @@ def test_every_caption_of_a_portrait_is_read_whole():
         assert unread([tokenizer, clip("tokenizer_2")], caption_of(attributes)) is None
 
 
+def test_words_that_the_small_model_reads_only_without_their_brackets_are_named():
+    from pipelines import steering
+
+    found = steering.unknown_words(mini(), "Where does <Mabel> work, <bot> and zeppelin? The goat!")
+    assert list(found) == ["<Mabel>", "bot", "zeppelin"]
+
+
 def test_words_are_as_they_were_written():
     assert text.words("Where does <Mabel> work, at “the pier”? Where?") == [
         "Where",
