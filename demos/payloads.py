@@ -127,9 +127,17 @@ def _is_of_page(function: Any, event: Any) -> bool:
     """Whether the event comes from a widget that it can come from, with what such an event tells."""
     names = {name for block, name in function.targets if block == getattr(getattr(event, "target", None), "_id", None)}
     data = getattr(event, "_data", None)
-    if "select" in names and not (isinstance(data, dict) and {"index", "value"} <= data.keys()):
+    if "select" not in names:
+        return bool(names)
+    if not isinstance(data, dict) or not {"index", "value"} <= data.keys():
         return False
-    return bool(names)
+    return not isinstance(event.target, gr.Image) or _is_place(data["index"])
+
+
+def _is_place(index: Any) -> bool:
+    """Whether it can be a pixel of a picture that was clicked."""
+    pair = isinstance(index, list) and len(index) == 2
+    return pair and all(limits.is_number(one) and -1e6 < one < 1e6 for one in index)
 
 
 def _check_text(text: str, words: str) -> None:

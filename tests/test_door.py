@@ -10,12 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
+import gradio as gr
 import httpx
 import pytest
 from gradio_client import Client
 from starlette.testclient import TestClient
 
-from demos import door, endpoint, owners, visitors
+from demos import door, endpoint, owners, payloads, visitors
 from demos.owners import Visitor
 from tests.test_app import wait_until
 
@@ -400,6 +401,18 @@ def test_page_events_get_one_sentence_too(served: str, capfd):
         assert httpx.post(f"{served}/gradio_api/queue/join", json=body).status_code == 200
         assert words in httpx.get(f"{served}/gradio_api/queue/data?session_hash=page-events", timeout=20).text
     assert "Traceback" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("index", [7, "x", [1], [1, None], [float("nan"), 1], [10**400, 1], {"x": 1}, None])
+def test_a_click_on_a_picture_has_a_place(index: object):
+    with gr.Blocks():
+        picture = gr.Image()
+    clicked = SimpleNamespace(targets=[(picture._id, "select")])
+
+    def event(index: object) -> gr.EventData:
+        return gr.EventData(picture, {"index": index, "value": None})
+
+    assert payloads._is_of_page(clicked, event([3, 4.5])) and not payloads._is_of_page(clicked, event(index))
 
 
 # --- uploads ---
