@@ -60,7 +60,9 @@ visible effect beyond itself, it is *not defined*. *Over-erasure* is the share o
 own there is no truth, so there are self-checks only.
 
 **The composite** pastes what belongs to the removal into the original at its full resolution: the marked area, and connected changes around it.
-All other pixels stay as they are, one by one.
+All other pixels stay as they are, one by one, with their transparency. It is a PNG of 8 bits a channel in sRGB, without what the file said
+of its owner, place and camera; whatever else a file has and a result cannot (16 bits, another profile, more than one picture) is named beside
+the result. Where the picture is black and white, grainy, soft or strongly compressed, what was painted is made so, and the notes say it.
 
 **What to keep in mind.** Glass, mirrors and flat prints hardly show in depth, so there is little to take away. A mask that
 misses part of an object makes stage 1 complete it. Self-luminous objects leave their glow. And the small models have seen nothing but

@@ -51,7 +51,10 @@ portrait. So the work is split into three nets that each do one thing, and one c
    colours and its light: its grain would draw an edge of its own. The middle of the face is mixed back in afterwards, so that the person
    stays the person.
 
-Every pixel outside the mask is the reference's own, to the last bit.
+Every pixel outside the mask is the reference's own, to the last bit, at its own size and with its transparency. The file is a PNG of 8 bits
+a channel in sRGB, without what the reference's file said of its owner, place and camera; whatever else that file has and a result cannot is
+named beside it. Where the reference is black and white, grainy, soft, pale, faded, of a strong cast or strongly compressed, the person is made
+so, and the notes say it.
 
 **What this is not.** Of the paper only the abstract is public to us: three nets, ControlNets, fine-tuning, paste, harmonise. **This is an
 unofficial re-creation; the settings are ours**, found by measuring, after EasyPhoto and FaceChain where these say a number. No figure

@@ -45,6 +45,8 @@ NARROW, LOOSE = 110.0, 1.15
 """Span of a picture's levels below which it is faded, and how much wider a face's own must be to be narrowed."""
 CAST = 0.85
 """A channel's white, as a share of the strongest channel's, below which a picture may have a cast."""
+PALE_SKIN, PALE_REST, SKIN_COLOUR = 0.2, 0.45, 0.5
+"""Saturation of skin and of the most coloured twentieth of the rest below which a picture is pale, and that of most people's skin."""
 SKIN = numpy.float32([1.0, 1 / 1.45, 1 / (1.45 * 1.35)])
 """Mean colour of skin, light or dark, to a factor; of the rendered people's as of photographs'."""
 
@@ -256,6 +258,26 @@ def cast_of(picture: Picture, rest: Mask, skin: NDArray[numpy.floating]) -> Floa
     white = numpy.percentile(pixels[:: max(1, len(pixels) // SIDE**2)], 99.5, axis=0)
     weakest = int(gains.argmin())
     return gains if gains.min() > 0.1 and white[weakest] < CAST * white.max() else None
+
+
+def paleness_of(picture: Picture, rest: Mask, skin: NDArray[numpy.floating]) -> float | None:
+    """How much colour a pale picture has left, in [0.2, 1); None where it is not pale. Both ``skin`` (3,), the mean colour of a face, and
+    the ``rest`` must lack it: people may be pale, and rooms grey."""
+    pixels = picture[rest]
+    if not len(pixels) or float(skin.max()) < 8:
+        return None
+    pixels = pixels[:: max(1, len(pixels) // SIDE**2)].astype(numpy.float32)
+    seen = (pixels.max(1) - pixels.min(1)) / numpy.maximum(pixels.max(1), 32)
+    own = float((skin.max() - skin.min()) / skin.max())
+    if own > PALE_SKIN or numpy.percentile(seen, 95) > PALE_REST:
+        return None
+    return max(0.2, own / SKIN_COLOUR)
+
+
+def paled(picture: Picture, share: float) -> Picture:
+    """``picture`` with that ``share`` of its colour; its lightness stays."""
+    grey = luma(picture)[..., None]
+    return numpy.rint(grey + share * (picture - grey)).clip(0, 255).astype(numpy.uint8)
 
 
 def _is_skin(colour: NDArray[numpy.floating]) -> bool:

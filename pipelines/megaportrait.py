@@ -1059,10 +1059,14 @@ class _Work:
             crop = look.toned(crop, curve)
         elif face.any():
             rest = ~_in_picture(analysis, analysis.core)
-            gains = look.cast_of(analysis.picture, rest, analysis.square[face].mean(0))
+            skin = analysis.square[face].mean(0)
+            gains, colour = look.cast_of(analysis.picture, rest, skin), look.paleness_of(analysis.picture, rest, skin)
             if gains is not None:
                 crop = numpy.rint(crop * gains).clip(0, 255).astype(numpy.uint8)
                 self._note("The reference has a strong colour cast: the person was given the same one.")
+            elif colour is not None and look.narrowed(crop, analysis.picture) is None:  # which takes colour away, too
+                crop = look.paled(crop, colour)
+                self._note("The reference’s colours are pale: the person’s were made so.")
         faded = look.narrowed(crop, analysis.picture)
         if faded is not None:
             crop = faded

@@ -75,6 +75,8 @@ def read(data: bytes) -> Header:
 
 
 def _other(data: bytes) -> str:
+    if not data:
+        return "This file is empty: save or send the picture again."
     start = data[:64].lstrip(b"\xef\xbb\xbf \t\r\n")
     found = _BRANDS.get(data[8:12]) if data[4:8] == b"ftyp" else None
     found = found or next((name for sign, name in _OTHERS.items() if data.startswith(sign)), None)

@@ -170,3 +170,15 @@ def test_a_strong_cast_is_found_by_skin_and_its_surroundings():
     green = skin * (0.4, 1, 0.4)  # painted green, in a picture whose white is white
     white = numpy.full_like(reference(), 240)
     assert look.cast_of(white, ~head(), green) is None
+
+
+def test_pale_colours_are_found_and_pale_people_are_none():
+    skin = reference()[90:112, 64:96].reshape(-1, 3).mean(0)
+    pale, grey_skin = look.paled(reference(), 0.2), look.luma(skin)
+    rest = numpy.ones((192, 160), bool)
+    rest[:130, 25:135] = False  # the head with its hair
+    found = look.paleness_of(pale, rest, grey_skin + 0.2 * (skin - grey_skin))
+    assert 0.2 <= found < 0.5
+    assert look.paleness_of(reference(), rest, skin) is None
+    assert look.paleness_of(reference(), rest, numpy.array([230.0, 210.0, 195.0])) is None
+    assert look.paleness_of(grey(reference()), ~head(), skin) is None
