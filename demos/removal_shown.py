@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy
@@ -11,6 +12,7 @@ from PIL import Image
 from demos.figures import data_uri, safe
 from pipelines import masks, removal_views
 from pipelines.georemover import Geometry, Outcome
+from pipelines.removal_metrics import SEEN
 
 Measured = Mapping[str, Any]
 BASELINES = {"fill_only": "Mask only", "telea": "Telea"}
@@ -54,9 +56,11 @@ def heat_of(outcome: Outcome, index: int, threshold: float) -> tuple[Image.Image
 # A tick stands only where the bar of the evaluation is met.
 
 
-def verdict_residual(value: float) -> tuple[str, bool]:
+def verdict_residual(value: float, worst: Measured | None = None) -> tuple[str, bool]:
+    """``worst``: of ``removal_metrics.worst_place``. The mean over everything says nothing of one place that stands out."""
     if value <= 0.15:
-        return "gone with its shadow and reflection", True
+        ghost = ghost_of(worst)
+        return (f"gone but for {ghost}", False) if ghost else ("gone with its shadow and reflection", True)
     if value <= 0.3:
         return "mostly gone", False
     if value <= 0.9:
@@ -64,14 +68,24 @@ def verdict_residual(value: float) -> tuple[str, bool]:
     return ("still there", False) if value <= 1.1 else ("worse than before", False)
 
 
-def verdict_psnr(value: float) -> tuple[str, bool]:
-    return (
-        ("like the truth", True)
-        if value >= 27
-        else ("near the truth", False)
-        if value >= 24
-        else ("visibly off", False)
-    )
+def ghost_of(worst: Measured | None) -> str:
+    """What is to be seen where the object, its shadow and its reflection were, in words; empty where it is nothing."""
+    if worst is None or worst["difference"] < SEEN:
+        return ""
+    lighter = worst["lightness"]
+    how = "lighter" if lighter >= 1 else "darker" if lighter <= -1 else "of another colour"
+    return f"a ghost, {how}, on {_percent(worst['share'])} of the area"
+
+
+def verdict_worst(worst: Measured) -> tuple[str, bool]:
+    ghost = ghost_of(worst)
+    return (ghost, False) if ghost else ("nothing to be seen", True)
+
+
+def verdict_psnr(value: float, worst: Measured | None = None) -> tuple[str, bool]:
+    if value >= 27:
+        return ("like the truth on the whole, not everywhere", False) if ghost_of(worst) else ("like the truth", True)
+    return ("near the truth", False) if value >= 24 else ("visibly off", False)
 
 
 def verdict_iou(value: float) -> tuple[str, bool]:
@@ -85,7 +99,9 @@ def verdict_iou(value: float) -> tuple[str, bool]:
 
 
 def verdict_erased(value: float) -> tuple[str, bool]:
-    return ("nothing else touched", True) if value <= FEW else ("something else touched", False)
+    if value <= FEW:
+        return ("hardly anything else touched" if value else "nothing else touched"), True
+    return "something else touched", False
 
 
 def verdict_inserted(value: bool) -> tuple[str, bool]:
@@ -103,6 +119,7 @@ def _region(name: str, score: str) -> Callable[[Measured], Any]:
 ROWS: tuple[tuple[str, str, Callable[[Measured], Any], Callable[[Any], str], Any], ...] = (
     ("Residual effect", "shadow and reflection left: 0 clean, 1 untouched", lambda row: row["residual_effect"], "{:.3f}".format, verdict_residual),
     ("PSNR in the effect area", "dB, where shadow and reflection were", _region("effect", "psnr"), "{:.1f} dB".format, verdict_psnr),
+    ("Worst place", "largest difference of colour that a small square of it has: 2.3 is just seen", lambda row: row.get("worst"), lambda worst: f"ΔE {worst['difference']:.1f}", verdict_worst),
     ("Change IoU", "changed area against the true one: 1 the same", lambda row: row["change_iou"], "{:.2f}".format, verdict_iou),
     ("Over-erasure", "of what has nothing to do with the object", lambda row: row["over_erasure"], _percent, verdict_erased),
     ("New structure", "seen by the depth model where the object stood, of ours in the raw result", lambda row: row["inserted"], lambda v: "yes" if v else "no", verdict_inserted),
@@ -116,6 +133,8 @@ ROWS: tuple[tuple[str, str, Callable[[Measured], Any], Callable[[Any], str], Any
     ("PSNR of the whole", "", _region("whole", "psnr"), "{:.1f} dB".format, None),
 )  # fmt: skip
 """Name, what it says, how to read it, how to print it, and its verdict in words."""
+SHOWN_FIRST = 6
+"""Rows that are not folded away."""
 BEYOND = ("Residual effect", "PSNR in the effect area", "Change IoU", "SSIM in the effect area")
 """Rows that need an effect area."""
 CHECKS = (
@@ -153,7 +172,7 @@ def _truth_table(outcome: Outcome, ours: Measured) -> str:
         if read(ours) is None and name not in BEYOND:
             continue
         cells = "".join(
-            f"<td role='cell' data-label='{head}'>{_cell(read(row), write, judge, name in BEYOND)}</td>"
+            f"<td role='cell' data-label='{head}'>{_cell(read(row), write, _judged(judge, row), name in BEYOND)}</td>"
             for head, row in columns
         )
         lines.append(
@@ -161,7 +180,7 @@ def _truth_table(outcome: Outcome, ours: Measured) -> str:
         )
     heads = "".join(f"<th role='columnheader' scope='col'>{head}</th>" for head, _ in columns)
     note = "" if ours["residual_effect"] is not None else f"<p class='remark'>{NO_EFFECT}</p>"
-    seen = lines[:5], lines[5:]
+    seen = lines[:SHOWN_FIRST], lines[SHOWN_FIRST:]
     return (
         "<div class='board removal-board'><h4>Measured against the truth</h4><p class='quiet'>The scene was rendered once more without the object. "
         f"{_columns_told(columns)}</p>{note}{_table(heads, seen[0], 'Measured against the truth')}"
@@ -182,6 +201,11 @@ def _columns_told(columns: Sequence[tuple[str, Measured]]) -> str:
         "Telea": "<b>Telea</b> is a classical fill (OpenCV)",
     }
     return "; ".join(told[name] for name, _ in columns if name in told) + ("." if len(columns) > 1 else "")
+
+
+def _judged(judge: Any, row: Measured) -> Any:
+    """``judge`` with the worst place of ``row``, where it asks for it."""
+    return partial(judge, worst=row.get("worst")) if judge in (verdict_residual, verdict_psnr) else judge
 
 
 def _cell(value: Any, write: Callable[[Any], str], judge: Any, beyond: bool) -> str:

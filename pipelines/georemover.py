@@ -816,8 +816,8 @@ def warn_large_mask(mask: Mask) -> str | None:
     return f"The mask covers {share:.0%} of the image, most of it: the fill will be invented."
 
 
-def warn_partial_mask(depth_before: Depth, mask: Mask) -> str | None:
-    if not masks.touches_partly(depth_before, mask):
+def warn_partial_mask(depth_before: Depth, mask: Mask, rgb: Picture) -> str | None:
+    if not masks.touches_partly(depth_before, mask, rgb):
         return None
     return "The mask may miss part of the object: grow it, or the object may be completed instead of removed."
 
@@ -1130,7 +1130,7 @@ class _Work:
                 raise ValueError(flat)
             before = depth_maps.normalised(raw)
         self._note(warn_large_mask(self.mask))
-        self._note(warn_partial_mask(before, self.mask))
+        self._note(warn_partial_mask(before, self.mask, self.image))
         if self.settings.depth_assist:
             before = assisted(before, self.mask)
         self._shown(DEPTH_BEFORE, 1, depth_maps.to_colours(before))

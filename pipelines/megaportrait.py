@@ -1500,7 +1500,8 @@ def warn_enlarged(analysis: Analysis) -> str | None:
 
 
 def warn_gap(analysis: Analysis, near: Placed, settings: Settings) -> list[str]:
-    """What to change when the person's skin or the shape of the face is far from the reference's."""
+    """What to change when the person's picture is far from the reference, in colour at the face's border or in width. Which of shape,
+    pose, skin, beard and light it is, is not known, so it is not said."""
     notes = []
     core = analysis.face_core & near.face
     if not core.any():
@@ -1511,14 +1512,14 @@ def warn_gap(analysis: Analysis, near: Placed, settings: Settings) -> list[str]:
     if step is not None and step > TONE_GAP:
         more = "" if settings.region == "head" else "replace the head with hair and neck, or "
         notes.append(
-            f"The person's skin is far from the reference's (ΔE {step:.0f} at the face's border, {TONE_GAP:g} is much): "
-            f"{more}choose a reference of a more similar skin tone and light."
+            f"Person and reference are far apart at the face's border (ΔE {step:.0f}, {TONE_GAP:g} is much), by skin, beard or light: "
+            f"{more}choose a reference that is more alike there if the border shows."
         )
     ratio = portrait_paste.width_of(near.face) / portrait_paste.width_of(analysis.face_core)
     if max(ratio, 1 / ratio) > SHAPE_GAP:
         notes.append(
-            f"The person's face is {abs(ratio - 1):.0%} {'wider' if ratio > 1 else 'narrower'} than the reference's: "
-            "it is stretched to fit, so choose a reference with a more similar face if that shows."
+            f"The person's picture is made {abs(1 / ratio - 1):.0%} {'narrower' if ratio > 1 else 'wider'} to fit the reference's face, "
+            "by shape or by pose: choose a reference that is more alike if that shows."
         )
     return notes
 

@@ -33,6 +33,10 @@ PERFECT = 100.0
 """Decibels that stand for equal pictures: JSON has no infinity."""
 NEW_DEPTH, NEW_SHARE, NEW_PIXELS = 0.08, 0.02, 12
 """A new structure: inverse depth that is off by so much over so much of the mask."""
+BLOCK = 41
+"""Side of the square over which :func:`worst_place` takes the mean, in pixels of the reference."""
+SEEN = 2.3
+"""Difference of colour (CIE76) that an eye just notices (Mahy et al., 1994); from here on what is left of an object is told."""
 REGIONS = ("mask", "effect", "rest", "whole")
 
 
@@ -104,6 +108,27 @@ def over_erasure(image: Picture, result: Picture, clean: Picture, mask: Mask, ef
     return float((difference(image, result) > CHANGED)[rest].mean()) if rest.any() else 0.0
 
 
+def worst_place(result: Picture, clean: Picture, area: Mask) -> dict[str, float] | None:
+    """Where in ``area`` the result is farthest from the truth: a mean over everything hides a ghost that is plain to see.
+
+    Returns:
+        ``difference``: of a block's mean colour, CIE76; ``lightness``: the part of it that is lighter (positive) or darker,
+        in L*; ``share``: how much of the area is off by :data:`SEEN` or more, in [0, 1]. None without an area.
+    """
+    if not area.any():
+        return None
+    side = max(1, round(BLOCK * scale(area.shape)))
+    first, second = (cv2.cvtColor(p.astype(numpy.float32) / 255, cv2.COLOR_RGB2LAB) for p in (result, clean))
+    off = cv2.blur(first - second, (side, side))
+    distance = numpy.where(area, numpy.linalg.norm(off, axis=-1), 0)
+    worst = numpy.unravel_index(int(distance.argmax()), distance.shape)
+    return {
+        "difference": float(distance[worst]),
+        "lightness": float(off[worst][0]),
+        "share": float((distance >= SEEN).sum() / area.sum()),
+    }
+
+
 def region_scores(result: Picture, clean: Picture, mask: Mask, effect: Mask) -> dict[str, dict[str, float | None]]:
     """PSNR (dB, equal pictures :data:`PERFECT`) and SSIM in the mask, the effect area, the rest and the whole picture.
 
@@ -162,6 +187,7 @@ def against_truth(
         "over_erasure": over_erasure(image, result, clean, mask, effect),
         "effect_share": float(effect.mean()),
         "regions": region_scores(result, clean, mask, effect),
+        "worst": worst_place(result, clean, effect | near(mask)),
         "inserted": new,
     }
 

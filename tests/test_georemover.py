@@ -805,9 +805,9 @@ def test_a_mask_over_most_of_the_picture_runs_and_is_told(registry, request_, pa
 def test_a_mask_that_misses_a_part_is_told(pair):
     half = pair.mask.copy()
     half[:, : int(numpy.nonzero(pair.mask.any(0))[0].mean())] = False
-    told = georemover.warn_partial_mask(pair.depth, masks.grow(half, 2))
+    told = georemover.warn_partial_mask(pair.depth, masks.grow(half, 2), pair.image)
     assert one_sentence(told) and "completed instead of removed" in told
-    assert georemover.warn_partial_mask(pair.depth, masks.grow(pair.mask, 2)) is None
+    assert georemover.warn_partial_mask(pair.depth, masks.grow(pair.mask, 2), pair.image) is None
 
 
 def test_flat_depth_is_refused(registry, request_, base, monkeypatch: pytest.MonkeyPatch):

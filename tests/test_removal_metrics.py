@@ -149,3 +149,29 @@ def test_rendered_truth_has_an_effect_where_the_renderer_says():
     assert removal_metrics.residual_effect(pair.image, filled, pair.clean, pair.mask) == 1.0
     assert removal_metrics.residual_effect(pair.image, pair.clean, pair.clean, pair.mask) == 0.0
     assert removal_metrics.over_erasure(pair.image, pair.clean, pair.clean, pair.mask) < 0.002
+
+
+def test_the_worst_place_finds_a_ghost_that_the_mean_does_not():
+    """Nothing, noise and a thin line are no ghost; a pale patch is, with its direction, although hardly anything is left on the whole."""
+    image, clean, mask, _weight = shadow_pair()
+    area = removal_metrics.effect_area(image, clean, mask) | removal_metrics.near(mask)
+    rows, columns = numpy.mgrid[:HEIGHT, :WIDTH]
+    patch = (numpy.hypot(rows - 430, columns - 670) < 30)[..., None]
+    line = (rows == 500)[..., None]
+    made = {
+        "equal": clean,
+        "noise": outputs()["noisy"],
+        "line": _levels(clean + 30 * line),
+        "lighter": _levels(clean + 12.0 * patch),
+        "darker": _levels(clean - 12.0 * patch),
+    }
+    worst = {name: removal_metrics.worst_place(one, clean, area) for name, one in made.items()}
+    assert worst["equal"] == {"difference": 0.0, "lightness": 0.0, "share": 0.0}
+    assert all(worst[name]["difference"] < removal_metrics.SEEN for name in ("noise", "line"))
+    for name, sign in (("lighter", 1), ("darker", -1)):
+        found = removal_metrics.against_truth(image, made[name], clean, mask)
+        assert found["residual_effect"] < 0.05 and found["worst"] == worst[name]
+        assert (
+            worst[name]["difference"] > 3 and sign * worst[name]["lightness"] > 3 and 0.02 < worst[name]["share"] < 0.3
+        )
+    assert removal_metrics.worst_place(clean, clean, numpy.zeros_like(mask)) is None

@@ -776,5 +776,13 @@ def test_a_tick_stands_only_where_the_bar_of_the_evaluation_is_met():
     ticks = [removal_shown.verdict_residual(value)[1] for value in (0.15, 0.16, 0.5, 1.0, 1.2)]
     assert ticks == [True, False, False, False, False]
     assert [removal_shown.verdict_psnr(value)[1] for value in (27.0, 26.9, 20.0)] == [True, False, False]
+    plain, ghost = ({"difference": d, "lightness": 5.0, "share": 0.126} for d in (2.2, 2.3))
+    assert removal_shown.verdict_residual(0.03, plain)[1] and not removal_shown.verdict_residual(0.03, ghost)[1]
+    assert removal_shown.verdict_residual(0.03, ghost)[0] == "gone but for a ghost, lighter, on 12.6 % of the area"
+    assert removal_shown.verdict_psnr(40, plain)[1] and not removal_shown.verdict_psnr(40, ghost)[1]
+    assert (
+        removal_shown.verdict_worst(plain) == ("nothing to be seen", True) and not removal_shown.verdict_worst(ghost)[1]
+    )
+    assert removal_shown.verdict_erased(0.0)[0] == "nothing else touched" != removal_shown.verdict_erased(0.001)[0]
     assert [removal_shown.verdict_iou(value)[1] for value in (0.6, 0.59, 0.1)] == [True, False, False]
     assert [removal_shown.verdict_erased(value)[1] for value in (0.01, 0.011)] == [True, False]
