@@ -250,7 +250,8 @@ class Server:
     def __init__(self) -> None:
         self.url = f"http://127.0.0.1:{(port := free_port())}"
         self.log = tempfile.TemporaryFile()
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+        self.scratch = tempfile.TemporaryDirectory(prefix="latent-studio-corpus-")
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "TMPDIR": self.scratch.name}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tests.faults.server", str(port)],
             cwd=ROOT, stdout=subprocess.DEVNULL, stderr=self.log, env=environment,
@@ -353,7 +354,9 @@ class Server:
         return self.config
 
     def counts(self) -> dict[str, Any]:
-        return self.http.get("/counts?collect=1").json()
+        told = self.http.get("/counts?collect=1")
+        assert told.status_code == 200, told.text
+        return told.json()
 
     def tracebacks(self) -> list[str]:
         """Each with its last line."""
@@ -364,6 +367,7 @@ class Server:
     def close(self) -> None:
         self.process.terminate()
         self.process.wait(20)
+        self.scratch.cleanup()
 
 
 def _dumps(body: Any) -> str:
