@@ -343,6 +343,10 @@ class KeepsWork(gr.Blocks):
 
     async def postprocess_data(self, block_fn: Any, predictions: Any, state: Any) -> list[Any]:
         sheet = getattr(state, "sheet", None)
+        if (
+            sheet is None and block_fn.name == give_back.__name__
+        ):  # to a browser that keeps no cookie there is nothing to give
+            return [gr.skip() for _block in block_fn.outputs]
         if sheet is None or not visitors.present() or not _of_page(block_fn):
             return await super().postprocess_data(block_fn, predictions, state)
         if block_fn.name == give_back.__name__:

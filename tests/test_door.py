@@ -403,6 +403,20 @@ def test_page_events_get_one_sentence_too(served: str, capfd):
     assert "Traceback" not in capfd.readouterr().err
 
 
+def test_a_browser_that_keeps_no_cookie_gets_its_page(served: str, capfd):
+    import app
+
+    number, function = next((n, f) for n, f in app.demo.fns.items() if f.name == "give_back")
+    body = {"data": [""], "fn_index": number, "session_hash": "no-cookie"}
+    if function.queue:
+        assert httpx.post(f"{served}/gradio_api/queue/join", json=body).status_code == 200
+        told = httpx.get(f"{served}/gradio_api/queue/data?session_hash=no-cookie", timeout=20).text
+        assert '"success":true' in told
+    else:
+        assert httpx.post(f"{served}/gradio_api/run/predict", json=body).status_code == 200
+    assert "Traceback" not in capfd.readouterr().err
+
+
 @pytest.mark.parametrize("index", [7, "x", [1], [1, None], [float("nan"), 1], [10**400, 1], {"x": 1}, None])
 def test_a_click_on_a_picture_has_a_place(index: object):
     with gr.Blocks():
