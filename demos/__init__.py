@@ -7,7 +7,7 @@ widgets and binds one handler through `on_gpu`, which
 - turns the errors that a visitor can do something about into one sentence, and all others into a log entry
   with a reference, so that nothing on the page is lost and nothing internal is shown.
 
-Waiting in line happens in `pipelines/lane.py`, on one thread; Gradio only limits how many may wait (`GPU`).
+Waiting in line happens in `pipelines/lane.py`, on one thread; `demos/readers.py` says how many may wait, and ends what nobody reads.
 """
 
 from __future__ import annotations

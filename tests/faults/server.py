@@ -117,8 +117,16 @@ def counts() -> dict[str, Any]:
     }
 
 
+def end_with(parent: int) -> None:
+    """A test that was killed leaves no server."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
+
+
 def main(port: int) -> None:
     readers.UNREAD_S = 3.0  # answers that nobody reads are kept for less long than usual
+    threading.Thread(target=end_with, args=(os.getppid(),), name="parent", daemon=True).start()
     watch_checks()
     watch_network()
     app.serve(app.demo, "127.0.0.1", port, block=False)

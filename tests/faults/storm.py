@@ -36,10 +36,11 @@ def serving(**environment: str) -> Iterator[str]:
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
         stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
     address = f"http://127.0.0.1:{port}"
     try:
-        until(lambda: process.poll() is not None or answers(address), 120)
+        until(lambda: process.poll() is not None or answers(address), 120, 0.2)
         assert process.poll() is None, "the server did not start"
         yield address
     finally:

@@ -36,7 +36,7 @@ class Server:
         return self.http.get(f"{self.address}/counts", params=asked).json()
 
     def picture(self, seed: int) -> bytes:
-        self.visitor.session = f"picture {time.monotonic_ns()}"
+        self.visitor.session = f"picture-{time.monotonic_ns()}"
         return self.visitor.picture(noise(seed, 2))
 
     def idle(self) -> bool:
@@ -47,7 +47,7 @@ class Server:
         """Have every model loaded: loading cannot be interrupted, and says so."""
         for endpoint in endpoints:
             data = storm.runs(self.visitor, self.files, long=False)[endpoint]
-            self.visitor.session = f"warm {endpoint}"
+            self.visitor.session = f"warm-{endpoint}"
             assert self.visitor.run(endpoint, data)["success"], endpoint
 
     def abandon(self, endpoint: str, way: Any, delay: float) -> float:
@@ -114,7 +114,7 @@ def test_a_hundred_runs_that_are_left_at_any_moment_leave_nothing(server: Server
 def test_many_small_requests_and_many_that_are_left_leave_no_memory(server: Server):
     def refused(number: int) -> None:
         visitor = server.visitor
-        visitor.session = f"small {number}"
+        visitor.session = f"small-{number}"
         assert not visitor.run("golden_noise", noise(0, -number))["success"]
 
     for number in range(300):
