@@ -14,6 +14,13 @@ from typing import Any
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["DO_NOT_TRACK"] = "1"
+
+from pipelines import environment
+
+try:
+    environment.check()  # gradio reads its own while it is imported
+except ValueError as error:
+    sys.exit(str(error))
 if os.environ.get("SPACES_ZERO_GPU"):
     import spaces  # noqa: F401  (must come before anything that looks for CUDA)
 
@@ -27,7 +34,7 @@ import demos
 from demos import door, hold, readers, sessions, theme, visitors
 from demos.page_state import KeepsWork, clear_section
 from demos.payloads import Page
-from pipelines import images, zero
+from pipelines import images, troubles, zero
 from pipelines.registry import Registry, from_environment
 from pipelines.sdxl import BASES
 
@@ -118,10 +125,17 @@ def status(page: StudioPage, watch: readers.Readers, request: Request) -> dict[s
     return {"line": page.status(), "running": bool(going), "stream": stream, "layout": page.kept_layout}
 
 
+def _port(text: str) -> int:
+    low, high = environment.PORTS
+    if not text.isascii() or not text.isdigit() or not low <= int(text[:9]) <= high:
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is no whole number from {low} to {high}")
+    return int(text)
+
+
 def options(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Latent Studio: research papers that you can use.")
     parser.add_argument("--host", help="address to listen on (GRADIO_SERVER_NAME; default 127.0.0.1)")
-    parser.add_argument("--port", type=int, help="port (GRADIO_SERVER_PORT; default the first free one from 7860)")
+    parser.add_argument("--port", type=_port, help="port (GRADIO_SERVER_PORT; default the first free one from 7860)")
     parser.add_argument(
         "--model-set",
         choices=tuple(BASES),
@@ -134,9 +148,24 @@ def options(arguments: list[str]) -> argparse.Namespace:
     return chosen
 
 
-chosen = options(sys.argv[1:] if __name__ == "__main__" else [])
-demo = build(from_environment(), chosen.model_set)
+def _named() -> tuple[str, int | None]:
+    """Host and port that were asked for; without a port Gradio takes the first free one."""
+    variables = os.environ
+    host = chosen.host or variables.get("GRADIO_SERVER_NAME") or "127.0.0.1"
+    return host, chosen.port or environment.number(variables, "GRADIO_SERVER_PORT", *environment.PORTS)
 
-if __name__ == "__main__":
-    visitors.close_on_signal()
-    serve(demo, chosen.host, chosen.port, model_set=chosen.model_set)
+
+chosen = options(sys.argv[1:] if __name__ == "__main__" else [])
+try:
+    if __name__ == "__main__":
+        environment.check_address(*_named())  # before seconds go by
+    demo = build(from_environment(), chosen.model_set)
+    if __name__ == "__main__":
+        visitors.close_on_signal()
+        serve(demo, *_named(), model_set=chosen.model_set)
+except ValueError as error:
+    if not troubles.ours(error):
+        raise
+    sys.exit(str(error))
+except OSError as error:  # the disk is full, or the port was taken this very second
+    sys.exit(troubles.sentence(error) or f"The page cannot be served: {error}")

@@ -185,6 +185,15 @@ def hashes(folder: Path) -> dict[str, str]:
     return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 
+def settings_hashes(folder: Path) -> dict[str, str]:
+    """SHA-256 of the settings and words that a model is loaded with, by relative path: a changed one changes what it draws."""
+    files = sorted(p for p in folder.rglob("*") if p.suffix in {".json", ".jinja", ".txt"} and p.name not in MEASURED)
+    return {p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+
+MEASURED = ("manifest.json", "evaluation.json", "sweeps.json", "model_index.json")
+
+
 def read_json(path: Path) -> dict[str, object]:
     """The JSON object in a file; empty when there is no file."""
     return json.loads(path.read_text()) if path.exists() else {}
@@ -200,6 +209,5 @@ def write_manifest(folder: Path, news: dict[str, object]) -> None:
     path = folder / "manifest.json"
     facts = read_json(path)
     found = hashes(folder)
-    write_json(
-        path, {**facts, **news, "sha256": found, "bytes": {name: (folder / name).stat().st_size for name in found}}
-    )
+    sizes = {name: (folder / name).stat().st_size for name in found}
+    write_json(path, {**facts, **news, "sha256": found, "settings sha256": settings_hashes(folder), "bytes": sizes})

@@ -31,7 +31,7 @@ from demos import readers, visitors
 from demos.figures import safe
 from demos.page_state import before, shared
 from demos.runs import PLACES, runs
-from pipelines import lane, troubles
+from pipelines import asset_files, lane, troubles
 from pipelines.papers import Paper
 from pipelines.registry import Registry
 
@@ -255,6 +255,10 @@ def status_text(registry: Registry, model_set: str) -> str:
     ]
     if loading:
         facts.insert(3, ("Loading", ", ".join(loading)))
+    damaged = asset_files.problems()
+    if damaged:
+        named = ", ".join(sorted(damaged)[:3]) + (f" and {len(damaged) - 3} more" if len(damaged) > 3 else "")
+        facts.insert(3, ("Missing or damaged", named))
     if failed:
         facts.insert(3, ("Failed to load", ", ".join(failed)))
     names = html.escape(", ".join(part["key"] for part in loaded))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from demos.figures import Series, plot, safe, signed
-from pipelines import concept_guidance, concept_lab, dialogues
+from pipelines import asset_files, concept_guidance, concept_lab, dialogues
 from pipelines.concept_files import ROWS_MOST
 from pipelines.concept_guidance import PERPLEXITY_RED, PROBES, choose_layers, language_model
 from pipelines.registry import ROOT, Registry
@@ -100,7 +100,11 @@ def free_name(wanted: str, model_set: str, model: str) -> str:
 
 def best_probe(model_set: str, model: str, concept: str) -> str:
     """The probe that "best measured" stands for, as the pipeline chooses it."""
-    best = manifest(language_model(model_set, model).folder).get("best", {}) if model_set == "mini" else {}
+    best = (
+        asset_files.strings(manifest(language_model(model_set, model).folder).get("best"))
+        if model_set == "mini"
+        else {}
+    )
     have = [stem.split(".")[1] for stem in _files(model_set, model) if stem.startswith(f"{concept}.")]
     return best.get(concept) or next((probe for probe in PROBES if probe in have), PROBES[0])
 
@@ -129,10 +133,9 @@ def shipped_place(model_set: str) -> str:
 def size(model_set: str, model: str) -> tuple[int | None, int | None]:
     """(layers, width) of a model that came along; (None, None) of one that is not here."""
     path = ROOT / language_model(model_set, model).folder / "config.json"
-    if model_set != "mini" or not path.exists():
-        return None, None
-    told = json.loads(path.read_text(encoding="utf-8"))
-    return told["num_hidden_layers"], told["hidden_size"]
+    told = asset_files.facts(path) if model_set == "mini" else {}
+    layers, width = (told.get(name) for name in ("num_hidden_layers", "hidden_size"))
+    return (layers, width) if isinstance(layers, int) and isinstance(width, int) else (None, None)
 
 
 def _files(model_set: str, model: str) -> dict[str, Path]:
@@ -145,9 +148,10 @@ def _header(path: Path) -> dict[str, Any]:
         with path.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
             told = json.loads(file.read(min(length, 1 << 20)))
-        return json.loads(told.get("__metadata__", {}).get("concept_guidance", "{}"))
-    except (OSError, ValueError, struct.error):
+        found = json.loads(told["__metadata__"]["concept_guidance"])
+    except (*asset_files.GARBLED, struct.error):
         return {}
+    return found if isinstance(found, dict) else {}
 
 
 # --- safe strengths ----------------------------------------------------------------------------------------------
@@ -160,8 +164,14 @@ def points_of(model_set: str, model: str, name: str, own: Own, swept: Mapping[st
     if model_set != "mini" or name in own:
         return []
     concept, _, probe = name.partition(".")
-    row = concept_lab.measured().get("concepts", {}).get(concept, {})
-    return list(row.get(probe or best_probe(model_set, model, concept), {}).get("points", []))
+    probe = probe or best_probe(model_set, model, concept)
+
+    def measured() -> list[dict[str, Any]]:
+        found = concept_lab.measured().get("concepts", {}).get(concept, {}).get(probe, {}).get("points", [])
+        concept_lab.safe(found)  # reads what will be shown of each point
+        return list(found)
+
+    return asset_files.reading(ROOT / concept_lab.MEASURED, measured, list)
 
 
 def between(points: Sequence[Mapping[str, Any]], strength: float, key: str) -> float | None:

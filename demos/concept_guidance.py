@@ -13,10 +13,10 @@ from demos.concept_make import concept_file
 from demos.concept_measured import measured_html
 from demos.concept_shown import display, row_facts
 from demos.endpoint import MODEL_SET, NUMBER, TABLE, TEXT, TEXT_OR_LIST, WHOLE, Endpoint, Parameter, publish
-from demos.figures import safe
+from demos.figures import measured, safe
 from demos.hold import held
 from demos.page_state import shared
-from pipelines import concept_guidance, dialogues
+from pipelines import concept_guidance, concept_lab, dialogues
 from pipelines.concept_guidance import (
     MODELS,
     PAPER,
@@ -29,7 +29,7 @@ from pipelines.concept_guidance import (
     language_model,
 )
 from pipelines.lane import Result, stream
-from pipelines.registry import Registry
+from pipelines.registry import ROOT, Registry
 
 LIMIT_S = 600.0
 SAMPLE = "\n".join(
@@ -141,7 +141,7 @@ def build(registry: Registry, model_set: str) -> None:
         with gr.Tab("Sweep lab", id="sweep", render_children=True):
             concept_sweep.build(page)
         with gr.Tab("Detect is not guide", id="measured", render_children=True):
-            gr.HTML(measured_html(model_set), padding=False)
+            gr.HTML(measured(ROOT / concept_lab.MEASURED, lambda: measured_html(model_set)), padding=False)
         with gr.Tab("Make your own", id="make", render_children=True):
             concept_make.build(page, chat)
     with gr.Accordion("How it works", open=False):

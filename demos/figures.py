@@ -12,9 +12,12 @@ import html
 import io
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from pipelines import asset_files
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -48,6 +51,15 @@ def signed(value: float, digits: int = 1) -> str:
     """'+1.2' or '−1.2', with a real minus sign; zero has no sign."""
     text = f"{value:+.{digits}f}".replace("-", "−")
     return text if any(letter in "123456789" for letter in text) else text[1:]
+
+
+def measured(path: Path, make: Callable[[], str]) -> str:
+    """The HTML that ``make`` makes of the figures in a file that came along; a sentence where that is missing or garbled."""
+    made = asset_files.reading(path, make, str)
+    problem = asset_files.problem(path)
+    if not problem:
+        return made
+    return f"<p class='remark'>{path.name} is {problem}, so its figures are not shown: {asset_files.RESTORE}.</p>"
 
 
 def data_uri(image: Image, kind: str = "PNG") -> str:

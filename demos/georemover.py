@@ -23,13 +23,13 @@ from demos import (
     removal_settings,
     removal_view,
 )
-from demos.figures import safe
+from demos.figures import measured, safe
 from demos.hold import held
 from demos.removal_files import SLUG, settings_inside
 from demos.removal_measured import measured_html
 from demos.removal_view import PASTED
 from demos.uploads import emptied, told
-from pipelines import flux_fill
+from pipelines import flux_fill, georemover
 from pipelines.georemover import PAPER, Cache, Settings
 from pipelines.registry import Registry
 
@@ -129,7 +129,7 @@ def build(registry: Registry, model_set: str) -> None:
         with gr.Tab("Batch", id="batch", render_children=True):
             removal_batch.build(registry, model_set, given, controls)
         with gr.Tab("Measured figures", id="measured", render_children=True):
-            gr.HTML(measured_html(model_set), padding=False)
+            gr.HTML(measured(georemover.MEASURED, lambda: measured_html(model_set)), padding=False)
     history = History()
     with gr.Accordion("How it works", open=False):
         gr.Markdown(HOW_IT_WORKS, elem_classes="reading")

@@ -28,7 +28,7 @@ from demos import (
     running_line,
 )
 from demos.endpoint import MODEL_SET, NUMBER, TEXT, WHOLE, Endpoint, Parameter, publish
-from demos.figures import Line, bars, data_uri, lines, safe, signed
+from demos.figures import Line, bars, data_uri, lines, measured, safe, signed
 from demos.hold import held, hold
 from demos.uploads import emptied, told
 from demos.visitors import new_folder
@@ -198,7 +198,7 @@ def build(registry: Registry, model_set: str) -> None:
                 with gr.Tab("Win-rate lab", id="lab", render_children=True):
                     golden_lab.build(registry, model_set, [prompt, steps, guidance, strength])
                 with gr.Tab("Measured figures", id="measured", render_children=True):
-                    gr.HTML(golden_lab.measured_html(model_set), padding=False)
+                    gr.HTML(measured(golden_noise.MANIFEST, lambda: golden_lab.measured_html(model_set)), padding=False)
     history = History()
     last_seed = gr.State(None)
     with gr.Accordion("How it works", open=False):

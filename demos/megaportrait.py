@@ -23,7 +23,7 @@ from demos import (
     portrait_view,
     progress_line,
 )
-from demos.figures import safe
+from demos.figures import measured, safe
 from demos.hold import held
 from demos.portrait_files import SLUG, settings_inside
 from demos.portrait_measured import measured_html
@@ -149,7 +149,7 @@ def build(registry: Registry, model_set: str) -> None:
             with gr.Column(elem_classes="studio-results"):
                 view = portrait_view.build()
         with gr.Tab("Measured figures", id="measured", render_children=True):
-            gr.HTML(measured_html(model_set), padding=False)
+            gr.HTML(measured(megaportrait.MEASURED, lambda: measured_html(model_set)), padding=False)
     history = History()
     with gr.Accordion("How it works", open=False):
         gr.Markdown(HOW_IT_WORKS, elem_classes="reading")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from demos.figures import Interval, Series, bars, data_uri, intervals, plot, ways
-from pipelines import images, megaportrait
+from demos.figures import Interval, Series, bars, data_uri, intervals, measured, plot, ways
+from pipelines import asset_files, images, megaportrait
 from pipelines.registry import ROOT
 
 SHEETS = ROOT / "assets/mini_controlnets"
@@ -58,11 +57,11 @@ def measured_html(
         if model_set == "mini"
         else "<p class='remark'>These are figures of the mini set, not of SDXL and real people.</p>"
     )
-    return f"<div class='board'>{other}{_portraits(found)}{_faces(faces)}</div>"
+    return f"<div class='board'>{other}{_portraits(found)}{measured(FACES, lambda: _faces(faces))}</div>"
 
 
 def _read(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text()) if path.is_file() else {}
+    return asset_files.facts(path, "identity")
 
 
 def _portraits(found: Mapping[str, Any] | None) -> str:
@@ -201,8 +200,8 @@ def sheets() -> str:
     told = []
     for name, words in SHOWN.items():
         path = SHEETS / f"{name}.webp"
-        if path.exists():
-            small = images.open_picture(path)
+        small = asset_files.reading(path, lambda path=path: images.open_picture(path), lambda: None)
+        if small is not None:
             small.thumbnail((SIDE, 2 * SIDE))
             told.append(
                 f"<figure class='removal-worst portrait-sheet'><h5>{words}</h5><img src='{data_uri(small, 'WEBP')}' alt='{words}: {SHEET}'>"

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy
 from PIL import Image
 
-from pipelines import images, limits, portrait_intake, portrait_person, saving, troubles
+from pipelines import asset_files, images, limits, portrait_intake, portrait_person, saving, troubles
 from pipelines.archives import Archive, open_archive
 from pipelines.megaportrait import EXAMPLES, Recipe
 from pipelines.portrait_paste import Picture
@@ -134,17 +134,27 @@ def name_of(seed: int) -> str:
 
 
 def first_person() -> Chosen:
-    """The person that the page opens with, read from a file."""
-    pixels = numpy.array(images.open_picture(FIRST))
-    pictures = numpy.split(pixels, Recipe.PICTURES, 1)
-    named = tuple((f"picture {number}", numpy.ascontiguousarray(one)) for number, one in enumerate(pictures, 1))
-    return Chosen("first", name_of(START.person), named, identity=START.person)
+    """The person that the page opens with, read from a file, or rendered where that is missing or garbled."""
+
+    def read() -> Chosen:
+        pictures = numpy.split(numpy.array(images.open_picture(FIRST)), Recipe.PICTURES, 1)
+        named = tuple((f"picture {number}", numpy.ascontiguousarray(one)) for number, one in enumerate(pictures, 1))
+        return Chosen("first", name_of(START.person), named, identity=START.person)
+
+    return asset_files.reading(FIRST, read, lambda: dataclasses.replace(roll_person(START.person), key="first"))
 
 
 def first_reference() -> Reference:
-    """The reference that the page opens with, read from a file."""
-    picture = numpy.array(images.open_picture(FIRST_REFERENCE))
-    return Reference("first", f"reference {START.reference}", picture, START.reference)
+    """The reference that the page opens with, read from a file, or rendered where that is missing or garbled."""
+
+    def read() -> Reference:
+        picture = numpy.array(images.open_picture(FIRST_REFERENCE))
+        return Reference("first", f"reference {START.reference}", picture, START.reference)
+
+    def drawn() -> Reference:
+        return dataclasses.replace(roll_reference(START.reference), key="first")
+
+    return asset_files.reading(FIRST_REFERENCE, read, drawn)
 
 
 def write_first(folder: Path = FIRST.parent) -> tuple[Path, Path]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from demos.figures import Interval, data_uri, intervals, safe, ways
-from pipelines import flux_fill, georemover, images
+from pipelines import asset_files, flux_fill, georemover, images
 from pipelines.registry import ROOT
 
 WORST = ROOT / flux_fill.FOLDER / "worst.png"
@@ -45,9 +45,10 @@ def measured_html(model_set: str, found: Mapping[str, Any] | None = None) -> str
     )
     told = "".join(f"<li>{safe(sentence)}</li>" for sentence in findings(rows))
     sheet = ""
-    if WORST.exists():
+    worst = asset_files.reading(WORST, lambda: images.open_picture(WORST), lambda: None)
+    if worst is not None:
         sheet = (
-            f"<figure class='removal-worst'><h5>Where it fails</h5><img src='{data_uri(images.open_picture(WORST), 'WEBP')}' alt='{SHEET}'>"
+            f"<figure class='removal-worst'><h5>Where it fails</h5><img src='{data_uri(worst, 'WEBP')}' alt='{SHEET}'>"
             f"<figcaption>{SHEET}</figcaption></figure>"
         )
     return (

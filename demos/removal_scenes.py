@@ -10,6 +10,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import secrets
+import zipfile
+import zlib
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +20,7 @@ import numpy
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipelines import images
+from pipelines import asset_files, images
 from pipelines.georemover import Recipe
 from pipelines.registry import ROOT
 
@@ -140,11 +142,20 @@ def own(opened: images.Opened, name: str) -> Picture:
 
 
 def first() -> Picture:
-    """The scene that the page opens with: ``START``, read from its file."""
-    with numpy.load(FIRST) as kept:
-        names = tuple(json.loads(str(kept["names"])))
-        image = Image.fromarray(kept["image"])
-        return Picture(image, START_KEY, START, kept["solids"], names, START.index, name=f"scene_{START.seed}")
+    """The scene that the page opens with: ``START``, read from its file, or rendered where that is missing or garbled."""
+    return asset_files.reading(FIRST, _first, lambda: dataclasses.replace(roll(START), key=START_KEY))
+
+
+def _first() -> Picture:
+    try:
+        with numpy.load(FIRST) as kept:
+            names = tuple(json.loads(str(kept["names"])))
+            image, solids = Image.fromarray(kept["image"]), kept["solids"]
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise ValueError(FIRST.name) from error
+    if solids.shape != (len(names), *image.size[::-1]) or START.index >= len(names):
+        raise ValueError(FIRST.name)
+    return Picture(image, START_KEY, START, solids, names, START.index, name=f"scene_{START.seed}")
 
 
 def write_first(path: Path = FIRST) -> Path:

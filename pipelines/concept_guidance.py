@@ -30,7 +30,7 @@ from operator import truediv
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pipelines import limits
+from pipelines import asset_files, limits
 from pipelines.concept_files import (
     EXAMPLES_MAX,
     Concept,
@@ -424,7 +424,7 @@ def find_concepts(
     model: LanguageModel, names: Sequence[str], vectors: Mapping[str, Concept], own: Mapping[str, Concept] | None = None
 ) -> list[Concept]:
     """The concepts of these ``names`` among a model's ``vectors`` and the visitor's ``own``, which go first."""
-    known, preferred = {**vectors, **(own or {})}, manifest(model.folder).get("best", {})
+    known, preferred = {**vectors, **(own or {})}, asset_files.strings(manifest(model.folder).get("best"))
     return [find_concept(known, name, preferred) for name in names]
 
 

@@ -9,7 +9,6 @@ Module level is free of torch; models come from the registry for the length of a
 
 from __future__ import annotations
 
-import json
 import math
 import random
 import re
@@ -18,7 +17,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pipelines import concept_guidance, dialogues, limits
+from pipelines import asset_files, concept_guidance, dialogues, limits
 from pipelines.concept_files import Example, examples_of
 from pipelines.concept_guidance import Settings, SweepPoint, find_concepts, language_model, layer_text
 from pipelines.pnes import Pnes, pnes
@@ -251,7 +250,7 @@ def measured(folder: str | Path = "") -> dict[str, Any]:
     from pipelines.registry import ROOT
 
     path = ROOT / (Path(folder) / MEASURED.name if folder else MEASURED)
-    return json.loads(path.read_text()) if path.exists() else {}
+    return asset_files.facts(path, "concepts")
 
 
 # --------------------------------------------------------------------------------------------- running

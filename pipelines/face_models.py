@@ -9,7 +9,6 @@ Module level is free of torch, so ``FaceEmbedderNetwork`` is made when it is fir
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -20,7 +19,7 @@ import cv2
 import numpy
 from numpy.typing import NDArray
 
-from pipelines import portrait_intake, portrait_paste
+from pipelines import asset_files, portrait_intake, portrait_paste
 from pipelines.flux_fill import Offloaded
 from pipelines.portrait_paste import POINTS
 from pipelines.registry import ROOT, ModelSpec, resolve
@@ -398,12 +397,14 @@ class FaceEmbedder:
 def evaluation() -> dict[str, Any]:
     """What ``python -m assets.mini_faces.evaluate --write`` measured; empty before."""
     path = ROOT / ASSETS / "evaluation.json"
-    return json.loads(path.read_text()) if path.exists() else {}
+    return asset_files.facts(path, "identity")
 
 
 def threshold() -> float | None:
     """Similarity from which on two pictures show one person, at 1 % false matches; None before it was measured."""
-    return evaluation().get("identity", {}).get("threshold")
+    path = ROOT / ASSETS / "evaluation.json"
+    found = asset_files.reading(path, lambda: evaluation().get("identity", {}).get("threshold"), lambda: None)
+    return found if isinstance(found, float) and 0 < found < 1 else None
 
 
 # ------------------------------------------------------------------------------------------ photographs

@@ -24,7 +24,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines import saving, sdxl
+from pipelines import asset_files, saving, sdxl
 from pipelines.registry import GIB, ModelSpec, resolve
 
 if TYPE_CHECKING:
@@ -412,7 +412,7 @@ def _mini() -> FillBase:
     file = "prompt.safetensors"
     made["prompt"] = replace(
         made["prompt"],
-        sha256={k: v for k, v in facts.get("sha256", {}).items() if k == file},
+        sha256={k: v for k, v in asset_files.hashes(facts).items() if k == file},
         card="the constant prompt",
     )
     made["depth"] = replace(made["depth"], card="our small Depth Anything")

@@ -33,6 +33,7 @@ import numpy
 from numpy.typing import NDArray
 
 from pipelines import (
+    asset_files,
     batch_files,
     depth_maps,
     flux_fill,
@@ -1502,7 +1503,9 @@ def save_zip(outcome: Outcome, path: str | Path, more: Mapping[str, Any] | None 
     return path
 
 
+MEASURED = flux_fill.sdxl.ROOT / flux_fill.FOLDER / "evaluation.json"
+
+
 def measured() -> Mapping[str, Any] | None:
     """What the evaluation of the shipped models found, or None before there was one."""
-    file = flux_fill.sdxl.ROOT / flux_fill.FOLDER / "evaluation.json"
-    return json.loads(file.read_text()) if file.is_file() else None
+    return asset_files.facts(MEASURED, "rows") or None

@@ -478,6 +478,9 @@ def _fully_right(verdicts: Sequence[Verdict], read: bool) -> bool | None:
     return None
 
 
+MANIFEST = sdxl.ROOT / "assets/mini_npnet/manifest.json"
+
+
 def claim() -> str:
     """The one measured sentence about which noise is better, from the small NPNet's manifest."""
-    return sdxl.manifest("assets/mini_npnet").get("claim", "Not measured yet.")
+    return str(sdxl.manifest("assets/mini_npnet").get("claim", "Not measured yet."))

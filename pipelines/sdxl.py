@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines import text
+from pipelines import asset_files, text
 from pipelines.registry import ModelSpec, resolve
 
 if TYPE_CHECKING:
@@ -75,16 +75,18 @@ def _load_part(spec: ModelSpec) -> Any:
 
 def manifest(folder: str) -> dict[str, Any]:
     """What the training script wrote about shipped weights: hashes, sizes, scores. Empty before the first training."""
-    path = ROOT / folder / "manifest.json"
-    return json.loads(path.read_text()) if path.exists() else {}
+    return asset_files.facts(ROOT / folder / "manifest.json", "sha256")
 
 
 def asset_spec(key: str, folder: str, load: Any, part: str = "", card: str = "") -> ModelSpec:
     """A spec for weights shipped in ``folder`` (of which ``part`` is a subfolder), with hashes from its manifest."""
     facts = manifest(folder)
     prefix = f"{part}/" if part else ""
-    hashes = {name: value for name, value in facts.get("sha256", {}).items() if name.startswith(prefix)}
-    size = 2 * sum(facts.get("bytes", {}).get(name, 0) for name in hashes)  # float16 on disk, float32 in memory
+    hashes = {name: value for name, value in asset_files.hashes(facts).items() if name.startswith(prefix)}
+    sizes = asset_files.sizes(facts.get("bytes"))
+    for name in hashes:
+        asset_files.check(ROOT / folder / name, sizes.get(name))
+    size = 2 * sum(sizes.get(name, 0) for name in hashes)  # float16 on disk, float32 in memory
     return ModelSpec(key, folder, load, "Apache-2.0", size or 1 << 20, sha256=hashes, card=card)
 
 
