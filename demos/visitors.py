@@ -256,16 +256,25 @@ def _lockable(file: Any) -> bool:
 
 
 def close_on_signal() -> None:
-    """Clean up at SIGTERM, too, which ends a process without its ``atexit``. Only the main thread can ask for it."""
+    """End soon and clean at SIGTERM and SIGINT, whatever runs: a process that ends by a signal sees no ``atexit``, and one that ends
+    otherwise waits for all threads. Only the main thread can ask for it."""
     if threading.current_thread() is not threading.main_thread():
         return
 
     def ended(number: int, frame: Any) -> None:
-        _close()
-        signal.signal(number, signal.SIG_DFL)
-        os.kill(os.getpid(), number)
+        for each in ENDING:
+            signal.signal(each, signal.SIG_IGN)  # once is enough: a second one would find half of it done
+        try:
+            _close()
+        finally:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
 
-    signal.signal(signal.SIGTERM, ended)
+    for number in ENDING:
+        signal.signal(number, ended)
+
+
+ENDING = (signal.SIGTERM, signal.SIGINT)
 
 
 def _close() -> None:

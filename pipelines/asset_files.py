@@ -5,6 +5,7 @@ A copy of the studio may lack one, or hold half of it. Then the page starts with
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -62,15 +63,20 @@ def sizes(found: Any) -> dict[str, int]:
     return {name: size for name, size in pairs if isinstance(size, int) and 0 <= size < 2**50}
 
 
-def check(path: Path, size: int | None = None) -> None:
-    """Note a file that is missing or, where its size is known, has another one. Nothing is read."""
+def check(path: Path, size: int | None, sha256: str) -> None:
+    """Note a file that is missing or is another one: weights by their size, what is small by its hash."""
     try:
-        found = path.stat().st_size
-    except OSError:
+        if size is None:
+            whole = hashlib.sha256(path.read_bytes()).hexdigest() == sha256
+        else:
+            whole = path.stat().st_size == size
+    except FileNotFoundError:
         _note(path, "missing")
-        return
-    if not path.is_file() or (size is not None and found != size):
+    except OSError:
         _note(path, "damaged")
+    else:
+        if not whole:
+            _note(path, "damaged")
 
 
 def problems() -> dict[str, str]:

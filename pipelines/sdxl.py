@@ -85,7 +85,7 @@ def asset_spec(key: str, folder: str, load: Any, part: str = "", card: str = "")
     hashes = {name: value for name, value in asset_files.hashes(facts).items() if name.startswith(prefix)}
     sizes = asset_files.sizes(facts.get("bytes"))
     for name in hashes:
-        asset_files.check(ROOT / folder / name, sizes.get(name))
+        asset_files.check(ROOT / folder / name, sizes.get(name), hashes[name])
     size = 2 * sum(sizes.get(name, 0) for name in hashes)  # float16 on disk, float32 in memory
     return ModelSpec(key, folder, load, "Apache-2.0", size or 1 << 20, sha256=hashes, card=card)
 
