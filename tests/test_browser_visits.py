@@ -389,7 +389,7 @@ def test_work_is_there_after_a_kill_and_after_a_stop(studio: Studio, browser: sy
     expect(guest.page.locator(f"{RUN_LINE}.stopped")).to_contain_text("Interrupted")
     assert guest.marked and guest.prompt.input_value() == PROMPT and guest.results() == 1
     guest.page.locator(".history-strip:visible img").first.click()
-    guest.page.locator(RUN_LINE, has_text="Brought back").wait_for()
+    guest.page.locator(RUN_LINE, has_text="Brought back").wait_for(timeout=RUN_MS)  # reading it imports torch
     assert guest.picture("golden") == address and guest.page.request.get(address).status == 200
 
     studio.kill(signal.SIGTERM)
