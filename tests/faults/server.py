@@ -84,7 +84,7 @@ def watch_network() -> None:
     socket.getaddrinfo, socket.socket = noting, Socket  # type: ignore[assignment, misc]
 
 
-def counts() -> dict[str, Any]:
+def counts(whole: bool = False) -> dict[str, Any]:
     """What is held now. `left` should be all zeros when nobody is there."""
     queue = app.demo._queue
     readers: Readers = queue.push.__self__  # type: ignore[attr-defined]
@@ -108,7 +108,7 @@ def counts() -> dict[str, Any]:
             "tasks": len(readers._tasks),
         },
         "leases": sum(part.pins for held in registries for part in held._parts.values()),
-        "scratch": scratch(),
+        "scratch": scratch() if whole else 0,
         "threads": sorted(thread.name for thread in threading.enumerate()),
         "descriptors": len(os.listdir("/proc/self/fd")),
         "rss": int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE"),
@@ -136,7 +136,7 @@ def main(port: int) -> None:
             gc.collect()
         if "clear" in request.query_params:
             gaps.clear()
-        return JSONResponse(counts())
+        return JSONResponse(counts("collect" in request.query_params))
 
     app.demo.app.router.routes.insert(0, Route("/counts", told))
     app.demo.app.middleware_stack.own |= {"/counts"}  # through the door
