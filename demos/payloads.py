@@ -43,7 +43,7 @@ class Page(gr.Blocks):
         try:
             with visitors.as_visitor(visitor.who):
                 if more.get("iterator") is None:
-                    check_call(function, inputs, more.get("event_data"), visitor, session)
+                    check_call(function, inputs, more.get("event_data"), visitor, session, more.get("state"))
                 return await super().process_api(block_fn, inputs, *rest, **more)
         except gr.Error as error:
             error.print_exception = False
@@ -71,7 +71,7 @@ def visitor_of(request: Any) -> Visitor:
     return Visitor(getattr(client, "host", ""), visitors.visitor(request))
 
 
-def check_call(function: Any, inputs: Any, event: Any, visitor: Visitor, session: str) -> None:
+def check_call(function: Any, inputs: Any, event: Any, visitor: Visitor, session: str, state: Any = None) -> None:
     """Refuse a call that a handler, or Gradio on the way to it, could not read.
 
     Raises:
@@ -79,7 +79,7 @@ def check_call(function: Any, inputs: Any, event: Any, visitor: Visitor, session
     """
     try:
         _check_count(function, inputs)
-        if function.collects_event_data and not _is_of_page(function, event):
+        if function.collects_event_data and not _is_of_page(function, event, state):
             raise ValueError("This call names no part of the page that it could come from: reload the page.")
         for block, value in zip(function.inputs, inputs, strict=False):
             if not block.stateful:
@@ -123,9 +123,16 @@ def _check_count(function: Any, inputs: Sequence[Any]) -> None:
         raise ValueError(f"This call brings {came} and /{function.api_name or 'this'} {known}.")
 
 
-def _is_of_page(function: Any, event: Any) -> bool:
+def _is_of_page(function: Any, event: Any, state: Any = None) -> bool:
     """Whether the event comes from a widget that it can come from, with what such an event tells."""
-    names = {name for block, name in function.targets if block == getattr(getattr(event, "target", None), "_id", None)}
+    target = getattr(event, "target", None)
+    # A widget that a run has changed is another object in its session, with a number of its own.
+    held = state.blocks_config.blocks if state is not None else {}
+    names = {
+        name
+        for block, name in function.targets
+        if target is not None and (block == target._id or held.get(block) is target)
+    }
     data = getattr(event, "_data", None)
     if "select" not in names:
         return bool(names)
