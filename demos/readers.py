@@ -5,7 +5,7 @@ from 24, and keeps what it noted of a session. Here
 
 - a client that joined opens its event stream within `OPEN_S`, or its event ends;
 - a client whose stream breaks has gone, and its event ends at once. A page may come back: its run goes on for `BLIP_S`,
-  unless somebody else waits, or the page said goodbye (`pagehide`, `GOODBYE`);
+  unless somebody else waits, or the page said goodbye (`pagehide`, `GOODBYE`) and is not loaded again within `RELOAD_S`;
 - a client has a share of the queue (`SHARE`) and the next is told so, in its stream, where page and programs look;
 - a session that nobody is connected to is forgotten: a program's after `GAP_S`, a page's after `PAGE_S`.
 
@@ -49,6 +49,8 @@ OPEN_S = 2.0
 """A client opens its stream within this time after joining the queue, or between two streams."""
 BLIP_S = 60.0
 """So long a page's run goes on after its stream broke, while nobody else waits."""
+RELOAD_S = 0.7
+"""A page that is loaded again says goodbye like one that closes; within this time it asks for itself, and keeps its run."""
 UNREAD_S = 30.0
 """So long an answer is kept that nobody has read yet."""
 GAP_S = 5.0
@@ -114,6 +116,10 @@ class Session:
     """Its last stream was cut off, not ended."""
     closed: bool = False
     """Its page said goodbye."""
+    visitor: str = ""
+    """Whose page it is."""
+    reload_s: float = 0.0
+    """So long its page may take the goodbye back by being loaded again."""
     alone_s: float = 0.0
     """Since when it has no stream, while an event of it runs or waits."""
     idle_s: float = 0.0
@@ -176,6 +182,7 @@ class Readers:
         if kind == "heartbeat":
             session.heartbeats += 1
             session.page |= visitor != ""
+            session.visitor = visitor or session.visitor
         else:
             session.streams += 1
             session.alone_s, session.broken, session.refused = 0.0, False, ""
@@ -197,6 +204,12 @@ class Readers:
         if name in self.sessions:
             self.sessions[name].alone_s = 0.0
 
+    def loads(self, visitor: str) -> None:
+        """A visitor's browser asks for the page: if one of his has just said goodbye, it is loaded again."""
+        for session in self.sessions.values():
+            if session.reload_s > 0 and session.visitor == visitor != "":
+                session.closed, session.reload_s = False, 0.0
+
     def has_stream(self, name: str) -> bool:
         """Whether there is something to be read under this name, now or later."""
         return name in self.queue.pending_messages_per_session
@@ -209,13 +222,16 @@ class Readers:
 
     def _may_come_back(self, name: str) -> bool:
         session, run = self.session(name), runs.by_session.get(name)
-        return session.page and not session.closed and not (run is not None and lane.wanted(run))
+        gone = session.closed and session.reload_s <= 0
+        return session.page and not gone and not (run is not None and lane.wanted(run))
 
     async def _goodbye(self, request: Request) -> Response:
         name = (await request.body())[: LONGEST + 1].decode(errors="replace")
         if name in self.sessions:
-            self.sessions[name].closed = True
-            self.end(name)
+            session = self.sessions[name]
+            session.closed, session.reload_s = True, RELOAD_S
+            if not self._may_come_back(name):
+                self.end(name)
         return Response(status_code=204)
 
     async def _reset(self, request: Request) -> Response:
@@ -341,6 +357,10 @@ class Readers:
         for name in {*self.states.session_data, *self.queue.pending_messages_per_session} - self.sessions.keys():
             self.session(name)  # of a call past the queue
         for name, session in list(self.sessions.items()):
+            if session.reload_s > 0:
+                session.reload_s -= passed
+                if session.reload_s <= 0:
+                    self.end(name)
             if session.streams or session.heartbeats or name in busy:
                 session.idle_s = 0.0
                 continue
@@ -357,7 +377,7 @@ class Readers:
         session.alone_s += TICK_S
         if session.broken:
             self._drop_progress(name)
-        if session.closed:
+        if session.closed and not self._may_come_back(name):
             self.end(name)
         elif self._may_come_back(name):
             if session.alone_s > BLIP_S:
@@ -415,6 +435,8 @@ class Watching:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         match = STREAM.search(scope["path"]) if scope["type"] == "http" and scope["method"] == "GET" else None
+        if scope["type"] == "http" and scope["path"] in ("", "/"):
+            self.readers.loads(client_of(HTTPConnection(scope)).visitor)
         if match is None:
             return await self.app(scope, receive, send)
         kind = "heartbeat" if match["session"] else "stream"

@@ -222,7 +222,6 @@ def test_a_chat_and_a_concept_of_ones_own_are_there_after_a_reload(guest: Guest)
     assert guest.page.locator(".chat-pane.steered .user-row").count() == 1
 
 
-@pytest.mark.xfail(reason="the goodbye of a page that is loaded again still ends its run, which is shown as stopped")
 @pytest.mark.long
 def test_a_run_goes_on_while_its_page_is_loaded_again_and_its_outcome_is_shown(guest: Guest):
     guest.draws(60)
