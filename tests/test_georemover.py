@@ -885,7 +885,7 @@ def test_a_run_out_of_memory_says_where(registry, request_, monkeypatch: pytest.
         raise OutOfBudget("RAM ran out of memory")
 
     monkeypatch.setattr(georemover.GeoRemover, "render", full)
-    with pytest.raises(MemoryError, match="Out of memory in stage 2: make the picture smaller or choose the mini set"):
+    with pytest.raises(MemoryError, match="Out of memory in stage 2: make the picture smaller. RAM"):
         remove(Job(), registry, request_)
 
 
@@ -1063,8 +1063,7 @@ def test_a_zip_of_a_run_holds_everything(registry, request_, tmp_path: Path):
 
 
 def test_what_was_measured_may_be_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    monkeypatch.setattr(flux_fill.sdxl, "ROOT", tmp_path)
+    monkeypatch.setattr(georemover, "MEASURED", tmp_path / "evaluation.json")
     assert georemover.measured() is None
-    (tmp_path / flux_fill.FOLDER).mkdir(parents=True)
-    (tmp_path / flux_fill.FOLDER / "evaluation.json").write_text('{"n": 200}')
-    assert georemover.measured() == {"n": 200}
+    (tmp_path / "evaluation.json").write_text('{"rows": {"ours": {"n": 200}}}')
+    assert georemover.measured() == {"rows": {"ours": {"n": 200}}}

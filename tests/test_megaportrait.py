@@ -585,12 +585,10 @@ def test_the_picture_whose_head_is_turned_alike_is_taken(person):
 
 
 def test_what_was_measured_is_read_from_its_file_and_is_nothing_before(tmp_path, monkeypatch):
-    monkeypatch.setattr(sdxl, "ROOT", tmp_path)
+    monkeypatch.setattr(megaportrait, "MEASURED", tmp_path / "evaluation.json")
     assert megaportrait.measured() == {}
-    file = tmp_path / "assets" / "mini_controlnets" / "evaluation.json"
-    file.parent.mkdir(parents=True)
-    file.write_text('{"pairs": 50}')
-    assert megaportrait.measured() == {"pairs": 50}
+    (tmp_path / "evaluation.json").write_text('{"rows": {"ours": {"pairs": 50}}}')
+    assert megaportrait.measured() == {"rows": {"ours": {"pairs": 50}}}
 
 
 # ------------------------------------------------------------------------------------------ sentences
