@@ -5,7 +5,7 @@ from 24, and keeps what it noted of a session. Here
 
 - a client that joined opens its event stream within `OPEN_S`, or its event ends;
 - a client whose stream breaks has gone, and its event ends at once. A page may come back: its run goes on for `BLIP_S`,
-  unless somebody else waits, or the page said goodbye (`pagehide`, `GOODBYE`) and is not loaded again within `RELOAD_S`;
+  unless somebody else waits, or the page said goodbye (`pagehide`, `GOODBYE`) without being loaded again;
 - a client has a share of the queue (`SHARE`) and the next is told so, in its stream, where page and programs look;
 - a session that nobody is connected to is forgotten: a program's after `GAP_S`, a page's after `PAGE_S`.
 
@@ -49,8 +49,9 @@ OPEN_S = 2.0
 """A client opens its stream within this time after joining the queue, or between two streams."""
 BLIP_S = 60.0
 """So long a page's run goes on after its stream broke, while nobody else waits."""
-RELOAD_S = 0.7
-"""A page that is loaded again says goodbye like one that closes; within this time it asks for itself, and keeps its run."""
+RELOAD_S = 5.0
+"""A page that is loaded again says goodbye like one that closes, but its browser has asked for the page before: so long before,
+at the most."""
 UNREAD_S = 30.0
 """So long an answer is kept that nobody has read yet."""
 GAP_S = 5.0
@@ -118,8 +119,6 @@ class Session:
     """Its page said goodbye."""
     visitor: str = ""
     """Whose page it is."""
-    reload_s: float = 0.0
-    """So long its page may take the goodbye back by being loaded again."""
     alone_s: float = 0.0
     """Since when it has no stream, while an event of it runs or waits."""
     idle_s: float = 0.0
@@ -138,6 +137,8 @@ class Readers:
         self.sessions: dict[str, Session] = {}
         self.clients: dict[str, Client] = {}
         """Who sent the events that run or wait."""
+        self._loaded: dict[str, float] = {}
+        """Visitor -> when his browser last asked for the page, lately."""
         self._lost: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -205,10 +206,9 @@ class Readers:
             self.sessions[name].alone_s = 0.0
 
     def loads(self, visitor: str) -> None:
-        """A visitor's browser asks for the page: if one of his has just said goodbye, it is loaded again."""
-        for session in self.sessions.values():
-            if session.reload_s > 0 and session.visitor == visitor != "":
-                session.closed, session.reload_s = False, 0.0
+        """A visitor's browser asks for the page: a goodbye that follows is that of a page which is loaded again."""
+        if visitor:
+            self._loaded[visitor] = time.monotonic()
 
     def has_stream(self, name: str) -> bool:
         """Whether there is something to be read under this name, now or later."""
@@ -222,15 +222,15 @@ class Readers:
 
     def _may_come_back(self, name: str) -> bool:
         session, run = self.session(name), runs.by_session.get(name)
-        gone = session.closed and session.reload_s <= 0
-        return session.page and not gone and not (run is not None and lane.wanted(run))
+        return session.page and not session.closed and not (run is not None and lane.wanted(run))
 
     async def _goodbye(self, request: Request) -> Response:
         name = (await request.body())[: LONGEST + 1].decode(errors="replace")
         if name in self.sessions:
             session = self.sessions[name]
-            session.closed, session.reload_s = True, RELOAD_S
-            if not self._may_come_back(name):
+            loaded = self._loaded.pop(session.visitor, -RELOAD_S)
+            if time.monotonic() - loaded > RELOAD_S:
+                session.closed = True
                 self.end(name)
         return Response(status_code=204)
 
@@ -346,6 +346,7 @@ class Readers:
         now = time.monotonic()
         passed, self._looked = now - self._looked, now
         self._drop_lost_events()
+        self._loaded = {who: when for who, when in self._loaded.items() if now - when < RELOAD_S}
         busy = {event.session_hash for event in self._events()}
         for name in busy:
             if not self.session(name).streams:
@@ -357,10 +358,6 @@ class Readers:
         for name in {*self.states.session_data, *self.queue.pending_messages_per_session} - self.sessions.keys():
             self.session(name)  # of a call past the queue
         for name, session in list(self.sessions.items()):
-            if session.reload_s > 0:
-                session.reload_s -= passed
-                if session.reload_s <= 0:
-                    self.end(name)
             if session.streams or session.heartbeats or name in busy:
                 session.idle_s = 0.0
                 continue
@@ -377,7 +374,7 @@ class Readers:
         session.alone_s += TICK_S
         if session.broken:
             self._drop_progress(name)
-        if session.closed and not self._may_come_back(name):
+        if session.closed:
             self.end(name)
         elif self._may_come_back(name):
             if session.alone_s > BLIP_S:
