@@ -9,7 +9,7 @@ import pytest
 from tests.test_browser import CHROMIUM, WIDE, Visit, browser, expect, sync_api  # noqa: F401
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.long,
     pytest.mark.browser,
     pytest.mark.skipif(not CHROMIUM, reason="no Chromium: install it, or name it in LATENT_STUDIO_CHROMIUM"),
 ]

@@ -20,7 +20,7 @@ from tests.test_browser import CHROMIUM, PHONE, WIDE, Visit, browser, expect  # 
 RUN_MS = 240_000
 """The first run loads the models on a busy machine."""
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.long,
     pytest.mark.browser,
     pytest.mark.skipif(not CHROMIUM, reason="no Chromium: install it, or name it in LATENT_STUDIO_CHROMIUM"),
 ]

@@ -6,8 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.test_browser import RUN_MS, WIDE, Chat, Visit, browser, expect, pytestmark, sync_api  # noqa: F401
+from tests import test_browser
+from tests.test_browser import RUN_MS, WIDE, Chat, Visit, browser, expect, sync_api  # noqa: F401
 
+pytestmark = [*test_browser.pytestmark, pytest.mark.long]
 TYPED = [
     "Where does <Mabel> work?\n# hi\n**x** and _y_ <think>",
     "1. one\n2. two\n\n    a  b\n$x$ $$y$$ `x`",

@@ -120,7 +120,7 @@ def interrupted(tmp_path: Path, name: str) -> None:
     assert "Traceback" not in log, log[-2000:]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_signal_in_a_run_ends_the_studio_and_it_starts_again(tmp_path: Path):
     interrupted(tmp_path, "golden_noise")
 

@@ -93,7 +93,7 @@ def check_nothing_is_left(server: Server, before: dict[str, Any]) -> dict[str, A
     return after
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_runs_that_are_left_at_any_moment_leave_nothing(server: Server):
     server.warm(QUICK)
     before = server.counts(collect=1)
