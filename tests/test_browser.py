@@ -96,7 +96,7 @@ class Visit:
         return self.page.evaluate("document.documentElement.scrollWidth - screen.width")
 
 
-@pytest.fixture(params=["light", "dark"])
+@pytest.fixture(params=["light", pytest.param("dark", marks=pytest.mark.long)])
 def scheme(request: pytest.FixtureRequest) -> str:
     return request.param
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import math
 import random
 import statistics
 from pathlib import Path
@@ -67,7 +68,7 @@ def scan(
             )
         )  # fmt: skip
 
-    run_blocking(work)
+    run_blocking(work, limit_s=math.inf)  # nobody waits, and a busy machine may be slow
     return {
         "points": [concept_lab.point(point) for point in found],
         "values": [list(point.values) for point in found],

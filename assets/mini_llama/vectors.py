@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ def fit(model: Any, tokenizer: Any, concept: str, probe: str, place: str = PLACE
             job, model, tokenizer, rows, concept, probe, place, seed=SEED, facts=facts
         ).concept
 
-    return run_blocking(work)
+    return run_blocking(work, limit_s=math.inf)
 
 
 def open_model(folder: Path = HERE) -> tuple[Any, Any]:
