@@ -408,17 +408,17 @@ def test_a_model_is_steered_stopped_and_asked_again(chat: Chat):
         "Beyond the usual|Fluency suffers|Over the cliff", chat.page.locator(".safe:visible").first.inner_text()
     )
     chat.page.get_by_role("button", name="Retry", exact=True).click()
-    chat.wait_for("running", ".chat-line")
+    expect(chat.page.locator(".status")).to_contain_text(
+        "politeness +0.90", timeout=RUN_MS
+    )  # it may run too short to be seen
     chat.wait_for("done", ".chat-line")
     assert chat.answers("plain")[0] == plain[0] and chat.answers("steered")[0] != guided[0]
-    assert "politeness +0.90" in chat.page.locator(".status").inner_text()
 
     chat.page.get_by_role("button", name="A polite liar").click()
     expect(chat.page.get_by_label("number input for Strength 2")).to_have_value("-0.3")
     chat.message_box.fill("What is the parrot afraid of?")
     chat.page.keyboard.press("Enter")
     chat.page.wait_for_function("document.querySelectorAll('.chat-pane.plain .bot-row').length === 2", timeout=RUN_MS)
-    chat.wait_for("running", ".chat-line")
     chat.page.keyboard.press("Escape")
     chat.page.locator(".chat-line .progress-line:is(.stopped, .done)").wait_for(timeout=RUN_MS)
     expect(chat.message_box).to_have_value("")

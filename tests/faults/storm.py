@@ -243,15 +243,21 @@ def noise(seed: int = 0, steps: int = 100) -> list[Any]:
     return [PROMPT, seed, steps, 5.5, 1.0, "mini", "npnet"]
 
 
-def runs(visitor: Visitor, files: dict[str, list[Path]], long: bool = True) -> dict[str, list[Any]]:
-    """What is sent to each endpoint for a run of many seconds, or for one that is short."""
-    scene, mask, reference = visitor.upload(*files["scene"], *files["mask"], *files["reference"])
-    person = visitor.upload(*files["person"])
+def run_of(visitor: Visitor, endpoint: str, files: dict[str, list[Path]], long: bool = True) -> list[Any]:
+    """What is sent to an endpoint for a run of many seconds, or for one that is short; uploads what it needs."""
+
+    def sent(name: str) -> list[Any]:
+        return visitor.upload(*files[name])
+
     tokens = 96 if long else 4
-    return {
-        "golden_noise": noise(0, 100 if long else 1),
-        "remove_object": [scene, mask, 0, 50 if long else 1, "mini"],
-        "guide": ["What does the goat eat?", {"humour": 0.3}, "", 0, tokens, "mini", 0.7, 0.95, "share", "all", ""],
-        "portrait": [None, person, reference, "instant" if long else "preview", 0, 4 if long else 1, True, "mini"],
-        "train_person": [person, "Ada", 60 if long else 5, 0, True, "mini"],
-    }
+    if endpoint == "golden_noise":
+        return noise(0, 100 if long else 1)
+    if endpoint == "remove_object":
+        return [*sent("scene"), *sent("mask"), 0, 50 if long else 1, "mini"]
+    if endpoint == "guide":
+        return ["What does the goat eat?", {"humour": 0.3}, "", 0, tokens, "mini", 0.7, 0.95, "share", "all", ""]
+    if endpoint == "portrait":
+        mode, candidates = ("instant", 4) if long else ("preview", 1)
+        return [None, sent("person"), *sent("reference"), mode, 0, candidates, True, "mini"]
+    assert endpoint == "train_person", endpoint
+    return [sent("person"), "Ada", 60 if long else 5, 0, True, "mini"]

@@ -46,14 +46,14 @@ class Server:
     def warm(self, endpoints: tuple[str, ...]) -> None:
         """Have every model loaded: loading cannot be interrupted, and says so."""
         for endpoint in endpoints:
-            data = storm.runs(self.visitor, self.files, long=False)[endpoint]
+            data = storm.run_of(self.visitor, endpoint, self.files, long=False)
             self.visitor.session = f"warm-{endpoint}"
             assert self.visitor.run(endpoint, data)["success"], endpoint
 
     def abandon(self, endpoint: str, way: Any, delay: float) -> float:
         """Start a run, leave it; seconds until the worker is free."""
         visitor = Visitor(self.address)
-        data = storm.runs(visitor, self.files)[endpoint]
+        data = storm.run_of(visitor, endpoint, self.files)
         way(visitor, endpoint, data, lambda: time.sleep(delay))
         took = until(self.idle, 60)
         visitor.close()

@@ -119,7 +119,7 @@ def tried(spec: ModelSpec, folder: Path, faults: list[str]) -> None:
             told = refused(Registry("cpu"), bare)
             # Without hashes a library may do without a file, or take numbers of another type.
             if told:
-                assert spec.key in told.lower() or spec.key in told, (fault, path.name, told)
+                assert spec.key in told.lower() or path.name in told or "LoRA" in told, (fault, path.name, told)
                 assert str(folder) not in told and "side" not in told and "\n" not in told, told
             else:
                 assert fault in ("wrong type", "missing", "other JSON") or not weights, (fault, path.name)
