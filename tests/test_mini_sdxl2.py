@@ -1,0 +1,233 @@
+"""The second generation of mini-sdxl: its quick renderer, its captions, and training that goes on after a kill."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+from torch import nn
+
+from assets.mini_sdxl.evaluate import prompts
+from assets.mini_sdxl2 import autoencoder, data, evaluate, fast, loop, models, optimisers, states, train
+from pipelines.scenes import grammar, portrait, tabletop
+from pipelines.scenes.portrait import clay
+
+
+@pytest.fixture
+def uncompiled(monkeypatch):
+    """The quick renderer's formulas as they are: compiling them takes a minute."""
+    caches = (fast._hit_of, fast._whole, fast._paint)
+    for cache in caches:
+        cache.cache_clear()
+    monkeypatch.setattr(fast, "_compiled", lambda function: function)
+    yield
+    for cache in caches:
+        cache.cache_clear()
+
+
+# ------------------------------------------------------------------------------------------ renderer
+
+
+@pytest.mark.parametrize("module", [tabletop, clay])
+def test_the_quick_renderer_draws_what_the_public_one_draws(module, uncompiled):
+    world = tabletop if module is tabletop else portrait
+    scenes = [world.sample(5_000 + i) for i in range(3)]
+    slow = module.render(scenes, 96).image
+    with fast.renderer():
+        quick = module.render(scenes, 96).image
+    difference = (quick - slow).abs() * 255
+    assert difference.mean() < 0.2
+    assert (difference > 2).float().mean() < 0.02
+
+
+def test_the_quick_renderer_leaves_the_public_one_as_it_was(uncompiled):
+    before = tabletop.render, tabletop._hit, clay.parts, clay.coloured, torch.nn.functional.normalize
+    with pytest.raises(RuntimeError), fast.renderer():
+        raise RuntimeError("broken off")
+    assert before == (tabletop.render, tabletop._hit, clay.parts, clay.coloured, torch.nn.functional.normalize)
+
+
+def test_the_normal_of_a_cube_is_that_of_the_public_renderer():
+    point, turn = torch.randn(3, 1, 200), torch.tensor([0.8, 0.6]).view(2, 1, 1)
+    cube = tabletop.SHAPES.index("cube")
+    size = torch.ones(1, 1)
+    assert torch.equal(fast._normal(cube, point, size, turn), tabletop._normal(cube, point, size, turn))
+
+
+@pytest.mark.parametrize("name", ["tabletop", "portrait"])
+def test_truth_maps_lie_in_the_unit_interval_and_mirror(name):
+    scenes = [data.WORLDS[name].sample(3)]
+    truth = data.WORLDS[name].render(scenes, 64, supersample=1, truth=True)
+    maps = data.truth_maps(name, truth, scenes)
+    assert maps.shape == (1, len(data.TRUTHS[name]), data.CELLS, data.CELLS)
+    assert 0 <= maps.min() and maps.max() <= 1
+    assert torch.allclose(data.mirrored_maps(data.mirrored_maps(maps)), maps, atol=1e-6)
+
+
+# ------------------------------------------------------------------------------------------ captions
+
+
+def test_the_caption_of_a_mirror_image_says_right_where_the_picture_said_left():
+    sides = {"left": "right", "right": "left"}
+    seen = 0
+    for place in range(60):
+        there = grammar.parse(train.caption("tabletop", 0, place, False, random.Random(place)))
+        mirrored = grammar.parse(train.caption("tabletop", 0, place, True, random.Random(place)))
+        if len(there.things) == 2 and there.relation in sides and mirrored.relation == there.relation:
+            seen += 1
+            assert [t.shape for t in mirrored.things] == [t.shape for t in there.things[::-1]]
+    assert seen > 5
+
+
+def test_the_caption_of_a_mirrored_portrait_is_one_of_the_same_portrait():
+    caption = train.caption("portrait", 0, 7, True, random.Random(1))
+    assert portrait.parse(caption).items() <= portrait.attributes(portrait.sample(data.seeds(0)[7])).items()
+
+
+@pytest.mark.parametrize("kind", ["one object", "two objects", "portrait"])
+def test_the_scene_of_a_prompt_fulfils_it(kind):
+    for seed, text in enumerate(prompts(kind, 25)):
+        scene = evaluate.scene_of(text, seed)
+        if kind == "portrait":
+            assert portrait.parse(text).items() <= portrait.attributes(scene).items()
+            continue
+        asked, facts = grammar.parse(text), tabletop.attributes(scene)
+        pairs = [dict(enumerate(asked.things)), dict(enumerate(asked.things[::-1]))]
+        fits = [
+            all(
+                thing.shape == order[i].shape and order[i].colour in (None, thing.colour)
+                for i, thing in enumerate(facts["things"])
+            )
+            for order in pairs
+        ]
+        wanted = {"left": fits[0], "right": fits[1]}.get(asked.relation, any(fits))
+        assert wanted
+        assert asked.floor in (None, facts["floor"]) and asked.backdrop in (None, facts["backdrop"])
+
+
+# ------------------------------------------------------------------------------------------ training
+
+
+def toy() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 8), nn.SiLU(), nn.Linear(8, 4))
+
+
+def run_until(model: nn.Module, checkpoint, stop: int) -> None:
+    """Train the toy and kill it in step ``stop``."""
+
+    def loss_of_step(number: int) -> torch.Tensor:
+        if number == stop:
+            raise KeyboardInterrupt
+        inputs = torch.randn(16, 4, generator=torch.Generator().manual_seed(number))
+        return (model(inputs) - inputs.flip(1)).square().mean()
+
+    schedule = loop.Schedule(1.0, warmup=3, save_seconds=0.0)
+    with pytest.raises(KeyboardInterrupt):
+        loop.learn(model, optimisers.muon(model, 1e-2), loss_of_step, schedule, checkpoint, batch=16)
+
+
+def test_a_killed_run_goes_on_as_if_it_had_not_been_killed(tmp_path):
+    run_until(toy(), tmp_path / "killed.pt", 7)
+    run_until(toy(), tmp_path / "killed.pt", 15)
+    run_until(toy(), tmp_path / "whole.pt", 15)
+    killed, whole = (torch.load(tmp_path / f"{name}.pt", weights_only=True) for name in ("killed", "whole"))
+    for part in ("model", "average"):
+        assert all(torch.equal(killed[part][name], whole[part][name]) for name in whole[part])
+    assert killed["progress"]["samples"] == whole["progress"]["samples"] == 15 * 16
+
+
+def test_muon_learns():
+    model = toy()
+    optimiser = optimisers.muon(model, 1e-2)
+    losses = []
+    for number in range(150):
+        inputs = torch.randn(64, 4, generator=torch.Generator().manual_seed(number))
+        loss = (model(inputs) - inputs.flip(1)).square().mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.2 * losses[0]
+
+
+def test_a_state_of_one_byte_a_number_restores_the_model(tmp_path):
+    model, average = toy(), toy()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.01 * torch.randn(parameter.shape))
+        for parameter in average.parameters():  # as it is read back from the shipped float16
+            parameter.copy_(parameter.half().float())
+    states.write(tmp_path, model, average, {"step": 5})
+    weights, facts = states.read(tmp_path, average)
+    assert facts == {"step": 5}
+    for name, value in model.state_dict().items():
+        assert (weights[name] - value).abs().max() < 4e-4
+
+
+def test_a_run_goes_on_on_a_new_machine(tmp_path, monkeypatch):
+    monkeypatch.setattr(models, "unet", toy_unet)
+    for name, folder in (("HERE", tmp_path), ("RUNS", tmp_path / "runs"), ("STATE", tmp_path / "state")):
+        monkeypatch.setattr(train, name, folder)
+    student = train.new_student()
+    learned = loop.Average(student)
+    with torch.no_grad():
+        for parameter in student.parameters():
+            parameter.add_(0.01)
+    learned.update(student)
+    progress = loop.Progress(step=12, samples=384, loss=0.5)
+    stored = {"model": student.state_dict(), "average": learned.model.state_dict(), "average_steps": 12}
+    (tmp_path / "runs").mkdir()
+    torch.save(stored | {"progress": vars(progress)}, tmp_path / "runs" / "unet.pt")
+    train.write_state()
+    restored, average, there = train.start(tmp_path / "state", tmp_path / "unet")
+    assert (there.step, there.samples, there.first_step, there.seconds) == (12, 384, 12, 0.0)
+    assert average.steps == 12
+    for name, value in student.state_dict().items():
+        assert torch.allclose(restored.state_dict()[name], value, atol=2e-3)
+
+
+def toy_unet():
+    from diffusers import UNet2DConditionModel
+
+    return UNet2DConditionModel(
+        sample_size=8,
+        in_channels=4,
+        out_channels=4,
+        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        attention_head_dim=2,
+        cross_attention_dim=16,
+        norm_num_groups=4,
+    )
+
+
+# --------------------------------------------------------------------------------------- autoencoder
+
+
+def test_mean_and_spread_of_latents_are_folded_into_the_weights():
+    torch.manual_seed(0)
+    model = models.autoencoder().eval()
+    image = torch.rand(4, 3, 64, 64) * 2 - 1
+    with torch.no_grad():
+        before = model.decode(model.encode(image).latent).sample
+        autoencoder.centre(model, image)
+        latents = model.encode(image).latent
+        after = model.decode(latents).sample
+    assert latents.mean((0, 2, 3)).abs().max() < 1e-3
+    assert (latents.std((0, 2, 3)) - 1).abs().max() < 1e-2
+    # Padding stands for latents of 0, so the outer cells differ; the decoder sees that ring grow with its depth.
+    assert torch.isfinite(after).all() and after.shape == before.shape
+
+
+def test_the_sdxl_pipeline_takes_the_autoencoder(tmp_path):
+    from diffusers import AutoencoderDC
+
+    models.autoencoder().half().save_pretrained(tmp_path)
+    config = AutoencoderDC.from_pretrained(tmp_path).config
+    assert 2 ** (len(config.block_out_channels) - 1) == models.FACTOR
+    assert config.force_upcast is False and config.scaling_factor == 1.0
+    assert sum(p.numel() for p in models.autoencoder().parameters()) < 4_200_000
