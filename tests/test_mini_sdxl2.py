@@ -16,11 +16,12 @@ from pipelines.scenes.portrait import clay
 
 @pytest.fixture
 def uncompiled(monkeypatch):
-    """The quick renderer's formulas as they are: compiling them takes a minute."""
-    caches = (fast._hit_of, fast._whole, fast._paint)
+    """The quick renderer's groups of shapes as they are: compiling them takes a minute."""
+    caches = (fast._hit_of, fast._some, fast._paint)
     for cache in caches:
         cache.cache_clear()
     monkeypatch.setattr(fast, "_compiled", lambda function: function)
+    monkeypatch.setattr(fast.shutil, "which", lambda name: name)
     yield
     for cache in caches:
         cache.cache_clear()

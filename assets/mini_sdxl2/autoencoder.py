@@ -121,7 +121,9 @@ class WithHeads(nn.Module):
         self.heads = nn.ModuleList(nn.Conv2d(models.CHANNELS, 12, 1) for _ in WORLDS)
 
     def truth_loss(self, latents: Tensor, maps: Tensor, which: Tensor) -> Tensor:
-        read = torch.stack([head(latents) for head in self.heads], 1)[torch.arange(len(which)), which]
+        read = torch.stack([head(latents) for head in self.heads], 1)[
+            torch.arange(len(which), device=which.device), which
+        ]
         return F.mse_loss(read.float(), maps)
 
 
@@ -141,20 +143,20 @@ def start(folder: Path = HERE / "vae") -> nn.Module:
     return models.autoencoder()
 
 
-def train(minutes: float, rate: float, batch: int) -> None:
-    whole = WithHeads(start()).to(memory_format=torch.channels_last)
-    perceptual = Perceptual().to(memory_format=torch.channels_last)
+def train(minutes: float, rate: float, batch: int, device: str) -> None:
+    whole = WithHeads(start()).to(device, memory_format=torch.channels_last)
+    perceptual = Perceptual().to(device, memory_format=torch.channels_last)
     worlds = [Shards(world) for world in WORLDS]
 
     def loss_of_step(number: int) -> Tensor:
         if number % 50 == 0:
             for world in worlds:
                 world.refresh()
-        image, maps, which = crops(worlds, number, batch, CROP)
-        with autocast():
+        image, maps, which = (part.to(device) for part in crops(worlds, number, batch, CROP))
+        with autocast(device):
             latents = whole.model.encode(image).latent
             # A share of the latents' own deviation: they cannot escape the noise by growing.
-            blur = 0.25 * torch.rand(batch, 1, 1, 1) * latents.detach().float().std()
+            blur = 0.25 * torch.rand(batch, 1, 1, 1, device=device) * latents.detach().float().std()
             drawn = whole.model.decode(latents + blur * torch.randn_like(latents)).sample.float()
             half = whole.model.decode(F.avg_pool2d(latents, 2)).sample.float()
             seen = perceptual(drawn, image)
@@ -186,24 +188,24 @@ class Discriminator(nn.Module):
         return self.layers(image)
 
 
-def train_decoder(minutes: float, rate: float, batch: int, weight: float = 0.05) -> None:
+def train_decoder(minutes: float, rate: float, batch: int, device: str, weight: float = 0.05) -> None:
     """Train the decoder on, with the encoder frozen, so that latents that were computed stay valid.
 
     A patch discriminator learns beside it (hinge losses); it is not kept in the repository and starts anew.
     """
-    model = start().to(memory_format=torch.channels_last)
+    model = start().to(device, memory_format=torch.channels_last)
     model.encoder.requires_grad_(False)
-    perceptual = Perceptual().to(memory_format=torch.channels_last)
-    critic = Discriminator().to(memory_format=torch.channels_last)
+    perceptual = Perceptual().to(device, memory_format=torch.channels_last)
+    critic = Discriminator().to(device, memory_format=torch.channels_last)
     critic_optimiser = torch.optim.AdamW(critic.parameters(), rate, betas=(0.5, 0.99))
     worlds = [Shards(world) for world in WORLDS]
 
     def loss_of_step(number: int) -> Tensor:
-        image, _, _ = crops(worlds, 10**6 + number, batch, CROP)
-        with torch.no_grad(), autocast():
+        image = crops(worlds, 10**6 + number, batch, CROP)[0].to(device)
+        with torch.no_grad(), autocast(device):
             latents = model.encode(image).latent.float()
-        blur = 0.1 * torch.rand(batch, 1, 1, 1)
-        with autocast():
+        blur = 0.1 * torch.rand(batch, 1, 1, 1, device=device)
+        with autocast(device):
             # As many units as the deviation of the latents: what is added stays the same share of them.
             drawn = model.decode(
                 latents + blur / model.config.scaling_factor * torch.randn_like(latents)
@@ -216,7 +218,7 @@ def train_decoder(minutes: float, rate: float, batch: int, weight: float = 0.05)
         critic_optimiser.step()
         loss = (drawn - image).abs().mean() + F.mse_loss(drawn, image) + edges_loss(drawn, image) + 0.2 * seen
         critic.requires_grad_(False)
-        with autocast():
+        with autocast(device):
             fooled = -critic(drawn).float().mean()
         critic.requires_grad_(True)
         return loss + weight * min(1.0, number / 500) * fooled
@@ -247,6 +249,7 @@ def centre(model: nn.Module, image: Tensor) -> None:
 
 def save(model: nn.Module, progress: Progress, stage: str, fold: bool) -> None:
     """Write the autoencoder in float16, and the figures of the stage."""
+    model = model.float().cpu()
     if fold:
         centre(model, torch.cat([held_out(world, 100) for world in WORLDS]) * 2 - 1)
     half = copy.deepcopy(model).half().to(memory_format=torch.contiguous_format)
@@ -264,8 +267,8 @@ def measure(model: nn.Module, sheet: Path | None = None, count: int = 12) -> str
 
     parts, rows = [], []
     for world in WORLDS:
-        image = held_out(world, count) * 2 - 1
-        with autocast():
+        image = held_out(world, count).to(model.device) * 2 - 1
+        with autocast(model.device.type):
             latents = model.encode(image.contiguous(memory_format=torch.channels_last)).latent
             drawn = model.decode(latents).sample.float().clamp(-1, 1)
         error = (drawn - image).square().mean((1, 2, 3))
@@ -290,6 +293,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--rate", type=float, default=1.2e-3)
     parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     RUNS.mkdir(parents=True, exist_ok=True)
@@ -297,7 +301,7 @@ def main() -> None:
         print(measure(start(), RUNS / "autoencoder.png"))
     else:
         stage = {"train": train, "decoder": train_decoder}[arguments.stage]
-        stage(arguments.minutes, arguments.rate, arguments.batch)
+        stage(arguments.minutes, arguments.rate, arguments.batch, arguments.device)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ Seeds below 1,000,000 are kept for examples, tests and evaluation; shard ``HELD_
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -63,7 +64,7 @@ def truth_maps(name: str, truth, scenes: Sequence) -> Tensor:
         masks = torch.stack([truth.masks[mask].float() for mask in portrait.MASKS], 1)
         maps = torch.cat((near, truth.normals / 2 + 0.5, masks, truth.shading / 1.2), 1)
     else:
-        shapes = torch.zeros(len(scenes), len(tabletop.SHAPES), *truth.depth.shape[2:])
+        shapes = truth.depth.new_zeros(len(scenes), len(tabletop.SHAPES), *truth.depth.shape[2:])
         for row, scene in enumerate(scenes):
             for slot, solid in enumerate(scene.solids):
                 shapes[row, tabletop.SHAPES.index(solid.shape)] += truth.instances[row, slot].float()
@@ -83,29 +84,32 @@ def mirrored_maps(maps: Tensor) -> Tensor:
 
 def to_bytes(values: Tensor) -> numpy.ndarray:
     """[0, 1] to uint8."""
-    return (values * 255).round().to(torch.uint8).numpy()
+    return (values * 255).round().to(torch.uint8).cpu().numpy()
 
 
-def render(name: str, seed: int) -> tuple[numpy.ndarray, numpy.ndarray]:
-    """Picture (3, SIZE, SIZE) and truth maps (12, CELLS, CELLS) of one seed, both uint8."""
-    scenes = [WORLDS[name].sample(seed)]
-    with fast.renderer():
-        image = (tabletop if name == "tabletop" else clay).render(scenes, SIZE).image
-    # What is known changes slowly between neighbours: half the rays suffice for means of cells.
-    truth = WORLDS[name].render(scenes, SIZE // 4, supersample=1, truth=True)
-    return to_bytes(image[0]), to_bytes(truth_maps(name, truth, scenes)[0])
+def render(name: str, seeds: Sequence[int], device: str = "cpu") -> tuple[numpy.ndarray, numpy.ndarray]:
+    """Pictures (N, 3, SIZE, SIZE) and truth maps (N, 12, CELLS, CELLS), both uint8; one at a time is best on a CPU."""
+    scenes = [WORLDS[name].sample(seed) for seed in seeds]
+    module = tabletop if name == "tabletop" else clay
+    with fast.renderer() if device == "cpu" else contextlib.nullcontext():
+        image = module.render(scenes, SIZE, device).image
+    # What is known changes slowly between neighbours: a sixteenth of the rays suffices for means of cells.
+    truth = module.render(scenes, SIZE // 4, device, supersample=1, truth=True)
+    return to_bytes(image), to_bytes(truth_maps(name, truth, scenes))
 
 
-def make_shard(name: str, shard: int, root: Path = ROOT) -> None:
+def make_shard(name: str, shard: int, root: Path = ROOT, device: str = "cpu") -> None:
     """Write the pictures and truth maps of a shard, unless they are there."""
     if picture_path(name, shard, root).exists() and truth_path(name, shard, root).exists():
         return
     root.mkdir(parents=True, exist_ok=True)
-    pictures, maps = zip(*(render(name, seed) for seed in seeds(shard)), strict=True)
+    every, batch = seeds(shard), 1 if device == "cpu" else 50
+    parts = [render(name, every[first : first + batch], device) for first in range(0, len(every), batch)]
+    pictures, maps = zip(*parts, strict=True)
     for path, rows in ((truth_path(name, shard, root), maps), (picture_path(name, shard, root), pictures)):
         scratch = path.with_suffix(f".{os.getpid()}.tmp")
         with scratch.open("wb") as file:
-            numpy.save(file, numpy.stack(rows))
+            numpy.save(file, numpy.concatenate(rows))
         scratch.rename(path)
     print(picture_path(name, shard, root), flush=True)
 
@@ -115,13 +119,14 @@ def main() -> None:
     parser.add_argument("--world", choices=(*WORLDS, "both"), default="both")
     parser.add_argument("--shards", default="0:20", help="first:end")
     parser.add_argument("--root", type=Path, default=ROOT)
+    parser.add_argument("--device", default="cpu", help="on a GPU the public renderer draws in batches")
     arguments = parser.parse_args()
     arguments.root.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     first, end = (int(part) for part in arguments.shards.split(":"))
     for shard in range(first, end):
         for name in WORLDS if arguments.world == "both" else (arguments.world,):
-            make_shard(name, shard, arguments.root)
+            make_shard(name, shard, arguments.root, arguments.device)
 
 
 if __name__ == "__main__":

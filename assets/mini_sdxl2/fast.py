@@ -30,6 +30,8 @@ from torch import Tensor
 from pipelines.scenes import tabletop
 from pipelines.scenes.portrait import clay, paint, shapes
 
+FEW = 64
+"""Fewer rays go through the formulas as they are: a short batch would be a program of its own."""
 EDGE = 0.012
 """Neighbouring pixels of the tabletop that differ by more are drawn with four rays."""
 
@@ -56,8 +58,9 @@ def renderer() -> Iterator[None]:
 
 
 def _compiled(function: Callable) -> Callable:
-    """``function`` as one loop, where there is a compiler."""
-    return torch.compile(function, dynamic=True) if shutil.which("g++") else function
+    """``function`` of rays as one loop."""
+    torch._dynamo.config.recompile_limit = 64  # one piece of code stands for several shapes
+    return torch.compile(function, dynamic=True)
 
 
 def _normalize(vectors: Tensor, p: float = 2.0, dim: int = 1, eps: float = 1e-12) -> Tensor:
@@ -76,6 +79,8 @@ def _hit_of(shape: int) -> Callable:
 
 
 def _hit(shape: int, origin: Tensor, direction: Tensor, size: Tensor, turn: Tensor) -> Tensor:
+    if origin.shape[-1] != direction.shape[-1] or direction.shape[-1] < FEW or not shutil.which("g++"):
+        return _public_hit(shape, origin, direction, size, turn)
     return _hit_of(shape)(origin, direction, size, turn)
 
 
@@ -203,17 +208,34 @@ _public_parts, _public_coloured = shapes.parts, paint.coloured
 
 
 @cache
-def _whole(kinds: shapes.Kinds) -> Callable:
-    return _compiled(lambda world, head, p: [d for _, d in _public_parts(world, head, p, kinds)])
+def _some(kinds: shapes.Kinds, *wanted: int) -> Callable:
+    """Distances to the materials ``wanted`` only, compiled from ``shapes.parts``: what is not asked for is not computed.
 
+    Compiled in groups, because the sixteen kinds of portraits would be as many programs, each as long as all groups.
+    """
 
-def _order(kinds: shapes.Kinds) -> list[int]:
-    middle = [shapes.BEARD] * kinds.beard + [shapes.GLASSES] * kinds.glasses
-    return [shapes.SKIN, shapes.EYE, shapes.HAIR, *middle, shapes.NECK, shapes.CLOTH]
+    def some(world: tuple, head: tuple, p: Any) -> list[Tensor]:
+        distances = dict(_public_parts(world, head, p, kinds))
+        return [distances[material] for material in wanted]
+
+    return _compiled(some)
 
 
 def _parts(world: tuple, head: tuple, p: Any, kinds: shapes.Kinds) -> list[tuple[int, Tensor]]:
-    return list(zip(_order(kinds), _whole(kinds)(world, head, _table(p)), strict=True))
+    if len(head[0]) < FEW or not shutil.which("g++"):
+        return _public_parts(world, head, p, kinds)
+    p, plain = _table(p), shapes.Kinds("short", False, False)
+    core = (shapes.SKIN, shapes.EYE, shapes.NECK, shapes.CLOTH)
+    groups = [(plain, core), (shapes.Kinds(kinds.style, False, False), (shapes.HAIR,))]
+    groups += [(shapes.Kinds("short", False, True), (shapes.BEARD,))] * kinds.beard
+    groups += [(shapes.Kinds("short", True, False), (shapes.GLASSES,))] * kinds.glasses
+    found: dict[int, Tensor] = {}
+    for which, wanted in groups:
+        found |= zip(wanted, _some(which, *wanted)(world, head, p), strict=True)
+    return [(material, found[material]) for material in _ORDER if material in found]
+
+
+_ORDER = (shapes.SKIN, shapes.EYE, shapes.HAIR, shapes.BEARD, shapes.GLASSES, shapes.NECK, shapes.CLOTH)
 
 
 @cache
@@ -222,4 +244,6 @@ def _paint() -> Callable:
 
 
 def _coloured(head: tuple, material: Tensor, palette: Tensor, p: Any) -> Tensor:
+    if len(material) < FEW or not shutil.which("g++"):
+        return _public_coloured(head, material, palette, p)
     return _paint()(head, material, palette, _table(p))

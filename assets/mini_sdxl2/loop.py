@@ -31,10 +31,10 @@ class Average:
             mine.lerp_(theirs, weight)
 
 
-def autocast():
-    """bfloat16 where the processor multiplies it in hardware (AMX, AVX512), else float32: emulated, it is slower."""
-    gains = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
-    return torch.autocast("cpu", torch.bfloat16, enabled=gains)
+def autocast(device: str = "cpu"):
+    """bfloat16 where it is multiplied in hardware (a GPU, AMX, AVX512), else float32: emulated, it is slower."""
+    gains = device != "cpu" or torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=gains)
 
 
 @dataclass

@@ -51,10 +51,10 @@ def unet():
         out_channels=CHANNELS,
         down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
-        block_out_channels=(128, 256),
+        block_out_channels=(128, 224),
         layers_per_block=1,
         transformer_layers_per_block=(1, 1),
-        attention_head_dim=(4, 8),  # as in SDXL's files, this field holds the number of heads
+        attention_head_dim=(4, 7),  # as in SDXL's files, this field holds the number of heads
         use_linear_projection=True,
         cross_attention_dim=sum(WIDTHS),
         norm_num_groups=16,

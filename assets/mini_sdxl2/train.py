@@ -55,7 +55,7 @@ class Latents:
 
     def __init__(self, vae: nn.Module, root: Path = data.ROOT) -> None:
         self.vae, self.root = vae, root
-        weights = b"".join(p.detach().numpy().tobytes() for p in vae.encoder.parameters())
+        weights = b"".join(p.detach().cpu().numpy().tobytes() for p in vae.encoder.parameters())
         self.mark = hashlib.sha256(weights).hexdigest()
         self.shards = {name: Shards(name, root) for name in WORLDS}
         self.rows: dict[tuple[str, int], Tensor] = {}
@@ -66,10 +66,10 @@ class Latents:
         """Scaled latents (N, 16, 16, 16), float16, of pictures (N, 3, 256, 256), uint8."""
         parts = []
         for start in range(0, len(pictures), 10):
-            image = torch.from_numpy(pictures[start : start + 10].copy()).float() / 127.5 - 1
-            with autocast():
+            image = torch.from_numpy(pictures[start : start + 10].copy()).to(self.vae.device).float() / 127.5 - 1
+            with autocast(image.device.type):
                 latents = self.vae.encode(image.contiguous(memory_format=torch.channels_last)).latent.float()
-            parts.append(latents * self.vae.config.scaling_factor)
+            parts.append(latents.cpu() * self.vae.config.scaling_factor)
         return torch.cat(parts).half()
 
     def refresh(self, most: int = 10**6) -> None:
@@ -139,7 +139,9 @@ class Student(nn.Module):
 
     def truth(self, middle: Tensor, which: Tensor) -> Tensor:
         """What the read-outs say of the truth maps, (B, 12, 16, 16)."""
-        return torch.stack([head(middle) for head in self.heads], 1)[torch.arange(len(which)), which]
+        return torch.stack([head(middle) for head in self.heads], 1)[
+            torch.arange(len(which), device=which.device), which
+        ]
 
 
 def new_student() -> Student:
@@ -150,10 +152,10 @@ def new_student() -> Student:
 def conditioning(teacher, ids: Tensor, dropped: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     """What the pipeline hands the UNet: zeros stand for the empty prompt, as in SDXL."""
     keep = (~dropped).float()
-    with torch.no_grad(), autocast():
+    with torch.no_grad(), autocast(ids.device.type):
         embedded, pooled = teacher.embed(ids)
     size = float(models.SIZE)
-    time_ids = torch.tensor([size, size, 0.0, 0.0, size, size]).expand(len(ids), -1)
+    time_ids = torch.tensor([size, size, 0.0, 0.0, size, size], device=ids.device).expand(len(ids), -1)
     added = {"text_embeds": pooled.float() * keep.view(-1, 1), "time_ids": time_ids}
     return embedded.float() * keep.view(-1, 1, 1), added
 
@@ -171,7 +173,8 @@ class Task:
     def __init__(self, student: Student, latents: Latents, batch: int, portraits: float, truth: float) -> None:
         self.student, self.latents, self.batch = student, latents, batch
         self.portraits, self.truth = portraits, truth
-        self.tokenizer, self.teacher = first_generation.readers("cpu")
+        self.device = str(next(student.parameters()).device)
+        self.tokenizer, self.teacher = first_generation.readers(self.device)
         self.signal = signal_shares()
 
     def __call__(self, number: int) -> Tensor:
@@ -190,15 +193,17 @@ class Task:
         # One timestep in each of `batch` equal slices: the same distribution with less variance.
         position = (torch.arange(batch) + torch.rand(batch, generator=generator)) / batch
         steps = (position[torch.randperm(batch, generator=generator)] * tiny_diffusion.BETA_STEPS).long()
-        share = self.signal[steps].view(-1, 1, 1, 1)
+        share = self.signal[steps].view(-1, 1, 1, 1).to(self.device)
+        clean, maps, noise, steps = (part.to(self.device) for part in (clean, maps, noise, steps))
         noisy = share.sqrt() * clean + (1 - share).sqrt() * noise
         velocity = share.sqrt() * noise - (1 - share).sqrt() * clean
         dropped = torch.tensor([rng.random() < 0.1 for _ in range(batch)])
-        states, added = conditioning(self.teacher, first_generation.tokens(self.tokenizer, texts), dropped)
-        with autocast():
+        ids = first_generation.tokens(self.tokenizer, texts).to(self.device)
+        states, added = conditioning(self.teacher, ids, dropped.to(self.device))
+        with autocast(self.device):
             noisy = noisy.contiguous(memory_format=torch.channels_last)
             predicted, middle = student(noisy, steps, states, added)
-            said = student.truth(middle, torch.tensor(kinds)).float()
+            said = student.truth(middle, torch.tensor(kinds, device=self.device)).float()
         # Full weight where the layout is decided; where only grain is left, at most that of min-SNR-5 (arXiv 2303.09556).
         weight = (5 / (share / (1 - share) + 1)).clamp_max(1)
         loss = (weight * (predicted.float() - velocity) ** 2).mean() / weight.mean()
@@ -229,8 +234,10 @@ def start(state: Path = STATE, weights: Path = HERE / "unet") -> tuple[Student, 
 def train_unet(arguments: argparse.Namespace) -> None:
     checkpoint = RUNS / f"{arguments.name}.pt"
     student, average, progress = start() if arguments.name == "unet" else (new_student(), None, Progress())
-    student = student.to(memory_format=torch.channels_last)
-    latents = Latents(load_autoencoder())
+    student = student.to(arguments.device, memory_format=torch.channels_last)
+    if average:
+        average.model.to(arguments.device)
+    latents = Latents(load_autoencoder().to(arguments.device))
     latents.refresh(1)
     task = Task(student, latents, arguments.batch, arguments.portraits, arguments.truth)
     optimiser = {
@@ -322,12 +329,13 @@ def main() -> None:
     parser.add_argument("--power", type=float, default=12.0)
     parser.add_argument("--portraits", type=float, default=0.5, help="share of portraits")
     parser.add_argument("--truth", type=float, default=0.5, help="weight of the truth read-outs; 0: none")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--report-seconds", type=float, default=300)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     RUNS.mkdir(parents=True, exist_ok=True)
     if arguments.stage == "latents":
-        Latents(load_autoencoder()).refresh()
+        Latents(load_autoencoder().to(arguments.device)).refresh()
     elif arguments.stage == "unet":
         train_unet(arguments)
     else:
