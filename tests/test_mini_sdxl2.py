@@ -224,6 +224,17 @@ def test_mean_and_spread_of_latents_are_folded_into_the_weights():
     assert torch.isfinite(after).all() and after.shape == before.shape
 
 
+def test_residual_branches_begin_at_zero():
+    model = models.unet()
+    output = model(torch.randn(1, 16, 16, 16), 5, torch.randn(1, 3, 192), added_cond_kwargs=conditions(1)).sample
+    assert output.std((2, 3)).max() < 1e-6  # nothing but the bias of the last convolution
+    assert sum(p.numel() for p in model.parameters()) < 15_000_000
+
+
+def conditions(count: int) -> dict[str, torch.Tensor]:
+    return {"text_embeds": torch.zeros(count, 128), "time_ids": torch.zeros(count, 6)}
+
+
 def test_the_sdxl_pipeline_takes_the_autoencoder(tmp_path):
     from diffusers import AutoencoderDC
 

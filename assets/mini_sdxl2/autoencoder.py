@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from assets import training
-from assets.mini_sdxl2 import data, models
+from assets.mini_sdxl2 import data, models, optimisers
 from assets.mini_sdxl2.loop import Progress, Schedule, autocast, learn
 
 HERE = Path(__file__).parent
@@ -156,7 +156,7 @@ def train(minutes: float, rate: float, batch: int, device: str) -> None:
         with autocast(device):
             latents = whole.model.encode(image).latent
             # A share of the latents' own deviation: they cannot escape the noise by growing.
-            blur = 0.25 * torch.rand(batch, 1, 1, 1, device=device) * latents.detach().float().std()
+            blur = 0.15 * torch.rand(batch, 1, 1, 1, device=device) * latents.detach().float().std()
             drawn = whole.model.decode(latents + blur * torch.randn_like(latents)).sample.float()
             half = whole.model.decode(F.avg_pool2d(latents, 2)).sample.float()
             seen = perceptual(drawn, image)
@@ -166,10 +166,15 @@ def train(minutes: float, rate: float, batch: int, device: str) -> None:
         loss = loss + 0.25 * ((half - small).abs().mean() + edges_loss(half, small))
         return loss + 0.1 * seen + 0.5 * truth + 1e-3 * latents.float().square().mean()
 
-    optimiser = torch.optim.AdamW(whole.parameters(), rate, weight_decay=1e-4, betas=(0.9, 0.99))
     schedule = Schedule(minutes, warmup=50, cool=0.25, power=16, report_seconds=300)
     average, progress = learn(
-        whole, optimiser, loss_of_step, schedule, RUNS / "autoencoder.pt", batch, lambda found, _: measure(found.model)
+        whole,
+        optimisers.muon(whole, rate),
+        loss_of_step,
+        schedule,
+        RUNS / "autoencoder.pt",
+        batch,
+        lambda average, _: measure(average.model),
     )
     save(average.model, progress, "autoencoder", fold=True)
 
@@ -291,7 +296,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("stage", choices=("train", "decoder", "look"))
     parser.add_argument("--minutes", type=float, default=60)
-    parser.add_argument("--rate", type=float, default=1.2e-3)
+    parser.add_argument("--rate", type=float, default=6e-3, help="of the autoencoder; the decoder alone: 1e-3")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()

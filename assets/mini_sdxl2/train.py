@@ -21,6 +21,7 @@ import hashlib
 import json
 import os
 import random
+import time
 from dataclasses import asdict
 from pathlib import Path
 
@@ -237,7 +238,7 @@ def train_unet(arguments: argparse.Namespace) -> None:
     student = student.to(arguments.device, memory_format=torch.channels_last)
     if average:
         average.model.to(arguments.device)
-    latents = Latents(load_autoencoder().to(arguments.device))
+    latents = Latents(load_autoencoder(arguments.vae).to(arguments.device))
     latents.refresh(1)
     task = Task(student, latents, arguments.batch, arguments.portraits, arguments.truth)
     optimiser = {
@@ -245,14 +246,23 @@ def train_unet(arguments: argparse.Namespace) -> None:
         "adamw": lambda: torch.optim.AdamW(student.parameters(), arguments.rate, weight_decay=1e-3, betas=(0.9, 0.99)),
     }[arguments.optimiser]()
     schedule = Schedule(
-        arguments.minutes, arguments.warmup, arguments.cool, arguments.power, report_seconds=arguments.report_seconds
+        arguments.minutes,
+        arguments.warmup,
+        arguments.cool,
+        arguments.power,
+        report_seconds=arguments.report_seconds,
+        clock=time.process_time if arguments.cpu else time.monotonic,
     )
     measure = HeldOut(task)
     average_model, progress = learn(
         student, optimiser, task, schedule, checkpoint, arguments.batch, measure, progress, average
     )
     if training.rank_and_size()[0] == 0:
-        facts = vars(arguments) | asdict(progress) | {"report": measure(average_model, progress.step)}
+        facts = (
+            {**vars(arguments), "vae": str(arguments.vae)}
+            | asdict(progress)
+            | {"report": measure(average_model, progress.step)}
+        )
         training.write_json(RUNS / f"{arguments.name}.json", facts)
         print(json.dumps(facts))
 
@@ -330,6 +340,8 @@ def main() -> None:
     parser.add_argument("--portraits", type=float, default=0.5, help="share of portraits")
     parser.add_argument("--truth", type=float, default=0.5, help="weight of the truth read-outs; 0: none")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--vae", type=Path, default=HERE / "vae")
+    parser.add_argument("--cpu", action="store_true", help="minutes are of the processor, not of the clock")
     parser.add_argument("--report-seconds", type=float, default=300)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
