@@ -253,7 +253,9 @@ def centre(model: nn.Module, image: Tensor) -> None:
 
 
 def save(model: nn.Module, progress: Progress, stage: str, fold: bool) -> None:
-    """Write the autoencoder in float16, and the figures of the stage."""
+    """Write the autoencoder in float16, and the figures of the stage; the first of several processes does."""
+    if training.rank_and_size()[0]:
+        return
     model = model.float().cpu()
     if fold:
         centre(model, torch.cat([held_out(world, 100) for world in WORLDS]) * 2 - 1)
