@@ -261,6 +261,9 @@ def save(model: nn.Module, progress: Progress, stage: str, fold: bool) -> None:
         centre(model, torch.cat([held_out(world, 100) for world in WORLDS]) * 2 - 1)
     half = copy.deepcopy(model).half().to(memory_format=torch.contiguous_format)
     half.save_pretrained(HERE / "vae", max_shard_size="9MB")
+    settings = training.read_json(HERE / "vae" / "config.json")
+    settings.pop("_name_or_path", None)  # where this machine had it
+    training.write_json(HERE / "vae" / "config.json", settings)
     figures = {"steps": progress.step, "minutes": round(progress.seconds / 60, 1), "psnr": measure(model)}
     facts = training.read_json(HERE / "manifest.json").get("training", {})
     training.write_manifest(HERE, {"training": {**facts, stage: [*facts.get(stage, []), figures]}})
