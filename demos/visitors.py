@@ -391,7 +391,9 @@ def _remove(folder: Path) -> None:
     away = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
     try:
         folder.rename(away)
-    except OSError:  # is gone, or is a file of somebody's
+    except FileNotFoundError:  # is gone; what stands there a moment later is somebody's new work
+        return
+    except OSError:
         away = folder
     if away.is_dir():
         shutil.rmtree(away, ignore_errors=True)
