@@ -102,7 +102,7 @@ def on_gpu(
                 while True:
                     with lane.read_by(run):
                         update = next(updates, _END)
-                    if update is _END or run.stopped:
+                    if update is _END or run.gone:
                         break
                     began = True
                     yield update
@@ -116,7 +116,7 @@ def on_gpu(
             raise refusal(error, "This did not work", public) from None
         finally:
             runs.leave(session, run)
-        if run.stopped and stopped is not None:
+        if run.gone and stopped is not None:
             yield stopped
 
     # Gradio reads names, hints and the docstring for the API page; *inputs would hide them.
@@ -227,9 +227,7 @@ def running_line(item: lane.Progress, began: float, digits: int = 1) -> str:
 def interrupted(shown: Any) -> Any:
     """In place of a `progress_line` that says something is running, when nothing is any more."""
     if isinstance(shown, str) and 'class="progress-line running"' in shown:
-        return progress_line(
-            "Interrupted: the connection or the server went away before this was done.", 0.0, "stopped"
-        )
+        return progress_line(INTERRUPTED, 0.0, "stopped")
     return shown
 
 

@@ -18,17 +18,12 @@ PLACES = 24
 
 @dataclass(eq=False)
 class Run(lane.Reader):
-    """A visitor's run, from the start of its handler to its end."""
+    """A visitor's run, from the start of its handler to its end. Once it was told to end (``gone``) it no longer counts,
+    even while its last step ends."""
 
-    stopped: bool = False
-    """It was told to end. It no longer counts, even while its last step ends."""
     event_id: str | None = None
     """Gradio's event on `page`, by which `demos/readers.py` sees whether somebody still waits for it."""
     page: Any = None
-
-    def end(self) -> None:
-        self.stopped = True
-        super().end()
 
 
 @dataclass(eq=False)
@@ -49,7 +44,7 @@ class Runs:
         """
         with self.lock:
             before = self.by_session.get(session)
-            if before is not None and not before.stopped:
+            if before is not None and not before.gone:
                 raise ValueError("One run at a time: yours is still going, so press Stop first or wait for it.")
             run = self.by_session[session] = Run(
                 owner or session, event_id=LocalContext.event_id.get(None), page=LocalContext.blocks.get(None)
@@ -68,7 +63,7 @@ class Runs:
         """End it at its next step. True when something was going."""
         with self.lock:
             run = self.by_session.get(session)
-            if run is None or run.stopped:
+            if run is None or run.gone:
                 return False
         run.end()
         return True
@@ -84,7 +79,7 @@ class Runs:
     def ended(self) -> set[str | None]:
         """The events of the latest runs that are over or were told to end."""
         with self.lock:
-            return {*self.over, *(run.event_id for run in self.alive if run.stopped)}
+            return {*self.over, *(run.event_id for run in self.alive if run.gone)}
 
 
 runs = Runs()
