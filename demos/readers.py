@@ -353,7 +353,8 @@ class Readers:
                 self._judge(name)
         for run in runs.all():
             if run.page is self.page and run.event_id is not None:
-                if run.event_id not in self.queue.event_ids_to_events:  # cancelled
+                event = self.queue.event_ids_to_events.get(run.event_id)
+                if event is None or not event.alive:  # cancelled; else the work would hear of it with its next report
                     run.end()
         for name in {*self.states.session_data, *self.queue.pending_messages_per_session} - self.sessions.keys():
             self.session(name)  # of a call past the queue

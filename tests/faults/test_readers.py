@@ -67,6 +67,10 @@ def studio() -> Iterator[Studio]:
         for item in lane.live(job, seconds):
             yield item.value if isinstance(item, lane.Result) else gr.skip()
 
+    def silent(session: str, seconds: float) -> Iterator[Any]:
+        for item in lane.live(job, seconds, beat_s=30):
+            yield item.value if isinstance(item, lane.Result) else gr.skip()
+
     def count(state: int) -> tuple[int, int, Any]:
         return state + 1, state + 1, gr.Textbox(value="x", label=f"call {state + 1}")
 
@@ -74,6 +78,7 @@ def studio() -> Iterator[Studio]:
         state, number, text = gr.State(0), gr.Number(), gr.Textbox("large " * 1000)
         button = gr.Button()
         button.click(demos.on_gpu(work), number, text, api_name="work", **demos.GPU)
+        button.click(demos.on_gpu(silent), number, text, api_name="silent", **demos.GPU)
         button.click(demos.halt, **{**demos.LIGHT, "api_name": "halt"})
         button.click(count, state, [state, number, text], **{**demos.TALKS, "api_name": "count"})
     page.queue(max_size=None, api_open=False)
@@ -102,10 +107,11 @@ def idle() -> bool:
     return lane.waiting() == 0
 
 
+@pytest.mark.parametrize("endpoint", ["work", "silent"])
 @pytest.mark.parametrize("way", storm.WAYS)
-def test_a_run_ends_within_a_step_however_its_visitor_went(studio: Studio, way):
+def test_a_run_ends_within_a_step_however_its_visitor_went(studio: Studio, way, endpoint: str):
     visitor = Visitor(studio.address)
-    way(visitor, "work", [60], lambda: until(lambda: lane.waiting() == 1))
+    way(visitor, endpoint, [60], lambda: until(lambda: lane.waiting() == 1))
     took = until(idle)
     assert took < SOON_S + (readers.OPEN_S if way in storm.UNREAD else 0.0), took
     visitor.close()
