@@ -162,55 +162,6 @@ def test_the_page_answers_and_keeps_its_doors_shut(served: str):
     assert httpx.post(f"{served}/gradio_api/upload", files=big).status_code == 413
 
 
-SCHEMA = {
-    API: (
-        "prompt: string, seed: integer = 0, steps: integer = 25, guidance: number = 5.5, strength: number = 1.0, "
-        "model_set: string = 'mini', source: string = 'npnet'",
-        "standard: File, golden: File, measurements: Json",
-    ),
-    "/remove_object": (
-        "image: FileData, mask: FileData, seed: integer = 0, steps: integer = 0, model_set: string = 'mini'",
-        "result: File, depth before: File, depth after: File, measurements: Json",
-    ),
-    "/train_person": (
-        "pictures: ListFiles, name: string = 'person', seconds: number = 60, seed: integer = 0, consent: boolean = False, "
-        "model_set: string = 'mini'",
-        "person: File, facts: Json",
-    ),
-    "/portrait": (
-        "person: FileData = None, pictures: ListFiles = None, reference: FileData = None, mode: string = 'instant', "
-        "seed: integer = 0, candidates: integer = 1, consent: boolean = False, model_set: string = 'mini'",
-        "result: File, measurements: Json",
-    ),
-    "/guide": (
-        "prompt: any, concepts: object, layers: string = '', seed: integer = 0, max_tokens: integer = 96, model_set: string = "
-        "'mini', temperature: number = 0.7, top_p: number = 0.95, mode: string = 'share', positions: string = 'all', "
-        "model: string = ''",
-        "unguided: Textbox, guided: Textbox, details: Json",
-    ),
-    "/train_concept": (
-        "examples: any, name: string = 'my concept', probe: string = 'dim', representation: string = 'pre-attn', context: "
-        "integer = 16, validation: number = 0.2, seed: integer = 0, model_set: string = 'mini', model: string = ''",
-        "accuracy: Json, vector: File",
-    ),
-}
-"""What programs rely on: names, order, types and defaults of what each endpoint takes, and what it returns."""
-
-
-def test_the_endpoints_take_and_return_what_they_always_did(served: str):
-    info = Client(served, verbose=False).view_api(return_format="dict")["named_endpoints"]
-    assert set(info) == ENDPOINTS == set(SCHEMA)
-    examples = {"/golden_noise": ["prompt"], "/guide": ["prompt", "concepts"], "/train_concept": ["examples"]}
-    for name, (takes, returns) in SCHEMA.items():
-        told = []
-        for p in info[name]["parameters"]:
-            kind = p["type"].get("title", p["type"].get("type", "any"))
-            default = p["parameter_has_default"] and p["parameter_name"] not in examples.get(name, [])
-            told.append(f"{p['parameter_name']}: {kind}" + (f" = {p['parameter_default']!r}" if default else ""))
-        assert ", ".join(told) == takes
-        assert ", ".join(f"{r['label']}: {r['component']}" for r in info[name]["returns"]) == returns
-
-
 BAD = {
     "empty prompt": ({"prompt": "   "}, "prompt is empty"),
     "100,000 characters": ({"prompt": "a" * 100_000}, "100,000 characters"),
