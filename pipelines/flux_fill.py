@@ -244,6 +244,7 @@ def _fetch_transformer(spec: ModelSpec) -> None:
 
 
 def _fetch_prompt(spec: ModelSpec) -> None:
+    resolve(replace(spec, files=_SETTINGS))
     if not prompt_file().is_file():
         resolve(replace(spec, files=_ENCODERS))
 
@@ -324,8 +325,9 @@ def _load_prompt(spec: ModelSpec) -> dict[str, Tensor]:
     """The embedding of :data:`PROMPT`: shipped, or encoded at the first run and kept in a file."""
     from safetensors import SafetensorError
 
+    widths = _prompt_widths(spec)
     if spec.source != FULL_SOURCE:
-        return read_prompt(resolve(spec) / "prompt.safetensors")
+        return read_prompt(resolve(spec) / "prompt.safetensors", widths, asset_files.RESTORE)
     file = prompt_file()
     if not file.is_file():
         embeds = _encoded(replace(spec, files=_ENCODERS))
@@ -334,7 +336,18 @@ def _load_prompt(spec: ModelSpec) -> dict[str, Tensor]:
         except (OSError, SafetensorError) as error:  # a full disk, or one that may only be read
             log.warning("the prompt's embedding is not kept, and made again after the next start: %s", error)
             return embeds
-    return read_prompt(file)
+    return read_prompt(file, widths)
+
+
+def _prompt_widths(spec: ModelSpec) -> tuple[int, int] | None:
+    """Of both tensors of a prompt, as the transformer beside it takes them; None where its settings are not here."""
+    import json
+
+    try:
+        settings = json.loads((resolve(replace(spec, files=_SETTINGS)) / _SETTINGS[0]).read_text())
+        return settings["joint_attention_dim"], settings["pooled_projection_dim"]
+    except asset_files.GARBLED:  # the transformer's own loader says what is wrong with it
+        return None
 
 
 def prompt_file() -> Path:
@@ -343,13 +356,28 @@ def prompt_file() -> Path:
     return (Path(root) if root else Path.home() / ".cache" / "latent-studio") / "flux-fill-prompt.safetensors"
 
 
-def read_prompt(path: Path) -> dict[str, Tensor]:
-    """``prompt_embeds`` (1, tokens, width) and ``pooled_prompt_embeds`` (1, width)."""
+def read_prompt(
+    path: Path, widths: tuple[int, int] | None = None, advice: str = "delete it, and it will be made again"
+) -> dict[str, Tensor]:
+    """``prompt_embeds`` (1, tokens, width) and ``pooled_prompt_embeds`` (1, width), finite floats; ``widths`` of both, where known.
+
+    Raises:
+        ValueError: the file holds something else, in one sentence that ends with ``advice``.
+    """
     from safetensors.torch import load_file
 
     tensors = load_file(path)
-    if set(tensors) != set(PROMPT_KEYS):
-        raise ValueError(f"{path.name} holds no prompt embedding: delete it, and it will be made again.")
+    fits = set(tensors) == set(PROMPT_KEYS) and all(
+        value.ndim == rank
+        and len(value) == 1
+        and value.numel()
+        and value.is_floating_point()
+        and value.isfinite().all()
+        for value, rank in zip((tensors[key] for key in PROMPT_KEYS), (3, 2), strict=True)
+    )
+    if not fits or (widths is not None and tuple(tensors[key].shape[-1] for key in PROMPT_KEYS) != widths):
+        wide = "" if widths is None else f" {widths[0]} and {widths[1]} wide"
+        raise ValueError(f"{path.name} holds no prompt embedding{wide}: {advice}.")
     return tensors
 
 
@@ -375,6 +403,7 @@ def encode_prompt(
     return dict(zip(PROMPT_KEYS, (embeds.cpu(), pooled.cpu()), strict=True))
 
 
+_SETTINGS = ("transformer/config.json",)
 _ENCODERS = ("text_encoder/*", "text_encoder_2/*", "tokenizer/*", "tokenizer_2/*")
 
 

@@ -25,7 +25,18 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy
 from numpy.typing import ArrayLike, NDArray
 
-from pipelines import judges, lane, limits, portrait_intake, portrait_metrics, portrait_paste, saving, sdxl, troubles
+from pipelines import (
+    asset_files,
+    judges,
+    lane,
+    limits,
+    portrait_intake,
+    portrait_metrics,
+    portrait_paste,
+    saving,
+    sdxl,
+    troubles,
+)
 from pipelines.portrait_intake import Bars, Face, Photo, Verdict
 from pipelines.portrait_paste import Crop, Picture
 
@@ -719,15 +730,28 @@ def _lessons(parts: Sequence[Any], intake: Intake, person: Person, settings: Tra
 
 
 def _others(latents: Tensor, positive: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
-    """The people that ``assets.mini_controlnets.train others`` encoded, where they belong to the model; None for any other."""
+    """The people that ``assets.mini_controlnets.train others`` encoded, where they belong to the model; None for any other.
+
+    Raises:
+        ValueError: the file is another than the studio came with, in one sentence.
+    """
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     if not PEOPLE.is_file():
         return None
-    found = load_file(PEOPLE)
-    if found["latents"].shape[1:] != latents.shape[1:] or found["states"].shape[1:] != positive.shape[1:]:
+    try:
+        found = load_file(PEOPLE)
+        people = tuple(found[name] for name in ("latents", "states", "pooled"))
+    except (SafetensorError, LookupError, OSError) as error:
+        troubles.raise_machines(error)
+        people = ()
+    sizes = {len(value) for value in people if value.ndim and value.is_floating_point() and value.isfinite().all()}
+    if [value.ndim for value in people] != [4, 3, 2] or len(sizes) != 1 or 0 in sizes:
+        raise ValueError(f"The people of {PEOPLE.parent.name}/{PEOPLE.name} are damaged: {asset_files.RESTORE}.")
+    if people[0].shape[1:] != latents.shape[1:] or people[1].shape[1:] != positive.shape[1:]:
         return None
-    return found["latents"].float().to(latents.device), found["states"], found["pooled"]
+    return people[0].float().to(latents.device), people[1], people[2]
 
 
 def watched(pipe: Any) -> Callable[[Tensor], Picture]:
@@ -1066,6 +1090,8 @@ def load(folder: str | Path, name: str) -> Person:
 
 
 def _well_formed(arrays: Mapping[str, NDArray], adapter: Mapping[str, Tensor], facts: Mapping[str, Any]) -> bool:
+    from pipelines.face_models import EMBEDDING
+
     if set(arrays) != {"crops", "points", "embeddings"}:
         return False
     crops, points, embeddings = arrays["crops"], arrays["points"], arrays["embeddings"]
@@ -1076,6 +1102,7 @@ def _well_formed(arrays: Mapping[str, NDArray], adapter: Mapping[str, Tensor], f
         and 1 <= count <= portrait_intake.MOST
         and crops.shape == (count, side, side, 3)
         and points.shape == (count, 5, 2)
+        and (embeddings.size == 0 or embeddings.shape[1:] == (EMBEDDING,))
         and embeddings.ndim == 2
         and len(embeddings) <= count
         and bool(numpy.isfinite(points).all() and numpy.isfinite(embeddings).all())

@@ -6,7 +6,9 @@ import dataclasses
 import importlib.util
 import itertools
 import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy
@@ -473,6 +475,29 @@ def test_a_file_that_is_no_prompt_is_refused(tmp_path: Path):
     save_file({"x": torch.zeros(1)}, tmp_path / "prompt.safetensors")
     with pytest.raises(ValueError, match="no prompt embedding: delete it"):
         flux_fill.read_prompt(tmp_path / "prompt.safetensors")
+
+
+@pytest.mark.parametrize("key", flux_fill.PROMPT_KEYS)
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda value: value[..., None],
+        lambda value: value[0],
+        lambda value: torch.cat([value, value]),
+        lambda value: value[:, :0],
+        lambda value: value.to(torch.int16),
+        lambda value: value / 0,
+        lambda value: value[..., 1:],
+    ],
+)
+def test_a_prompt_of_other_shapes_or_numbers_is_refused(tmp_path: Path, key: str, change: Callable[[Any], Any]):
+    wide = toy_flux.prompt()
+    path, widths = tmp_path / "prompt.safetensors", tuple(wide[name].shape[-1] for name in flux_fill.PROMPT_KEYS)
+    flux_fill.write_prompt(path, wide)
+    assert flux_fill.read_prompt(path, widths).keys() == wide.keys()
+    flux_fill.write_prompt(path, wide | {key: change(wide[key])})
+    with pytest.raises(ValueError, match=r"^prompt\.safetensors holds no prompt embedding .* wide: delete it, .*\.$"):
+        flux_fill.read_prompt(path, widths)
 
 
 def test_build_takes_a_new_scheduler_every_time(parts):

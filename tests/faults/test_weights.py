@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from demos import explain
-from pipelines import concept_guidance, golden_noise
+from pipelines import concept_guidance, golden_noise, portrait_person
 from pipelines import registry as registries
 from pipelines.lane import run_blocking
 from pipelines.registry import ModelSpec, OutOfBudget, Registry
@@ -138,6 +138,20 @@ def test_a_damaged_part_is_named_with_what_to_do_and_the_right_file_is_enough(co
 def test_every_part_damaged_in_every_way(copy: Path, fault: str):
     for spec in declared():
         tried(spec, copy, [fault])
+
+
+@pytest.mark.parametrize("fault", [fault for fault in FAULTS if fault != "other JSON"])
+def test_the_other_people_of_a_training_are_not_left_out_without_a_word(
+    copy: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+):
+    path = copy / portrait_person.PEOPLE.relative_to(ROOT)
+    monkeypatch.setattr(portrait_person, "PEOPLE", path)
+    latents, states = torch.zeros(1, 4, 32, 32), torch.zeros(1, 40, 192)
+    assert len(portrait_person._others(latents, states)[0]) == 64
+    assert portrait_person._others(latents[..., 1:], states) is None, "of another model they are nobody"
+    write(path, FAULTS[fault](path))
+    with pytest.raises(ValueError, match=r"mini_controlnets/others\.safetensors are damaged: put back"):
+        portrait_person._others(latents, states)
 
 
 def test_every_file_that_a_part_is_loaded_from_is_checked_by_its_hash():
