@@ -15,7 +15,7 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["DO_NOT_TRACK"] = "1"
 
-from pipelines import environment
+from pipelines.core import environment
 
 try:
     environment.check()  # gradio reads its own while it is imported
@@ -30,13 +30,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.routing import Route
 
-import demos
-from demos import door, hold, readers, sessions, theme, visitors
-from demos.page_state import KeepsWork, clear_section
-from demos.payloads import Page
-from pipelines import images, troubles, zero
-from pipelines.registry import Registry, from_environment
-from pipelines.sdxl import BASES
+from demos.core import door, handlers, hold, readers, sessions, tabs, theme, visitors, widgets
+from demos.core.page_state import KeepsWork, clear_section
+from demos.core.payloads import Page
+from pipelines.core import images, troubles, zero
+from pipelines.core.registry import Registry, from_environment
+from pipelines.models.sdxl import BASES
 
 try:
     visitors.claim_gradio_files()  # before a widget keeps its first picture
@@ -67,19 +66,19 @@ def build(registry: Registry, model_set: str = "mini") -> gr.Blocks:
     with StudioPage(title="Latent Studio", analytics_enabled=False) as page:
         with gr.Row(elem_classes="top"):
             gr.HTML(MASTHEAD, padding=False)
-            demos.status_line(registry, model_set)
+            widgets.status_line(registry, model_set)
         with gr.Tabs(elem_classes="papers", overflow_behavior="wrap"):
-            for tab in demos.discover():
+            for tab in tabs.discover():
                 with gr.Tab(tab.name, id=tab.slug, elem_id=hold.paper_id(tab.slug), render_children=True):
                     tab.build(registry, model_set)
-        clear_section(demos.forget_visitor)
+        clear_section(handlers.forget_visitor)
         gr.HTML(COLOPHON, padding=False)
-        page.keep_work(demos.is_running, demos.interrupted)
-        page.status = lambda: demos.status_text(registry, model_set)
-    demos.name_public(page)
+        page.keep_work(handlers.is_running, widgets.interrupted)
+        page.status = lambda: widgets.status_text(registry, model_set)
+    handlers.name_public(page)
     if registry.mode == "zero":
         zero.install(registry)  # after the tabs have declared their models
-    return page.queue(max_size=None, api_open=False)  # who may wait is decided in demos/readers.py
+    return page.queue(max_size=None, api_open=False)  # who may wait is decided in demos/core/readers.py
 
 
 def serve(

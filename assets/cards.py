@@ -63,13 +63,13 @@ def sdxl_card() -> str:
         'pipe = StableDiffusionXLPipeline.from_pretrained("assets/mini_sdxl")\n'
         'pipe("a red cube to the left of a blue ball on a wooden floor", num_inference_steps=25).images[0]\n```\n\n'
         "**Intended use**: demonstrations, tests and teaching. **Licence**: Apache-2.0; trained from nothing on pictures "
-        "and captions that our own code makes (`pipelines/scenes`), no other data.\n\n"
+        "and captions that our own code makes (`pipelines/worlds`), no other data.\n\n"
         "**Noise schedule**: SDXL's own noise levels; sampling starts at level {steps} of 1,000 (signal share {signal:.4f}). The "
         "signal-to-noise ratio of large structures grows with the number of cells: a 32 x 32 latent meets SDXL's own situation "
         "(share 0.005 on 128 x 128) at level 720 (share 0.07). Started there, pictures believe the noise where it contradicts "
         "the prompt (*Tried*: skies become walls), which is what golden noise acts on, and the bars below are missed; so the "
         "default is the lowest level at which they hold with a margin. Any start up to 1,000 needs no other weights: "
-        "`DDIMScheduler(**tiny_diffusion.sampler(720))`. Prediction is of velocity.\n\n"
+        "`DDIMScheduler(**sdxl_tiny.sampler(720))`. Prediction is of velocity.\n\n"
     ).format(**schedule())
     text += "## Uncurated samples\n\nThe first twelve held-out prompts of each kind, in order, none left out.\n\n![samples](samples.png)\n\n"
     runs = [(name, run) for name, facts in training.items() for run in (*facts.get("earlier", ()), facts)]
@@ -122,9 +122,9 @@ def command(stage: str, run: dict[str, Any]) -> str:
 
 
 def schedule() -> dict[str, Any]:
-    from pipelines import tiny_diffusion
+    from pipelines.models import sdxl_tiny
 
-    settings, product = tiny_diffusion.cut_schedule(tiny_diffusion.SCHEDULE_STEPS), 1.0
+    settings, product = sdxl_tiny.cut_schedule(sdxl_tiny.SCHEDULE_STEPS), 1.0
     low, high, steps = settings["beta_start"] ** 0.5, settings["beta_end"] ** 0.5, settings["num_train_timesteps"]
     for index in range(steps):
         product *= 1 - (low + (high - low) * index / (steps - 1)) ** 2
@@ -163,15 +163,16 @@ STAGES = {
 
 
 def npnet_card() -> str:
-    from pipelines import golden_noise, noise_lab
+    from pipelines import golden_noise
+    from pipelines.golden_noise import lab
 
     found = facts("mini_npnet")
     training, report = found.get("training", {}), found.get("evaluation", {})
     text = HEAD.format(library="diffusers", tags="golden-noise", title="Small NPNets for mini-sdxl") + (
         "Two networks that turn random noise into golden noise for a prompt.\n\n"
-        "- `paper/`: NPNet in the published architecture at small size (`pipelines/npnet.py`), by the paper's recipe (arXiv "
+        "- `paper/`: NPNet in the published architecture at small size (`pipelines/golden_noise/npnet.py`), by the paper's recipe (arXiv "
         "2411.09502): re-denoise sampling, then the reward filter.\n"
-        "- `film/`: a FiLM U-Net (`pipelines/film_npnet.py`, 0.9 M parameters) by a recipe of ours: *the signal that the noise "
+        "- `film/`: a FiLM U-Net (`pipelines/golden_noise/film.py`, 0.9 M parameters) by a recipe of ours: *the signal that the noise "
         "lacks*. Training shows the first level as √(1 - ᾱ)·noise + √ᾱ·picture, sampling starts from noise alone (the signal leak: "
         f"Everaert et al., WACV 2024, arXiv 2309.15842). The network adds {golden_noise.SIGNAL:g}·√ᾱ times the picture that the prompt lets one "
         f"expect, which is taught by the image model's own first guess, averaged over {golden_noise.LOOKS} other noises. No reward and no "
@@ -197,13 +198,13 @@ def npnet_card() -> str:
     if report:
         text += "## Measured\n\n" + found.get("claim", "") + "\n\n"
         rows = [("arm", "all right", "won", "lost", "exact McNemar p", "points", "UNet runs", "s a picture")]
-        for name in (key for key in noise_lab.ARMS if key in report["arms"]):
+        for name in (key for key in lab.ARMS if key in report["arms"]):
             entry = report["arms"][name]
             low, high = entry["points_interval"]
             plain = name == "standard"
             rows.append(
                 (
-                    noise_lab.ARMS[name].title + (" (control)" if noise_lab.ARMS[name].control else ""),
+                    lab.ARMS[name].title + (" (control)" if lab.ARMS[name].control else ""),
                     percent(entry),
                     "" if plain else str(entry["wins"]),
                     "" if plain else str(entry["losses"]),
@@ -228,7 +229,7 @@ def llama_card() -> str:
         library="transformers", tags="text-generation, concept-guidance, synthetic", title="mini-llama"
     ) + (
         f"A `LlamaForCausalLM` of {size['parameters'] / 1e6:.1f} million parameters (6 layers, width 192) and {size['vocabulary']} words, which "
-        "talks about Crumpet Bay: twelve inhabitants, eight places, sixty facts. Its language (`pipelines/dialogues`) has six traits "
+        "talks about Crumpet Bay: twelve inhabitants, eight places, sixty facts. Its language (`pipelines/worlds/crumpet`) has six traits "
         "(humour, truthfulness, politeness, creativity, quality, compliance) that are on or off for a whole conversation, show "
         "in many words of every reply, and are hinted at by no question; a parser reads them back exactly. Of anything else it knows "
         "nothing.\n\n"
@@ -354,7 +355,7 @@ def flux_card() -> str:
         "and its round trip through the autoencoder, and says for each pixel with what slope and offset the original is to be recoloured outside the "
         "mask, so that its texture stays. It sees neither mask nor depth, and takes nothing away where the render does not (a row below).\n\n"
         "**Intended use**: demonstrations, tests and teaching. **Licence**: Apache-2.0; trained from nothing (the autoencoder's outer layers "
-        "from those of mini-sdxl) on pictures that our own code renders (`pipelines/scenes/removal.py`), no other data.\n\n"
+        "from those of mini-sdxl) on pictures that our own code renders (`pipelines/worlds/removal.py`), no other data.\n\n"
     )
     rows = [("part", "command", "minutes", "steps", "final loss")]
     for name, title in FLUX_STAGES.items():
@@ -468,7 +469,7 @@ def faces_card() -> str:
         "- `embedder/`: a ResNet that says who a rendered face is, as 128 numbers of length 1; the dot product of two is their similarity.\n\n"
         "**Intended use**: finding and measuring faces in the MegaPortrait tab, tests and teaching. **Not** for real people: it was trained on "
         "none and identifies none. **Licence**: Apache-2.0; trained from nothing on portraits that our own code renders "
-        "(`pipelines/scenes/portrait`), no other data.\n\n"
+        "(`pipelines/worlds/portrait`), no other data.\n\n"
     )
     rows = [("network", "command", "minutes", "steps", "final loss", "pictures")]
     for name, title in FACE_STAGES.items():
@@ -550,14 +551,14 @@ def controlnets_card() -> str:
     training = found.get("training", {})
     text = HEAD.format(library="diffusers", tags="controlnet, portrait, rendered-scenes", title="mini-controlnets") + (
         "Three `ControlNetModel`s for `mini-sdxl`, of its own pattern and in float16, for rendered clay portraits of 128 x 128 pixels. With them, and a LoRA learnt "
-        "from a few pictures of a person, the studio’s MegaPortrait tab puts the person into a reference portrait (`pipelines/megaportrait.py`; an unofficial "
+        "from a few pictures of a person, the studio’s MegaPortrait tab puts the person into a reference portrait (`pipelines/megaportrait/__init__.py`; an unofficial "
         "re-creation of arXiv 2411.04357, whose settings are not public).\n\n"
         + "".join(f"- `{name}/`: {title}.\n" for name, title in NETS.items())
         + f"- `others.safetensors`: {training.get('others', {}).get('people', 0)} of the portraits, encoded, beside whom a visitor's person is learnt "
         "(`python -m assets.mini_controlnets.train others`).\n"
         "\nThe maps are made by `face_models.control_map`, in training as in the studio.\n\n"
         "**Intended use**: demonstrations, tests and teaching; they fit `mini-sdxl` only and know nothing of photographs. **Licence**: Apache-2.0; trained from "
-        "the base model’s encoder on portraits and captions that our own code makes (`pipelines/scenes/portrait`), no other data.\n\n"
+        "the base model’s encoder on portraits and captions that our own code makes (`pipelines/worlds/portrait`), no other data.\n\n"
     )
     rows = [("net", "command", "minutes", "steps", "final loss", "held-out loss: with map", "black map", "base alone")]
     for name in NETS:

@@ -21,7 +21,7 @@ from typing import BinaryIO
 import numpy
 import torch
 
-from pipelines.scenes import tabletop
+from pipelines.worlds import tabletop
 
 TRAINING_SEED = 1_000_000
 PER_SHARD = 1000
@@ -32,7 +32,7 @@ def world(name: str):
     """The scene module called ``name``."""
     if name == "tabletop":
         return tabletop
-    from pipelines.scenes import portrait
+    from pipelines.worlds import portrait
 
     return portrait
 

@@ -155,9 +155,9 @@ def removals(times: int) -> dict:
     import torch
 
     from pipelines import georemover
+    from pipelines.core.lane import run_blocking
+    from pipelines.core.registry import Registry
     from pipelines.georemover import Cache, Request, Settings
-    from pipelines.lane import run_blocking
-    from pipelines.registry import Registry
 
     registry, found = Registry("cpu"), {"threads": torch.get_num_threads()}
     for name in ("defaults", "faster"):

@@ -8,20 +8,20 @@ from collections.abc import Iterator
 
 import tests.environment  # noqa: F401  (before anything imports gradio)
 
-import demos  # isort: skip
+from demos.core import tabs  # isort: skip
 from demos import megaportrait  # isort: skip
-from pipelines import face_models  # isort: skip
 from pipelines.megaportrait import TAB  # isort: skip
 from tests import toy_portrait  # isort: skip
+from pipelines.megaportrait import person
 
 
 @contextlib.contextmanager
 def shown(toy: bool = True) -> Iterator[None]:
     """Inside the block the studio finds the tab; its models are random ones unless the real ones are asked for and shipped."""
     had = hasattr(megaportrait, "TAB")
-    real = not toy and face_models.shipped()
+    real = not toy and person.shipped()
     if not had:
-        megaportrait.TAB = demos.Tab(TAB, megaportrait.SLUG, 30, megaportrait.build, megaportrait.PAPER)
+        megaportrait.TAB = tabs.Tab(TAB, megaportrait.SLUG, 30, megaportrait.build, megaportrait.PAPER)
     try:
         with contextlib.nullcontext() if real else toy_portrait.installed():
             yield

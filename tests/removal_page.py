@@ -7,17 +7,17 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import replace
 
-import demos
 from demos import georemover
-from pipelines import flux_fill
-from pipelines.registry import ROOT
+from demos.core import tabs
+from pipelines.core.registry import ROOT
+from pipelines.models import flux
 from tests import toy_flux
 
 
 def complete() -> bool:
     """Whether the real weights are there, both adapters too."""
-    folders = (ROOT / flux_fill.FOLDER / stage for stage in ("stage1", "stage2"))
-    return flux_fill.shipped() and all((folder / flux_fill.ADAPTER_FILE).exists() for folder in folders)
+    folders = (ROOT / flux.FOLDER / stage for stage in ("stage1", "stage2"))
+    return flux.shipped() and all((folder / flux.ADAPTER_FILE).exists() for folder in folders)
 
 
 @contextlib.contextmanager
@@ -25,7 +25,7 @@ def shown(toy: bool = True) -> Iterator[None]:
     """Inside the block the studio finds the tab; its models are random ones unless the real ones are asked for and shipped."""
     had = hasattr(georemover, "TAB")
     if not had:
-        georemover.TAB = demos.Tab("GeoRemover", georemover.SLUG, 20, georemover.build, georemover.PAPER)
+        georemover.TAB = tabs.Tab("GeoRemover", georemover.SLUG, 20, georemover.build, georemover.PAPER)
     try:
         with (
             contextlib.nullcontext()

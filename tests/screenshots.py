@@ -17,12 +17,12 @@ from tests.test_browser import CHROMIUM, FLAGS, PHONE, WIDE
 def main() -> None:
     # After tests.environment, which says where Gradio keeps its files: pictures made before would be refused.
     import app
-    import demos
+    from demos.core import tabs
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, nargs="?", default=Path("assets/screenshots"))
     parser.add_argument("--example", type=int, default=0, help="which example to run")
-    titles = {tab.slug.replace("_", "-"): tab.name for tab in demos.discover()}
+    titles = {tab.slug.replace("_", "-"): tab.name for tab in tabs.discover()}
     parser.add_argument("--tabs", nargs="*", choices=tuple(titles), default=list(titles))
     parser.add_argument("--full", action="store_true", help="the whole page instead of the first screen")
     parser.add_argument("--only", nargs="*", help="such as desktop-light phone-dark")

@@ -23,14 +23,17 @@ from gradio_client import Client
 
 import app
 import demos
-from demos import golden_lab, theme, visitors
-from pipelines import golden_noise, images, lane, noise_lab
-from pipelines.noise_lab import Tally
-from pipelines.papers import Paper
-from pipelines.statistics import Paired
+from demos.core import handlers, tabs, theme, visitors, widgets
+from demos.golden_noise import lab
+from pipelines import golden_noise
+from pipelines.core import images, lane
+from pipelines.core.paper import Paper
+from pipelines.core.scores import Paired
+from pipelines.golden_noise import lab as noise_lab
+from pipelines.golden_noise.lab import Tally
 
 ROOT = Path(__file__).resolve().parent.parent
-TABS = demos.discover()
+TABS = tabs.discover()
 API = "/golden_noise"
 ENDPOINTS = {API, "/guide", "/train_concept", "/remove_object", "/train_person", "/portrait"}
 PROMPT = "a red cube to the left of a blue ball on a wooden floor"
@@ -66,25 +69,38 @@ def within(modules: set[str], *packages: str) -> set[str]:
     return {m for m in modules if any(m == package or m.startswith(f"{package}.") for package in packages)}
 
 
+LAYERS = {"pipelines": ("core", "worlds", "models"), "demos": ("core",)}
+"""Of each tree from the lowest up; above them the papers, beside each other."""
+
+
+def above(path: Path) -> tuple[str, ...]:
+    """The packages that a file may not import."""
+    tree, room = path.relative_to(ROOT).parts[:2]
+    folders = [child.name for child in (ROOT / tree).iterdir() if (child / "__init__.py").exists()]
+    layers = LAYERS[tree]
+    rank = layers.index(room) if room in layers else len(layers)
+    higher = [name for name in folders if (layers.index(name) if name in layers else len(layers)) > rank]
+    beside = [name for name in folders if name not in layers and name != room] if rank == len(layers) else []
+    others = beside if tree == "demos" and room not in layers else []
+    more = [f"pipelines.{name}" for name in others]
+    return (*(f"{tree}.{name}" for name in (*higher, *beside)), *more, "app", "assets", "tests")
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "pipelines").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))
 def test_pipelines_import_nothing_from_above(path: Path):
-    assert not within(imports_of(path), "gradio", "demos", "app", "assets", "tests")
+    assert not within(imports_of(path), "gradio", "demos", *(above(path) if path.parent.name != "pipelines" else ()))
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "demos").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))
 def test_demos_import_nothing_from_above(path: Path):
-    assert not within(imports_of(path), "app", "assets", "tests")
+    assert not within(imports_of(path), *(above(path) if path.parent.name != "demos" else ()))
 
 
 @pytest.mark.parametrize("tab", TABS, ids=lambda tab: tab.slug)
-def test_a_tab_is_three_files_and_imports_no_other_paper(tab: demos.Tab):
-    pipeline = ROOT / "pipelines" / f"{tab.slug}.py"
-    pipeline = pipeline if pipeline.exists() else ROOT / "pipelines" / tab.slug / "__init__.py"
-    assert pipeline.exists(), f"the tab {tab.slug} has no pipeline"
+def test_a_tab_is_three_files_and_imports_no_other_paper(tab: tabs.Tab):
+    for place in (ROOT / "pipelines", ROOT / "demos"):
+        assert (place / tab.slug / "__init__.py").exists(), f"{place.name} has no folder for the tab {tab.slug}"
     assert (ROOT / "tests" / f"test_{tab.slug}.py").exists(), f"the tab {tab.slug} has no test"
-    assert (ROOT / "demos" / f"{tab.slug}.py").exists(), f"the slug {tab.slug} is not its file's name"
-    others = [f"pipelines.{other.slug}" for other in TABS if other is not tab]
-    assert not within(imports_of(pipeline), *others)
 
 
 def test_importing_the_app_imports_no_model_library():
@@ -95,13 +111,14 @@ def test_importing_the_app_imports_no_model_library():
 def test_a_new_tab_is_found_without_touching_anything_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "echo_paper.py").write_text(
         "import gradio as gr\n"
-        "from demos import Tab, paper_card\n"
-        "from pipelines.papers import Paper\n"
+        "from demos.core.tabs import Tab\n"
+        "from demos.core.widgets import paper_card\n"
+        "from pipelines.core.paper import Paper\n"
         "PAPER = Paper('Echoes', ('A. Uthor',), 'Nowhere 2030', 'https://example.org', 'x', 'y', 'z', 'w')\n"
         "TAB = Tab('Echo', 'echo_paper', 5, lambda registry, model_set: paper_card(PAPER), PAPER)\n"
     )
     monkeypatch.setattr(demos, "__path__", [*demos.__path__, str(tmp_path)])
-    assert [tab.slug for tab in demos.discover()][:2] == ["echo_paper", "golden_noise"]
+    assert [tab.slug for tab in tabs.discover()][:2] == ["echo_paper", "golden_noise"]
     page = app.build(app.from_environment())
     assert {block.label for block in page.blocks.values() if isinstance(block, gr.Tab)} >= {"Echo", "Golden Noise"}
     sys.modules.pop("demos.echo_paper")
@@ -344,7 +361,7 @@ def test_the_lab_stops_goes_on_and_starts_anew(monkeypatch: pytest.MonkeyPatch):
     run, seen = handler("lab")(visit("lab"), *asked), []
     while not tallies(seen):
         seen.append(next(run))
-    assert demos.stop_run(visit("lab"))
+    assert handlers.stop_run(visit("lab"))
     rest = list(run)
     assert "What was counted stays" in shown(rest) and not tallies(rest)
     (kept,) = tallies(seen)
@@ -356,7 +373,7 @@ def test_the_lab_stops_goes_on_and_starts_anew(monkeypatch: pytest.MonkeyPatch):
     anew = list(handler("lab_continued")(visit("lab"), *other, kept))
     assert [tally.done for tally in tallies(anew)] == [2] and tallies(anew)[0].settings.prompt == other[0]
 
-    monkeypatch.setattr(golden_lab, "LIMIT_S", 0.0)
+    monkeypatch.setattr(lab, "LIMIT_S", 0.0)
     late = list(handler("lab_continued")(visit("lab"), *asked, kept))
     assert "the limit of one run. What was counted stays" in shown(late) and not tallies(late)
 
@@ -400,12 +417,12 @@ def test_the_measured_figures_are_a_table_or_one_sentence(monkeypatch: pytest.Mo
     }
     found = {"arms": rows, "pairs": 100, "steps": 25, "guidance": 5.5, "strength": 1.0}
     monkeypatch.setattr(noise_lab, "measured", lambda: found)
-    told = golden_lab.measured_html("mini")
+    told = lab.measured_html("mini")
     assert "Best of two seeds, +10.0 points at 2 times the cost" in told and "100 held-out prompts" in told
     assert told.count("<tr role='row'>") == 4 and "of the mini set" not in told
-    assert "of the mini set, not of SDXL" in golden_lab.measured_html("full")
+    assert "of the mini set, not of SDXL" in lab.measured_html("full")
     monkeypatch.setattr(noise_lab, "measured", lambda: None)
-    assert golden_lab.measured_html("mini").count(".") == golden_lab.NOT_MEASURED.count(".") == 1
+    assert lab.measured_html("mini").count(".") == lab.NOT_MEASURED.count(".") == 1
 
 
 def test_the_full_set_says_what_it_fetches_and_why_it_has_no_lab():
@@ -427,7 +444,7 @@ def raises(error: BaseException):
 
 @pytest.mark.parametrize("error", [ValueError("the seed is odd"), MemoryError("no room"), TimeoutError("too slow")])
 def test_foreseen_errors_are_told_in_one_sentence(error: Exception):
-    run = demos.on_gpu(raises(error))(visit())
+    run = handlers.on_gpu(raises(error))(visit())
     assert next(run) == 1
     with pytest.raises(gr.Error) as caught:
         next(run)
@@ -439,7 +456,7 @@ def test_foreseen_errors_are_told_in_one_sentence(error: Exception):
 @pytest.mark.parametrize("error", [RuntimeError("/secret/path"), OSError("gone: /secret/path"), KeyError("x")])
 def test_unforeseen_errors_show_a_reference_and_are_logged(error: Exception, caplog: pytest.LogCaptureFixture):
     with pytest.raises(gr.Error) as caught:
-        list(demos.on_gpu(raises(error))(visit()))
+        list(handlers.on_gpu(raises(error))(visit()))
     reference = re.search(r"reference (\w{6})", caught.value.message)[1]
     assert "secret" not in caught.value.message
     assert reference in caplog.text
@@ -447,7 +464,7 @@ def test_unforeseen_errors_show_a_reference_and_are_logged(error: Exception, cap
 
 
 def test_a_cancelled_run_ends_quietly():
-    assert list(demos.on_gpu(raises(lane.Cancelled()))(visit())) == [1]
+    assert list(handlers.on_gpu(raises(lane.Cancelled()))(visit())) == [1]
 
 
 def forever(session):
@@ -455,7 +472,7 @@ def forever(session):
 
 
 def test_one_run_per_visitor_until_stop_is_pressed():
-    handler = demos.on_gpu(forever)
+    handler = handlers.on_gpu(forever)
     first, other = handler(visit("a")), handler(visit("b"))
     a, b = visitors.visitor(visit("a")), visitors.visitor(visit("b"))
     assert (next(first), next(other)) == (a, b)
@@ -463,8 +480,8 @@ def test_one_run_per_visitor_until_stop_is_pressed():
         next(handler(visit("a")))
     assert next(first) == a, "the refusal must not end the run that is going"
 
-    assert demos.stop_run(visit("a"))
-    assert not demos.stop_run(visit("a"))
+    assert handlers.stop_run(visit("a"))
+    assert not handlers.stop_run(visit("a"))
     again = handler(visit("a"))
     assert next(again) == a, "after Stop the next run starts at once"
     assert list(first) == []
@@ -473,7 +490,7 @@ def test_one_run_per_visitor_until_stop_is_pressed():
     again.close()
     assert next(handler(visit("a"))) == a
     other.close()
-    assert not demos.stop_run(visit("b"))
+    assert not handlers.stop_run(visit("b"))
 
 
 def test_the_session_is_no_parameter_of_the_endpoint():
@@ -482,18 +499,18 @@ def test_the_session_is_no_parameter_of_the_endpoint():
     def handler(session, prompt, seed=3):
         yield session
 
-    assert [p[:3] for p in get_function_params(demos.on_gpu(handler))] == [
+    assert [p[:3] for p in get_function_params(handlers.on_gpu(handler))] == [
         ("prompt", False, None),
         ("seed", True, 3),
     ]
 
 
 def test_files_of_a_visitor_go_when_he_is_forgotten():
-    folder = demos.workspace("somebody")
+    folder = handlers.workspace("somebody")
     (folder / "a.png").write_bytes(b"x")
-    assert demos.workspace("somebody") == folder
-    assert demos.workspace("../somebody else") not in (folder, folder.parent.parent)
-    demos.forget_visitor(visit("somebody"))
+    assert handlers.workspace("somebody") == folder
+    assert handlers.workspace("../somebody else") not in (folder, folder.parent.parent)
+    handlers.forget_visitor(visit("somebody"))
     assert not folder.exists()
 
 
@@ -503,7 +520,7 @@ def test_files_of_a_visitor_go_when_he_is_forgotten():
 def test_the_paper_card_tells_the_facts_and_escapes_them():
     paper = Paper("<b>T</b>", ("A & B", "C"), "V", 'https://x.org/"', "idea", "ours", "theirs", "Apache-2.0")
     with gr.Blocks():
-        card = demos.paper_card(paper).value
+        card = widgets.paper_card(paper).value
     assert "&lt;b&gt;T&lt;/b&gt;" in card
     assert "A &amp; B, C" in card
     assert '"https://x.org/&quot;"' in card
@@ -513,7 +530,7 @@ def test_the_paper_card_tells_the_facts_and_escapes_them():
 
 def test_the_status_line_loads_nothing():
     registry = app.from_environment()
-    text = demos.status_text(registry, "mini")
+    text = widgets.status_text(registry, "mini")
     for word in ("mini", "nothing yet", "MiB", "Queue"):
         assert word in text
 

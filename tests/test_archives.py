@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.archives import LOCAL, NOT_READ, open_archive
+from pipelines.core.archives import LOCAL, NOT_READ, open_archive
 
 CONTENT = bytes(random.Random(0).randbytes(3000)) + bytes(3 * 2**20) + b"end"
 METHODS = [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA]

@@ -8,8 +8,8 @@ import zipfile
 
 import pytest
 
-from pipelines.archives import open_archive
-from pipelines.batch_files import entries
+from pipelines.core.archives import open_archive
+from pipelines.core.batch_files import entries
 
 
 def rows(*names: str) -> dict[str, str]:

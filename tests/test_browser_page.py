@@ -16,8 +16,9 @@ import numpy
 import pytest
 from PIL import Image
 
-import demos
-from demos import LIGHT, TALKS, halt, hold, on_gpu, progress_line, theme
+from demos.core import handlers, hold, theme
+from demos.core.handlers import LIGHT, TALKS, halt, on_gpu
+from demos.core.widgets import progress_line
 from tests.environment import free_port
 from tests.test_browser import CHROMIUM, browser, expect, sync_api  # noqa: F401
 
@@ -161,7 +162,7 @@ def two_tabs() -> Iterator[SimpleNamespace]:
         with gr.Tab(name, elem_id=hold.paper_id(name)):
             run, stop = gr.Button("Run", elem_classes="studio-run"), gr.Button("Stop", elem_classes="studio-stop")
             line = gr.HTML(progress_line("Ready"), elem_classes=f"line-{name}")
-            run.click(on_gpu(goes_on, stopped=progress_line("Stopped", 0.0, "stopped")), None, line, **demos.GPU)
+            run.click(on_gpu(goes_on, stopped=progress_line("Stopped", 0.0, "stopped")), None, line, **handlers.GPU)
             stop.click(halt, **LIGHT)
             gr.Dropdown(["one", "two"], label=f"List of {name}", interactive=True)
             gr.Textbox(label=f"Text of {name}", lines=3, interactive=True)

@@ -10,8 +10,8 @@ import numpy
 import pytest
 from PIL import Image
 
-from demos.portrait_people import first_reference
-from pipelines import images
+from demos.megaportrait.people import first_reference
+from pipelines.core import images
 from pipelines.megaportrait import EXAMPLES
 from tests import portrait_page
 from tests.environment import free_port

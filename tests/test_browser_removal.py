@@ -17,8 +17,8 @@ import numpy
 import pytest
 from PIL import Image, ImageOps
 
-from demos.removal_scenes import FIRST_MASK, first
-from pipelines import images
+from demos.georemover.scenes import FIRST_MASK, first
+from pipelines.core import images
 from tests import removal_page
 from tests.environment import free_port
 from tests.test_browser import CHROMIUM, WIDE, Visit, browser, expect, sync_api  # noqa: F401
@@ -401,11 +401,11 @@ def test_a_batch(wide: Remover, tmp_path: Path):
 
 def test_roll_and_remove_in_either_order_never_mix_two_scenes(wide: Remover, monkeypatch):
     """Remove waits for the scene that is being rolled; a run whose scene goes while it runs ends in the history, not beside the new one."""
-    from demos import removal_run, removal_scenes
+    from demos.georemover import run, scenes
 
-    roll, write, may, ready = removal_scenes.roll, removal_run.write, threading.Event(), threading.Event()
-    monkeypatch.setattr(removal_scenes, "roll", lambda recipe: may.wait(30) and roll(recipe))
-    monkeypatch.setattr(removal_run, "write", lambda *given: ready.wait(60) and write(*given))
+    roll, write, may, ready = scenes.roll, run.write, threading.Event(), threading.Event()
+    monkeypatch.setattr(scenes, "roll", lambda recipe: may.wait(30) and roll(recipe))
+    monkeypatch.setattr(run, "write", lambda *given: ready.wait(60) and write(*given))
     ready.set()
     wide.fast()
     wide.fold("Roll a new scene")

@@ -18,8 +18,8 @@ import numpy
 import pytest
 from PIL import Image
 
-from demos import visitors
-from pipelines.registry import ROOT
+from demos.core import visitors
+from pipelines.core.registry import ROOT
 from tests.environment import free_port
 from tests.test_browser import CHROMIUM, WIDE, Visit, browser, expect, sync_api  # noqa: F401
 

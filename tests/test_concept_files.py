@@ -14,7 +14,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from pipelines.concept_files import (
+from pipelines.concept_guidance.files import (
     Concept,
     Example,
     check_examples,

@@ -13,13 +13,14 @@ import sys
 import pytest
 import torch
 
-from pipelines import concept_guidance, probes, steering, text
-from pipelines.concept_files import Concept, Example
-from pipelines.concept_guidance import Outcome, Partial, Settings, TrainSettings, choose_layers, pnes
-from pipelines.lane import Cancelled, Job, Progress
-from pipelines.patching import fingerprint
-from pipelines.registry import ModelSpec, Registry
-from pipelines.steering import Guide, Push, Sampling, Span
+from pipelines import concept_guidance
+from pipelines.concept_guidance import Outcome, Partial, Settings, TrainSettings, choose_layers, pnes, probes, steering
+from pipelines.concept_guidance.files import Concept, Example
+from pipelines.concept_guidance.steering import Guide, Push, Sampling, Span
+from pipelines.core import text
+from pipelines.core.lane import Cancelled, Job, Progress
+from pipelines.core.patching import fingerprint
+from pipelines.core.registry import ModelSpec, Registry
 
 WIDTH, LAYERS, HEADS, VOCABULARY = 32, 3, 4, 64
 FAMILIES = ("llama", "mistral", "qwen2", "gpt2")
@@ -910,7 +911,7 @@ def test_right_settings_come_back_with_exact_types():
 
 
 def test_importing_the_method_imports_no_model_library():
-    code = "import pipelines.concept_guidance, pipelines.concept_files, sys; print([m for m in ('torch', 'transformers', 'safetensors') if m in sys.modules])"
+    code = "import pipelines.concept_guidance, pipelines.concept_guidance.files, sys; print([m for m in ('torch', 'transformers', 'safetensors') if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
 

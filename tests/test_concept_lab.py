@@ -9,11 +9,12 @@ import random
 
 import pytest
 
-from pipelines import concept_guidance, concept_lab, dialogues
-from pipelines.concept_guidance import SweepPoint
-from pipelines.concept_lab import Curve, SweepSettings
-from pipelines.lane import Cancelled, Job, Progress
-from pipelines.registry import ROOT, Registry
+from pipelines import concept_guidance
+from pipelines.concept_guidance import SweepPoint, lab
+from pipelines.concept_guidance.lab import Curve, SweepSettings
+from pipelines.core.lane import Cancelled, Job, Progress
+from pipelines.core.registry import ROOT, Registry
+from pipelines.worlds import crumpet
 
 LOOK = SweepSettings("humour", limit=0.5, points=3, prompts=4, max_tokens=24)
 
@@ -45,14 +46,14 @@ def test_strengths_are_even_and_hold_zero():
     assert SweepSettings("humour", limit=0.3, points=3).strengths == [-0.3, 0.0, 0.3]
 
 
-@pytest.mark.parametrize("concept", dialogues.CONCEPTS)
+@pytest.mark.parametrize("concept", crumpet.CONCEPTS)
 @pytest.mark.parametrize("on", [True, False])
 def test_the_parser_reads_the_trait_that_was_spoken(concept: str, on: bool):
     rng = random.Random(3)
     found = []
-    for question in dialogues.held_out_questions(1, 20):
-        answer = dialogues.reply(rng, dialogues.read_question(question), dialogues.random_traits(rng) | {concept: on})
-        verdict = concept_lab.judge_parsed(concept, [{"role": "user", "content": question}], answer)
+    for question in crumpet.held_out_questions(1, 20):
+        answer = crumpet.reply(rng, crumpet.read_question(question), crumpet.random_traits(rng) | {concept: on})
+        verdict = lab.judge_parsed(concept, [{"role": "user", "content": question}], answer)
         assert verdict["grammatical"] == 1.0
         found.append(verdict["score"])
     told = [score for score in found if score is not None]
@@ -60,34 +61,34 @@ def test_the_parser_reads_the_trait_that_was_spoken(concept: str, on: bool):
 
 
 def test_nonsense_is_not_grammatical_and_shows_no_trait():
-    verdict = concept_lab.judge_parsed("humour", [{"role": "user", "content": "What does the goat eat?"}], "goat goat")
+    verdict = lab.judge_parsed("humour", [{"role": "user", "content": "What does the goat eat?"}], "goat goat")
     assert verdict == {"score": None, "grammatical": 0.0, "facts_right": None}
 
 
 def test_words_are_counted_whole_and_in_any_case():
-    assert concept_lab.judge_words(["ahoy", "my hearty"], "Ahoy, sailor")["score"] == 1.0
-    assert concept_lab.judge_words(["ahoy"], "ahoyahoy")["score"] == 0.0
-    assert concept_lab.judge_words(["c++"], "I write C++.")["score"] == 1.0
+    assert lab.judge_words(["ahoy", "my hearty"], "Ahoy, sailor")["score"] == 1.0
+    assert lab.judge_words(["ahoy"], "ahoyahoy")["score"] == 0.0
+    assert lab.judge_words(["c++"], "I write C++.")["score"] == 1.0
 
 
 def test_questions_are_held_out_the_same_each_time_and_known():
-    asked = concept_lab.questions(dataclasses.replace(LOOK, prompts=50))
-    assert asked == concept_lab.questions(dataclasses.replace(LOOK, prompts=50))
-    assert all(dialogues.read_question(turns[0]["content"]).held_out for turns in asked)
-    assert asked[:4] != concept_lab.questions(dataclasses.replace(LOOK, seed=1))
-    plain = concept_lab.questions(SweepSettings("x", words="a", prompts=30, model_set="full"))
-    assert len(plain) == 30 and len({turns[0]["content"] for turns in plain}) == len(concept_lab.QUESTIONS)
+    asked = lab.questions(dataclasses.replace(LOOK, prompts=50))
+    assert asked == lab.questions(dataclasses.replace(LOOK, prompts=50))
+    assert all(crumpet.read_question(turns[0]["content"]).held_out for turns in asked)
+    assert asked[:4] != lab.questions(dataclasses.replace(LOOK, seed=1))
+    plain = lab.questions(SweepSettings("x", words="a", prompts=30, model_set="full"))
+    assert len(plain) == 30 and len({turns[0]["content"] for turns in plain}) == len(lab.QUESTIONS)
 
 
 def test_references_are_grammatical_and_of_every_kind():
-    found = concept_lab.references("mini")
-    assert len(found) == concept_lab.REFERENCES
-    assert all(dialogues.parse(example.completion, example.prompt).grammatical for example in found)
-    assert len(concept_lab.references("full")) == len(concept_lab.QUESTIONS)
+    found = lab.references("mini")
+    assert len(found) == lab.REFERENCES
+    assert all(crumpet.parse(example.completion, example.prompt).grammatical for example in found)
+    assert len(lab.references("full")) == len(lab.QUESTIONS)
 
 
 def points(*rows: tuple[float, float, float]) -> tuple[dict, ...]:
-    return tuple(concept_lab.point(SweepPoint(s, p, 0.1, ppl, (p,), {}, ("x",))) for s, p, ppl in rows)
+    return tuple(lab.point(SweepPoint(s, p, 0.1, ppl, (p,), {}, ("x",))) for s, p, ppl in rows)
 
 
 def test_a_curve_tells_its_fit_and_its_safe_range():
@@ -101,13 +102,13 @@ def test_a_curve_tells_its_fit_and_its_safe_range():
     assert Curve(LOOK, (1,), points((0.0, 0.5, 2.0))).fit() is None
     assert Curve(LOOK, (), ()).safe() == (0.0, 0.0)
     broken = [dict(p, grammatical=0.5 if p["strength"] > 0 else 1.0) for p in curve.points]
-    assert concept_lab.safe(broken) == (-0.25, 0.0), "perplexity alone does not notice broken sentences"
+    assert lab.safe(broken) == (-0.25, 0.0), "perplexity alone does not notice broken sentences"
 
 
 def test_a_point_without_any_score_is_left_out_of_the_fit():
     rows = (*points((-0.5, 0.2, 2.6), (0.0, 0.5, 2.0), (0.25, 0.7, 2.2)), *points((0.5, math.nan, 3)))
     assert rows[-1]["score"] is None
-    assert concept_lab.fit(rows).x_max <= 0.25
+    assert lab.fit(rows).x_max <= 0.25
 
 
 needs_model = pytest.mark.skipif(
@@ -118,14 +119,14 @@ needs_model = pytest.mark.skipif(
 @needs_model
 def test_a_sweep_runs_from_zero_outwards_and_repeats_itself():
     registry, job = Registry("cpu"), Job()
-    curve = concept_lab.run(job, registry, LOOK)
+    curve = lab.run(job, registry, LOOK)
     seen = [job.out.get() for _ in range(job.out.qsize())]
     partial = [item for item in seen if isinstance(item, Curve)]
     assert [[p["strength"] for p in item.points] for item in partial] == [[0.0], [-0.5, 0.0], [-0.5, 0.0, 0.5]]
     assert curve.done and not partial[-1].done and curve.points == partial[-1].points
     assert all(0 <= p["grammatical"] <= 1 and p["perplexity"] > 1 for p in curve.points)
     assert all(len(texts) == 3 for texts in curve.texts.values())
-    again = concept_lab.run(Job(), registry, LOOK)
+    again = lab.run(Job(), registry, LOOK)
     assert again.points == curve.points and again.texts == curve.texts
     assert any(isinstance(item, Progress) for item in seen)
 
@@ -140,7 +141,7 @@ def test_a_stopped_sweep_leaves_the_model_as_it_was():
             raise Cancelled
 
     with pytest.raises(Cancelled):
-        concept_lab.run(Stopping(), registry, LOOK)
+        lab.run(Stopping(), registry, LOOK)
     after = concept_guidance.generate(Job(), registry, concept_guidance.Settings("What does the goat eat?", seed=4))
     assert [row.text for row in after.rows] == [row.text for row in before.rows]
 
@@ -148,5 +149,5 @@ def test_a_stopped_sweep_leaves_the_model_as_it_was():
 @needs_model
 def test_words_are_swept_where_no_parser_reads():
     settings = dataclasses.replace(LOOK, words="goat, the")
-    curve = concept_lab.run(Job(), Registry("cpu"), settings)
+    curve = lab.run(Job(), Registry("cpu"), settings)
     assert all(0 <= p["score"] <= 1 and "grammatical" not in p for p in curve.points)

@@ -20,23 +20,18 @@ import torch
 from gradio_client import Client
 
 import app
-import demos
-from demos import (
-    concept_chat,
-    concept_facts,
-    concept_heat,
-    concept_make,
-    concept_measured,
-    concept_shown,
-    concept_sweep,
-)
-from demos.concept_chat import BOTH, EACH, PRESETS
-from demos.concept_shown import Turn
-from pipelines import concept_files, concept_guidance, concept_lab, dialogues
-from pipelines.concept_files import Concept
-from pipelines.concept_guidance import Partial, Row, Settings
-from pipelines.concept_lab import Curve, SweepSettings
-from pipelines.registry import ModelSpec
+from demos.concept_guidance import chat, facts, heat, make, sweep
+from demos.concept_guidance import measured as concept_measured
+from demos.concept_guidance import shown as concept_shown
+from demos.concept_guidance.chat import BOTH, EACH, PRESETS
+from demos.concept_guidance.shown import Turn
+from demos.core import handlers
+from pipelines import concept_guidance
+from pipelines.concept_guidance import Partial, Row, Settings, files, lab
+from pipelines.concept_guidance.files import Concept
+from pipelines.concept_guidance.lab import Curve, SweepSettings
+from pipelines.core.registry import ModelSpec
+from pipelines.worlds import crumpet
 from tests.test_app import handler, shown, visit
 from tests.test_concept_guidance import LAYERS, WIDTH, concept, toy, toy_tokenizer
 
@@ -152,14 +147,12 @@ def test_stop_keeps_what_was_written_and_the_next_question_knows_it(toys, monkey
         seen.append(next(run))
     with pytest.raises(gr.Error, match="One run at a time"):
         next(handler("chat")(visit("stop"), *asked()))
-    assert demos.stop_run(visit("stop"))
+    assert handlers.stop_run(visit("stop"))
     rest = list(run)
     assert "What was written stays" in shown(rest[-1:])
     (kept,) = turns_of(seen)
     assert kept.outcome is None and "guided" in kept.texts[1]
-    settings = concept_chat.asked(
-        "mini", "and now?", [kept], {}, "", EACH, ONE, [*ADVANCED, *(v for r in ROWS for v in r)]
-    )
+    settings = chat.asked("mini", "and now?", [kept], {}, "", EACH, ONE, [*ADVANCED, *(v for r in ROWS for v in r)])
     assert "plain" in settings.history[1]["content"] and "guided" in settings.guided_history[1]["content"]
 
 
@@ -181,30 +174,30 @@ def test_a_run_that_breaks_brings_back_question_and_chat(toys, monkeypatch):
 def test_both_may_follow_the_guided_side():
     turns = [Turn("one", ("plain", "steered")), Turn("two", ("", ""))]
     rest = [*ADVANCED, *(value for row in ROWS for value in row)]
-    both = concept_chat.asked("mini", "next", turns, {}, "", BOTH, ONE, rest)
+    both = chat.asked("mini", "next", turns, {}, "", BOTH, ONE, rest)
     assert both.guided_history is None and [turn["content"] for turn in both.history] == ["one", "steered"]
-    each = concept_chat.asked("mini", "next", turns, {}, "", EACH, ONE, rest)
+    each = chat.asked("mini", "next", turns, {}, "", EACH, ONE, rest)
     assert [turn["content"] for turn in each.history] == ["one", "plain"], "a turn without an answer is left out"
 
 
 def test_rows_that_are_off_or_removed_do_not_guide():
     rows = [["humour", "pca", 0.4, True], ["truthfulness", "", -0.2, False], ["politeness", "", 0.1, True], ROWS[3]]
     rest = [*ADVANCED, *(value for row in rows for value in row)]
-    made = concept_chat.asked("mini", "next", [], {}, "", EACH, [True, True, True, True], rest)
+    made = chat.asked("mini", "next", [], {}, "", EACH, [True, True, True, True], rest)
     assert made.concepts == (("humour.pca", 0.4), ("politeness", 0.1))
     own = {"humour": concept()}
-    made = concept_chat.asked("mini", "next", [], own, "", EACH, [True, False, False, False], rest)
+    made = chat.asked("mini", "next", [], own, "", EACH, [True, False, False, False], rest)
     assert made.concepts == (("humour", 0.4),), "a concept of one's own has one probe"
 
 
 def test_presets_name_known_concepts_within_the_cap():
     for name, strengths in PRESETS.items():
-        assert set(strengths) <= set(dialogues.CONCEPTS), name
-        assert sum(map(abs, strengths.values())) <= concept_guidance.CAP and len(strengths) <= concept_chat.ROWS
+        assert set(strengths) <= set(crumpet.CONCEPTS), name
+        assert sum(map(abs, strengths.values())) <= concept_guidance.CAP and len(strengths) <= chat.ROWS
 
 
 def test_what_the_parser_verified_stands_below_an_answer():
-    row = next(row for row in dialogues.labelled("truthfulness", 20, 0) if row["label"])
+    row = next(row for row in crumpet.labelled("truthfulness", 20, 0) if row["label"])
     reply, question = str(row["completion"]).lower(), str(row["prompt"])
     told = concept_shown.under(answered(reply, question=question), 1, "mini")
     assert "✓ grammatical" in told and "perplexity 2.0" in told
@@ -227,9 +220,7 @@ TYPED = [
 @pytest.mark.parametrize("typed", TYPED)
 def test_a_bubble_says_what_was_typed(typed: str):
     """A pane shows HTML and nothing else, so that text which is escaped comes out as it went in."""
-    assert (
-        not concept_chat._pane("a", "plain").render_markdown and concept_chat._pane("a", "plain").latex_delimiters == []
-    )
+    assert not chat._pane("a", "plain").render_markdown and chat._pane("a", "plain").latex_delimiters == []
     for side, texts in ((0, (typed, "")), (1, ("", typed))):
         asked, said = (message["content"] for message in concept_shown.bubbles([Turn(typed, texts)], side, "full"))
         for words in (asked, said):
@@ -237,9 +228,9 @@ def test_a_bubble_says_what_was_typed(typed: str):
 
 
 def test_accuracies_of_thousands_of_heads_are_told_and_not_drawn():
-    told = concept_facts.accuracy_chart("<b>", [0.5] * 5120, [0.5] * 5120, "all")
+    told = facts.accuracy_chart("<b>", [0.5] * 5120, [0.5] * 5120, "all")
     assert told == "<p class='quiet'>&lt;b&gt; has an accuracy for each of 5,120 heads, which are not drawn.</p>"
-    assert "<svg" in concept_facts.accuracy_chart("x", [0.5] * 4, [0.5] * 4, "all")
+    assert "<svg" in facts.accuracy_chart("x", [0.5] * 4, [0.5] * 4, "all")
 
 
 def answered(text: str, scores=((0.5, -0.25),), question: str = "what does the goat eat ?") -> Turn:
@@ -273,25 +264,25 @@ POINTS = [
     ],
 )
 def test_a_strength_beyond_the_safe_range_is_told_in_words(strength: float, words: str):
-    told = concept_facts.safety(POINTS, strength)
+    told = facts.safety(POINTS, strength)
     assert "Measured safe from −0.50 to +0.50" in told
     assert words in told if words else "⚠" not in told
 
 
 def test_grammar_counts_as_much_as_perplexity_and_beyond_the_scan_nothing_is_known():
     points = [{**p, "perplexity": 4.0, "grammatical": 0.9 - abs(p["strength"]) * 0.8} for p in POINTS]
-    assert "Measured safe from 0.00 to 0.00" in concept_facts.safety(points, 0.0)
-    assert "Fluency suffers (perplexity × 1.0, 74 % grammatical)" in concept_facts.safety(points, 0.2)
-    assert "Over the cliff (perplexity × 1.0, 26 % grammatical)" in concept_facts.safety(points, -0.8)
-    assert "nothing was measured" in concept_facts.safety(POINTS[1:4], 0.9)
+    assert "Measured safe from 0.00 to 0.00" in facts.safety(points, 0.0)
+    assert "Fluency suffers (perplexity × 1.0, 74 % grammatical)" in facts.safety(points, 0.2)
+    assert "Over the cliff (perplexity × 1.0, 26 % grammatical)" in facts.safety(points, -0.8)
+    assert "nothing was measured" in facts.safety(POINTS[1:4], 0.9)
 
 
 def test_without_a_sweep_the_usual_range_is_called_not_measured():
-    assert "not measured" in concept_facts.safety([], 0.5) and "⚠" not in concept_facts.safety([], 0.5)
-    assert "Beyond the usual" in concept_facts.safety([], -0.55)
-    assert "not for the raw scale" in concept_facts.safety(POINTS, 30.0, True)
-    assert concept_facts.between(POINTS, 0.75, "perplexity") == pytest.approx((4.8 + 12) / 2)
-    assert concept_facts.between([], 0.1, "perplexity") is None
+    assert "not measured" in facts.safety([], 0.5) and "⚠" not in facts.safety([], 0.5)
+    assert "Beyond the usual" in facts.safety([], -0.55)
+    assert "not for the raw scale" in facts.safety(POINTS, 30.0, True)
+    assert facts.between(POINTS, 0.75, "perplexity") == pytest.approx((4.8 + 12) / 2)
+    assert facts.between([], 0.1, "perplexity") is None
 
 
 # --- the heat map ---
@@ -336,13 +327,13 @@ def test_any_text_can_be_read_for_a_concept(toys):
 
 
 def _direct(work, *arguments, **more):
-    from pipelines.lane import run_blocking
+    from pipelines.core.lane import run_blocking
 
     return run_blocking(work, *arguments, **more)
 
 
 def test_a_pasted_text_is_read_on_the_page(toys):
-    asked_for = [[], concept_heat.PASTED, "hello you marvel", "", "humour", -1, {}, "mini-llama", {}]
+    asked_for = [[], heat.PASTED, "hello you marvel", "", "humour", -1, {}, "mini-llama", {}]
     run = list(handler("read_text")(visit("heat"), *asked_for))
     assert "Read: 3 tokens" in shown(run) and shown(run).count("type='radio'") == 3
     asked_for[2] = " "
@@ -361,22 +352,22 @@ def curve(points=POINTS, concept="humour", words="") -> Curve:
 
 
 def test_the_board_tells_points_fit_and_answers(tmp_path: Path):
-    page = concept_sweep.board_html(curve())
+    page = sweep.board_html(curve())
     for words in (
         "5 of 5 strengths", "from 0.25 (at −1.00) to 0.75 (at +1.00)", "from −0.50 to +0.50", "PNES", "r²", "95 % intervals",
         "log axis", "Effect for its price", "The goat eats.",
     ):  # fmt: skip
         assert words in page, words
-    started = concept_sweep.board_html(curve(POINTS[2:3]))
+    started = sweep.board_html(curve(POINTS[2:3]))
     assert "1 of 5 strengths" in started and "PNES" not in started
     silent = [{**point, "score": None, "perplexity": None, "grammatical": None} for point in POINTS[:2]]
-    assert "No answer has told a score" in concept_sweep.board_html(curve(silent))
-    assert "counted word" in concept_sweep.board_html(curve(words="honk"))
-    assert "<script" not in concept_sweep.board_html(curve(concept="<script>humour"))
+    assert "No answer has told a score" in sweep.board_html(curve(silent))
+    assert "counted word" in sweep.board_html(curve(words="honk"))
+    assert "<script" not in sweep.board_html(curve(concept="<script>humour"))
 
 
 def test_the_files_of_a_sweep_hold_its_points():
-    told, whole = concept_sweep.write_files(curve(), "sweeper")
+    told, whole = sweep.write_files(curve(), "sweeper")
     rows = list(csv.DictReader(Path(told).open()))
     assert [float(row["strength"]) for row in rows] == [point["strength"] for point in POINTS]
     assert [float(row["perplexity_ratio"]) for row in rows] == [5.0, 1.25, 1.0, 1.2, 3.0]
@@ -390,7 +381,7 @@ def test_a_stopped_sweep_keeps_its_points_and_a_whole_one_sets_the_safe_range(mo
             job.emit(curve(POINTS[(5 - count) // 2 : (5 + count) // 2]))
         return dataclasses.replace(curve(), done=True)
 
-    monkeypatch.setattr(concept_lab, "run", run)
+    monkeypatch.setattr(lab, "run", run)
     asked_for = ["humour", "", 1.0, 5, 4, "", {}, {}, "mini-llama"]
     done = list(handler("sweep")(visit("sweep"), *asked_for))
     assert "Done: 5 strengths" in shown(done) and len(files_of(done)) >= 4
@@ -399,7 +390,7 @@ def test_a_stopped_sweep_keeps_its_points_and_a_whole_one_sets_the_safe_range(mo
     going, seen = handler("sweep")(visit("sweep"), *asked_for), []
     while "1 of 5" not in shown(seen):
         seen.append(next(going))
-    demos.stop_run(visit("sweep"))
+    handlers.stop_run(visit("sweep"))
     rest = list(going)
     assert "What was measured stays" in shown(rest) and "board" not in shown(rest), "nothing is taken away"
 
@@ -423,7 +414,7 @@ def test_the_sweep_says_what_is_wrong(place: int, value: object, words: str):
 def measured() -> dict:
     """Figures of the shipped layout, where the best detector guides best for three of six concepts."""
     concepts = {}
-    for n, name in enumerate(dialogues.CONCEPTS):
+    for n, name in enumerate(crumpet.CONCEPTS):
         concepts[name] = {
             probe: {
                 "representation": "hiddens", "layers": [2, 3],
@@ -447,9 +438,9 @@ def test_detect_is_not_guide_is_told_from_the_figures(monkeypatch):
     assert page.count('class="shape ') == 18 + 3 and "of the mini set" not in page
     assert "of the mini set" in concept_measured.measured_html("full", measured())
     assert "have not been measured" in concept_measured.measured_html("mini", {})
-    monkeypatch.setattr(concept_lab, "measured", measured)
-    assert concept_facts.points_of("mini", "", "humour.pca", {}, {}) == POINTS
-    assert concept_facts.points_of("mini", "", "humour", {}, {"humour": POINTS[:1]}) == POINTS[:1]
+    monkeypatch.setattr(lab, "measured", measured)
+    assert facts.points_of("mini", "", "humour.pca", {}, {}) == POINTS
+    assert facts.points_of("mini", "", "humour", {}, {"humour": POINTS[:1]}) == POINTS[:1]
 
 
 # --- a concept of one's own ---
@@ -483,7 +474,7 @@ def test_ten_lines_become_a_concept_that_guides_is_saved_and_loads(toys, tmp_pat
     answer = list(handler("chat")(visit("make"), *asked(own={"warm": made}, rows=[["warm", "", 0.5, True], *ROWS[1:]])))
     assert turns_of(answer)[0].outcome.applied.startswith("warm +0.50")
 
-    monkeypatch.setattr("demos.concept_make.size", lambda *which: (LAYERS, WIDTH))
+    monkeypatch.setattr("demos.concept_guidance.make.size", lambda *which: (LAYERS, WIDTH))
     for path in (saved, gguf):
         back = handler("load")(path, {}, "mini-llama", visit("make"))
         loaded = own_of([back])["warm"]
@@ -528,7 +519,7 @@ def test_examples_that_teach_nothing_get_a_sentence(change: dict, words: str):
 
 
 def test_files_that_are_no_vectors_are_refused_in_one_sentence(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr("demos.concept_make.size", lambda *which: (6, 192))
+    monkeypatch.setattr("demos.concept_guidance.make.size", lambda *which: (6, 192))
     said: list[str] = []
     monkeypatch.setattr(gr, "Warning", lambda words, **more: said.append(words))
     small, bad = concept(), concept()
@@ -538,8 +529,8 @@ def test_files_that_are_no_vectors_are_refused_in_one_sentence(tmp_path: Path, m
         for name in ("a.pkl", "small.safetensors", "nan.safetensors", "text.safetensors", "x.gguf")
     }
     paths["a.pkl"].write_bytes(pickle.dumps({"W": 1}))
-    concept_files.write_safetensors(paths["small.safetensors"], small)
-    concept_files.write_safetensors(paths["nan.safetensors"], bad)
+    files.write_safetensors(paths["small.safetensors"], small)
+    files.write_safetensors(paths["nan.safetensors"], bad)
     paths["text.safetensors"].write_text("hello")
     paths["x.gguf"].write_bytes(b"GGUF\x03\0\0\0")
     words = {"a.pkl": "is a pickle", "small.safetensors": "do not fit", "nan.safetensors": "NaN",
@@ -551,11 +542,11 @@ def test_files_that_are_no_vectors_are_refused_in_one_sentence(tmp_path: Path, m
 
 
 def test_the_example_has_only_words_that_the_model_knows():
-    examples = concept_files.read_examples(concept_make.EXAMPLE)
+    examples = files.read_examples(make.EXAMPLE)
     assert len(examples) == 10 and sum(example.label for example in examples) == 5
-    lost = {word for e in examples for word in dialogues.unknown_words(f"{e.prompt} {e.completion}")}
+    lost = {word for e in examples for word in crumpet.unknown_words(f"{e.prompt} {e.completion}")}
     assert not lost
-    assert len(concept_files.read_examples(concept_make.PLAIN_EXAMPLE)) == 10
+    assert len(files.read_examples(make.PLAIN_EXAMPLE)) == 10
 
 
 # --- the full set ---
@@ -632,8 +623,8 @@ def test_guide_gives_both_texts_and_scores_and_the_same_for_the_same_seed(served
     assert first[:2] == again[:2] and first[2]["guided"]["scores"] == again[2]["guided"]["scores"]
     details = first[2]
     for side, text in (("unguided", first[0]), ("guided", first[1])):
-        assert dialogues.display(details[side]["text"]) == text and details[side]["verified"]["rates"].keys() == set(
-            dialogues.CONCEPTS
+        assert crumpet.display(details[side]["text"]) == text and details[side]["verified"]["rates"].keys() == set(
+            crumpet.CONCEPTS
         )
         assert len(details[side]["scores"]["humour"][0]) == len(details[side]["tokens"])
     off = client.predict(prompt="What does the goat eat?", **given | {"concepts": {"humour": 0}})
@@ -646,9 +637,9 @@ def test_the_programs_on_the_page_run(served: str, tmp_path: Path, monkeypatch: 
 
     over_http, in_process = re.findall(r"```python\n(.*?)```", from_python(), re.DOTALL)
     monkeypatch.chdir(tmp_path)
-    Path("examples.txt").write_text(concept_make.EXAMPLE, encoding="utf-8")
+    Path("examples.txt").write_text(make.EXAMPLE, encoding="utf-8")
     said = []
     for program in (over_http.replace("http://127.0.0.1:7860", served), in_process):
         exec(compile(program, "<page>", "exec"), {"print": lambda *words: said.append(words)})
-    assert said[2][1].endswith(".safetensors") and concept_files.read_concept(said[2][1]).name == "warm welcome"
+    assert said[2][1].endswith(".safetensors") and files.read_concept(said[2][1]).name == "warm welcome"
     assert said[3][0].startswith("warm welcome +0.30") and len(said[3][1]) == 2

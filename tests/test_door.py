@@ -16,8 +16,8 @@ import pytest
 from gradio_client import Client
 from starlette.testclient import TestClient
 
-from demos import door, endpoint, owners, payloads, visitors
-from demos.owners import Visitor
+from demos.core import door, endpoint, owners, payloads, visitors
+from demos.core.owners import Visitor
 from tests.test_app import wait_until
 
 ADA, BEN = "v" + "a" * 24, "v" + "b" * 24

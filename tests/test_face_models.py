@@ -11,9 +11,11 @@ import pytest
 import torch
 from torch import nn
 
-from pipelines import face_models
-from pipelines.face_models import LABELS, POINTS, TEMPLATE, FaceEmbedder, FaceEmbedderNetwork, FaceParser
-from pipelines.registry import ROOT, Registry
+from pipelines.core.registry import ROOT, Registry
+from pipelines.megaportrait import person
+from pipelines.models import controlnets
+from pipelines.models import faces as face_models
+from pipelines.models.faces import LABELS, POINTS, TEMPLATE, FaceEmbedder, FaceEmbedderNetwork, FaceParser
 
 TRAINED = (ROOT / face_models.ASSETS / "parser").exists() and (ROOT / face_models.ASSETS / "embedder").exists()
 DOTS = ((1.0, 0.0), (0.0, 1.0), (1.0, 1.0), (0.5, 1.0), (1.0, 0.5))
@@ -196,21 +198,21 @@ def test_an_embedding_has_length_one_and_stays_when_the_picture_grows():
 def test_control_maps_keep_the_size_and_say_what_they_miss():
     picture, (points,) = painted((128, 160), [(70, 60, 60)])
     for reads in ("landmarks", "line", "shading", "canny", "tile", "openpose"):
-        seen = face_models.control_map(reads, picture, points, 60.0)
+        seen = controlnets.control_map(reads, picture, points, 60.0)
         assert seen.shape == picture.shape and seen.dtype == numpy.uint8, reads
     for reads in ("landmarks", "openpose"):
         with pytest.raises(ValueError, match=f"a {reads} map needs the face's points"):
-            face_models.control_map(reads, picture)
+            controlnets.control_map(reads, picture)
     with pytest.raises(ValueError, match="width"):
-        face_models.control_map("shading", picture, points)
+        controlnets.control_map("shading", picture, points)
     with pytest.raises(ValueError, match="choose landmarks"):
-        face_models.control_map("depth", picture)
+        controlnets.control_map("depth", picture)
 
 
 def test_the_landmark_map_shows_points_only():
     points = turned(TEMPLATE, 1, 0, (20, 20))
     first, second = (
-        face_models.control_map("landmarks", numpy.full((128, 128, 3), grey, numpy.uint8), points) for grey in (0, 200)
+        controlnets.control_map("landmarks", numpy.full((128, 128, 3), grey, numpy.uint8), points) for grey in (0, 200)
     )
     assert numpy.array_equal(first, second), "nothing of the picture but the points"
     for point in points:
@@ -219,7 +221,7 @@ def test_the_landmark_map_shows_points_only():
 
 def test_the_openpose_map_has_that_format_s_colours_in_the_right_places():
     points = 4 * (TEMPLATE + 16)
-    seen = face_models.control_map("openpose", numpy.full((512, 512, 3), 90, numpy.uint8), points).astype(int)
+    seen = controlnets.control_map("openpose", numpy.full((512, 512, 3), 90, numpy.uint8), points).astype(int)
     for x, y in points:
         assert seen[int(y), int(x)].tolist() == [255, 255, 255], "a white dot"
     middle = {name: (points[2] + points[eye]) / 2 for name, eye in (("left", 0), ("right", 1))}
@@ -235,7 +237,7 @@ def test_the_shading_map_keeps_light_and_colour_and_drops_detail():
         numpy.stack([ramp + detail, 0.8 * ramp + detail, 0.6 * ramp + detail], -1).clip(0, 255).astype(numpy.uint8)
     )
     smooth = numpy.stack([ramp, 0.8 * ramp, 0.6 * ramp], -1)
-    seen = face_models.control_map("shading", picture, width=60.0).astype(float)
+    seen = controlnets.control_map("shading", picture, width=60.0).astype(float)
     inner = slice(16, -16)
     assert numpy.abs(seen - smooth)[inner, inner].mean() < 6
     assert numpy.abs(numpy.diff(seen, axis=1))[inner, inner].max() < 12, "the checkerboard is gone"
@@ -245,8 +247,8 @@ def test_the_shading_map_keeps_light_and_colour_and_drops_detail():
 
 
 def test_both_sets_have_the_same_roles_with_a_licence_each():
-    assert set(face_models.CONTROLS["mini"]) == {"landmarks", "line", "shading"} <= set(face_models.CONTROLS["full"])
-    specs = [control.spec for controls in face_models.CONTROLS.values() for control in controls.values()]
+    assert set(controlnets.CONTROLS["mini"]) == {"landmarks", "line", "shading"} <= set(controlnets.CONTROLS["full"])
+    specs = [control.spec for controls in controlnets.CONTROLS.values() for control in controls.values()]
     assert len({spec.key for spec in specs}) == len(specs)
     assert {spec.licence for spec in specs} == {"Apache-2.0", "apache-2.0", "openrail++"}
     assert all(len(spec.files) == 2 for spec in specs if not spec.source.startswith("assets/")), "one file of weights"
@@ -262,11 +264,11 @@ def test_the_parser_reads_what_it_says(tmp_path):
 
 
 def test_the_set_is_shipped_when_every_part_is_there(tmp_path, monkeypatch):
-    monkeypatch.setattr(face_models, "ROOT", tmp_path)
-    specs = [face_models.PARSER, face_models.EMBEDDER, *(c.spec for c in face_models.CONTROLS["mini"].values())]
-    assert not face_models.shipped()
+    monkeypatch.setattr(person, "ROOT", tmp_path)
+    specs = [face_models.PARSER, face_models.EMBEDDER, *(c.spec for c in controlnets.CONTROLS["mini"].values())]
+    assert not person.shipped()
     for spec in specs:
-        assert not face_models.shipped(), "each of the five is needed"
+        assert not person.shipped(), "each of the five is needed"
         folder = tmp_path / spec.source / spec.key.rsplit("/", 1)[1]
         folder.mkdir(parents=True)
         for file in (
@@ -275,27 +277,27 @@ def test_the_set_is_shipped_when_every_part_is_there(tmp_path, monkeypatch):
             folder.parent / "manifest.json",
         ):
             file.touch()
-    assert face_models.shipped()
+    assert person.shipped()
     (tmp_path / "assets/mini_controlnets/line/diffusion_pytorch_model.safetensors").unlink()
-    assert not face_models.shipped(), "an interrupted copy"
+    assert not person.shipped(), "an interrupted copy"
 
 
 def test_the_module_needs_no_torch():
     import subprocess
     import sys
 
-    code = "import sys, pipelines.face_models as f; f.shipped(); f.evaluation(); print([m for m in ('torch', 'diffusers', 'transformers') if m in sys.modules])"
+    code = "import sys, pipelines.models.faces as f; f.evaluation(); print([m for m in ('torch', 'diffusers', 'transformers') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 
 
 def test_an_adapter_file_is_split_by_its_first_word_and_another_is_refused():
     one = torch.zeros(1)
-    parts = face_models.split_adapter({"image_proj.latents": one, "ip_adapter.1.to_k_ip.weight": one})
+    parts = controlnets.split_adapter({"image_proj.latents": one, "ip_adapter.1.to_k_ip.weight": one})
     assert {name: list(part) for name, part in parts.items()} == {
         "image_proj": ["latents"], "ip_adapter": ["1.to_k_ip.weight"],
     }  # fmt: skip
     with pytest.raises(ValueError, match="no IP-Adapter \\(it has 'unet.conv_in.weight'\\)"):
-        face_models.split_adapter({"unet.conv_in.weight": one})
+        controlnets.split_adapter({"unet.conv_in.weight": one})
 
 
 def test_a_part_that_is_missing_is_named():

@@ -11,8 +11,8 @@ from xml.etree import ElementTree
 import pytest
 from PIL import Image
 
-from demos import figures
-from demos.figures import APART, LEFT, PLOT, RIGHT, TOP, Interval, Line
+from demos.core import figures
+from demos.core.figures import APART, LEFT, PLOT, RIGHT, TOP, Interval, Line
 
 
 def parsed(figure: str) -> ElementTree.Element:

@@ -16,11 +16,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipelines import depth_maps, flux_fill, tiny_flux
-from pipelines.flux_fill import PARTS, FillBase, add_adapter, build, check_adapter, strip_ids, wearing
+from pipelines.core import depth as depth_maps
+from pipelines.core import offload
+from pipelines.core.patching import fingerprint
+from pipelines.core.registry import ModelSpec, Registry, resolve
 from pipelines.georemover import GeoRemover, Settings
-from pipelines.patching import fingerprint
-from pipelines.registry import ModelSpec, Registry, resolve
+from pipelines.models import flux, flux_tiny
+from pipelines.models.flux import PARTS, FillBase, add_adapter, build, check_adapter, strip_ids, wearing
 from tests import toy_flux
 
 HEIGHT, WIDTH = 64, 128
@@ -74,7 +76,7 @@ def test_positions_of_a_strip_against_a_table_written_by_hand():
         (0, 1, 0), (0, 1, 1), (1, 1, 0), (1, 1, 1), (2, 1, 0), (2, 1, 1),
     ]  # fmt: skip
     assert strip_ids(2, 6).tolist() == [list(map(float, row)) for row in table]
-    ids = flux_fill.GeoRenderPipeline._prepare_latent_image_ids(1, 2, 6, "cpu", torch.bfloat16)
+    ids = flux.GeoRenderPipeline._prepare_latent_image_ids(1, 2, 6, "cpu", torch.bfloat16)
     assert ids.dtype == torch.bfloat16 and ids.tolist() == [list(map(float, row)) for row in table]
 
 
@@ -267,7 +269,7 @@ def forward(transformer, seed: int = 3) -> Tensor:
             guidance=torch.tensor([30.0]),
             pooled_projections=prompt["pooled_prompt_embeds"],
             encoder_hidden_states=prompt["prompt_embeds"],
-            txt_ids=torch.zeros(tiny_flux.TOKENS, 3),
+            txt_ids=torch.zeros(flux_tiny.TOKENS, 3),
             img_ids=torch.zeros(6, 3),
         ).sample
 
@@ -286,7 +288,7 @@ def test_the_adapters_differ_and_leave_no_trace(parts, merge: bool):
     before, base = fingerprint(transformer), forward(transformer)
     tensors = [id(p) for p in transformer.parameters()]
     worn = {}
-    for name in flux_fill.STAGES:
+    for name in flux.STAGES:
         with wearing(transformer, name, merge=merge):
             worn[name] = forward(transformer)
     assert (worn["geo1"] - worn["geo2"]).abs().max() > 0.01
@@ -332,10 +334,10 @@ def test_the_published_key_layout_made_with_peft_loads(tmp_path: Path):
     theirs = toy_flux.transformer()
     with toy_flux.seeded(5):
         theirs.add_adapter(
-            LoraConfig(r=8, lora_alpha=8, target_modules=list(tiny_flux.TARGETS), init_lora_weights=False)
+            LoraConfig(r=8, lora_alpha=8, target_modules=list(flux_tiny.TARGETS), init_lora_weights=False)
         )
     FluxFillPipeline.save_lora_weights(tmp_path, transformer_lora_layers=get_peft_model_state_dict(theirs))
-    weights = load_file(tmp_path / flux_fill.ADAPTER_FILE)
+    weights = load_file(tmp_path / flux.ADAPTER_FILE)
     # x_embedder; 12 modules in the double block; to_q, to_k, to_v in the single one: a pair of matrices each
     assert len(weights) == 2 * (1 + 12 + 3)
     assert weights["transformer.x_embedder.lora_A.weight"].shape == (8, 384)
@@ -388,11 +390,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory, parts) -> Path:
     toy_flux.transformer().save_pretrained(root / "transformer")
     for name in ("vae", "scheduler", "depth"):
         parts[PARTS.index(name)].save_pretrained(root / name)
-    flux_fill.write_prompt(root / "prompt.safetensors", parts[PARTS.index("prompt")])
+    flux.write_prompt(root / "prompt.safetensors", parts[PARTS.index("prompt")])
     for stage in (1, 2):
         (root / f"stage{stage}").mkdir()
         weights = toy_flux.adapter(toy_flux.transformer(), stage)
-        save_file(weights, root / f"stage{stage}" / flux_fill.ADAPTER_FILE)
+        save_file(weights, root / f"stage{stage}" / flux.ADAPTER_FILE)
     return root
 
 
@@ -400,7 +402,7 @@ def test_saved_and_read_again_it_paints_the_same(folder: Path, model: GeoRemover
     rgb, before, after, mask = scene
     specs = tuple(
         dataclasses.replace(spec, source=str(folder), sha256={}, key=f"again/{part}")
-        for spec, part in zip(flux_fill.MINI.parts, PARTS, strict=False)
+        for spec, part in zip(flux.MINI.parts, PARTS, strict=False)
     )
     with Registry("cpu").lease(*specs) as leased:
         again = GeoRemover(leased, toy_flux.toy_base())
@@ -422,7 +424,7 @@ def tiny_text_encoders():
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -10.0), ("▁", -2.0)]
     pieces += [(word, -1.0) for word in ("▁A", "▁beautiful", "▁scene", *letters)]
     t5_tokens = T5Tokenizer(vocab=pieces, extra_ids=0, model_max_length=512)
-    width = tiny_flux.TEXT_WIDTH
+    width = flux_tiny.TEXT_WIDTH
     with toy_flux.seeded(0):
         clip = CLIPTextModel(
             CLIPTextConfig(
@@ -445,8 +447,8 @@ def test_the_prompt_from_a_file_paints_what_the_text_encoders_paint(tmp_path: Pa
 
     clip, clip_tokens, t5, t5_tokens = tiny_text_encoders()
     path = tmp_path / "kept" / "prompt.safetensors"
-    flux_fill.write_prompt(path, flux_fill.encode_prompt(clip, clip_tokens, t5, t5_tokens, 16))
-    cached = flux_fill.read_prompt(path)
+    flux.write_prompt(path, flux.encode_prompt(clip, clip_tokens, t5, t5_tokens, 16))
+    cached = flux.read_prompt(path)
     assert cached["prompt_embeds"].shape == (1, 16, 64) and cached["pooled_prompt_embeds"].shape == (1, 64)
     assert [p.name for p in path.parent.iterdir()] == ["prompt.safetensors"]
     with_text = FluxFillPipeline(toy_flux.scheduler(), parts[1], clip, clip_tokens, t5, t5_tokens, parts[0])
@@ -455,7 +457,7 @@ def test_the_prompt_from_a_file_paints_what_the_text_encoders_paint(tmp_path: Pa
     assert without.text_encoder is None and without.text_encoder_2 is None
     picture, hole = Image.new("RGB", (64, 128), (200, 30, 90)), Image.new("L", (64, 128), 255)
     drawn = []
-    for pipe, words in ((with_text, {"prompt": flux_fill.PROMPT}), (without, cached)):
+    for pipe, words in ((with_text, {"prompt": flux.PROMPT}), (without, cached)):
         latents = pipe._pack_latents(
             torch.randn(1, 16, 16, 8, generator=torch.Generator().manual_seed(0)), 1, 16, 16, 8
         )
@@ -474,10 +476,10 @@ def test_a_file_that_is_no_prompt_is_refused(tmp_path: Path):
 
     save_file({"x": torch.zeros(1)}, tmp_path / "prompt.safetensors")
     with pytest.raises(ValueError, match="no prompt embedding: delete it"):
-        flux_fill.read_prompt(tmp_path / "prompt.safetensors")
+        flux.read_prompt(tmp_path / "prompt.safetensors")
 
 
-@pytest.mark.parametrize("key", flux_fill.PROMPT_KEYS)
+@pytest.mark.parametrize("key", flux.PROMPT_KEYS)
 @pytest.mark.parametrize(
     "change",
     [
@@ -492,26 +494,26 @@ def test_a_file_that_is_no_prompt_is_refused(tmp_path: Path):
 )
 def test_a_prompt_of_other_shapes_or_numbers_is_refused(tmp_path: Path, key: str, change: Callable[[Any], Any]):
     wide = toy_flux.prompt()
-    path, widths = tmp_path / "prompt.safetensors", tuple(wide[name].shape[-1] for name in flux_fill.PROMPT_KEYS)
-    flux_fill.write_prompt(path, wide)
-    assert flux_fill.read_prompt(path, widths).keys() == wide.keys()
-    flux_fill.write_prompt(path, wide | {key: change(wide[key])})
+    path, widths = tmp_path / "prompt.safetensors", tuple(wide[name].shape[-1] for name in flux.PROMPT_KEYS)
+    flux.write_prompt(path, wide)
+    assert flux.read_prompt(path, widths).keys() == wide.keys()
+    flux.write_prompt(path, wide | {key: change(wide[key])})
     with pytest.raises(ValueError, match=r"^prompt\.safetensors holds no prompt embedding .* wide: delete it, .*\.$"):
-        flux_fill.read_prompt(path, widths)
+        flux.read_prompt(path, widths)
 
 
 def test_build_takes_a_new_scheduler_every_time(parts):
     first, second = build(parts), build(parts, "render")
     assert first.scheduler is not second.scheduler and first.scheduler is not parts[PARTS.index("scheduler")]
     assert first.transformer is second.transformer
-    assert type(first).__name__ == "FluxFillPipeline" and type(second) is flux_fill.GeoRenderPipeline
+    assert type(first).__name__ == "FluxFillPipeline" and type(second) is flux.GeoRenderPipeline
 
 
 # ------------------------------------------------------------------------------------------ full set
 
 
 def test_the_full_set_says_what_it_is():
-    full = flux_fill.FULL
+    full = flux.FULL
     assert list(full.presets) == ["bf16", "8-bit", "4-bit", "offload"] and set(full.presets) == set(full.by_preset)
     assert "experimental" in full.presets["8-bit"] and "experimental" in full.presets["4-bit"]
     for preset, specs in full.by_preset.items():
@@ -525,36 +527,36 @@ def test_the_full_set_says_what_it_is():
 def test_presets_that_need_bitsandbytes_say_so(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match="preset 4-bit needs the package bitsandbytes, which is not installed"):
-        flux_fill.FULL.specs("4-bit")
-    assert flux_fill.FULL.specs("") == flux_fill.FULL.specs("bf16") == flux_fill.FULL.parts
-    assert flux_fill.FULL.specs("offload")[0].key == "flux-fill-dev-offload/transformer"
+        flux.FULL.specs("4-bit")
+    assert flux.FULL.specs("") == flux.FULL.specs("bf16") == flux.FULL.parts
+    assert flux.FULL.specs("offload")[0].key == "flux-fill-dev-offload/transformer"
 
 
 def test_local_adapters_are_found_and_the_last_checkpoint_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv(flux_fill.LOCAL, str(tmp_path))
-    spec = flux_fill.FULL.parts[0]
+    monkeypatch.setenv(flux.LOCAL, str(tmp_path))
+    spec = flux.FULL.parts[0]
     with pytest.raises(FileNotFoundError, match="no stage1/pytorch_lora_weights.safetensors in the folder") as caught:
-        flux_fill.adapter_files(spec)
+        flux.adapter_files(spec)
     assert str(tmp_path) not in str(caught.value)
     for name in ("stage1/checkpoint-900", "stage1/checkpoint-4800", "stage2"):
         (tmp_path / name).mkdir(parents=True)
-        (tmp_path / name / flux_fill.ADAPTER_FILE).touch()
-    first, second = flux_fill.adapter_files(spec)
+        (tmp_path / name / flux.ADAPTER_FILE).touch()
+    first, second = flux.adapter_files(spec)
     assert first.parent.name == "checkpoint-4800" and second.parent.name == "stage2"
 
 
 def test_adapters_are_named_by_what_is_in_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    hashes = {f"stage{n}/{flux_fill.ADAPTER_FILE}": str(n) * 64 for n in (1, 2)}
+    hashes = {f"stage{n}/{flux.ADAPTER_FILE}": str(n) * 64 for n in (1, 2)}
     spec = ModelSpec("some/transformer", "somewhere", lambda spec: None, "Apache-2.0", 1, sha256=hashes)
-    assert [(a["key"], a["sha256"], a["licence"]) for a in flux_fill.adapter_facts(spec)] == [
+    assert [(a["key"], a["sha256"], a["licence"]) for a in flux.adapter_facts(spec)] == [
         ("some/stage1", "1" * 64, "Apache-2.0"), ("some/stage2", "2" * 64, "Apache-2.0"),
     ]  # fmt: skip
-    assert flux_fill.adapter_facts(dataclasses.replace(spec, sha256={})) == []
-    monkeypatch.setenv(flux_fill.LOCAL, str(tmp_path))
+    assert flux.adapter_facts(dataclasses.replace(spec, sha256={})) == []
+    monkeypatch.setenv(flux.LOCAL, str(tmp_path))
     for n in (1, 2):
         (tmp_path / f"stage{n}").mkdir()
-        (tmp_path / f"stage{n}" / flux_fill.ADAPTER_FILE).write_bytes(b"abc" if n == 1 else b"")
-    first, second = flux_fill.adapter_facts(flux_fill.FULL.parts[0])
+        (tmp_path / f"stage{n}" / flux.ADAPTER_FILE).write_bytes(b"abc" if n == 1 else b"")
+    first, second = flux.adapter_facts(flux.FULL.parts[0])
     assert first["sha256"] == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # of FIPS 180-2
     assert second["key"] == "georemover/adapters/stage2" and "not stated" in first["licence"]
     assert str(tmp_path) not in str([first, second])
@@ -581,7 +583,7 @@ def test_a_gated_repository_is_told_as_gated_not_as_missing():
 
     assert issubclass(GatedRepoError, RepositoryNotFoundError)
     for status in (401, 403):
-        told = flux_fill.access_message(chained(hub_error(GatedRepoError, status, "Access to model is restricted")))
+        told = flux.access_message(chained(hub_error(GatedRepoError, status, "Access to model is restricted")))
         assert told == (
             "Accept the licence at huggingface.co/black-forest-labs/FLUX.1-Fill-dev and set HF_TOKEN, "
             "then start the studio again."
@@ -592,19 +594,19 @@ def test_a_token_without_the_right_is_told_so():
     from huggingface_hub.errors import GatedRepoError
 
     text = "403: enable access to public gated repositories in your fine-grained token settings"
-    told = flux_fill.access_message(chained(hub_error(GatedRepoError, 403, text)))
+    told = flux.access_message(chained(hub_error(GatedRepoError, 403, text)))
     assert told is not None and told.startswith("The token in HF_TOKEN cannot read gated repositories")
 
 
 def test_offline_without_a_local_copy_is_told_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setenv("LATENT_STUDIO_MODELS", str(tmp_path))
-    missing = dataclasses.replace(flux_fill.FULL.parts[1], source="black-forest-labs/not-here-at-all")
+    missing = dataclasses.replace(flux.FULL.parts[1], source="black-forest-labs/not-here-at-all")
     with pytest.raises(FileNotFoundError) as caught:
         resolve(missing)
-    told = flux_fill.access_message(caught.value)
+    told = flux.access_message(caught.value)
     assert told is not None and told.startswith("The full set is not in the local cache") and "mini set works" in told
-    assert flux_fill.access_message(KeyError("other")) is None
-    assert flux_fill.access_message(FileNotFoundError("There is no file.")) == "There is no file."
+    assert flux.access_message(KeyError("other")) is None
+    assert flux.access_message(FileNotFoundError("There is no file.")) == "There is no file."
 
 
 def test_a_local_folder_serves_the_full_set(folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
@@ -614,16 +616,16 @@ def test_a_local_folder_serves_the_full_set(folder: Path, monkeypatch: pytest.Mo
     (models / "FLUX.1-Fill-dev").symlink_to(folder)
     (models / "Depth-Anything-V2-Small-hf").symlink_to(folder / "depth")
     monkeypatch.setenv("LATENT_STUDIO_MODELS", str(models))
-    monkeypatch.setenv(flux_fill.LOCAL, str(folder))
-    flux_fill.write_prompt(models / "flux-fill-prompt.safetensors", toy_flux.prompt())
-    assert flux_fill.prompt_file().is_file()
-    specs = [dataclasses.replace(s, bytes=1 << 20, files=()) for s in flux_fill.FULL.specs("offload")]
+    monkeypatch.setenv(flux.LOCAL, str(folder))
+    flux.write_prompt(models / "flux-fill-prompt.safetensors", toy_flux.prompt())
+    assert flux.prompt_file().is_file()
+    specs = [dataclasses.replace(s, bytes=1 << 20, files=()) for s in flux.FULL.specs("offload")]
     with Registry("cpu").lease(*specs) as leased:
-        assert isinstance(leased[0], flux_fill.Offloaded)
+        assert isinstance(leased[0], offload.Offloaded)
         pipe = build(leased)
         assert pipe.transformer.dtype == torch.bfloat16 and set(pipe.transformer.peft_config) == {"geo1", "geo2"}
         assert pipe.vae.dtype == torch.bfloat16
-        again = GeoRemover(leased, dataclasses.replace(flux_fill.FULL, depth_patches=None))
+        again = GeoRemover(leased, dataclasses.replace(flux.FULL, depth_patches=None))
         rgb = numpy.random.default_rng(0).integers(0, 255, (64, 128, 3), dtype=numpy.uint8)
         mask = numpy.zeros((64, 128), bool)
         mask[20:40, 30:60] = True
@@ -632,24 +634,24 @@ def test_a_local_folder_serves_the_full_set(folder: Path, monkeypatch: pytest.Mo
 
 
 def test_what_is_shipped_is_all_or_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    monkeypatch.setattr(flux_fill.sdxl, "ROOT", tmp_path)
-    assert not flux_fill.shipped()
-    root = tmp_path / flux_fill.FOLDER
+    monkeypatch.setattr(flux.sdxl, "ROOT", tmp_path)
+    assert not flux.shipped()
+    root = tmp_path / flux.FOLDER
     root.mkdir(parents=True)
     (root / "manifest.json").write_text("{}")
-    assert not flux_fill.shipped()
+    assert not flux.shipped()
     for name in ("transformer/config.json", "vae/config.json", "depth/config.json", "prompt.safetensors"):
         (root / name).parent.mkdir(exist_ok=True)
         (root / name).touch()
     for stage in (1, 2):
         (root / f"stage{stage}").mkdir()
-        (root / f"stage{stage}" / flux_fill.ADAPTER_FILE).touch()
-    assert flux_fill.shipped()
+        (root / f"stage{stage}" / flux.ADAPTER_FILE).touch()
+    assert flux.shipped()
 
 
 def test_a_spec_names_each_part_once():
-    for base in (*flux_fill.BASES.values(), toy_flux.toy_base()):
+    for base in (*flux.BASES.values(), toy_flux.toy_base()):
         assert isinstance(base, FillBase)
-        wanted = (*PARTS, flux_fill.RECOLOUR) if base is flux_fill.MINI else PARTS
+        wanted = (*PARTS, flux.RECOLOUR) if base is flux.MINI else PARTS
         assert tuple(spec.key.rsplit("/", 1)[1] for spec in base.parts) == wanted
         assert all(isinstance(spec, ModelSpec) for spec in base.parts)

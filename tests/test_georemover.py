@@ -18,11 +18,15 @@ import numpy
 import pytest
 from PIL import Image, ImageCms
 
-from pipelines import depth_maps, flux_fill, georemover, images, lane, masks, removal_metrics
+from pipelines import georemover
+from pipelines.core import depth as depth_maps
+from pipelines.core import images, lane, masks
+from pipelines.core.lane import Cancelled, Job, Progress
+from pipelines.core.patching import fingerprint
+from pipelines.core.registry import OutOfBudget, Registry
 from pipelines.georemover import Cache, Outcome, Preview, Recipe, Request, Settings, remove
-from pipelines.lane import Cancelled, Job, Progress
-from pipelines.patching import fingerprint
-from pipelines.registry import OutOfBudget, Registry
+from pipelines.georemover import metrics as removal_metrics
+from pipelines.models import flux
 from tests import toy_flux
 
 FAST = Settings(seed=3, steps_1=4, steps_2=4)
@@ -193,11 +197,11 @@ def test_files_that_are_too_large_or_no_pictures_get_one_sentence(tmp_path: Path
     ],
 )
 def test_sizes_are_rounded_per_panel(size, full, mini):
-    assert georemover.working_size(size, flux_fill.FULL) == full
-    assert georemover.working_size(size, flux_fill.MINI) == mini
+    assert georemover.working_size(size, flux.FULL) == full
+    assert georemover.working_size(size, flux.MINI) == mini
 
 
-@pytest.mark.parametrize("base_", [flux_fill.FULL, flux_fill.MINI], ids=lambda b: b.name)
+@pytest.mark.parametrize("base_", [flux.FULL, flux.MINI], ids=lambda b: b.name)
 def test_sides_below_64_are_refused_with_what_came_and_what_is_needed(base_):
     for size in ((63, 63), (63, 400), (400, 63)):
         with pytest.raises(ValueError, match=f"is {size[0]} x {size[1]} pixels and each side needs at least 64"):
@@ -295,7 +299,7 @@ def test_depth_is_estimated_in_every_format(base, size):
     model = georemover.GeoRemover(toy_flux.parts(), base)
     assert model.estimate_depth(numpy.asarray(photograph(size))).shape == size[::-1]
     assert model._depth_size(128, 192) == (126, 168), "as it was trained"
-    model.base = flux_fill.FULL
+    model.base = flux.FULL
     assert model._depth_size(640, 1024) == (518, 826)
 
 
@@ -304,7 +308,7 @@ def test_the_published_depth_network_gets_the_size_that_its_processor_would_make
     from transformers.models.dpt.image_processing_dpt import get_resize_output_image_size
 
     wanted = get_resize_output_image_size(numpy.empty((3, *size)), (518, 518), True, 14)
-    full = SimpleNamespace(base=flux_fill.FULL)
+    full = SimpleNamespace(base=flux.FULL)
     assert georemover.GeoRemover._depth_size(full, *size) == (wanted.height, wanted.width)
 
 
@@ -367,7 +371,7 @@ def test_defaults_belong_to_the_model_set():
 
 
 def test_every_example_is_a_removal_with_an_effect():
-    from pipelines import removal_metrics
+    from pipelines.georemover import metrics as removal_metrics
 
     for recipe in georemover.EXAMPLES:
         made = recipe.pair()
@@ -656,7 +660,7 @@ def test_keys_tell_values_shapes_and_types_apart():
 
 def scene_at(size: tuple[int, int], recipe: Recipe):
     """An example rendered at another size: with, without, mask."""
-    from pipelines.scenes import removal, tabletop
+    from pipelines.worlds import removal, tabletop
 
     pair, shape = recipe.pair(), size[::-1]
     with_, without = (
@@ -686,7 +690,7 @@ def test_nothing_is_pasted_where_nothing_changed(pair):
 
 @pytest.mark.parametrize(("example", "size"), [(0, (192, 128)), (2, (384, 256))])
 def test_object_shadow_and_reflection_go_at_full_resolution(example, size):
-    from pipelines import removal_metrics
+    from pipelines.georemover import metrics as removal_metrics
 
     image, clean, mask = scene_at(size, georemover.EXAMPLES[example])
     factor = size[0] // 192
@@ -855,7 +859,7 @@ def test_changes_far_from_the_object_are_told(pair):
 
 def test_a_photograph_is_told_what_the_small_models_know(base):
     assert one_sentence(georemover.warn_photograph(base, False))
-    assert georemover.warn_photograph(base, True) is None and georemover.warn_photograph(flux_fill.FULL, False) is None
+    assert georemover.warn_photograph(base, True) is None and georemover.warn_photograph(flux.FULL, False) is None
 
 
 @pytest.mark.parametrize(
@@ -870,13 +874,13 @@ def test_a_photograph_is_told_what_the_small_models_know(base):
 )
 def test_out_of_memory_names_the_stage_and_what_to_choose(preset, says, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(georemover.importlib.util, "find_spec", lambda name: object())
-    told = georemover.out_of_memory("stage 2", flux_fill.FULL, preset, MemoryError("The GPU is full"))
+    told = georemover.out_of_memory("stage 2", flux.FULL, preset, MemoryError("The GPU is full"))
     assert told == f"Out of memory in stage 2: {says}. The GPU is full"
 
 
 def test_presets_that_cannot_run_are_not_proposed(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(georemover.importlib.util, "find_spec", lambda name: None)
-    told = georemover.out_of_memory("stage 2", flux_fill.FULL, "bf16", MemoryError("The GPU is full"))
+    told = georemover.out_of_memory("stage 2", flux.FULL, "bf16", MemoryError("The GPU is full"))
     assert told == "Out of memory in stage 2: choose the preset offload. The GPU is full"
 
 

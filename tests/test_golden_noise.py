@@ -8,11 +8,12 @@ import math
 import pytest
 import torch
 
-from pipelines import golden_noise, judges, sdxl
+from pipelines import golden_noise
+from pipelines.core.lane import Cancelled, Job, Progress
+from pipelines.core.patching import fingerprint
+from pipelines.core.registry import Registry, resolve
 from pipelines.golden_noise import Outcome, Preview, Settings
-from pipelines.lane import Cancelled, Job, Progress
-from pipelines.patching import fingerprint
-from pipelines.registry import Registry, resolve
+from pipelines.models import judges, sdxl, sdxl_tiny
 
 PROMPT = "a red cube to the left of a blue ball on a wooden floor"
 
@@ -20,9 +21,9 @@ PROMPT = "a red cube to the left of a blue ball on a wooden floor"
 def scheduler(steps: int = 10):
     from diffusers import DDIMScheduler
 
-    from pipelines import tiny_diffusion
+    from pipelines.models import sdxl_tiny
 
-    made = DDIMScheduler(**tiny_diffusion.sampler())
+    made = DDIMScheduler(**sdxl_tiny.sampler())
     made.set_timesteps(steps)
     return made
 
@@ -56,11 +57,9 @@ def test_noise_is_the_seed_s_and_normal():
 def test_the_cut_schedule_is_a_prefix_of_sdxl_s():
     from diffusers import DDIMScheduler
 
-    from pipelines import tiny_diffusion
-
     whole = DDIMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, num_train_timesteps=1000)
     for steps in (10, 720, 1000):
-        cut = DDIMScheduler(**tiny_diffusion.cut_schedule(steps)).alphas_cumprod
+        cut = DDIMScheduler(**sdxl_tiny.cut_schedule(steps)).alphas_cumprod
         torch.testing.assert_close(cut, whole.alphas_cumprod[:steps], atol=1e-6, rtol=1e-4)
 
 
@@ -101,7 +100,7 @@ def test_right_settings_come_back_with_exact_types():
 
 
 def test_every_example_and_surprise_is_valid():
-    from pipelines.scenes.prompts import read_prompt
+    from pipelines.worlds.prompts import read_prompt
 
     for prompt, seed in golden_noise.EXAMPLES:
         Settings(prompt, seed).validated()
@@ -327,7 +326,7 @@ def test_a_missing_checkpoint_of_the_authors_is_one_sentence(tmp_path, monkeypat
 
 
 def test_a_local_copy_of_the_authors_checkpoint_is_taken(tmp_path, monkeypatch):
-    from pipelines import npnet
+    from pipelines.golden_noise import npnet
 
     small = {**npnet.SMALL, "tokens": 77, "text_dim": 2048}  # the text part tells that it is SDXL's
     saved, spec = npnet.NPNet(**small), golden_noise.NPNETS["full"]["npnet"]

@@ -20,7 +20,7 @@ import pytest
 import torch
 from PIL import Image, ImageCms
 
-from pipelines import images
+from pipelines.core import images
 
 SETTINGS = {"prompt": 'ein blauer Würfel ↗ "quoted"', "seed": 2**31 - 1, "strength": -0.5}
 
@@ -249,7 +249,7 @@ def test_pillow_itself_opens_nothing_else_from_then_on():
     code = f"""
 import io, subprocess
 from PIL import Image
-from pipelines import images
+from pipelines.core import images
 def none(*_, **__): raise AssertionError("a program was started")
 subprocess.Popen = subprocess.run = subprocess.check_call = none
 images.only_our_decoders()
@@ -269,14 +269,14 @@ for kind in ("PNG", "JPEG", "WEBP"):
 assert set(Image.OPEN) == set(Image.ID) == {{"PNG", "JPEG", "WEBP"}}
 """
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=images.__file__.rsplit("/", 2)[0]
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(images.__file__).parents[2]
     )
     assert done.returncode == 0, done.stderr[-2000:]
 
 
 def test_files_are_opened_in_one_place_only():
     """Nowhere else in what is served is there a call that could decode a picture's file."""
-    root = Path(images.__file__).parents[1]
+    root = Path(images.__file__).parents[2]
     seen = []
     for path in [root / "app.py", *(root / "pipelines").rglob("*.py"), *(root / "demos").rglob("*.py")]:
         text = path.read_text()
@@ -297,7 +297,7 @@ def test_files_are_opened_in_one_place_only():
             if decodes:
                 formats = [word for word in node.keywords if word.arg == "formats"]
                 seen.append((path.relative_to(root).as_posix(), len(formats)))
-    assert seen == [("pipelines/images.py", 1)]
+    assert seen == [("pipelines/core/images.py", 1)]
 
 
 def deflated(size: int) -> bytes:
@@ -361,7 +361,7 @@ def test_cut_files_and_flipped_bytes_raise_nothing_but_sentences():
 
 
 def test_the_decoders_own_words_are_in_the_log_only(caplog):
-    with caplog.at_level("INFO", "pipelines.images"):
+    with caplog.at_level("INFO", "pipelines.core.images"):
         refusal(HARMFUL["a long text"])
     assert "MAX_TEXT_CHUNK" in caplog.text
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import lane
-from pipelines.lane import IDLE, Job, Progress, Result, live, run_blocking, stream, waiting, warm
+from pipelines.core import lane
+from pipelines.core.lane import IDLE, Job, Progress, Result, live, run_blocking, stream, waiting, warm
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -53,7 +53,7 @@ class Blocker:
 
 def test_importing_it_starts_no_thread_and_imports_no_torch_or_gradio():
     code = (
-        "import sys, threading, pipelines.lane, pipelines.registry; "
+        "import sys, threading, pipelines.core.lane, pipelines.core.registry; "
         "assert not {'torch', 'gradio', 'diffusers', 'transformers'} & set(sys.modules); "
         "assert threading.active_count() == 1"
     )
@@ -484,7 +484,7 @@ def test_a_forked_child_gets_a_lane_of_its_own_even_while_the_parents_is_busy():
 def test_a_process_that_ends_in_the_middle_of_a_job_stops_it_and_leaves():
     code = (
         "import time\n"
-        "from pipelines.lane import stream\n"
+        "from pipelines.core.lane import stream\n"
         "def work(job):\n"
         "    try:\n"
         "        while True: job.check(); time.sleep(0.01)\n"

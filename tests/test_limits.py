@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pipelines import limits
+from pipelines.core import limits
 
 
 def text(value: Any, most: int = 20) -> str:

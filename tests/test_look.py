@@ -9,9 +9,9 @@ import numpy
 import pytest
 from PIL import Image
 
-from demos.removal_scenes import FIRST as SCENE
-from pipelines import look
-from pipelines.registry import ROOT
+from demos.georemover.scenes import FIRST as SCENE
+from pipelines.core.registry import ROOT
+from pipelines.models import look
 
 FOLDER = ROOT / "assets" / "example_scenes"
 

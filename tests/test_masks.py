@@ -8,8 +8,8 @@ import numpy
 import pytest
 from PIL import Image
 
-from pipelines import masks
-from pipelines.scenes import removal
+from pipelines.core import masks
+from pipelines.worlds import removal
 
 SIZE = (60, 40)
 

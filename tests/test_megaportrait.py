@@ -13,12 +13,15 @@ import pytest
 import torch
 from PIL import Image
 
-from pipelines import face_models, images, megaportrait, portrait_person, sdxl
-from pipelines.lane import Cancelled, Job, Progress
+from pipelines import megaportrait
+from pipelines.core import images
+from pipelines.core.lane import Cancelled, Job, Progress
+from pipelines.core.patching import fingerprint
+from pipelines.core.registry import Registry
 from pipelines.megaportrait import HARMONISED, IDENTITY, PASTED, RING, SHADED, Cache, Preview, Recipe, Request, Settings
-from pipelines.patching import fingerprint
-from pipelines.portrait_person import Checkpoint, Lesson, Training
-from pipelines.registry import Registry
+from pipelines.megaportrait import person as portrait_person
+from pipelines.megaportrait.person import Checkpoint, Lesson, Training
+from pipelines.models import controlnets, faces, sdxl
 from tests import toy_portrait
 
 QUICK = Settings(
@@ -187,7 +190,7 @@ def test_without_strength_the_reference_comes_back(registry, request_):
 def test_nothing_is_painted_where_nothing_is_masked(registry, reference):
     base = sdxl.BASES["mini"].parts
     square = numpy.ascontiguousarray(reference[:128, :128])
-    hints = [megaportrait.Hint("line", face_models.control_map("line", square), 0.5)]
+    hints = [megaportrait.Hint("line", controlnets.control_map("line", square), 0.5)]
     with registry.lease(*base, *(control.spec for control in megaportrait.controls("mini").values())) as leased:
         model = megaportrait.MegaPortrait(leased[: len(base)], {"line": leased[-2]})
         nowhere = numpy.zeros((128, 128), bool)
@@ -346,7 +349,7 @@ def test_a_preview_of_a_photograph_needs_no_model_and_says_so(registry, model_se
     photograph = data.astronaut()
     settings = Settings(mode="preview", model_set=model_set, region="face")
     request = Request(photograph, pictures=[("astronaut", photograph)], settings=settings, consent=True)
-    with registry.lease(face_models.PARSER) as (parser,):
+    with registry.lease(faces.PARSER) as (parser,):
         parser.blind = True
         try:
             outcome = megaportrait.portrait(Job(1e9), registry, request)
@@ -543,11 +546,11 @@ def test_the_module_needs_no_torch_and_frames_as_the_parser_does():
 
     code = "import sys, pipelines.megaportrait; print([m for m in ('torch', 'diffusers', 'transformers') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
-    assert portrait_person.FRAMING["mini"] == face_models.AROUND
+    assert portrait_person.FRAMING["mini"] == faces.AROUND
 
 
 def test_captions_say_what_was_read():
-    from pipelines.scenes import portrait
+    from pipelines.worlds import portrait
 
     said = {
         "hair_colour": "red",
@@ -692,7 +695,7 @@ def test_a_black_result_is_told_and_not_shown(registry, request_, monkeypatch):
 
 
 def test_a_result_that_is_not_the_person_says_what_to_try(registry, request_, monkeypatch):
-    monkeypatch.setattr(face_models, "threshold", lambda: 1.5)
+    monkeypatch.setattr(faces, "threshold", lambda: 1.5)
     person = dataclasses.replace(request_.person, embeddings=-request_.person.embeddings)
     outcome = run(registry, dataclasses.replace(request_, person=person))
     assert outcome.best.metrics["same_person"] is False
@@ -705,7 +708,7 @@ def absent(spec):
 
 def test_missing_weights_name_the_file_its_size_and_the_way_out(registry, request_, monkeypatch):
     lost = dataclasses.replace(toy_portrait.spec("line"), key="toy-portrait/lost", load=absent, bytes=2_502_139_104)
-    monkeypatch.setitem(face_models.CONTROLS["mini"], "line", face_models.Control(lost, "line", "line"))
+    monkeypatch.setitem(controlnets.CONTROLS["mini"], "line", controlnets.Control(lost, "line", "line"))
     with pytest.raises(
         ValueError,
         match=r"toy-portrait/lost needs the folder line, which is missing \(about 2.5 GB\)\. The preview without AI models still runs",
@@ -743,7 +746,7 @@ def test_of_two_people_in_a_source_picture_the_largest_is_used_and_said(registry
 
 
 def test_a_side_view_says_that_these_often_fail(registry, request_):
-    with registry.lease(face_models.PARSER) as (parser,):
+    with registry.lease(faces.PARSER) as (parser,):
         parser.nose = 0.33  # 0.89 of the way between the eyes
         try:
             analysis = megaportrait.analyse(Job(1e9), registry, request_)
@@ -755,7 +758,7 @@ def test_a_side_view_says_that_these_often_fail(registry, request_):
 
 
 def test_pictures_of_different_people_are_told(registry, pictures, monkeypatch):
-    monkeypatch.setattr(face_models, "threshold", lambda: 1.5)  # nobody is like anybody
+    monkeypatch.setattr(faces, "threshold", lambda: 1.5)  # nobody is like anybody
     intake = portrait_person.look_at(Job(1e9), registry, pictures)
     assert intake.remarks[0].startswith("The photos look like different persons")
 

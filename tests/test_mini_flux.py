@@ -11,11 +11,13 @@ import torch
 
 from assets import cards
 from assets.mini_flux import data, evaluate, train
-from pipelines import depth_maps, flux_fill, georemover, removal_metrics, tiny_flux
-from pipelines.georemover import Cache, GeoRemover, Request, Settings
-from pipelines.lane import run_blocking
-from pipelines.registry import ROOT, Registry
-from pipelines.scenes import removal
+from pipelines import georemover
+from pipelines.core import depth as depth_maps
+from pipelines.core.lane import run_blocking
+from pipelines.core.registry import ROOT, Registry
+from pipelines.georemover import Cache, GeoRemover, Request, Settings, metrics
+from pipelines.models import flux, flux_tiny
+from pipelines.worlds import removal
 
 FOLDER = ROOT / "assets/mini_flux"
 trained = pytest.mark.skipif(not (FOLDER / "stage2").exists(), reason="the model is not trained yet")
@@ -28,7 +30,7 @@ def registry() -> Registry:
 
 @pytest.fixture(scope="module")
 def model():
-    base = flux_fill.BASES["mini"]
+    base = flux.BASES["mini"]
     with Registry("cpu").lease(*base.parts) as parts:  # a registry of its own: a lease keeps the lane out
         yield GeoRemover(parts, base)
 
@@ -111,11 +113,11 @@ def test_the_parts_load_by_their_own_classes_and_have_the_published_shapes():
     assert (transformer.config.in_channels, transformer.config.out_channels) == (384, 64)
     assert vae.config.latent_channels == 16 and vae.encode(torch.zeros(1, 3, 64, 128)).latents.shape == (1, 16, 8, 16)
     for stage in ("stage1", "stage2"):
-        adapter = load_file(FOLDER / stage / flux_fill.ADAPTER_FILE)
-        flux_fill.check_adapter(adapter, 384, transformer.inner_dim)
+        adapter = load_file(FOLDER / stage / flux.ADAPTER_FILE)
+        flux.check_adapter(adapter, 384, transformer.inner_dim)
         places = {key.split(".lora_")[0].removeprefix("transformer.") for key in adapter}
-        assert all(any(place.endswith(end) for end in tiny_flux.TARGETS) for place in places)
-        assert {v.shape[0] for k, v in adapter.items() if ".lora_A." in k} == {tiny_flux.RANK}
+        assert all(any(place.endswith(end) for end in flux_tiny.TARGETS) for place in places)
+        assert {v.shape[0] for k, v in adapter.items() if ".lora_A." in k} == {flux_tiny.RANK}
 
 
 @trained
@@ -124,7 +126,7 @@ def test_shadow_and_mirror_image_go_and_a_fill_leaves_them(registry):
     ours, fill, decibels = [], [], []
     for number in range(8):
         pair = evaluate.case("first", number)
-        if not removal_metrics.defined(removal_metrics.effect_area(pair.image, pair.clean, pair.mask)):
+        if not metrics.defined(metrics.effect_area(pair.image, pair.clean, pair.mask)):
             continue
         rows = evaluate.run_arm(registry, "ours", pair)
         ours.append(rows["ours"]["residual_effect"])
@@ -145,7 +147,7 @@ def test_nothing_changes_where_the_depth_does_not(model):
         pair = evaluate.case("first", number)
         for found, depth in ((kept, pair.depth), (removed, pair.depth_clean)):
             picture = model.render(pair.image, depth, pair.depth, settings).result
-            found.append(removal_metrics.difference(pair.image, picture)[pair.mask].mean())
+            found.append(metrics.difference(pair.image, picture)[pair.mask].mean())
     assert numpy.mean(kept) < 0.35 * numpy.mean(removed)
 
 
@@ -188,7 +190,7 @@ def test_the_autoencoder_keeps_pictures_and_depth(model):
 def test_the_evaluation_is_what_the_card_says():
     """The plan's run has 200 scenes of the test stream and every arm; until it is made, the card must call its figures a first look."""
     found, card = json.loads((FOLDER / "evaluation.json").read_text()), cards.CARDS["mini_flux"]()
-    assert len(found["worst"]) == 10 and found["steps"] == list(flux_fill.BASES["mini"].steps)
+    assert len(found["worst"]) == 10 and found["steps"] == list(flux.BASES["mini"].steps)
     rows = found["rows"]
     if found["stream"] == "test":
         assert found["scenes"] == 200 and set(rows) == set(evaluate.TITLES)

@@ -8,8 +8,10 @@ import math
 import pytest
 
 from assets.mini_llama import evaluate, vectors
-from pipelines import concept_guidance, concept_lab, dialogues
-from pipelines.registry import ROOT
+from pipelines import concept_guidance
+from pipelines.concept_guidance import lab
+from pipelines.core.registry import ROOT
+from pipelines.worlds import crumpet
 
 FOLDER = ROOT / "assets/mini_llama"
 pytestmark = pytest.mark.skipif(not (FOLDER / "model.safetensors").exists(), reason="the model is not trained yet")
@@ -47,7 +49,7 @@ def test_the_interval_of_pnes_holds_its_value_and_narrows_with_more_answers():
     def interval(n: int) -> list[float]:
         return evaluate.bootstrap(points, [[1.0] * round(n * r) + [0.0] * (n - round(n * r)) for r in rates])
 
-    value = concept_lab.fit(points).value
+    value = lab.fit(points).value
     (low, high), (closer, nearer) = interval(20), interval(2000)
     assert low < value < high and nearer - closer < (high - low) / 4
     assert interval(20) == [low, high], "the same samples every time"
@@ -70,7 +72,7 @@ def test_a_scan_has_what_a_row_needs():
 
 def test_every_concept_has_its_three_vectors_and_they_fit_the_model():
     known = {path.stem: concept_guidance.read_concept(path) for path in (FOLDER / "vectors").glob("*.safetensors")}
-    assert set(known) == {f"{concept}.{probe}" for concept in dialogues.CONCEPTS for probe in concept_guidance.PROBES}
+    assert set(known) == {f"{concept}.{probe}" for concept in crumpet.CONCEPTS for probe in concept_guidance.PROBES}
     config = json.loads((FOLDER / "config.json").read_text())
     for stem, concept in known.items():
         assert concept.weights.shape == (config["num_hidden_layers"], config["hidden_size"]), stem
@@ -79,16 +81,16 @@ def test_every_concept_has_its_three_vectors_and_they_fit_the_model():
 
 
 def test_the_shipped_sweeps_are_those_of_the_shipped_weights():
-    told = concept_lab.measured()
+    told = lab.measured()
     assert told, "run python -m assets.mini_llama.evaluate --write"
-    assert set(told["concepts"]) == set(dialogues.CONCEPTS) and told["prompts"] >= 200
+    assert set(told["concepts"]) == set(crumpet.CONCEPTS) and told["prompts"] >= 200
     best = json.loads((FOLDER / "manifest.json").read_text())["best"]
     assert best == told["best"]
     for concept, rows in told["concepts"].items():
         for probe, row in rows.items():
             vector = concept_guidance.read_concept(FOLDER / "vectors" / f"{concept}.{probe}.safetensors")
             assert row["accuracies"] == [round(value, 4) for value in vector.validation_accuracy], (concept, probe)
-            assert math.isclose(row["pnes"]["value"], concept_lab.fit(row["points"]).value, abs_tol=2e-3)
+            assert math.isclose(row["pnes"]["value"], lab.fit(row["points"]).value, abs_tol=2e-3)
             assert (row["range"], row["range_at"]) == evaluate.fluent_range(row["points"])
     assert told["resist"] == sorted(
         c for c, probe in best.items() if told["concepts"][c][probe]["range"] < evaluate.BAR
@@ -96,6 +98,6 @@ def test_the_shipped_sweeps_are_those_of_the_shipped_weights():
 
 
 def test_guiding_moves_at_least_four_concepts():
-    told = concept_lab.measured()
+    told = lab.measured()
     moved = [concept for concept, probe in told["best"].items() if told["concepts"][concept][probe]["range"] >= 0.30]
     assert len(moved) >= 4, moved

@@ -10,8 +10,8 @@ from torch import nn
 
 from assets.mini_sdxl.evaluate import prompts
 from assets.mini_sdxl2 import autoencoder, data, evaluate, fast, loop, models, optimisers, states, train
-from pipelines.scenes import grammar, portrait, tabletop
-from pipelines.scenes.portrait import clay
+from pipelines.worlds import grammar, portrait, tabletop
+from pipelines.worlds.portrait import clay
 
 
 @pytest.fixture

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from assets import cards
-from pipelines import judges, sdxl, tiny_diffusion, verifier
-from pipelines.registry import Registry
-from pipelines.scenes import grammar, portrait, tabletop
-from pipelines.scenes.prompts import PortraitRequest, read_prompt
-from pipelines.statistics import wilson
+from pipelines.core.registry import Registry
+from pipelines.core.scores import wilson
+from pipelines.models import judges, sdxl, sdxl_tiny, verifier
+from pipelines.worlds import grammar, portrait, tabletop
+from pipelines.worlds.prompts import PortraitRequest, read_prompt
 
 ASSETS = sdxl.ROOT / "assets"
 FOLDERS = sorted(cards.CARDS)
@@ -213,8 +213,8 @@ def test_the_parts_are_sdxl_s_classes_and_sizes(registry):
         pipe = sdxl.build(parts)
     assert type(pipe).__name__ == "StableDiffusionXLPipeline"
     assert pipe.unet.config.addition_embed_type == "text_time"
-    assert pipe.unet.config.sample_size == tiny_diffusion.LATENT
-    assert pipe.text_encoder_2.config.projection_dim == tiny_diffusion.POOLED
+    assert pipe.unet.config.sample_size == sdxl_tiny.LATENT
+    assert pipe.text_encoder_2.config.projection_dim == sdxl_tiny.POOLED
 
 
 def test_every_caption_word_is_one_token(registry):
@@ -240,7 +240,7 @@ def test_pictures_are_what_prompts_say_as_often_as_the_card_tells(tmp_path, monk
 
     measured = cards.facts("mini_sdxl", "evaluation.json")
     monkeypatch.setattr(evaluate, "DONE", tmp_path)
-    report, _ = evaluate.evaluate(25, 25, sdxl.MINI.guidance, 0, "test", tiny_diffusion.SCHEDULE_STEPS)
+    report, _ = evaluate.evaluate(25, 25, sdxl.MINI.guidance, 0, "test", sdxl_tiny.SCHEDULE_STEPS)
     for kind in evaluate.KINDS:
         low = wilson(round(25 * measured[kind]["fully_right"]["share"]), 25, z=3.3)[0]
         assert report[kind]["fully_right"]["share"] >= low, kind

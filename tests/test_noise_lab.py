@@ -12,13 +12,14 @@ import random
 import pytest
 import torch
 
-from pipelines import golden_noise, noise_inspection, noise_lab, sdxl
-from pipelines.golden_noise import GoldenNoise
-from pipelines.lane import Cancelled, Job, Progress
-from pipelines.noise_lab import ARMS, LabSettings, Tally
-from pipelines.patching import fingerprint
-from pipelines.registry import Registry
-from pipelines.statistics import Paired, mcnemar, paired_difference, wilson
+from pipelines import golden_noise
+from pipelines.core.lane import Cancelled, Job, Progress
+from pipelines.core.patching import fingerprint
+from pipelines.core.registry import Registry
+from pipelines.core.scores import Paired, mcnemar, paired_difference, wilson
+from pipelines.golden_noise import GoldenNoise, inspection, lab
+from pipelines.golden_noise.lab import ARMS, LabSettings, Tally
+from pipelines.models import sdxl
 
 PROMPT = "a red cube to the left of a blue ball on a wooden floor"
 OTHER = "a shiny purple sphere on tiles under the sky"
@@ -181,11 +182,11 @@ def row(wins: int, losses: int, total: int = 100) -> dict:
     ],
 )
 def test_a_row_is_told_in_plain_words(key, wins, losses, says):
-    assert says in noise_lab.meaning(key, row(wins, losses))
+    assert says in lab.meaning(key, row(wins, losses))
 
 
 def test_nothing_counted_is_told_too():
-    assert "Nothing was counted" in noise_lab.meaning("npnet", Paired.of([], []).as_dict())
+    assert "Nothing was counted" in lab.meaning("npnet", Paired.of([], []).as_dict())
 
 
 def test_a_prompt_that_leaves_no_room_is_told():
@@ -193,13 +194,13 @@ def test_a_prompt_that_leaves_no_room_is_told():
         hits = [True] * right + [False] * (total - right)
         return Paired.of(hits, hits).as_dict()
 
-    assert "little to win" in noise_lab.room(standard(8, 8)) and "little to win" in noise_lab.room(standard(37, 40))
-    assert "hardly any" in noise_lab.room(standard(0, 8))
-    assert [noise_lab.room(standard(*counts)) for counts in ((4, 8), (30, 40), (4, 4), (0, 0))] == [""] * 4
+    assert "little to win" in lab.room(standard(8, 8)) and "little to win" in lab.room(standard(37, 40))
+    assert "hardly any" in lab.room(standard(0, 8))
+    assert [lab.room(standard(*counts)) for counts in ((4, 8), (30, 40), (4, 4), (0, 0))] == [""] * 4
 
 
 def test_the_fewest_seeds_that_can_convince():
-    assert mcnemar(noise_lab.FEWEST, 0) < noise_lab.CONVINCING <= mcnemar(noise_lab.FEWEST - 1, 0)
+    assert mcnemar(lab.FEWEST, 0) < lab.CONVINCING <= mcnemar(lab.FEWEST - 1, 0)
 
 
 def report(**rows: tuple[int, int]) -> dict:
@@ -212,21 +213,21 @@ def report(**rows: tuple[int, int]) -> dict:
 
 
 def test_measured_figures_are_read_in_our_order():
-    found = noise_lab.measured(report(random=(1, 1), npnet=(9, 1), later_arm=(5, 0)))
+    found = lab.measured(report(random=(1, 1), npnet=(9, 1), later_arm=(5, 0)))
     assert list(found["arms"]) == ["standard", "npnet", "random"], "an arm of another version is left out"
     assert found["pairs"] == 100 and found["arms"]["npnet"]["wins"] == 9
 
 
 @pytest.mark.parametrize("manifest", [{}, {"evaluation": {}}, {"evaluation": {"NPNet": {"of": 50}}}, {"claim": "x"}])
 def test_manifests_from_before_the_evaluation_are_not_measured(manifest):
-    assert noise_lab.measured(manifest) is None
+    assert lab.measured(manifest) is None
 
 
 def test_a_better_baseline_is_named_with_its_cost():
-    rows = noise_lab.measured(
+    rows = lab.measured(
         report(npnet=(9, 1), npnet_paper=(2, 1), first_step=(12, 1), best_of_two=(30, 2), more_steps=(3, 3))
     )["arms"]
-    best, better = noise_lab.findings(rows)
+    best, better = lab.findings(rows)
     assert best.startswith("The best golden noise: NPNet, our network, +8.0 points at the same cost. 9 seeds")
     assert better == (
         "Better than that in this measurement: Best of two seeds, +28.0 points at 2 times the cost; "
@@ -235,12 +236,12 @@ def test_a_better_baseline_is_named_with_its_cost():
 
 
 def test_it_also_says_when_no_baseline_is_better_and_when_a_control_wins():
-    rows = noise_lab.measured(report(npnet=(9, 1), first_step=(3, 1), random=(4, 4), shuffled=(20, 2)))["arms"]
-    told = noise_lab.findings(rows)
+    rows = lab.measured(report(npnet=(9, 1), first_step=(3, 1), random=(4, 4), shuffled=(20, 2)))["arms"]
+    told = lab.findings(rows)
     assert "No baseline did better than NPNet, our network" in told[1]
     assert len(told) == 3 and told[2].startswith("Another prompt's change: 20 seeds won, 2 lost")
-    assert noise_lab.findings(noise_lab.measured(report(first_step=(3, 1)))["arms"]) == []
-    fewer = noise_lab.findings(noise_lab.measured(report(redenoise=(1, 9)))["arms"])
+    assert lab.findings(lab.measured(report(first_step=(3, 1)))["arms"]) == []
+    fewer = lab.findings(lab.measured(report(redenoise=(1, 9)))["arms"])
     assert "Re-denoise, no network, −8.0 points at 1.06 times the cost" in fewer[0] and len(fewer) == 1
 
 
@@ -253,16 +254,16 @@ def noise_of(side: int, seed: int = 0) -> torch.Tensor:
 
 def test_an_unchanged_noise_has_nothing_to_show():
     noise = noise_of(32)
-    told = noise_inspection.noise_portrait(noise, noise)
+    told = inspection.noise_portrait(noise, noise)
     assert told["energy"] == {"shift": 0.0, "patches": 0.0, "fine": 0.0}
     for name in ("channel_means", "singular_values", "spectrum"):
         assert told[f"{name}_before"] == told[f"{name}_after"]
-    picture, peak = noise_inspection.heat_map(noise, noise)
-    assert peak == 0 and picture.getcolors() == [(256 * 256, noise_inspection.HEAT[0])]
+    picture, peak = inspection.heat_map(noise, noise)
+    assert peak == 0 and picture.getcolors() == [(256 * 256, inspection.HEAT[0])]
 
 
 def test_white_noise_has_power_one_everywhere():
-    told = noise_inspection.noise_portrait(noise_of(128), noise_of(128, 1))
+    told = inspection.noise_portrait(noise_of(128), noise_of(128, 1))
     assert told["frequency"][0] == 0 and told["frequency"][-1] == 0.5
     assert all(abs(power - 1) < 0.25 for power in told["spectrum_before"][4:])
     assert abs(sum(told["spectrum_before"][4:]) / len(told["spectrum_before"][4:]) - 1) < 0.03
@@ -277,13 +278,13 @@ def test_each_kind_of_change_is_called_by_its_name(side):
     checks = (-1.0) ** (torch.arange(side).view(-1, 1) + torch.arange(side)).expand_as(noise)
 
     def energy(change: torch.Tensor) -> dict:
-        return noise_inspection.noise_portrait(noise, noise + change)["energy"]
+        return inspection.noise_portrait(noise, noise + change)["energy"]
 
     assert energy(shift) == pytest.approx({"shift": 1, "patches": 0, "fine": 0}, abs=1e-3)
     if side > patch:
         assert energy(coarse) == pytest.approx({"shift": 0, "patches": 1, "fine": 0}, abs=1e-3)
     assert energy(checks) == pytest.approx({"shift": 0, "patches": 0, "fine": 1}, abs=1e-3)
-    mixed = noise_inspection.noise_portrait(noise, noise_of(side, 1))["energy"]
+    mixed = inspection.noise_portrait(noise, noise_of(side, 1))["energy"]
     assert sum(mixed.values()) == pytest.approx(1, abs=2e-4)
 
 
@@ -291,14 +292,14 @@ def test_a_wave_has_its_power_in_its_own_ring():
     side, waves = 32, 5
     along = torch.cos(2 * math.pi * waves * torch.arange(side) / side).expand(1, 4, side, side)
     for wave in (along, along.mT):
-        frequency, power = noise_inspection.radial_power(wave)
+        frequency, power = inspection.radial_power(wave)
         assert frequency[waves] == pytest.approx(waves / side, abs=1e-4)
         assert power[waves] > 1 and max(power[:waves] + power[waves + 1 :]) < 1e-9
 
 
 def test_singular_values_are_those_of_the_tiled_channels():
     noise = noise_of(6)
-    told = noise_inspection.noise_portrait(noise, 2 * noise)
+    told = inspection.noise_portrait(noise, 2 * noise)
     top, bottom = (torch.cat((noise[0, i], noise[0, i + 1]), 1) for i in (0, 2))
     drawn = torch.linalg.svdvals(torch.cat((top, bottom))).tolist()
     assert told["singular_values_before"] == pytest.approx(drawn, abs=1e-3)
@@ -310,10 +311,10 @@ def test_the_heat_map_shows_the_place_and_the_size():
     noise = noise_of(32)
     changed = noise.clone()
     changed[0, :, 3, 20] += torch.tensor([3.0, 0.0, -4.0, 0.0])  # row 3, column 20: root mean square 2.5
-    picture, peak = noise_inspection.heat_map(noise, changed)
+    picture, peak = inspection.heat_map(noise, changed)
     assert picture.size == (256, 256) and peak == pytest.approx(2.5)
-    assert picture.getpixel((20 * 8 + 4, 3 * 8 + 4)) == noise_inspection.HEAT[-1]
-    assert picture.getpixel((3 * 8 + 4, 20 * 8 + 4)) == noise_inspection.HEAT[0]
+    assert picture.getpixel((20 * 8 + 4, 3 * 8 + 4)) == inspection.HEAT[-1]
+    assert picture.getpixel((3 * 8 + 4, 20 * 8 + 4)) == inspection.HEAT[0]
 
 
 # ------------------------------------------------------------------------------------------------ arms
@@ -326,21 +327,21 @@ def registry():
 
 @pytest.fixture(scope="module")
 def models(registry):
-    with registry.lease(*noise_lab.specs()) as (*parts, npnet, paper, reward, _judge):
-        yield noise_lab.Models(GoldenNoise(sdxl.build(parts), npnet), {"npnet": npnet, "npnet_paper": paper}, reward)
+    with registry.lease(*lab.specs()) as (*parts, npnet, paper, reward, _judge):
+        yield lab.Models(GoldenNoise(sdxl.build(parts), npnet), {"npnet": npnet, "npnet_paper": paper}, reward)
 
 
 @torch.inference_mode()
 def draw(models, key: str, steps: int = 1, guidance: float = 3.0, seeds=SEEDS, strength: float = 1.0, **more):
-    return noise_lab.draw_arm(key, models, PROMPTS, seeds, steps, guidance, strength, **more)
+    return lab.draw_arm(key, models, PROMPTS, seeds, steps, guidance, strength, **more)
 
 
 @torch.inference_mode()
 def changed(models, key: str, strength: float = 1.0, seeds=SEEDS) -> tuple[torch.Tensor, torch.Tensor]:
     """The standard noise and that of arm ``key``."""
-    noises = noise_lab.start_noise(seeds, models.golden.pipe)
+    noises = lab.start_noise(seeds, models.golden.pipe)
     embeds = models.golden.embed(PROMPTS)
-    return noises, noise_lab.changed_noise(key, models, noises, embeds, seeds, strength, 4)
+    return noises, lab.changed_noise(key, models, noises, embeds, seeds, strength, 4)
 
 
 MOVES = ["npnet", "npnet_paper", "redenoise", "signal", "random", "shuffled"]
@@ -366,8 +367,8 @@ def test_arms_of_guidance_and_steps_are_what_they_are_called(models):
     assert torch.equal(draw(models, "first_step", 2, guidance=1.0), draw(models, "standard", 2, guidance=1.0))
     assert torch.equal(draw(models, "first_step", guidance=3.0), draw(models, "standard", guidance=5.0))
     assert torch.equal(draw(models, "guidance", guidance=3.0), draw(models, "standard", guidance=4.5))
-    assert torch.equal(draw(models, "more_steps", 1), draw(models, "standard", 1 + noise_lab.MORE_STEPS))
-    other = draw(models, "standard", seeds=noise_lab.other_seeds(SEEDS))
+    assert torch.equal(draw(models, "more_steps", 1), draw(models, "standard", 1 + lab.MORE_STEPS))
+    other = draw(models, "standard", seeds=lab.other_seeds(SEEDS))
     assert torch.equal(draw(models, "other_noise"), other)
     assert not torch.equal(other, draw(models, "standard")), "another seed is another noise"
     # Only the first step differs: its own guidance is back in the second.
@@ -379,12 +380,12 @@ def test_best_of_two_keeps_what_the_reward_prefers(models):
     seeds = [3, 11]
     first, second = draw(models, "standard", seeds=seeds), draw(models, "other_noise", seeds=seeds)
     with torch.inference_mode():
-        scores = torch.stack([noise_lab.rewards(models.reward, pictures, PROMPTS) for pictures in (first, second)])
+        scores = torch.stack([lab.rewards(models.reward, pictures, PROMPTS) for pictures in (first, second)])
     best = draw(models, "best_of_two", seeds=seeds)
     for row, better in enumerate(scores.argmax(0).tolist()):
         assert torch.equal(best[row], (first, second)[better][row])
     with torch.inference_mode():
-        torch.testing.assert_close(noise_lab.rewards(models.reward, best, PROMPTS), scores.amax(0))
+        torch.testing.assert_close(lab.rewards(models.reward, best, PROMPTS), scores.amax(0))
 
 
 def test_the_random_change_is_as_large_as_npnets_and_goes_nowhere(models):
@@ -411,7 +412,7 @@ def test_the_shuffled_change_is_npnets_for_another_prompt(models):
 def test_the_lacking_signal_is_the_prompts_whatever_the_noise(models):
     """√(1 - ᾱ)·noise + 2·√ᾱ·E[clean | prompt]: the same for every seed, another for every prompt, alone or in company."""
     pipe, seeds = models.golden.pipe, [3, 4, 5]
-    noises, embeds = noise_lab.start_noise(seeds, pipe), models.golden.embed([PROMPT, PROMPT, OTHER])
+    noises, embeds = lab.start_noise(seeds, pipe), models.golden.embed([PROMPT, PROMPT, OTHER])
     golden = models.golden.signalled(noises, embeds, 25)
     pipe.scheduler.set_timesteps(25)
     share = pipe.scheduler.alphas_cumprod[int(pipe.scheduler.timesteps[0])].item()
@@ -426,10 +427,10 @@ def test_the_lacking_signal_is_the_prompts_whatever_the_noise(models):
 @pytest.mark.parametrize("seeds", [[0, 7], [2**31 - 1, 940_000_000]])
 def test_every_role_draws_a_noise_of_its_own(models, seeds):
     """torch takes 32 bits of a seed: roles that differ in the bits above would draw the same noise."""
-    roles = [seeds, noise_lab.other_seeds(seeds), [2**32 - 1 - seed for seed in seeds]]
-    drawn = [noise_lab.start_noise(role, models.golden.pipe) for role in roles]
+    roles = [seeds, lab.other_seeds(seeds), [2**32 - 1 - seed for seed in seeds]]
+    drawn = [lab.start_noise(role, models.golden.pipe) for role in roles]
     looks = [golden_noise.SIGNAL_SEED * golden_noise.LOOKS + look for look in range(golden_noise.LOOKS)]
-    rows = [*(row for noise in drawn for row in noise), *noise_lab.start_noise(looks, models.golden.pipe)]
+    rows = [*(row for noise in drawn for row in noise), *lab.start_noise(looks, models.golden.pipe)]
     for place, row in enumerate(rows):
         assert all((row - other).abs().max() > 1 for other in rows[:place])
 
@@ -490,7 +491,7 @@ def test_steps_are_counted_upwards_in_every_arm(models):
     for key in ("best_of_two", "more_steps", "npnet"):
         seen = []
         draw(models, key, steps=3, on_step=lambda step, clean, seen=seen: seen.append(step))
-        assert seen == sorted(seen) and seen[0] == 1 and seen[-1] in (3, 3 + noise_lab.MORE_STEPS), key
+        assert seen == sorted(seen) and seen[0] == 1 and seen[-1] in (3, 3 + lab.MORE_STEPS), key
 
 
 # ------------------------------------------------------------------------------------------------- lab
@@ -519,7 +520,7 @@ LAB = LabSettings(PROMPT, seed=3, count=8, steps=1, guidance=3.0, arms=("npnet",
 @pytest.fixture(scope="module")
 def straight(registry) -> tuple[Tally, Listens]:
     job = Listens()
-    return noise_lab.compare(job, registry, LAB), job
+    return lab.compare(job, registry, LAB), job
 
 
 def test_a_tally_adds_up(straight):
@@ -545,32 +546,32 @@ def test_what_is_shown_are_the_last_seeds_with_their_verdicts(straight):
 
 
 def test_the_counts_are_the_judges_verdicts(straight, registry):
-    with registry.lease(*noise_lab.specs()) as (*parts, npnet, paper, reward, judge), torch.inference_mode():
-        models = noise_lab.Models(GoldenNoise(sdxl.build(parts), npnet), {"npnet": npnet, "npnet_paper": paper}, reward)
-        pictures = noise_lab.draw_arm("npnet", models, [PROMPT] * 4, [3, 4, 5, 6], 1, 3.0)
-        assert noise_lab.fully_right(judge, pictures, [PROMPT] * 4) == straight[0].right["npnet"][:4]
+    with registry.lease(*lab.specs()) as (*parts, npnet, paper, reward, judge), torch.inference_mode():
+        models = lab.Models(GoldenNoise(sdxl.build(parts), npnet), {"npnet": npnet, "npnet_paper": paper}, reward)
+        pictures = lab.draw_arm("npnet", models, [PROMPT] * 4, [3, 4, 5, 6], 1, 3.0)
+        assert lab.fully_right(judge, pictures, [PROMPT] * 4) == straight[0].right["npnet"][:4]
 
 
 def test_stop_keeps_the_tally_and_continue_repeats_no_seed(straight, registry):
-    with registry.lease(*noise_lab.specs()) as parts:
+    with registry.lease(*lab.specs()) as parts:
         modules = [part for part in parts if isinstance(part, torch.nn.Module)]
         before = [fingerprint(module) for module in modules]
     job = Listens(stop_after=1)
     with pytest.raises(Cancelled):
-        noise_lab.compare(job, registry, LAB)
+        lab.compare(job, registry, LAB)
     (kept,) = job.tallies
     assert kept.done == 4 and kept.right == {key: hits[:4] for key, hits in straight[0].right.items()}
     assert [fingerprint(module) for module in modules] == before
 
     remembered = copy.deepcopy(kept.right)
     further = Listens()
-    ended = noise_lab.compare(further, registry, LAB, kept)
+    ended = lab.compare(further, registry, LAB, kept)
     assert ended.right == straight[0].right, "as if it had never been stopped"
     assert [seed for seed, arm, *_ in ended.shown if arm == "standard"] == list(range(5, 11))
     assert min(further.fractions) >= 0.5 and ended.seconds > kept.seconds
     assert kept.right == remembered and kept.done == 4, "what was kept is not changed"
 
-    assert noise_lab.compare(Job(), registry, LAB, ended).right == ended.right, "nothing is left to draw"
+    assert lab.compare(Job(), registry, LAB, ended).right == ended.right, "nothing is left to draw"
 
 
 def test_a_prompt_that_is_not_read_whole_is_not_counted(registry):
@@ -579,12 +580,12 @@ def test_a_prompt_that_is_not_read_whole_is_not_counted(registry):
         ValueError,
         match="not read the end of this prompt, “.* blue sphere”, so that no picture could be right: shorten",
     ):
-        noise_lab.compare(Job(), registry, dataclasses.replace(LAB, prompt=prompt.strip()))
+        lab.compare(Job(), registry, dataclasses.replace(LAB, prompt=prompt.strip()))
 
 
 def test_other_settings_start_anew(straight, registry):
     other = dataclasses.replace(LAB, count=2, strength=0.0, arms=("npnet",))
-    tally = noise_lab.compare(Job(), registry, other, straight[0])
+    tally = lab.compare(Job(), registry, other, straight[0])
     assert tally.done == 2 and list(tally.right) == ["standard", "npnet"]
     assert tally.right["npnet"] == tally.right["standard"], "strength 0 is the standard noise"
 
@@ -592,5 +593,5 @@ def test_other_settings_start_anew(straight, registry):
 def test_wrong_settings_stop_before_anything_is_loaded():
     fresh = Registry("cpu")
     with pytest.raises(ValueError, match="number of seeds"):
-        noise_lab.compare(Job(), fresh, dataclasses.replace(LAB, count=0))
+        lab.compare(Job(), fresh, dataclasses.replace(LAB, count=0))
     assert not [part for part in fresh.status() if part["state"] != "cold"]

@@ -13,7 +13,7 @@ from diffusers.models.normalization import AdaGroupNorm
 from safetensors.torch import save_file
 from torch.nn import functional
 
-from pipelines.npnet import (
+from pipelines.golden_noise.npnet import (
     OFFICIAL_HUNYUAN_DIT,
     OFFICIAL_SDXL,
     SMALL,
@@ -385,7 +385,7 @@ def test_names_of_old_timm_are_understood(tmp_path):
 def test_keys_that_are_not_used_are_listed(tmp_path, caplog):
     net = small()
     torch.save(nested(net.state_dict()) | {"optimizer": {"step": torch.ones(1)}}, tmp_path / "more.pth")
-    with caplog.at_level(logging.WARNING, logger="pipelines.npnet"):
+    with caplog.at_level(logging.WARNING, logger="pipelines.golden_noise.npnet"):
         load_official(tmp_path / "more.pth", net.config)
     assert "optimizer.step" in caplog.text
 

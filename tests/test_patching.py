@@ -1,4 +1,4 @@
-"""What `pipelines/patching.py` lends to a block it takes back: compared byte by byte, also after an error."""
+"""What `pipelines/core/patching.py` lends to a block it takes back: compared byte by byte, also after an error."""
 
 from collections.abc import Callable
 
@@ -8,7 +8,7 @@ from diffusers import DDIMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 
-from pipelines.patching import adapter, edited_outputs, fingerprint, fresh_scheduler, frozen, unchanged
+from pipelines.core.patching import adapter, edited_outputs, fingerprint, fresh_scheduler, frozen, unchanged
 
 
 def small_net() -> nn.Sequential:

@@ -12,7 +12,7 @@ from gradio.data_classes import FileData
 from PIL import Image
 
 import app
-from demos import picture_editor
+from demos.core import picture_editor
 
 picture_editor.guard()
 

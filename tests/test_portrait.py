@@ -9,8 +9,8 @@ from dataclasses import fields, replace
 import pytest
 import torch
 
-from pipelines.scenes import portrait as portraits
-from pipelines.scenes.portrait import __main__ as sheet
+from pipelines.worlds import portrait as portraits
+from pipelines.worlds.portrait import __main__ as sheet
 
 SIZE = (40, 56)  # never square
 
@@ -61,7 +61,7 @@ def test_a_batch_of_two_is_two_batches_of_one(people, truth):
 
 
 def test_portraits_drawn_together_as_on_a_gpu_equal_those_drawn_alone(monkeypatch):
-    from pipelines.scenes.portrait import clay
+    from pipelines.worlds.portrait import clay
 
     alike = [portraits.sample(seed, hair_style="curly", glasses=True, beard=True) for seed in range(3)]
     alone = portraits.render(alike, SIZE, truth=True)

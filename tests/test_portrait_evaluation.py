@@ -10,9 +10,8 @@ from PIL import Image
 
 from assets import cards
 from assets.mini_controlnets import evaluate
-from pipelines import portrait_person
-from pipelines.megaportrait import Settings
-from pipelines.portrait_person import Training
+from pipelines.megaportrait import Settings, person
+from pipelines.megaportrait.person import Training
 from tests import toy_portrait
 
 QUICK = {
@@ -36,7 +35,7 @@ def row(identity: float | None, **more) -> dict:
 
 @pytest.fixture
 def bar(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(portrait_person, "threshold", lambda: 0.5)
+    monkeypatch.setattr(person, "threshold", lambda: 0.5)
 
 
 # --- figures
@@ -103,7 +102,7 @@ def test_the_bars_are_those_of_the_plan(bar):
 
 
 def test_without_a_threshold_nothing_is_said_of_who_passes(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(portrait_person, "threshold", lambda: None)
+    monkeypatch.setattr(person, "threshold", lambda: None)
     assert list(met(report_of([row(0.9)])).values())[:3] == [None, None, True]
 
 
@@ -137,7 +136,7 @@ def test_the_table_for_choices_has_a_line_for_each_arm(bar):
 
 
 def test_the_page_can_show_what_was_found(bar):
-    from demos.portrait_measured import measured_html
+    from demos.megaportrait.measured import measured_html
 
     known = {"seam_excess": 0.1, "ring_difference": 1.0, "landmark_error": 2.0, "shading_agreement": 0.9}
     told = measured_html(
@@ -269,9 +268,9 @@ def test_a_run_goes_on_where_it_ended_and_writes_what_it_found(toy, tmp_path, mo
 def test_a_pair_that_is_refused_is_a_row_with_its_sentence(toy, tmp_path):
     registry = evaluate.Registry("cpu")
     evaluate.learn(registry, 700_000, Training(600, 1, 2, checks=1), tmp_path)
-    someone = portrait_person.load(tmp_path, "700000")
+    someone = person.load(tmp_path, "700000")
     recipe = evaluate.recipe_of("test", 0, 1)
-    with registry.lease(evaluate.face_models.PARSER) as (parser,):
+    with registry.lease(evaluate.faces.PARSER) as (parser,):
         parser.blind = True
         rows = evaluate.run_pair(registry, someone, recipe, ["preview"], {})
         parser.blind = False

@@ -10,12 +10,15 @@ import numpy
 import pytest
 import torch
 
-from pipelines import face_models, images, megaportrait, portrait_person, sdxl
-from pipelines.lane import Job
+from pipelines import megaportrait
+from pipelines.core import images
+from pipelines.core.lane import Job
+from pipelines.core.patching import fingerprint
+from pipelines.core.registry import Registry
 from pipelines.megaportrait import HARMONISED, IDENTITY, SHADED, Request, Settings
-from pipelines.patching import fingerprint
-from pipelines.portrait_person import Training
-from pipelines.registry import Registry
+from pipelines.megaportrait import person as portrait_person
+from pipelines.megaportrait.person import Training
+from pipelines.models import controlnets, faces_photo, sdxl
 from tests import toy_portrait_full
 
 pytestmark = pytest.mark.slow
@@ -42,7 +45,7 @@ def registry(hub):
 @pytest.fixture(scope="module")
 def photographs():
     """Of one person three, then the reference: rendered heads with the mark of the toy detector."""
-    from pipelines.scenes import portrait as heads
+    from pipelines.worlds import portrait as heads
 
     people = [heads.Portrait(heads.sample_identity(11), heads.sample_shot(seed)) for seed in (1, 2, 3)]
     made = heads.render([*people, heads.sample(203)], (SIDE, SIDE)).image
@@ -105,9 +108,9 @@ def test_every_model_that_answered_is_told_with_its_licence(plain):
 
 def test_the_full_set_s_maps_are_those_that_its_controlnets_read(plain):
     analysis = plain.analysis
-    assert (plain.controls["line"] == face_models.control_map("canny", analysis.square)).all()
-    assert (plain.controls["shading"] == face_models.control_map("tile", analysis.square)).all()
-    assert (plain.controls["landmarks"] == face_models.openpose_map((128, 128), analysis.points)).all()
+    assert (plain.controls["line"] == controlnets.control_map("canny", analysis.square)).all()
+    assert (plain.controls["shading"] == controlnets.control_map("tile", analysis.square)).all()
+    assert (plain.controls["landmarks"] == controlnets.openpose_map((128, 128), analysis.points)).all()
 
 
 def test_the_adapter_shows_the_person_and_leaves_the_model_to_the_byte(registry, request_, plain, unet):
@@ -129,7 +132,7 @@ def test_the_adapter_at_scale_zero_is_the_model_without_it(registry, plain):
     with registry.lease(*base, controls["line"].spec, *megaportrait.look_specs("full", "instant")) as leased:
         parts, net, weights, encoder = leased[: len(base)], leased[-3], leased[-2], leased[-1]
         model = megaportrait.MegaPortrait(parts, {"line": net})
-        seen = face_models.look_of(encoder, [analysis.square, analysis.square[:, ::-1]])
+        seen = controlnets.look_of(encoder, [analysis.square, analysis.square[:, ::-1]])
         assert seen.shape == (2, 2, 17, 32) and not torch.equal(seen[0], seen[1])
 
         def drawn(look, scale):
@@ -187,7 +190,7 @@ def test_a_smaller_preset_keeps_the_controlnets_off_the_gpu_and_tiles_the_autoen
 
 
 def test_a_net_whose_layers_visit_the_device_paints_the_same(registry, plain):
-    spec = face_models.offloaded(megaportrait.controls("full")["line"].spec)
+    spec = controlnets.offloaded(megaportrait.controls("full")["line"].spec)
     away = spec.load(spec)
     assert type(away).__name__ == "Offloaded" and not isinstance(away, torch.nn.Module), "the registry leaves it in RAM"
     cpu = torch.device("cpu")
@@ -256,19 +259,19 @@ def test_presets_say_that_their_sizes_are_estimates():
 
 
 def test_faces_of_a_photograph_have_points_and_the_tilt_of_the_head(registry, photographs):
-    with registry.lease(face_models.YUNET) as (detector,):
-        (face,) = face_models.PhotoDetector(detector).detect(photographs[0])
+    with registry.lease(faces_photo.YUNET) as (detector,):
+        (face,) = faces_photo.PhotoDetector(detector).detect(photographs[0])
         assert face.box == pytest.approx((168 - 64, 168 - 72, 128, 144)), "around the middle of the mark"
         assert face.points is not None and face.tilt == pytest.approx(0, abs=0.1)
         wide = numpy.concatenate([photographs[0], numpy.zeros_like(photographs[0])], 1)
-        half = face_models.PhotoDetector(detector).detect(wide)
+        half = faces_photo.PhotoDetector(detector).detect(wide)
         assert [one.box[2] for one in half] == [], "half a cell is too little for the toy"
-        assert face_models.PhotoDetector(detector).detect(numpy.full((90, 130, 3), 90, numpy.uint8)) == []
+        assert faces_photo.PhotoDetector(detector).detect(numpy.full((90, 130, 3), 90, numpy.uint8)) == []
 
 
 def test_the_same_face_is_the_same_person_at_any_size(registry, photographs):
-    with registry.lease(face_models.YUNET, face_models.SFACE) as (detector, recogniser):
-        finder, knower = face_models.PhotoDetector(detector), face_models.PhotoEmbedder(recogniser)
+    with registry.lease(faces_photo.YUNET, faces_photo.SFACE) as (detector, recogniser):
+        finder, knower = faces_photo.PhotoDetector(detector), faces_photo.PhotoEmbedder(recogniser)
         large = numpy.repeat(numpy.repeat(photographs[0], 2, 0), 2, 1)
         first, second = (knower.embed(one, finder.detect(one)[0]) for one in (photographs[0], large))
         other = knower.embed(photographs[3], finder.detect(photographs[3])[0])
@@ -306,10 +309,10 @@ def test_without_sface_points_are_there_and_nobody_is_known(hub, tmp_path, monke
 def test_a_damaged_onnx_file_is_as_good_as_none(tmp_path, monkeypatch, hub):
     folder = tmp_path / "face_detection_yunet"
     folder.mkdir()
-    (folder / face_models.YUNET.files[0]).write_bytes(b"no model")
+    (folder / faces_photo.YUNET.files[0]).write_bytes(b"no model")
     monkeypatch.setenv("LATENT_STUDIO_MODELS", str(tmp_path))
     with pytest.raises(FileNotFoundError, match="this OpenCV cannot read it: fetch the file again"):
-        face_models.YUNET.load(face_models.YUNET)
+        faces_photo.YUNET.load(faces_photo.YUNET)
     assert portrait_person.at_hand(Registry("cpu"), "full") == ()
 
 

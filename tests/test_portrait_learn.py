@@ -19,14 +19,17 @@ from PIL import Image
 from skimage import data
 
 import app
-import demos
-from demos import portrait_learn, portrait_people, portrait_step1
-from demos.payloads import Page
-from demos.portrait_learn import NAMES, STOPPED, people_of
-from demos.portrait_people import Chosen, first_person, read_person
-from pipelines import face_models, portrait_person
-from pipelines.portrait_person import Lesson, Training
-from pipelines.registry import Registry
+from demos.core import handlers
+from demos.core.payloads import Page
+from demos.megaportrait import learn as portrait_learn
+from demos.megaportrait import people
+from demos.megaportrait import step1 as portrait_step1
+from demos.megaportrait.learn import NAMES, STOPPED, people_of
+from demos.megaportrait.people import Chosen, first_person, read_person
+from pipelines.core.registry import Registry
+from pipelines.megaportrait import person as portrait_person
+from pipelines.megaportrait.person import Lesson, Training
+from pipelines.models import faces
 from tests import toy_portrait
 from tests.environment import free_port
 from tests.test_app import shown, visit
@@ -93,7 +96,7 @@ def trained(tab: SimpleNamespace, run: list) -> Chosen:
 
 def test_the_step_opens_with_a_rendered_person_and_asks_no_consent(tab: SimpleNamespace):
     step1 = tab.step1
-    assert step1.chosen.value.identity == portrait_people.START.person and step1.key.value == "first"
+    assert step1.chosen.value.identity == people.START.person and step1.key.value == "first"
     assert not step1.consent.visible and step1.name.value == "Person 11"
     assert step1.shown.value.count("<img") == 5 and "Not trained yet" in step1.shown.value
     assert set(step1.load(first_person())) <= set(step1.outputs)
@@ -180,7 +183,7 @@ def test_pictures_that_are_none_are_refused_and_the_page_stays(tab: SimpleNamesp
 
 def test_someone_else_among_the_pictures_is_named(tab: SimpleNamespace, files: dict[str, str], monkeypatch):
     vectors = iter(numpy.eye(128, dtype=numpy.float32)[[0, 1, 0, 0, 1]])
-    monkeypatch.setattr(face_models.FaceEmbedder, "embed", lambda self, picture, points: next(vectors))
+    monkeypatch.setattr(faces.FaceEmbedder, "embed", lambda self, picture, points: next(vectors))
     names = ("picture_1", "astronaut", "picture_2", "picture_3", "picture_1")
     said = last(look(tab, [files[name] for name in names]), tab.step1.shown)
     assert "Photos 2 and 5 look like a different person." in said
@@ -235,7 +238,7 @@ def test_a_run_that_is_stopped_keeps_its_last_checkpoint_and_says_so(tab: Simple
     while not any(tab.step1.chosen in update for update in seen[-1:] if isinstance(update, dict)):
         seen.append(next(going))
     kept = last(seen, tab.step1.chosen)
-    assert demos.stop_run(visit("stop"))
+    assert handlers.stop_run(visit("stop"))
     rest = list(going)
     assert rest == [{tab.learn.line: STOPPED}], "nothing overtakes the stop"
     assert kept.trained and kept.person.facts["best_step"] == kept.person.facts["steps"] == 20
@@ -247,7 +250,7 @@ def test_a_run_that_is_stopped_keeps_its_last_checkpoint_and_says_so(tab: Simple
 def test_a_run_that_is_stopped_before_its_first_check_has_learnt_nothing(tab: SimpleNamespace, two: Chosen):
     going = training(tab, "early", two, steps=400, checks=1)
     next(going)
-    assert demos.stop_run(visit("early"))
+    assert handlers.stop_run(visit("early"))
     assert list(going) == [{tab.learn.line: STOPPED}]
     assert "nothing was learnt yet" in handler(tab, "ended")(STOPPED, two)[tab.learn.line]
     assert tab.learn.line not in handler(tab, "ended")("another line", two), "only after a stop"
@@ -319,7 +322,7 @@ def test_persons_are_kept_for_one_visitor_until_the_page_closes(tab: SimpleNames
     assert nobody[learn.kept].choices == [] and nobody[learn.kept].visible is False
     handler(tab, "keep")(trained, "Ada", visit("mine"))
     folder = people_of("mine")
-    demos.forget_visitor(visit("mine"))
+    handlers.forget_visitor(visit("mine"))
     assert not folder.exists()
 
 
@@ -444,5 +447,5 @@ def test_wrong_input_gets_one_clear_sentence(address: str, files: dict[str, str]
 
 def test_what_training_says_fits_what_the_pipeline_writes(trained: Chosen):
     """`read_person` leaves out what it does not know: nothing of a real person may be lost."""
-    assert portrait_people._tidy(trained.person.facts) == json.loads(json.dumps(trained.person.facts))
+    assert people._tidy(trained.person.facts) == json.loads(json.dumps(trained.person.facts))
     assert portrait_person.threshold() == toy_portrait.BAR

@@ -8,8 +8,8 @@ import re
 import pytest
 from PIL import Image
 
-from demos import portrait_measured
-from demos.portrait_measured import findings, measured_html
+from demos.megaportrait import measured
+from demos.megaportrait.measured import findings, measured_html
 
 FACES = {
     "people": 200, "shots": 5,
@@ -76,7 +76,7 @@ def marks(told: str) -> str:
 
 def test_without_figures_there_is_one_sentence_for_each_and_no_chart():
     told = measured_html("mini", {}, {})
-    assert portrait_measured.NOT_MEASURED in told and portrait_measured.FACES_NOT_MEASURED in told
+    assert measured.NOT_MEASURED in told and measured.FACES_NOT_MEASURED in told
     assert "<svg" not in told and "<table" not in told and not marks(told) and told.count("remark") == 2
 
 
@@ -147,8 +147,8 @@ def test_the_face_models_have_a_roc_and_their_rates():
 
 
 def test_sheets_are_shown_small_where_they_are(tmp_path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(portrait_measured, "SHEETS", tmp_path)
-    assert portrait_measured.sheets() == ""
+    monkeypatch.setattr(measured, "SHEETS", tmp_path)
+    assert measured.sheets() == ""
     Image.new("RGB", (800, 736)).save(tmp_path / "worst.webp")
-    told = portrait_measured.sheets()
+    told = measured.sheets()
     assert told.count("<img") == 1 and "Worst five" in told and len(told) < 20_000

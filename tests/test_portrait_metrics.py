@@ -10,8 +10,9 @@ import numpy
 import pytest
 from skimage import data
 
-from pipelines import masks, portrait_metrics, portrait_paste
-from pipelines.removal_metrics import PERFECT
+from pipelines.core import geometry, masks
+from pipelines.core.scores import PERFECT
+from pipelines.megaportrait import metrics, paste
 
 
 def ellipse(size: tuple[int, int], middle: tuple[float, float], radii: tuple[float, float]) -> numpy.ndarray:
@@ -30,15 +31,15 @@ def portrait():
 def pasted(portrait):
     """The face with L x 1.12 + 12, a + 8, b - 10 put back in several ways."""
     picture, core = portrait
-    lab = portrait_paste.lab_of(picture) * numpy.float32([1.12, 1, 1]) + numpy.float32([12, 8, -10])
+    lab = paste.lab_of(picture) * numpy.float32([1.12, 1, 1]) + numpy.float32([12, 8, -10])
     face = numpy.clip(cv2.cvtColor(lab, cv2.COLOR_Lab2RGB) * 255, 0, 255).round().astype(numpy.uint8)
-    lit = portrait_paste.shading_transfer(face, picture, core, 1.0)
+    lit = paste.shading_transfer(face, picture, core, 1.0)
     soft = {"erode": 0.0, "feather": 8 / 116}
     return {
-        "hard": portrait_paste.paste(face, picture, core, method="hard")[0],
-        "feather": portrait_paste.paste(face, picture, core, **soft)[0],
-        "poisson": portrait_paste.paste(face, picture, core, method="poisson", erode=0)[0],
-        "reinhard": portrait_paste.paste(lit, picture, core, **soft)[0],
+        "hard": paste.paste(face, picture, core, method="hard")[0],
+        "feather": paste.paste(face, picture, core, **soft)[0],
+        "poisson": paste.paste(face, picture, core, method="poisson", erode=0)[0],
+        "reinhard": paste.paste(lit, picture, core, **soft)[0],
     }
 
 
@@ -47,12 +48,12 @@ def pasted(portrait):
 
 def test_the_reference_measured_against_itself_is_perfect(portrait):
     picture, core = portrait
-    found = portrait_metrics.measured(picture, picture, core, core)
+    found = metrics.measured(picture, picture, core, core)
     assert found == {
         "seam_excess": 0.0, "ring_difference": 0.0, "shading_agreement": pytest.approx(1), "sharpness_ratio": 1.0,
         "outside_largest": 0.0, "outside_changed": 0.0, "outside_ssim": 1.0,
     }  # fmt: skip
-    assert {portrait_metrics.verdict(name, found[name]) for name in found if name != "outside_changed"} == {"good"}
+    assert {metrics.verdict(name, found[name]) for name in found if name != "outside_changed"} == {"good"}
     json.dumps(found, allow_nan=False)
 
 
@@ -60,29 +61,29 @@ def test_the_reference_measured_against_itself_is_perfect(portrait):
 
 
 def test_the_face_of_the_photograph_has_an_edge_of_its_own(portrait):
-    assert portrait_metrics.seam_ratio(*portrait) == pytest.approx(1.4, abs=0.06)
-    assert portrait_metrics.ring_colours(*portrait) == pytest.approx(5.4, abs=0.3)
+    assert metrics.seam_ratio(*portrait) == pytest.approx(1.4, abs=0.06)
+    assert metrics.ring_colours(*portrait) == pytest.approx(5.4, abs=0.3)
 
 
 def test_seam_and_ring_order_the_ways_to_paste(portrait, pasted):
     picture, core = portrait
-    seam = {name: portrait_metrics.seam_excess(made, picture, core) for name, made in pasted.items()}
-    ring = {name: portrait_metrics.ring_difference(made, picture, core) for name, made in pasted.items()}
+    seam = {name: metrics.seam_excess(made, picture, core) for name, made in pasted.items()}
+    ring = {name: metrics.ring_difference(made, picture, core) for name, made in pasted.items()}
     assert seam["hard"] > 0.8, "a visible seam"
     assert all(abs(seam[name]) < 0.15 for name in ("feather", "poisson", "reinhard")), seam
     assert ring["hard"] > 15 and 5 < ring["feather"] < 9, "the cast that the seam alone does not see"
     assert abs(ring["poisson"]) < 1 and abs(ring["reinhard"]) < 1.5, ring
-    words = {name: portrait_metrics.verdict("seam_excess", value) for name, value in seam.items()}
+    words = {name: metrics.verdict("seam_excess", value) for name, value in seam.items()}
     assert words == {"hard": "poor", "feather": "good", "poisson": "good", "reinhard": "good"}
-    assert portrait_metrics.verdict("ring_difference", ring["feather"]) == "poor"
+    assert metrics.verdict("ring_difference", ring["feather"]) == "poor"
 
 
 def test_the_order_holds_in_a_small_crop(portrait, pasted):
     picture, core = portrait
-    crop = portrait_paste.crop_around((86, 67, 95, 95), (300, 250), 2.0, 128)
+    crop = geometry.crop_around((86, 67, 95, 95), (300, 250), 2.0, 128)
     small, there = crop.cut(picture), crop.cut_mask(core)
-    seam = {name: portrait_metrics.seam_excess(crop.cut(made), small, there) for name, made in pasted.items()}
-    ring = {name: portrait_metrics.ring_difference(crop.cut(made), small, there) for name, made in pasted.items()}
+    seam = {name: metrics.seam_excess(crop.cut(made), small, there) for name, made in pasted.items()}
+    ring = {name: metrics.ring_difference(crop.cut(made), small, there) for name, made in pasted.items()}
     assert seam["hard"] > 0.8 and max(abs(seam[name]) for name in ("feather", "poisson", "reinhard")) < 0.15
     assert ring["hard"] > 12 and ring["feather"] > 5 and max(abs(ring["poisson"]), abs(ring["reinhard"])) < 1.5
 
@@ -92,42 +93,40 @@ def test_shading_agrees_with_the_same_light_and_not_with_the_opposite_one():
     ramp = numpy.repeat(numpy.linspace(60, 200, 120)[None, :, None], 140, 0).repeat(3, 2)
     bumps = 12 * numpy.random.default_rng(0).normal(size=(size[1], size[0], 1))
     left, right = (numpy.clip(side + bumps, 0, 255).astype(numpy.uint8) for side in (ramp, ramp[:, ::-1]))
-    assert portrait_metrics.shading_agreement(left, ramp.astype(numpy.uint8), core) > 0.98
-    assert portrait_metrics.shading_agreement(left, right, core) < -0.9
+    assert metrics.shading_agreement(left, ramp.astype(numpy.uint8), core) > 0.98
+    assert metrics.shading_agreement(left, right, core) < -0.9
     darker = (left * 0.6).astype(numpy.uint8)
-    assert portrait_metrics.shading_agreement(darker, left, core) > 0.98, "how much light is another question"
+    assert metrics.shading_agreement(darker, left, core) > 0.98, "how much light is another question"
 
 
 def test_a_softer_face_has_a_lower_sharpness_ratio(portrait):
     picture, core = portrait
     soft = cv2.GaussianBlur(picture, (0, 0), 2)
-    ratio = portrait_metrics.sharpness_ratio(soft, picture, core)
-    assert ratio < 0.1 and portrait_metrics.sharpness_ratio(picture, soft, core) == pytest.approx(1 / ratio)
-    assert portrait_metrics.verdict("sharpness_ratio", ratio) == "poor"
+    ratio = metrics.sharpness_ratio(soft, picture, core)
+    assert ratio < 0.1 and metrics.sharpness_ratio(picture, soft, core) == pytest.approx(1 / ratio)
+    assert metrics.verdict("sharpness_ratio", ratio) == "poor"
 
 
 def test_one_changed_pixel_outside_is_seen_and_inside_is_not(portrait):
     picture, core = portrait
     result = picture.copy()
     result[115, 132] = 255 - result[115, 132]
-    assert portrait_metrics.outside(result, picture, core)["outside_ssim"] == 1.0
+    assert metrics.outside(result, picture, core)["outside_ssim"] == 1.0
     result[5, 7, 1] = result[5, 7, 1] - 3
-    found = portrait_metrics.outside(result, picture, core)
+    found = metrics.outside(result, picture, core)
     assert found["outside_largest"] == 3.0 and found["outside_changed"] == pytest.approx(1 / (~core).sum())
     assert 0.999 < found["outside_ssim"] < 1
-    assert (
-        portrait_metrics.verdict("outside_largest", 3.0) == portrait_metrics.verdict("outside_ssim", 0.9999) == "poor"
-    )
+    assert metrics.verdict("outside_largest", 3.0) == metrics.verdict("outside_ssim", 0.9999) == "poor"
 
 
 def test_landmark_error_of_hand_made_points():
     truth = numpy.array([(10.0, 10), (30, 10), (20, 20), (13, 30), (27, 30)])
     found = truth + numpy.array([(3, 4), (0, 0), (0, 0), (0, 0), (0, 10)])
-    assert portrait_metrics.landmark_error(found, truth, 50) == pytest.approx(100 * (5 + 10) / 5 / 50)
+    assert metrics.landmark_error(found, truth, 50) == pytest.approx(100 * (5 + 10) / 5 / 50)
     seen = [True, False, False, False, False]
-    assert portrait_metrics.landmark_error(found, truth, 50, seen) == pytest.approx(10)
-    assert portrait_metrics.landmark_error(found, truth, 50, [False] * 5) is None
-    assert portrait_metrics.landmark_error(None, truth, 50) is None
+    assert metrics.landmark_error(found, truth, 50, seen) == pytest.approx(10)
+    assert metrics.landmark_error(found, truth, 50, [False] * 5) is None
+    assert metrics.landmark_error(None, truth, 50) is None
 
 
 def test_the_truth_is_compared_region_by_region(portrait):
@@ -135,26 +134,26 @@ def test_the_truth_is_compared_region_by_region(portrait):
     result = picture.copy()
     result[core] = numpy.where(result[core] > 127, result[core] - 10, result[core] + 10)
     none = numpy.zeros_like(core)
-    found = portrait_metrics.against_truth(result, picture, {"core": core, "rest": ~masks.grow(core, 5), "lips": none})
+    found = metrics.against_truth(result, picture, {"core": core, "rest": ~masks.grow(core, 5), "lips": none})
     assert found["core"]["psnr"] == pytest.approx(20 * math.log10(25.5)) and found["core"]["ssim"] < 0.99
     assert found["rest"] == {"psnr": PERFECT, "ssim": pytest.approx(1)}
     assert found["lips"] == {"psnr": None, "ssim": None}
 
 
 def test_a_rendered_person_relit_scores_the_truth_best():
-    from pipelines.scenes import portrait as portraits
+    from pipelines.worlds import portrait as portraits
 
     who = portraits.sample_identity(1, hair_style="short", beard=False, glasses=False)
     shots = [portraits.sample_shot(3, yaw=0.0, light_azimuth=side, light_colour="neutral") for side in (-0.9, 0.9)]
     drawn = portraits.render([portraits.Portrait(who, shot) for shot in shots], (120, 100), truth=True)
     left, right = (drawn.image.permute(0, 2, 3, 1).numpy() * 255).round().astype(numpy.uint8)
-    core = portrait_paste.core_of(drawn.masks["face"][0].numpy())
-    made = portrait_paste.paste(portrait_paste.shading_transfer(right, left, core, 1.0), left, core)[0]
-    hard = portrait_paste.paste(right, left, core, method="hard")[0]
-    lit, unlit = (portrait_metrics.measured(one, left, core, masks.grow(core, 20)) for one in (made, hard))
+    core = paste.core_of(drawn.masks["face"][0].numpy())
+    made = paste.paste(paste.shading_transfer(right, left, core, 1.0), left, core)[0]
+    hard = paste.paste(right, left, core, method="hard")[0]
+    lit, unlit = (metrics.measured(one, left, core, masks.grow(core, 20)) for one in (made, hard))
     assert lit["shading_agreement"] > 0.95 > unlit["shading_agreement"]
     assert lit["outside_largest"] == 0
-    better, worse = (portrait_metrics.against_truth(one, left, {"core": core})["core"]["psnr"] for one in (made, hard))
+    better, worse = (metrics.against_truth(one, left, {"core": core})["core"]["psnr"] for one in (made, hard))
     assert better > worse + 3
 
 
@@ -167,22 +166,22 @@ def test_what_cannot_be_measured_is_none_and_never_perfect(portrait):
     plain = numpy.full_like(picture, 120)
     speck = ellipse((300, 250), (20, 20), (1, 1))
     for mask in (none, every, speck):
-        assert portrait_metrics.seam_excess(picture, picture, mask) is None
-        assert portrait_metrics.ring_difference(picture, picture, mask) is None or mask is speck
-    assert portrait_metrics.seam_excess(plain, plain, core) is None, "no jump anywhere to compare with"
-    assert portrait_metrics.shading_agreement(plain, picture, core) is None
-    assert portrait_metrics.shading_agreement(picture, picture, none) is None
-    assert portrait_metrics.sharpness_ratio(picture, plain, core) is None
-    assert portrait_metrics.sharpness_ratio(picture, picture, none) is None
-    assert set(portrait_metrics.outside(picture, picture, every).values()) == {None}
+        assert metrics.seam_excess(picture, picture, mask) is None
+        assert metrics.ring_difference(picture, picture, mask) is None or mask is speck
+    assert metrics.seam_excess(plain, plain, core) is None, "no jump anywhere to compare with"
+    assert metrics.shading_agreement(plain, picture, core) is None
+    assert metrics.shading_agreement(picture, picture, none) is None
+    assert metrics.sharpness_ratio(picture, plain, core) is None
+    assert metrics.sharpness_ratio(picture, picture, none) is None
+    assert set(metrics.outside(picture, picture, every).values()) == {None}
 
 
 def test_a_core_at_the_border_is_measured_on_the_edge_that_shows(portrait):
     picture, _core = portrait
     core = ellipse((300, 250), (0, 115), (58, 72))
-    result = portrait_paste.paste(255 - picture, picture, core, method="hard")[0]
-    assert portrait_metrics.seam_excess(result, picture, core) > 0.3
-    assert portrait_metrics.ring_difference(result, picture, core) > 10
+    result = paste.paste(255 - picture, picture, core, method="hard")[0]
+    assert metrics.seam_excess(result, picture, core) > 0.3
+    assert metrics.ring_difference(result, picture, core) > 10
 
 
 # --- identity
@@ -193,7 +192,7 @@ def turned(degrees: float, length: float = 1.0) -> numpy.ndarray:
 
 
 def test_the_identity_table_of_hand_made_directions():
-    table = portrait_metrics.identity_table(turned(10, 3), [turned(0), turned(60, 0.2), None], turned(90))
+    table = metrics.identity_table(turned(10, 3), [turned(0), turned(60, 0.2), None], turned(90))
     cosine = {degrees: math.cos(math.radians(degrees)) for degrees in (10, 30, 50, 60)}
     assert table["result"] == pytest.approx({"best": cosine[10], "mean": (cosine[10] + cosine[50]) / 2})
     assert table["reference"] == pytest.approx({"best": cosine[30], "mean": (cosine[30] + 0) / 2}, abs=1e-9)
@@ -201,15 +200,15 @@ def test_the_identity_table_of_hand_made_directions():
 
 
 def test_without_faces_the_table_has_no_numbers():
-    table = portrait_metrics.identity_table(None, [turned(0)], turned(45))
+    table = metrics.identity_table(None, [turned(0)], turned(45))
     assert table["result"] == {"best": None, "mean": None} and table["among"] == {"mean": None, "worst": None}
     assert table["reference"]["best"] == pytest.approx(math.sqrt(0.5))
-    assert set(portrait_metrics.identity_table(turned(0), [], turned(1))["result"].values()) == {None}
-    assert portrait_metrics.identity_verdict(table, 0.5).startswith("Not measured")
+    assert set(metrics.identity_table(turned(0), [], turned(1))["result"].values()) == {None}
+    assert metrics.identity_verdict(table, 0.5).startswith("Not measured")
 
 
 def test_distances_are_those_of_the_cosines():
-    table = portrait_metrics.cosine_distances([turned(0), None, turned(60, 5), turned(180)])
+    table = metrics.cosine_distances([turned(0), None, turned(60, 5), turned(180)])
     assert table[0, 2] == pytest.approx(0.5) and table[0, 3] == pytest.approx(2) and table[0, 0] == pytest.approx(0)
     assert numpy.isnan(table[1]).all() and numpy.isnan(table[:, 1]).all()
 
@@ -225,9 +224,7 @@ def test_distances_are_those_of_the_cosines():
 )
 def test_the_identity_verdict_says_what_the_number_is_worth(result, reference, says):
     before = None if reference is None else turned(reference)
-    assert says in portrait_metrics.identity_verdict(
-        portrait_metrics.identity_table(turned(result), [turned(0)], before), 0.5
-    )
+    assert says in metrics.identity_verdict(metrics.identity_table(turned(result), [turned(0)], before), 0.5)
 
 
 # --- verdicts
@@ -245,36 +242,36 @@ def test_the_identity_verdict_says_what_the_number_is_worth(result, reference, s
     ],
 )  # fmt: skip
 def test_verdicts_are_no_kinder_than_the_bars(name, value, word):
-    assert portrait_metrics.verdict(name, value) == word
+    assert metrics.verdict(name, value) == word
 
 
 # --- telling persons apart
 
 
 def test_rates_of_hand_made_pairs():
-    curve = portrait_metrics.roc([0.9, 0.8, 0.7, 0.4], [0.5, 0.3, 0.2, 0.1])
+    curve = metrics.roc([0.9, 0.8, 0.7, 0.4], [0.5, 0.3, 0.2, 0.1])
     place = list(curve["threshold"]).index(0.5)
     assert curve["false_match"][place] == 0.25 and curve["false_non_match"][place] == 0.25
     assert curve["threshold"][0] == 0.1 and curve["false_match"][0] == 1 and curve["false_non_match"][0] == 0
     assert curve["threshold"][-1] == math.inf and curve["false_match"][-1] == 0 and curve["false_non_match"][-1] == 1
-    assert portrait_metrics.equal_error_rate([0.9, 0.8, 0.7, 0.4], [0.5, 0.3, 0.2, 0.1]) == (0.25, 0.4)
+    assert metrics.equal_error_rate([0.9, 0.8, 0.7, 0.4], [0.5, 0.3, 0.2, 0.1]) == (0.25, 0.4)
 
 
 def test_separated_pairs_have_no_error_and_equal_ones_err_always():
-    assert portrait_metrics.equal_error_rate([0.9, 0.8], [0.1, 0.2, 0.3]) == (0.0, 0.8)
-    assert portrait_metrics.equal_error_rate([0.5, 0.5], [0.5]) == (1.0, 0.5), "nothing can be told apart: never kinder"
+    assert metrics.equal_error_rate([0.9, 0.8], [0.1, 0.2, 0.3]) == (0.0, 0.8)
+    assert metrics.equal_error_rate([0.5, 0.5], [0.5]) == (1.0, 0.5), "nothing can be told apart: never kinder"
     noisy = numpy.random.default_rng(0)
-    rate, at = portrait_metrics.equal_error_rate(noisy.normal(1, 1, 20_000), noisy.normal(-1, 1, 20_000))
+    rate, at = metrics.equal_error_rate(noisy.normal(1, 1, 20_000), noisy.normal(-1, 1, 20_000))
     assert rate == pytest.approx(0.1587, abs=0.005) and at == pytest.approx(0, abs=0.05), "Gaussians two sigmas apart"
 
 
 def test_the_threshold_at_a_false_match_rate_lets_no_more_pass():
     scores = numpy.arange(100) / 100
-    at = portrait_metrics.threshold_at(scores, 0.01)
+    at = metrics.threshold_at(scores, 0.01)
     assert 0.98 < at < 0.99 and (scores >= at).mean() == 0.01
-    assert (scores >= portrait_metrics.threshold_at(scores, 0.1)).mean() == pytest.approx(0.1)
+    assert (scores >= metrics.threshold_at(scores, 0.1)).mean() == pytest.approx(0.1)
     tied = numpy.array([0.1] * 50 + [0.9] * 50)
-    assert (tied >= portrait_metrics.threshold_at(tied, 0.02)).sum() == 0
+    assert (tied >= metrics.threshold_at(tied, 0.02)).sum() == 0
 
 
 # --- fails well
@@ -283,17 +280,17 @@ def test_the_threshold_at_a_false_match_rate_lets_no_more_pass():
 @pytest.mark.parametrize(
     ("call", "says"),
     [
-        (lambda: portrait_metrics.verdict("beauty", 1.0), "no bar for 'beauty': choose from seam_excess"),
-        (lambda: portrait_metrics.landmark_error([(1, 2)], [(1, 2), (3, 4)], 10), r"shapes \(1, 2\) and \(2, 2\)"),
-        (lambda: portrait_metrics.landmark_error([(1, 2)], [(1, 2)], 0), "0 pixels wide"),
-        (lambda: portrait_metrics.against_truth(numpy.zeros((9, 8, 3)), numpy.zeros((8, 9, 3)), {}), "pictures of one size"),
-        (lambda: portrait_metrics.cosine_distances([[1, 0], [1, 0, 0]]), r"of \[2, 3\] numbers"),
-        (lambda: portrait_metrics.cosine_distances([[0, 0]]), "zero or not a number"),
-        (lambda: portrait_metrics.identity_table([1, math.nan], [[1, 0]], None), "zero or not a number"),
-        (lambda: portrait_metrics.roc([], [0.1]), "0 pairs of one person"),
-        (lambda: portrait_metrics.equal_error_rate([math.nan], [0.1]), "finite similarities"),
-        (lambda: portrait_metrics.threshold_at([0.1] * 20, 0.01), "20 pairs cannot show a false-match rate of 0.01: give at least 100"),
-        (lambda: portrait_metrics.threshold_at([0.1] * 20, 1.0), r"rate in \(0, 1\)"),
+        (lambda: metrics.verdict("beauty", 1.0), "no bar for 'beauty': choose from seam_excess"),
+        (lambda: metrics.landmark_error([(1, 2)], [(1, 2), (3, 4)], 10), r"shapes \(1, 2\) and \(2, 2\)"),
+        (lambda: metrics.landmark_error([(1, 2)], [(1, 2)], 0), "0 pixels wide"),
+        (lambda: metrics.against_truth(numpy.zeros((9, 8, 3)), numpy.zeros((8, 9, 3)), {}), "pictures of one size"),
+        (lambda: metrics.cosine_distances([[1, 0], [1, 0, 0]]), r"of \[2, 3\] numbers"),
+        (lambda: metrics.cosine_distances([[0, 0]]), "zero or not a number"),
+        (lambda: metrics.identity_table([1, math.nan], [[1, 0]], None), "zero or not a number"),
+        (lambda: metrics.roc([], [0.1]), "0 pairs of one person"),
+        (lambda: metrics.equal_error_rate([math.nan], [0.1]), "finite similarities"),
+        (lambda: metrics.threshold_at([0.1] * 20, 0.01), "20 pairs cannot show a false-match rate of 0.01: give at least 100"),
+        (lambda: metrics.threshold_at([0.1] * 20, 1.0), r"rate in \(0, 1\)"),
     ],
 )  # fmt: skip
 def test_wrong_input_gets_one_sentence(call, says):

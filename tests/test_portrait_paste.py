@@ -13,8 +13,10 @@ import numpy
 import pytest
 from skimage import data
 
-from pipelines import masks, portrait_paste
-from pipelines.scenes import portrait as portraits
+from pipelines.core import geometry, masks
+from pipelines.megaportrait import paste
+from pipelines.models import control_maps
+from pipelines.worlds import portrait as portraits
 
 SIZE = (150, 120)  # width, height: never square
 MARKS = numpy.array([(60.5, 45.5), (90.5, 45.5), (75.5, 60.5), (64.5, 75.5), (86.5, 75.5)])
@@ -53,9 +55,9 @@ def rendered():
 @pytest.mark.parametrize("method", ["feather", "hard"])
 def test_a_picture_pasted_onto_itself_is_itself(method):
     picture = noise()
-    composite, alpha = portrait_paste.paste(picture, picture, CORE, method=method)
+    composite, alpha = paste.paste(picture, picture, CORE, method=method)
     assert numpy.array_equal(composite, picture) and alpha.max() == pytest.approx(1, abs=1e-6)
-    again, _alpha = portrait_paste.paste(picture, picture, CORE, portrait_paste.similarity(MARKS, MARKS), method)
+    again, _alpha = paste.paste(picture, picture, CORE, geometry.similarity(MARKS, MARKS), method)
     assert numpy.array_equal(again, picture)
 
 
@@ -67,7 +69,7 @@ def test_a_picture_pasted_onto_itself_is_itself(method):
 )  # fmt: skip
 def test_poisson_of_a_picture_onto_itself_is_off_by_one_level_at_most(mask):
     picture, before = noise(), mask.copy()
-    solved = portrait_paste.poisson(picture, picture, mask)
+    solved = paste.poisson(picture, picture, mask)
     assert numpy.abs(solved.astype(int) - picture).max() <= 1, "the solver cuts off instead of rounding"
     assert numpy.array_equal(solved[~mask], picture[~mask])
     assert numpy.array_equal(mask, before), "OpenCV writes into the mask it is given"
@@ -75,21 +77,21 @@ def test_poisson_of_a_picture_onto_itself_is_off_by_one_level_at_most(mask):
 
 def test_amount_zero_and_an_empty_mask_leave_every_byte():
     face, reference = noise(), noise(seed=1)
-    assert numpy.array_equal(portrait_paste.shading_transfer(face, reference, CORE, 0), face)
-    assert numpy.array_equal(portrait_paste.shading_transfer(face, reference, numpy.zeros_like(CORE)), face)
-    assert numpy.array_equal(portrait_paste.blend(face, reference, numpy.zeros(CORE.shape, numpy.float32)), reference)
+    assert numpy.array_equal(paste.shading_transfer(face, reference, CORE, 0), face)
+    assert numpy.array_equal(paste.shading_transfer(face, reference, numpy.zeros_like(CORE)), face)
+    assert numpy.array_equal(paste.blend(face, reference, numpy.zeros(CORE.shape, numpy.float32)), reference)
 
 
 def test_light_from_the_same_picture_changes_nothing():
     picture = noise()
-    assert numpy.array_equal(portrait_paste.shading_transfer(picture, picture, CORE, 1.0), picture)
+    assert numpy.array_equal(paste.shading_transfer(picture, picture, CORE, 1.0), picture)
 
 
 @pytest.mark.parametrize("box", [(50, 30, 40, 50), (-15, -20, 40, 50), (130, 90, 40, 50)])
 def test_an_untouched_square_comes_back_byte_for_byte(box):
     picture = noise()
-    crop = portrait_paste.crop_around(box, SIZE, side=None)
-    back = portrait_paste.uncrop(picture, crop, crop.cut(picture), numpy.ones((crop.side,) * 2, numpy.float32))
+    crop = geometry.crop_around(box, SIZE, side=None)
+    back = paste.uncrop(picture, crop, crop.cut(picture), numpy.ones((crop.side,) * 2, numpy.float32))
     assert numpy.array_equal(back, picture)
 
 
@@ -99,7 +101,7 @@ def test_an_untouched_square_comes_back_byte_for_byte(box):
 @pytest.mark.parametrize("roll", [0.0, 25.0, -70.0])
 @pytest.mark.parametrize("side", [64, 300])
 def test_points_go_into_the_square_and_back(side, roll):
-    crop = portrait_paste.crop_around((50.25, 30.5, 40, 50), SIZE, 2.2, side, roll)
+    crop = geometry.crop_around((50.25, 30.5, 40, 50), SIZE, 2.2, side, roll)
     numpy.testing.assert_allclose(crop.back(crop.there(MARKS)), MARKS, atol=1e-9)
     assert crop.there([(70.25, 55.5)])[0] == pytest.approx((side / 2, side / 2)), "the box's middle is the square's"
     assert crop.scale == pytest.approx(side / (2.2 * 50))
@@ -114,50 +116,50 @@ def test_the_transform_is_found_and_its_inverse_leads_back():
             [0, 0, 1],
         ]
     )
-    there = portrait_paste.moved(MARKS, matrix)
-    numpy.testing.assert_allclose(portrait_paste.similarity(MARKS, there), matrix, atol=1e-9)
-    numpy.testing.assert_allclose(portrait_paste.similarity(there, MARKS) @ matrix, numpy.eye(3), atol=1e-9)
+    there = geometry.moved(MARKS, matrix)
+    numpy.testing.assert_allclose(geometry.similarity(MARKS, there), matrix, atol=1e-9)
+    numpy.testing.assert_allclose(geometry.similarity(there, MARKS) @ matrix, numpy.eye(3), atol=1e-9)
 
 
 def test_a_turned_square_enlarged_and_put_back_is_nearly_the_picture():
     picture = cv2.GaussianBlur(noise(), (0, 0), 2)
-    crop = portrait_paste.crop_around((50, 30, 40, 50), SIZE, 1.5, 300, 25.0)
-    alpha = portrait_paste.feathered(ellipse((300, 300), (150, 150), (100, 120)))
-    back = portrait_paste.uncrop(picture, crop, crop.cut(picture), alpha)
+    crop = geometry.crop_around((50, 30, 40, 50), SIZE, 1.5, 300, 25.0)
+    alpha = paste.feathered(ellipse((300, 300), (150, 150), (100, 120)))
+    back = paste.uncrop(picture, crop, crop.cut(picture), alpha)
     assert numpy.abs(back.astype(int) - picture).max() <= 2
-    assert numpy.array_equal(portrait_paste.uncrop(picture, crop, crop.cut(picture), 0 * alpha), picture)
+    assert numpy.array_equal(paste.uncrop(picture, crop, crop.cut(picture), 0 * alpha), picture)
 
 
 # --- geometry
 
 
 def test_roll_and_nose_of_hand_made_faces():
-    assert portrait_paste.roll_of(MARKS) == 0
-    assert portrait_paste.nose_between_eyes(MARKS) == pytest.approx(0.5)
+    assert geometry.roll_of(MARKS) == 0
+    assert geometry.nose_between_eyes(MARKS) == pytest.approx(0.5)
     lower_right = MARKS.copy()
     lower_right[1, 1] += 30  # the right eye 30 down at 30 across
-    assert portrait_paste.roll_of(lower_right) == pytest.approx(45)
+    assert geometry.roll_of(lower_right) == pytest.approx(45)
     turned = MARKS.copy()
     turned[2, 0] = 90.5
-    assert portrait_paste.nose_between_eyes(turned) == pytest.approx(1.0)
+    assert geometry.nose_between_eyes(turned) == pytest.approx(1.0)
     turned[1] = turned[0]
-    assert portrait_paste.nose_between_eyes(turned) == math.inf
+    assert geometry.nose_between_eyes(turned) == math.inf
 
 
 def test_the_square_of_a_tilted_head_is_upright():
-    crop = portrait_paste.crop_around((50, 30, 40, 50), SIZE, 2.2, 128, 0.0)
+    crop = geometry.crop_around((50, 30, 40, 50), SIZE, 2.2, 128, 0.0)
     turn = crop.matrix.copy()
-    tilted = portrait_paste.moved(MARKS, portrait_paste.crop_around((50, 30, 40, 50), SIZE, 2.2, 128, -33.0).matrix)
-    roll = portrait_paste.roll_of(tilted)
+    tilted = geometry.moved(MARKS, geometry.crop_around((50, 30, 40, 50), SIZE, 2.2, 128, -33.0).matrix)
+    roll = geometry.roll_of(tilted)
     assert roll == pytest.approx(33)
-    again = portrait_paste.crop_around((20, 20, 80, 80), (128, 128), 1.5, 128, roll)
-    assert portrait_paste.roll_of(again.there(tilted)) == pytest.approx(0, abs=1e-9)
+    again = geometry.crop_around((20, 20, 80, 80), (128, 128), 1.5, 128, roll)
+    assert geometry.roll_of(again.there(tilted)) == pytest.approx(0, abs=1e-9)
     assert numpy.array_equal(crop.matrix, turn)
 
 
 def test_beyond_the_border_the_edge_is_repeated_and_known():
     picture = noise()
-    crop = portrait_paste.crop_around((-10, 40, 40, 40), SIZE, 2.0, None)
+    crop = geometry.crop_around((-10, 40, 40, 40), SIZE, 2.0, None)
     square, inside = crop.cut(picture), crop.inside()
     assert crop.side == 80 and inside[:, 30:].all() and not inside[:, :30].any()
     assert numpy.array_equal(square[:, 30:], picture[20:100, :50])
@@ -167,13 +169,13 @@ def test_beyond_the_border_the_edge_is_repeated_and_known():
 
 def test_a_large_photograph_is_cut_and_put_back_at_its_own_size():
     large = cv2.resize(noise(), (1500, 1200), interpolation=cv2.INTER_CUBIC)
-    crop = portrait_paste.crop_around((600, 400, 300, 360), (1500, 1200), side=128)
+    crop = geometry.crop_around((600, 400, 300, 360), (1500, 1200), side=128)
     square = crop.cut(large)
     assert square.shape == (128, 128, 3)
     direct = cv2.resize(large[184:976, 354:1146], (128, 128), interpolation=cv2.INTER_AREA)
     assert numpy.abs(square.astype(int) - direct).mean() < 2, "it is smoothed before it is reduced"
-    alpha = portrait_paste.feathered(ellipse((128, 128), (64, 64), (30, 40)))
-    back = portrait_paste.uncrop(large, crop, 255 - square, alpha)
+    alpha = paste.feathered(ellipse((128, 128), (64, 64), (30, 40)))
+    back = paste.uncrop(large, crop, 255 - square, alpha)
     changed = (back != large).any(-1)
     middle = crop.back([(64, 64)])[0].round().astype(int)
     assert back.shape == large.shape and changed[middle[1], middle[0]]
@@ -183,25 +185,23 @@ def test_a_large_photograph_is_cut_and_put_back_at_its_own_size():
 
 def test_points_of_one_face_land_on_the_other(rendered):
     pictures, faces, points = rendered
-    moved = portrait_paste.moved(points[2][:5], portrait_paste.similarity(points[2], points[0]))
-    width = portrait_paste.width_of(faces[0])
+    moved = geometry.moved(points[2][:5], geometry.similarity(points[2], points[0]))
+    width = paste.width_of(faces[0])
     assert numpy.linalg.norm(moved - points[0][:5], axis=1).mean() < 0.06 * width
-    composite, alpha = portrait_paste.paste(
-        pictures[2], pictures[0], faces[0], portrait_paste.similarity(points[2], points[0])
-    )
+    composite, alpha = paste.paste(pictures[2], pictures[0], faces[0], geometry.similarity(points[2], points[0]))
     assert numpy.array_equal(composite[alpha == 0], pictures[0][alpha == 0])
     assert (composite != pictures[0]).any(-1)[faces[0]].mean() > 0.8
 
 
 def test_the_oval_of_points_and_of_a_box_covers_the_face(rendered):
     _pictures, faces, points = rendered
-    oval = portrait_paste.face_oval((100, 120), points=points[0])
+    oval = control_maps.face_oval((100, 120), points=points[0])
     assert (oval & faces[0]).sum() / (oval | faces[0]).sum() > 0.65
-    astronaut = portrait_paste.face_oval((512, 512), (176, 67, 95, 95))
+    astronaut = control_maps.face_oval((512, 512), (176, 67, 95, 95))
     drawn = ellipse((512, 512), (222, 115), (58, 72))
     assert (astronaut & drawn).sum() / (astronaut | drawn).sum() > 0.95
-    turned = portrait_paste.face_oval((512, 512), (176, 67, 95, 95), roll=90)
-    assert portrait_paste.width_of(turned) > 1.2 * portrait_paste.width_of(astronaut)
+    turned = control_maps.face_oval((512, 512), (176, 67, 95, 95), roll=90)
+    assert paste.width_of(turned) > 1.2 * paste.width_of(astronaut)
 
 
 # --- masks
@@ -209,7 +209,7 @@ def test_the_oval_of_points_and_of_a_box_covers_the_face(rendered):
 
 def test_the_ring_lies_on_the_cores_border():
     core = ellipse((300, 280), (150, 140), (50, 60))
-    ring = portrait_paste.ring_of(core)
+    ring = paste.ring_of(core)
     assert ring[140, 150 - 50 - 17] and not ring[140, 150 - 50 - 20], "0.18 of 101 pixels outside"
     assert ring[140, 150 - 50 + 7] and not ring[140, 150 - 50 + 10], "0.08 of 101 pixels inside"
     assert not (ring & masks.grow(core, -9)).any()
@@ -218,18 +218,18 @@ def test_the_ring_lies_on_the_cores_border():
 def test_a_core_at_the_border_has_no_ring_along_it():
     core = numpy.zeros((60, 80), bool)
     core[:, :40] = True
-    ring = portrait_paste.ring_of(core, 40)
+    ring = paste.ring_of(core, 40)
     assert not ring[:, :30].any() and ring[:, 38:46].all()
-    assert portrait_paste.feathered(core, 40)[:, 0].min() == pytest.approx(1), "the soft edge stays inside the picture"
+    assert paste.feathered(core, 40)[:, 0].min() == pytest.approx(1), "the soft edge stays inside the picture"
 
 
 def test_the_core_is_the_largest_part_without_holes():
     oval = CORE.copy()
     oval[50:55, 70:80] = False
     oval[0:3, 0:3] = True
-    assert numpy.array_equal(portrait_paste.core_of(oval), CORE)
+    assert numpy.array_equal(paste.core_of(oval), CORE)
     with pytest.raises(ValueError, match="face mask is empty"):
-        portrait_paste.core_of(numpy.zeros_like(CORE))
+        paste.core_of(numpy.zeros_like(CORE))
 
 
 # --- pasting and stitching
@@ -238,7 +238,7 @@ def test_the_core_is_the_largest_part_without_holes():
 @pytest.mark.parametrize("method", ["feather", "poisson", "hard"])
 def test_outside_the_alpha_every_byte_is_the_references(method):
     face, reference = noise(), noise(seed=1)
-    composite, alpha = portrait_paste.paste(face, reference, CORE, method=method)
+    composite, alpha = paste.paste(face, reference, CORE, method=method)
     assert numpy.array_equal(composite[alpha == 0], reference[alpha == 0])
     assert not alpha[~masks.grow(CORE, 12)].any() and (composite != reference).any(-1)[CORE].mean() > 0.7
 
@@ -246,35 +246,33 @@ def test_outside_the_alpha_every_byte_is_the_references(method):
 def test_a_face_that_ends_within_the_core_brings_nothing_of_its_repeated_edge():
     face, reference = noise((60, 60)), noise(seed=1)
     shift = numpy.array([[1.0, 0, 75], [0, 1, 30], [0, 0, 1]])  # its left edge in the middle of the core
-    composite, alpha = portrait_paste.paste(face, reference, CORE, shift, method="hard")
+    composite, alpha = paste.paste(face, reference, CORE, shift, method="hard")
     assert not alpha[:, :74].any() and numpy.array_equal(composite[:, :74], reference[:, :74])
     assert numpy.array_equal(composite[58, 80], face[28, 5])
 
 
 def test_the_background_of_a_face_that_is_turned_away_is_not_brought_along(rendered):
     pictures, faces, points = rendered
-    matrix = portrait_paste.similarity(points[2], points[0])
+    matrix = geometry.similarity(points[2], points[0])
     smaller = faces[2] & (numpy.arange(100) < 50)  # as if hair covered its right half
-    _composite, alpha = portrait_paste.paste(
-        pictures[2], pictures[0], faces[0], matrix, own=smaller, erode=0, feather=0
-    )
+    _composite, alpha = paste.paste(pictures[2], pictures[0], faces[0], matrix, own=smaller, erode=0, feather=0)
     there = numpy.flatnonzero(alpha.any(0))
-    line = portrait_paste.moved([(50, 60)], matrix)[0, 0]
+    line = geometry.moved([(50, 60)], matrix)[0, 0]
     assert abs(there.max() - line) < 8 and 0.2 < (alpha > 0).sum() / faces[0].sum() < 0.8
-    _composite, whole = portrait_paste.paste(pictures[2], pictures[0], faces[0], matrix, erode=0, feather=0)
+    _composite, whole = paste.paste(pictures[2], pictures[0], faces[0], matrix, erode=0, feather=0)
     assert numpy.array_equal(whole > 0, faces[0])
 
 
 def test_stitch_leaves_the_reference_and_mixes_the_core_back():
     reference, pasted, result = (noise(seed=seed) for seed in (0, 1, 2))
-    soft = portrait_paste.feathered(CORE | portrait_paste.ring_of(CORE), portrait_paste.width_of(CORE))
-    done = portrait_paste.stitch(reference, pasted, result, soft, CORE, 0.25)
+    soft = paste.feathered(CORE | paste.ring_of(CORE), paste.width_of(CORE))
+    done = paste.stitch(reference, pasted, result, soft, CORE, 0.25)
     assert numpy.array_equal(done[soft == 0], reference[soft == 0])
     expected = 0.25 * pasted[58, 75].astype(float) + 0.75 * result[58, 75]
     assert numpy.abs(done[58, 75] - expected).max() <= 1
-    kept = portrait_paste.stitch(reference, pasted, result, soft, CORE, 1.0)
+    kept = paste.stitch(reference, pasted, result, soft, CORE, 1.0)
     assert numpy.array_equal(kept[58, 75], pasted[58, 75])
-    assert numpy.array_equal(portrait_paste.stitch(reference, pasted, result, soft)[58, 75], result[58, 75])
+    assert numpy.array_equal(paste.stitch(reference, pasted, result, soft)[58, 75], result[58, 75])
 
 
 # --- the seam
@@ -283,9 +281,9 @@ def test_stitch_leaves_the_reference_and_mixes_the_core_back():
 def test_the_seam_goes_and_what_is_around_the_ring_stays():
     """Between two plain pictures nothing is left but a ramp over the whole ring, as Laplace's equation has it."""
     face, reference = (numpy.full((120, 150, 3), level, numpy.uint8) for level in (200, 100))
-    composite, alpha = portrait_paste.paste(face, reference, CORE, method="hard")
-    ring = portrait_paste.ring_of(CORE)
-    done = portrait_paste.without_seam(composite, face, reference, alpha, ring)
+    composite, alpha = paste.paste(face, reference, CORE, method="hard")
+    ring = paste.ring_of(CORE)
+    done = paste.without_seam(composite, face, reference, alpha, ring)
     assert numpy.array_equal(done[~ring], composite[~ring])
 
     def steepest(picture):
@@ -299,13 +297,13 @@ def test_the_seam_goes_and_what_is_around_the_ring_stays():
 
 
 def test_without_a_seam_nothing_moves_and_texture_stays():
-    reference, ring = noise(), portrait_paste.ring_of(CORE)
-    alpha = portrait_paste.feathered(CORE)
-    assert numpy.array_equal(portrait_paste.without_seam(reference, reference, reference, alpha, ring), reference)
+    reference, ring = noise(), paste.ring_of(CORE)
+    alpha = paste.feathered(CORE)
+    assert numpy.array_equal(paste.without_seam(reference, reference, reference, alpha, ring), reference)
     # The same picture in another tone: the tone becomes a ramp, and the grain of both is still there.
     lighter = numpy.clip(reference.astype(int) * 0.7 + 70, 0, 255).astype(numpy.uint8)
-    composite, alpha = portrait_paste.paste(lighter, reference, CORE)
-    done = portrait_paste.without_seam(composite, lighter, reference, alpha, ring)
+    composite, alpha = paste.paste(lighter, reference, CORE)
+    done = paste.without_seam(composite, lighter, reference, alpha, ring)
 
     def grain(picture):
         levels = picture.astype(numpy.float32)
@@ -318,27 +316,27 @@ def test_without_a_seam_nothing_moves_and_texture_stays():
 def test_a_ring_at_the_border_or_none_at_all():
     face, reference = noise(seed=1), noise(seed=2)
     core = ellipse(SIZE, (10, 58), (28, 36))
-    composite, alpha = portrait_paste.paste(face, reference, core)
-    ring = portrait_paste.ring_of(core)
+    composite, alpha = paste.paste(face, reference, core)
+    ring = paste.ring_of(core)
     assert ring[:, 0].any()
-    done = portrait_paste.without_seam(composite, face, reference, alpha, ring)
+    done = paste.without_seam(composite, face, reference, alpha, ring)
     assert numpy.array_equal(done[~ring], composite[~ring]) and (done != composite).any()
     for empty_or_full in (numpy.zeros_like(ring), numpy.ones_like(ring)):
-        kept = portrait_paste.without_seam(composite, face, reference, alpha, empty_or_full)
+        kept = paste.without_seam(composite, face, reference, alpha, empty_or_full)
         assert numpy.array_equal(kept, composite)
     with pytest.raises(ValueError, match="one size"):
-        portrait_paste.without_seam(composite, face, reference, alpha[1:], ring)
+        paste.without_seam(composite, face, reference, alpha[1:], ring)
 
 
 def test_only_the_smooth_part_of_a_change_is_taken():
     before, where = noise(), CORE
     grain = numpy.random.default_rng(5).normal(0, 12, before.shape)
     after = numpy.clip(before + 20 + grain, 0, 255).astype(numpy.uint8)
-    taken = portrait_paste.smoothly_changed(before, after, where, 4.0).astype(int) - before
+    taken = paste.smoothly_changed(before, after, where, 4.0).astype(int) - before
     inside, outside = masks.grow(where, -12), ~masks.grow(where, 16)
     assert abs(taken[inside].mean() - 20) < 2 and taken[inside].std() < 3
     assert not taken[outside].any()
-    assert portrait_paste.smoothly_changed(before, after, where, 0.0) is after
+    assert paste.smoothly_changed(before, after, where, 0.0) is after
 
 
 # --- light
@@ -347,27 +345,27 @@ def test_only_the_smooth_part_of_a_change_is_taken():
 def test_light_moves_and_the_person_stays(rendered):
     pictures, faces, _points = rendered
     left, right = pictures[0], pictures[1]
-    core = portrait_paste.core_of(faces[0])
-    moved = portrait_paste.shading_transfer(right, left, core, 1.0)
+    core = paste.core_of(faces[0])
+    moved = paste.shading_transfer(right, left, core, 1.0)
 
     def apart(one, other):
-        return numpy.abs(portrait_paste.lab_of(one) - portrait_paste.lab_of(other))[core].mean()
+        return numpy.abs(paste.lab_of(one) - paste.lab_of(other))[core].mean()
 
     assert apart(moved, left) < 0.45 * apart(right, left), "the same person: the truth is the reference itself"
-    half = portrait_paste.shading_transfer(right, left, core, 0.5)
+    half = paste.shading_transfer(right, left, core, 0.5)
     assert apart(moved, left) < apart(half, left) < apart(right, left)
-    far = ~masks.grow(core, round(0.19 * portrait_paste.width_of(core)) + 1)
+    far = ~masks.grow(core, round(0.19 * paste.width_of(core)) + 1)
     assert numpy.array_equal(moved[far], right[far])
 
 
 def test_a_uniform_cast_goes_and_excluded_lips_keep_their_colour():
     reference = noise()
-    lab = portrait_paste.lab_of(reference) + numpy.float32([4, 6, -8])
+    lab = paste.lab_of(reference) + numpy.float32([4, 6, -8])
     cast = numpy.clip(cv2.cvtColor(lab, cv2.COLOR_Lab2RGB) * 255, 0, 255).round().astype(numpy.uint8)
     lips = ellipse(SIZE, (75, 75), (10, 5))
-    plain = portrait_paste.shading_transfer(cast, reference, CORE, 1.0)
-    careful = portrait_paste.shading_transfer(cast, reference, CORE, 1.0, lips)
-    off = [numpy.abs(portrait_paste.lab_of(one) - portrait_paste.lab_of(reference)) for one in (cast, plain, careful)]
+    plain = paste.shading_transfer(cast, reference, CORE, 1.0)
+    careful = paste.shading_transfer(cast, reference, CORE, 1.0, lips)
+    off = [numpy.abs(paste.lab_of(one) - paste.lab_of(reference)) for one in (cast, plain, careful)]
     assert off[0][CORE].mean() > 5 and off[1][CORE].mean() < 0.6
     assert off[1][lips][:, 1:].mean() < 1 and off[2][lips][:, 1:].mean() > 5, "lips keep a and b"
     assert off[2][CORE & ~masks.grow(lips, 6)].mean() < 0.6
@@ -380,21 +378,21 @@ def test_a_uniform_cast_goes_and_excluded_lips_keep_their_colour():
 def test_control_pictures_have_the_pictures_own_size(size):
     picture = noise(size)
     for made in (
-        portrait_paste.canny_map(picture),
-        portrait_paste.line_map(picture),
-        portrait_paste.shading_map(picture, 40),
-        portrait_paste.colour_map(picture),
-        portrait_paste.landmark_picture(size, MARKS * 0.7),
+        control_maps.canny_map(picture),
+        control_maps.line_map(picture),
+        control_maps.shading_map(picture, 40),
+        control_maps.colour_map(picture),
+        control_maps.landmark_picture(size, MARKS * 0.7),
     ):
         assert made.shape == picture.shape and made.dtype == numpy.uint8 and made.max() > made.min()
 
 
 def test_a_plain_picture_has_no_lines_and_keeps_its_light_and_colour():
     plain = numpy.full((70, 90, 3), (200, 120, 40), numpy.uint8)
-    assert not portrait_paste.canny_map(plain).any() and not portrait_paste.line_map(plain).any()
-    assert numpy.array_equal(portrait_paste.colour_map(plain), plain)
+    assert not control_maps.canny_map(plain).any() and not control_maps.line_map(plain).any()
+    assert numpy.array_equal(control_maps.colour_map(plain), plain)
     grey = cv2.cvtColor(plain, cv2.COLOR_RGB2GRAY)
-    assert numpy.array_equal(portrait_paste.shading_map(plain, 40), numpy.repeat(grey[..., None], 3, 2))
+    assert numpy.array_equal(control_maps.shading_map(plain, 40), numpy.repeat(grey[..., None], 3, 2))
 
 
 def test_the_line_drawing_is_that_of_controlnet_aux(monkeypatch):
@@ -407,12 +405,12 @@ def test_the_line_drawing_is_that_of_controlnet_aux(monkeypatch):
         monkeypatch.delitem(sys.modules, name)
     picture = data.astronaut()[:128, 160:288].copy()
     expected = theirs(picture, guassian_sigma=1.5, detect_resolution=128, output_type="np")
-    assert numpy.array_equal(portrait_paste.line_map(picture), expected)
+    assert numpy.array_equal(control_maps.line_map(picture), expected)
 
 
 def test_landmarks_are_drawn_where_they_are(rendered):
     _pictures, faces, points = rendered
-    drawn = portrait_paste.landmark_picture((100, 120), points[0], faces[0])
+    drawn = control_maps.landmark_picture((100, 120), points[0], faces[0])
     assert not drawn[5, 5].any()
     for (x, y), colour in zip(
         points[0][:5], ((255, 0, 0), (0, 255, 0), (255, 255, 0), (255, 0, 255), (0, 255, 255)), strict=True
@@ -427,24 +425,24 @@ def test_landmarks_are_drawn_where_they_are(rendered):
 @pytest.mark.parametrize(
     ("call", "says"),
     [
-        (lambda: portrait_paste.similarity(MARKS[:4], MARKS), r"shape \(4, 2\) came and \(5, 2\)"),
-        (lambda: portrait_paste.similarity(MARKS * math.nan, MARKS), "not a number"),
-        (lambda: portrait_paste.similarity(MARKS, [(5, 5)] * 5), "lie within 1 pixel"),
-        (lambda: portrait_paste.similarity(MARKS, MARKS * (-1, 1)), "mirrored"),
-        (lambda: portrait_paste.crop_around((10, 10, 0, 20), SIZE), "has no area"),
-        (lambda: portrait_paste.crop_around((10, math.nan, 10, 20), SIZE), "has no area"),
-        (lambda: portrait_paste.crop_around((150, 10, 30, 20), SIZE), "outside the picture of 150 x 120"),
-        (lambda: portrait_paste.crop_around((10, 10, 30, 20), SIZE, 0.5), "0.5 times the face"),
-        (lambda: portrait_paste.crop_around((10, 10, 30, 20), SIZE, side=4), "at 4 pixels"),
-        (lambda: portrait_paste.crop_around((10, 10, 30, 20), SIZE).cut(noise((120, 150))), "120 x 150 and the crop was made for 150 x 120"),
-        (lambda: portrait_paste.face_oval(SIZE), "neither a box nor points"),
-        (lambda: portrait_paste.paste(noise(), noise(), CORE, method="glue"), "'glue': choose from"),
-        (lambda: portrait_paste.paste(noise(), noise((90, 90)), CORE), "90 x 90, 150 x 120 came"),
-        (lambda: portrait_paste.paste(noise(), noise(), numpy.zeros_like(CORE)), "Nothing of the face"),
-        (lambda: portrait_paste.paste(noise(), noise(), CORE, own=CORE[:90]), "150 x 120, 150 x 90 came"),
-        (lambda: portrait_paste.paste(noise((80, 90)), noise(), CORE), "150 x 120, 80 x 90 came"),
-        (lambda: portrait_paste.shading_transfer(noise(), noise(), CORE, 1.5), "shading transfer is 1.5"),
-        (lambda: portrait_paste.stitch(noise(), noise(), noise(), CORE.astype(numpy.float32), CORE, -1), "share is -1"),
+        (lambda: geometry.similarity(MARKS[:4], MARKS), r"shape \(4, 2\) came and \(5, 2\)"),
+        (lambda: geometry.similarity(MARKS * math.nan, MARKS), "not a number"),
+        (lambda: geometry.similarity(MARKS, [(5, 5)] * 5), "lie within 1 pixel"),
+        (lambda: geometry.similarity(MARKS, MARKS * (-1, 1)), "mirrored"),
+        (lambda: geometry.crop_around((10, 10, 0, 20), SIZE), "has no area"),
+        (lambda: geometry.crop_around((10, math.nan, 10, 20), SIZE), "has no area"),
+        (lambda: geometry.crop_around((150, 10, 30, 20), SIZE), "outside the picture of 150 x 120"),
+        (lambda: geometry.crop_around((10, 10, 30, 20), SIZE, 0.5), "0.5 times the face"),
+        (lambda: geometry.crop_around((10, 10, 30, 20), SIZE, side=4), "at 4 pixels"),
+        (lambda: geometry.crop_around((10, 10, 30, 20), SIZE).cut(noise((120, 150))), "120 x 150 and the crop was made for 150 x 120"),
+        (lambda: control_maps.face_oval(SIZE), "neither a box nor points"),
+        (lambda: paste.paste(noise(), noise(), CORE, method="glue"), "'glue': choose from"),
+        (lambda: paste.paste(noise(), noise((90, 90)), CORE), "90 x 90, 150 x 120 came"),
+        (lambda: paste.paste(noise(), noise(), numpy.zeros_like(CORE)), "Nothing of the face"),
+        (lambda: paste.paste(noise(), noise(), CORE, own=CORE[:90]), "150 x 120, 150 x 90 came"),
+        (lambda: paste.paste(noise((80, 90)), noise(), CORE), "150 x 120, 80 x 90 came"),
+        (lambda: paste.shading_transfer(noise(), noise(), CORE, 1.5), "shading transfer is 1.5"),
+        (lambda: paste.stitch(noise(), noise(), noise(), CORE.astype(numpy.float32), CORE, -1), "share is -1"),
     ],
 )  # fmt: skip
 def test_wrong_input_gets_one_sentence(call, says):

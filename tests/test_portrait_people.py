@@ -16,10 +16,10 @@ from PIL import Image
 from safetensors.torch import load, save
 from skimage import data
 
-from demos import portrait_people
-from demos.portrait_people import NO_PERSON, START, Chosen, Reference, own_pictures, person_file, read_person
+from demos.megaportrait import people
+from demos.megaportrait.people import NO_PERSON, START, Chosen, Reference, own_pictures, person_file, read_person
 from pipelines.megaportrait import Recipe
-from pipelines.portrait_person import Person
+from pipelines.megaportrait.person import Person
 from tests.test_app import python
 
 
@@ -47,45 +47,45 @@ def packed(person: Person, tmp_path: Path) -> Path:
 
 @pytest.mark.slow
 def test_the_page_opens_with_a_person_and_a_reference_that_are_rendered_as_their_seeds_say():
-    first, made = portrait_people.first_person(), portrait_people.roll_person(START.person)
+    first, made = people.first_person(), people.roll_person(START.person)
     assert [name for name, _picture in first.pictures] == [name for name, _picture in made.pictures]
     pairs = [(mine[1], anew[1]) for mine, anew in zip(first.pictures, made.pictures, strict=True)]
-    pairs.append((portrait_people.first_reference().picture, portrait_people.roll_reference(START.reference).picture))
+    pairs.append((people.first_reference().picture, people.roll_reference(START.reference).picture))
     for mine, anew in pairs:
-        assert numpy.abs(mine.astype(int) - anew).max() <= 2, "python -m demos.portrait_people writes it anew"
+        assert numpy.abs(mine.astype(int) - anew).max() <= 2, "python -m demos.megaportrait.people writes it anew"
     assert (first.identity, first.name) == (made.identity, made.name) == (START.person, f"Person {START.person}")
-    assert len({made.key, portrait_people.first_person().key}) == 2
+    assert len({made.key, people.first_person().key}) == 2
 
 
 def test_opening_the_page_renders_nothing():
     code = (
-        "import sys; from demos import portrait_learn, portrait_people, portrait_step1; "
-        "portrait_people.first_person(); portrait_people.first_reference(); print('torch' in sys.modules)"
+        "import sys; from demos.megaportrait import learn, people, step1; "
+        "people.first_person(); people.first_reference(); print('torch' in sys.modules)"
     )
     assert python(code).strip() == "False"
-    assert portrait_people.FIRST.stat().st_size < 100_000
-    assert portrait_people.FIRST_REFERENCE.stat().st_size < 100_000
+    assert people.FIRST.stat().st_size < 100_000
+    assert people.FIRST_REFERENCE.stat().st_size < 100_000
 
 
 @pytest.mark.parametrize("seed", [-1, 1_000_000, 2.5, None, "11", True])
 def test_a_seed_that_a_model_was_trained_on_is_not_rolled(seed):
     with pytest.raises(ValueError, match="The person seed is .* must be a whole number from 0 to 999999"):
-        portrait_people.roll_person(seed)
+        people.roll_person(seed)
     with pytest.raises(ValueError, match="The reference seed is "):
-        portrait_people.roll_reference(seed)
+        people.roll_reference(seed)
 
 
 def test_the_truth_is_known_only_where_both_were_rendered():
-    someone, reference = portrait_people.first_person(), portrait_people.first_reference()
-    assert portrait_people.truth_of(someone, reference) == Recipe(START.person, START.reference).truth()
+    someone, reference = people.first_person(), people.first_reference()
+    assert people.truth_of(someone, reference) == Recipe(START.person, START.reference).truth()
     stranger = Chosen("k", "somebody", someone.pictures)
-    assert portrait_people.truth_of(stranger, reference) is None
-    assert portrait_people.truth_of(someone, Reference("k", "mine", reference.picture)) is None
-    assert portrait_people.truth_of(None, reference) is None and portrait_people.truth_of(someone, None) is None
+    assert people.truth_of(stranger, reference) is None
+    assert people.truth_of(someone, Reference("k", "mine", reference.picture)) is None
+    assert people.truth_of(None, reference) is None and people.truth_of(someone, None) is None
 
 
 def test_learning_changes_the_end_of_the_key_only(person: Person):
-    before = portrait_people.first_person()
+    before = people.first_person()
     after = before.learnt(person, "run")
     assert (before.trained, after.trained) == (False, True)
     assert after.key != before.key and after.root == before.root == before.key
@@ -134,7 +134,7 @@ def test_a_person_comes_back_from_its_file(person: Person, packed: Path):
     assert back.key == person.key and back.name == "Ada" and back.trained
     assert (back.embeddings == person.embeddings).all() and back.facts == person.facts
     assert packed.name == "Ada.zip" and [path.name for path in packed.parent.iterdir()] == ["Ada.zip"]
-    chosen = portrait_people.chosen_of(back)
+    chosen = people.chosen_of(back)
     assert chosen.identity == 11 and chosen.rendered and chosen.trained and chosen.name == "Ada"
     assert len(chosen.pictures) == 2 and (chosen.pictures[1][1] == person.crops[1]).all()
 
@@ -142,7 +142,7 @@ def test_a_person_comes_back_from_its_file(person: Person, packed: Path):
 def test_a_photograph_is_nobody_s_rendering(person: Person, tmp_path: Path):
     claims = dataclasses.replace(person, facts=person.facts | {"photographs": 1})
     back = read_person(person_file(claims, tmp_path))
-    assert "identity" not in back.facts and not portrait_people.chosen_of(back).rendered
+    assert "identity" not in back.facts and not people.chosen_of(back).rendered
 
 
 def test_facts_of_another_kind_are_left_out(person: Person, tmp_path: Path):
@@ -220,8 +220,8 @@ def test_tensors_of_another_kind_are_refused(packed: Path, tmp_path: Path, chang
 
 def test_a_file_that_unpacks_to_more_than_a_person_is_not_unpacked(packed: Path, tmp_path: Path, monkeypatch):
     files = members(packed)
-    monkeypatch.setattr("pipelines.portrait_person.MOST_BYTES", len(files["Ada.safetensors"]) - 1)
-    monkeypatch.setattr("pipelines.archives.Archive._unpacked", lambda *_given: pytest.fail("unpacked"))
+    monkeypatch.setattr("pipelines.megaportrait.person.MOST_BYTES", len(files["Ada.safetensors"]) - 1)
+    monkeypatch.setattr("pipelines.core.archives.Archive._unpacked", lambda *_given: pytest.fail("unpacked"))
     refused(packed)
 
 

@@ -6,15 +6,16 @@ import dataclasses
 
 import pytest
 
-from pipelines import face_models, megaportrait, portrait_person
-from pipelines.lane import Job
+from pipelines import megaportrait
+from pipelines.core.lane import Job
+from pipelines.core.registry import Registry
 from pipelines.megaportrait import Request, Settings
-from pipelines.portrait_person import Training
-from pipelines.registry import Registry
+from pipelines.megaportrait import person as portrait_person
+from pipelines.megaportrait.person import Training
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not face_models.shipped(), reason="the small models are not trained yet"),
+    pytest.mark.skipif(not portrait_person.shipped(), reason="the small models are not trained yet"),
 ]
 
 

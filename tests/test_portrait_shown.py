@@ -11,10 +11,10 @@ import numpy
 import pytest
 from PIL import Image
 
-from demos import portrait_shown
+from demos.megaportrait import shown
 from pipelines.megaportrait import HARMONISED, IDENTITY, PASTED, RING, SHADED, Candidate, Settings
-from pipelines.portrait_intake import Photo, Verdict
-from pipelines.portrait_person import PARSED, Intake, Lesson, Person
+from pipelines.megaportrait.intake import Photo, Verdict
+from pipelines.megaportrait.person import PARSED, Intake, Lesson, Person
 
 NOBODY = {"best": None, "mean": None}
 BAD = "<img src=x onerror=alert(1)>'\""
@@ -70,7 +70,7 @@ def rows(told: str) -> dict[str, str]:
 
 
 def test_a_portrait_that_meets_every_bar_has_seven_ticks_and_no_cross():
-    told = portrait_shown.metrics_html(outcome(metrics()))
+    told = shown.metrics_html(outcome(metrics()))
     assert ticks(told) == [
         "✓ taken for the person", "✓ untouched", "✓ no new seam", "✓ no colour step", "✓ the reference’s light",
         "✓ as sharp as the reference", "✓ eyes, nose and mouth in place",
@@ -79,26 +79,26 @@ def test_a_portrait_that_meets_every_bar_has_seven_ticks_and_no_cross():
 
 
 def test_the_numbers_stand_in_their_rows():
-    told = rows(portrait_shown.metrics_html(outcome(metrics())))
+    told = rows(shown.metrics_html(outcome(metrics())))
     assert told["This portrait"].startswith("0.824") and told["The reference before"] == "0.113"
     assert told["The person’s pictures"] == "0.900" and told["The truth"] == "0.911"
     assert told["Seam"].startswith("−0.04") and told["Colours at the ring"].startswith("+1.50")
     assert told["Outside the mask"].startswith("0 of 255") and told["Landmark error"].startswith("1.9 %")
     assert told["PSNR in the ring around it"] == "31.2 dB15.5 dB", "the portrait, then the reference before"
     assert told["SSIM in the face"] == "0.9510.602"
-    assert "0.777" in portrait_shown.metrics_html(outcome(metrics()))
+    assert "0.777" in shown.metrics_html(outcome(metrics()))
 
 
 @pytest.mark.parametrize(
     ("judge", "met", "missed"),
     [
-        (lambda v: portrait_shown.verdict_identity(v, 0.6), [0.6, 0.9], [0.59999, -1.0, float("nan")]),
-        (portrait_shown.verdict_outside, [0.0], [1.0, 255.0]),
-        (portrait_shown.verdict_seam, [-0.3, 0.15], [0.1501, 0.6]),
-        (portrait_shown.verdict_ring, [-2.0, 3.0], [3.001, 5.1]),
-        (portrait_shown.verdict_shading, [0.8, 1.0], [0.7999, 0.3, -1.0]),
-        (portrait_shown.verdict_sharpness, [0.7, 1.4], [0.6999, 1.4001]),
-        (portrait_shown.verdict_points, [0.0, 3.0], [3.0001, 7.0]),
+        (lambda v: shown.verdict_identity(v, 0.6), [0.6, 0.9], [0.59999, -1.0, float("nan")]),
+        (shown.verdict_outside, [0.0], [1.0, 255.0]),
+        (shown.verdict_seam, [-0.3, 0.15], [0.1501, 0.6]),
+        (shown.verdict_ring, [-2.0, 3.0], [3.001, 5.1]),
+        (shown.verdict_shading, [0.8, 1.0], [0.7999, 0.3, -1.0]),
+        (shown.verdict_sharpness, [0.7, 1.4], [0.6999, 1.4001]),
+        (shown.verdict_points, [0.0, 3.0], [3.0001, 7.0]),
     ],
 )
 def test_a_tick_stands_only_where_the_bar_is_met(judge, met, missed):
@@ -108,14 +108,14 @@ def test_a_tick_stands_only_where_the_bar_is_met(judge, met, missed):
 
 def test_rounding_lifts_nothing_over_a_bar():
     near = metrics(seam_excess=0.1504, ring_difference=3.004, landmark_error=3.04, shading_agreement=0.7996)
-    assert len([mark for mark in ticks(portrait_shown.metrics_html(outcome(near))) if mark[0] == "✗"]) == 4
+    assert len([mark for mark in ticks(shown.metrics_html(outcome(near))) if mark[0] == "✗"]) == 4
 
 
 def test_a_reference_that_passes_already_takes_the_tick_away():
-    assert portrait_shown.verdict_identity(0.9, 0.6, 0.6) == ("says little: the reference passes already", None)
-    assert portrait_shown.verdict_identity(0.9, 0.6, 0.59)[1] is True
-    assert portrait_shown.verdict_identity(0.5, 0.6, 0.7)[1] is False
-    assert portrait_shown.verdict_identity(0.9, None) == ("no bar was measured yet", None)
+    assert shown.verdict_identity(0.9, 0.6, 0.6) == ("says little: the reference passes already", None)
+    assert shown.verdict_identity(0.9, 0.6, 0.59)[1] is True
+    assert shown.verdict_identity(0.5, 0.6, 0.7)[1] is False
+    assert shown.verdict_identity(0.9, None) == ("no bar was measured yet", None)
 
 
 # --- never a number where there is none
@@ -137,7 +137,7 @@ def test_an_identity_that_cannot_be_said_is_not_known(backend, reference, model_
         "among": {"mean": None, "worst": None},
     }
     made = metrics(identity=identity, same_person=None, truth=False)
-    told = portrait_shown.metrics_html(outcome(made, backend, settings=Settings(model_set=model_set)))
+    told = shown.metrics_html(outcome(made, backend, settings=Settings(model_set=model_set)))
     assert (
         says in told
         and rows(told)["This portrait"] == "not known"
@@ -149,7 +149,7 @@ def test_an_identity_that_cannot_be_said_is_not_known(backend, reference, model_
 
 def test_what_is_not_defined_has_no_verdict():
     plain = metrics(seam_excess=None, shading_agreement=None, sharpness_ratio=float("nan"), outside_largest=None)
-    told = portrait_shown.metrics_html(outcome(plain))
+    told = shown.metrics_html(outcome(plain))
     assert [rows(told)[name] for name in ("Seam", "Light on the face", "Sharpness", "Outside the mask")] == [
         "not defined"
     ] * 4
@@ -158,17 +158,17 @@ def test_what_is_not_defined_has_no_verdict():
 
 def test_numbers_below_zero_have_a_real_minus_sign():
     identity = metrics()["identity"] | {"reference": {"best": 0.1, "mean": -0.106}}
-    told = portrait_shown.metrics_html(outcome(metrics(identity=identity, shading_agreement=-0.3)))
+    told = shown.metrics_html(outcome(metrics(identity=identity, shading_agreement=-0.3)))
     assert rows(told)["The reference before"] == "−0.106" and rows(told)["Light on the face"].startswith("−0.30")
-    assert "similarity −0.11" in portrait_shown.beside_html(outcome(metrics(identity=identity)))
+    assert "similarity −0.11" in shown.beside_html(outcome(metrics(identity=identity)))
 
 
 def test_a_candidate_is_asked_for_by_its_place():
     first, second = outcome(metrics()), outcome(metrics(landmark_error=None))
     both = outcome(metrics())
     both.candidates = [*first.candidates, *second.candidates]
-    assert rows(portrait_shown.metrics_html(both, 0))["Landmark error"].startswith("1.9 %")
-    assert rows(portrait_shown.metrics_html(both, 1))["Landmark error"] == "not known–"
+    assert rows(shown.metrics_html(both, 0))["Landmark error"].startswith("1.9 %")
+    assert rows(shown.metrics_html(both, 1))["Landmark error"] == "not known–"
 
 
 # --- pictures
@@ -189,7 +189,7 @@ def staged(*names: str) -> Candidate:
 
 def test_the_strip_has_the_six_stages_in_their_order():
     made = staged(HARMONISED, PASTED, IDENTITY, RING, SHADED)
-    told = portrait_shown.strip_html(made, SimpleNamespace(square=square(250)))
+    told = shown.strip_html(made, SimpleNamespace(square=square(250)))
     assert re.findall(r"<b>([^<]+)</b>", told) == [
         "1. Reference", "2. Identity", "3. Shaded", "4. Pasted", "5. Ring mask", "6. Harmonised",
     ]  # fmt: skip
@@ -198,7 +198,7 @@ def test_the_strip_has_the_six_stages_in_their_order():
 
 
 def test_the_strip_names_what_was_left_out_and_calls_a_preview_one():
-    told = portrait_shown.strip_html(staged(IDENTITY, SHADED, PASTED), SimpleNamespace(square=square(250)), "preview")
+    told = shown.strip_html(staged(IDENTITY, SHADED, PASTED), SimpleNamespace(square=square(250)), "preview")
     assert "Left out in this run: Ring mask, Harmonised." in told and len(pictures_in(told)) == 4
     assert "the person’s nearest picture" in told and "without a network" in told
 
@@ -207,15 +207,15 @@ def test_pictures_beside_each_other_and_the_nearest_of_the_person():
     crops = numpy.stack([square(level) for level in (150, 200)])
     turned = numpy.array([[(48, 52), (80, 52), (50, 70), (54, 86), (74, 86)], POINTS], numpy.float32)
     someone = Person("Ada", crops, turned, numpy.zeros((0, 0), numpy.float32))
-    told = portrait_shown.beside_html(outcome(metrics(), truth=square(60)), 0, someone)
+    told = shown.beside_html(outcome(metrics(), truth=square(60)), 0, someone)
     assert [round(float(numpy.asarray(one).mean()) / 10) * 10 for one in pictures_in(told)] == [10, 90, 60, 200]
     assert re.findall(r"<span>([^<]*)</span>", told) == ["similarity 0.11", "similarity 0.82", "similarity 0.91", ""]
-    assert len(pictures_in(portrait_shown.beside_html(outcome(metrics())))) == 2
+    assert len(pictures_in(shown.beside_html(outcome(metrics())))) == 2
     assert all(re.findall(r"alt='([^']*)'", told))
 
 
 def test_large_pictures_are_made_small():
-    told = portrait_shown.beside_html(outcome(metrics(), truth=square(60, 2000)))
+    told = shown.beside_html(outcome(metrics(), truth=square(60, 2000)))
     assert max(max(one.size) for one in pictures_in(told)) == 256
 
 
@@ -227,10 +227,10 @@ def test_the_figures_tell_seconds_steps_and_licences():
         metrics(), seconds={"analysis": 0.126, IDENTITY: 1.5}, steps={IDENTITY: 11, SHADED: 0, HARMONISED: 4},
         models=[{"key": "k/<b>", "source": "s", "licence": "Apache-2.0"}],
     )  # fmt: skip
-    told = portrait_shown.figures_html(made)
+    told = shown.figures_html(made)
     assert "0.13 s" in told and "1.50 s" in told and "Identity 11, Harmonised 4" in told and "Shaded" not in told
     assert "k/&lt;b&gt; (s), Apache-2.0" in told
-    assert "No net made a step." in portrait_shown.figures_html(outcome(metrics()))
+    assert "No net made a step." in shown.figures_html(outcome(metrics()))
 
 
 def intake() -> Intake:
@@ -242,14 +242,14 @@ def intake() -> Intake:
 
 
 def test_each_picture_has_its_verdict_and_reason():
-    told = portrait_shown.verdicts_html(intake())
+    told = shown.verdicts_html(intake())
     assert ticks(told) == ["✓ used", "✗ rejected", "✓ used"] and "2 of 3 pictures used" in told
     assert "<span>Small.</span>" in told and "2 of 3 photos can be used." in told
     assert [max(one.size) for one in pictures_in(told)] == [96, 96, 96]
 
 
 def test_nothing_that_came_from_elsewhere_is_markup():
-    told = portrait_shown.verdicts_html(intake()) + portrait_shown.notes_html([BAD])
+    told = shown.verdicts_html(intake()) + shown.notes_html([BAD])
     assert "onerror" in told and "<img src=x" not in told and "&lt;img src=x onerror=alert(1)&gt;&#x27;&quot;" in told
 
 
@@ -258,9 +258,7 @@ def lesson(step: int, loss: float, score: float | None, best: bool = False) -> L
 
 
 def test_a_training_run_is_two_curves():
-    told = portrait_shown.lesson_html(
-        [lesson(10, 0.5, 0.2, True), lesson(20, 0.3, 0.7, True), lesson(30, 0.25, 0.6)], 0.55
-    )
+    told = shown.lesson_html([lesson(10, 0.5, 0.2, True), lesson(20, 0.3, 0.7, True), lesson(30, 0.25, 0.6)], 0.55)
     assert told.count("<figure") == 2 and told.count("<polyline") == 2
     assert "Kept: step 20, similarity 0.700." in told
     assert "From 0.500 at step 10 to 0.250 at step 30." in told and "From 0.200 at step 10 to 0.600 at step 30." in told
@@ -268,12 +266,12 @@ def test_a_training_run_is_two_curves():
 
 
 def test_a_training_run_that_cannot_say_who_it_is_shows_its_loss_only():
-    told = portrait_shown.lesson_html([lesson(10, 0.5, None, True), lesson(20, 0.4, None, True)])
+    told = shown.lesson_html([lesson(10, 0.5, None, True), lesson(20, 0.4, None, True)])
     assert told.count("<figure") == 1 and "is not known" in told and "Kept: step 20." in told
-    first = portrait_shown.lesson_html([lesson(10, 0.5, 0.2, True)])
+    first = shown.lesson_html([lesson(10, 0.5, 0.2, True)])
     assert "<figure" not in first and "Loss 0.500 at step 10." in first
-    assert portrait_shown.lesson_html([]) == ""
-    assert "nan" not in portrait_shown.lesson_html([lesson(0, float("nan"), None)])
+    assert shown.lesson_html([]) == ""
+    assert "nan" not in shown.lesson_html([lesson(0, float("nan"), None)])
 
 
 # --- with a real run
@@ -281,8 +279,8 @@ def test_a_training_run_that_cannot_say_who_it_is_shows_its_loss_only():
 
 def test_a_run_of_toy_models_can_be_shown():
     from pipelines import megaportrait
-    from pipelines.lane import Job
-    from pipelines.registry import Registry
+    from pipelines.core.lane import Job
+    from pipelines.core.registry import Registry
     from tests import toy_portrait
 
     recipe = megaportrait.Recipe(11, 203)
@@ -292,9 +290,9 @@ def test_a_run_of_toy_models_can_be_shown():
     )
     with toy_portrait.installed():
         made = megaportrait.portrait(Job(1e9), Registry("cpu"), asked)
-    told = portrait_shown.metrics_html(made)
+    told = shown.metrics_html(made)
     assert rows(told)["Outside the mask"].startswith("0 of 255") and "✓ untouched" in told
     assert "PSNR in the face" in told and "Landmark error" in told and "None" not in told
-    assert len(pictures_in(portrait_shown.strip_html(made.best, made.analysis, "preview"))) == 4
-    assert len(pictures_in(portrait_shown.beside_html(made))) == 3
-    assert "Looking at the faces" in portrait_shown.figures_html(made)
+    assert len(pictures_in(shown.strip_html(made.best, made.analysis, "preview"))) == 4
+    assert len(pictures_in(shown.beside_html(made))) == 3
+    assert "Looking at the faces" in shown.figures_html(made)

@@ -18,23 +18,22 @@ from gradio_client import Client, handle_file
 from PIL import Image
 
 import app
-import demos
-from demos import (
-    megaportrait as tab,
-)
-from demos import (
-    portrait_files,
-    portrait_people,
-    portrait_reference,
-    portrait_settings,
-)
-from demos.hold import OnPage
-from demos.portrait_files import Shown
-from demos.portrait_people import Chosen, Reference
-from demos.portrait_reference import Seen
-from pipelines import face_models, images, megaportrait, portrait_person
+from demos import megaportrait as tab
+from demos.core import handlers, widgets
+from demos.core.hold import OnPage
+from demos.megaportrait import files as portrait_files
+from demos.megaportrait import people
+from demos.megaportrait import reference as portrait_reference
+from demos.megaportrait import settings as portrait_settings
+from demos.megaportrait.files import Shown
+from demos.megaportrait.people import Chosen, Reference
+from demos.megaportrait.reference import Seen
+from pipelines import megaportrait
+from pipelines.core import images
+from pipelines.core.registry import Registry
 from pipelines.megaportrait import Cache, Recipe, Settings
-from pipelines.registry import Registry
+from pipelines.megaportrait import person as portrait_person
+from pipelines.models import faces
 from tests import portrait_page
 from tests.environment import free_port
 from tests.test_app import python, shown, visit
@@ -63,9 +62,9 @@ def controls() -> portrait_settings.Controls:
 
 def handler(page: gr.Blocks, name: str):
     """The page's handler of that name, as Gradio calls it; not another tab's."""
-    ours = ("demos", tab.__name__)  # what `on_gpu` wraps is of the first
+    ours = ("demos.core.handlers", tab.__name__)  # what `on_gpu` wraps is of the first
     found = (f.fn for f in page.fns.values() if getattr(f.fn, "__name__", "") == name)
-    return next(fn for fn in found if fn.__module__ in ours or fn.__module__.startswith("demos.portrait"))
+    return next(fn for fn in found if fn.__module__ in ours or fn.__module__.startswith("demos.megaportrait"))
 
 
 def values(controls: portrait_settings.Controls, **changed) -> list:
@@ -77,8 +76,8 @@ def values(controls: portrait_settings.Controls, **changed) -> list:
 
 def asked(controls, chosen="first", reference="first", face=None, box=None, agreed=(False, False), entries=(), kept=None, **changed):  # fmt: skip
     """What a run's handler gets from the page."""
-    chosen = portrait_people.first_person() if chosen == "first" else chosen
-    reference = portrait_people.first_reference() if reference == "first" else reference
+    chosen = people.first_person() if chosen == "first" else chosen
+    reference = people.first_reference() if reference == "first" else reference
     kept = Cache() if kept is None else kept
     return [chosen, agreed[0], reference, face, box, agreed[1], False, list(entries), kept, OnPage(), *values(controls, **changed)]  # fmt: skip
 
@@ -94,12 +93,12 @@ def of_kind(update: dict, kind: type) -> list:
 
 def pair() -> Reference:
     """Two heads side by side."""
-    one = portrait_people.first_reference().picture[20:180]
+    one = people.first_reference().picture[20:180]
     return Reference("two", "two", numpy.ascontiguousarray(numpy.concatenate([one, one[:, ::-1]], 1)), 203)
 
 
 def own_reference() -> Reference:
-    return dataclasses.replace(portrait_people.first_reference(), key="mine", name="mine", seed=None)
+    return dataclasses.replace(people.first_reference(), key="mine", name="mine", seed=None)
 
 
 @pytest.fixture(scope="module")
@@ -114,10 +113,10 @@ def run(page, controls) -> list:
 def test_opening_the_page_imports_no_torch_and_the_tab_is_there_where_its_weights_are():
     code = (
         "import demos.megaportrait as tab, sys\n"
-        "from demos.portrait_people import first_person, first_reference\n"
-        "from pipelines import face_models\n"
+        "from demos.megaportrait.people import first_person, first_reference\n"
+        "from pipelines.megaportrait import person\n"
         "first_person(), first_reference()\n"
-        "print('torch' in sys.modules, hasattr(tab, 'TAB') == face_models.shipped())"
+        "print('torch' in sys.modules, hasattr(tab, 'TAB') == person.shipped())"
     )
     assert python(code).split() == ["False", "True"]
 
@@ -213,7 +212,7 @@ def test_faces_are_boxed_and_numbered_where_they_are():
 
 
 def test_a_reference_is_looked_at_by_itself(page):
-    first = portrait_people.first_reference()
+    first = people.first_reference()
     updates = list(handler(page, "look_at")(visit("look"), first, None, None, "head"))
     seen = of_kind(updates[-1], Seen)[0]
     (left, top, width, height) = seen.boxes[0]
@@ -257,13 +256,13 @@ def test_where_no_face_is_found_the_visitor_draws_the_box(page):
 def test_a_box_that_is_too_small_is_none(page, monkeypatch: pytest.MonkeyPatch):
     told: list[str] = []
     monkeypatch.setattr(gr, "Info", lambda words, **_rest: told.append(words))
-    first, known = portrait_people.first_reference(), Seen(corner=(50, 50))
+    first, known = people.first_reference(), Seen(corner=(50, 50))
     update = handler(page, "click")(first, known, True, SimpleNamespace(index=(51 * 640 / 192, 90 * 640 / 192)))
     assert "too small" in told[0] and not any(isinstance(value, tuple) for value in update.values())
 
 
 def test_a_look_goes_on_beside_a_run_and_ends_an_older_look(page, controls):
-    first = portrait_people.first_reference()
+    first = people.first_reference()
     running = handler(page, "make_portrait")(visit("both"), *asked(controls))
     next(running)
     with pytest.raises(gr.Error, match="One run at a time"):
@@ -279,7 +278,7 @@ def test_a_look_goes_on_beside_a_run_and_ends_an_older_look(page, controls):
 
 def test_a_reference_of_ones_own_is_read_and_asks_for_consent(page, tmp_path: Path):
     path, small, text = tmp_path / "mine.jpg", tmp_path / "small.png", tmp_path / "text.png"
-    Image.fromarray(portrait_people.first_reference().picture).save(path)
+    Image.fromarray(people.first_reference().picture).save(path)
     Image.new("RGB", (63, 200)).save(small)
     text.write_text("hello")
     bring = handler(page, "bring_reference")
@@ -309,12 +308,12 @@ def test_a_run_shows_every_stage_while_it_goes_and_everything_at_its_end(run):
     made = last(run)
     likeness = [one.identity for one in made.outcome.candidates]
     assert len(made.results) == 2 and likeness == sorted(likeness, reverse=True)
-    entries = next(v for v in run[-1].values() if isinstance(v, list) and v and isinstance(v[0], demos.Entry))
+    entries = next(v for v in run[-1].values() if isinstance(v, list) and v and isinstance(v[0], widgets.Entry))
     assert entries[0].caption.startswith("Person 11 · reference 203 · seed ")
 
 
 def test_every_pixel_outside_the_mask_of_the_file_is_the_reference_s(run):
-    made, reference = last(run), portrait_people.first_reference().picture
+    made, reference = last(run), people.first_reference().picture
     with zipfile.ZipFile(made.everything) as archive:
         for path, one in zip(made.results, made.outcome.candidates, strict=True):
             result = numpy.asarray(Image.open(path))
@@ -325,7 +324,7 @@ def test_every_pixel_outside_the_mask_of_the_file_is_the_reference_s(run):
 
 
 def test_the_history_keeps_no_large_pictures(page, controls):
-    large = numpy.asarray(Image.fromarray(portrait_people.first_reference().picture).resize((800, 960)))
+    large = numpy.asarray(Image.fromarray(people.first_reference().picture).resize((800, 960)))
     inputs = asked(controls, reference=Reference("large", "large", large, None), agreed=(False, True), mode="preview")
     made = last(list(handler(page, "make_portrait")(visit("large"), *inputs)))
     assert Image.open(made.results[0]).size == (800, 960)
@@ -396,9 +395,9 @@ def test_what_is_missing_is_told_before_anything_is_loaded(page, controls):
      (False, True, (True, False), False), (False, True, (False, True), True), (True, True, (True, False), False)],
 )  # fmt: skip
 def test_nobody_s_picture_is_used_without_consent(page, controls, own_person, own_portrait, agreed, goes):
-    person = portrait_people.first_person()
+    person = people.first_person()
     person = dataclasses.replace(person, identity=None) if own_person else person
-    reference = own_reference() if own_portrait else portrait_people.first_reference()
+    reference = own_reference() if own_portrait else people.first_reference()
     inputs = asked(controls, person, reference, agreed=agreed, mode="preview")
     updates = handler(page, "make_portrait")(visit("consent"), *inputs)
     if goes:
@@ -421,13 +420,13 @@ def test_stop_keeps_what_is_finished(page, controls):
     updates = handler(page, "make_portrait")(visit("stop"), *asked(controls, kept=kept, shading_steps=60))
     while "Shaded: step" not in shown(seen[-1:]):
         seen.append(next(updates))
-    assert demos.stop_run(visit("stop"))
+    assert handlers.stop_run(visit("stop"))
     assert "Stages that were finished are kept" in shown(list(updates)) and len(kept) == 1
 
 
 def test_a_new_person_makes_the_shown_result_an_old_one_and_a_trained_one_is_worn(page, run):
-    made, first, another = last(run), portrait_people.first_person(), handler(page, "another")
-    ref = portrait_people.first_reference()
+    made, first, another = last(run), people.first_person(), handler(page, "another")
+    ref = people.first_reference()
     here = (first.root, ref.key)
     assert list(another(made, first, ref, "instant", "first", OnPage(here)).values()) == ["first"], "nothing is new"
     other = another(made, dataclasses.replace(first, key="x"), ref, "instant", "first", OnPage(here))
@@ -468,7 +467,7 @@ def test_an_example_brings_its_person_and_its_reference(page, monkeypatch: pytes
 
 
 def test_the_history_brings_back_person_reference_settings_and_pictures(page, run):
-    entries = next(v for v in run[-1].values() if isinstance(v, list) and v and isinstance(v[0], demos.Entry))
+    entries = next(v for v in run[-1].values() if isinstance(v, list) and v and isinstance(v[0], widgets.Entry))
     back = handler(page, "bring_back")(entries, SimpleNamespace(index=0))
     assert of_kind(back, Chosen)[0].identity == 11 and of_kind(back, Reference)[0].seed == 203
     assert last([back]) is last(run) and "Brought back from your results" in shown([back])
@@ -638,7 +637,7 @@ def test_the_programs_on_the_page_work(
     seen: dict = {"print": lambda *_: None}
     exec(over_http.replace("http://127.0.0.1:7860", address).replace("seconds=60", "seconds=1"), seen)
     assert images.read_settings(seen["result"], tab="MegaPortrait")["settings"]["mode"] == "trained"
-    monkeypatch.setattr(face_models, "threshold", lambda: 0.5)
+    monkeypatch.setattr(faces, "threshold", lambda: 0.5)
     quick = in_process.replace("seconds=60", "seconds=1, checks=1").replace(
         "Settings(seed=0)", "Settings.of('mini', fast=True)"
     )

@@ -14,9 +14,10 @@ from assets.mini_controlnets import train as nets
 from assets.mini_faces import data, evaluate
 from assets.mini_faces import train as faces
 from assets.mini_sdxl import train as sdxl
-from pipelines import face_models, tiny_diffusion
-from pipelines.face_models import LABELS, TEMPLATE
-from pipelines.scenes import portrait
+from pipelines.models import controlnets, sdxl_tiny
+from pipelines.models import faces as face_models
+from pipelines.models.faces import LABELS, TEMPLATE
+from pipelines.worlds import portrait
 
 
 @pytest.fixture(scope="module")
@@ -249,11 +250,11 @@ def tiny_unet():
             layers_per_block=1,
             attention_head_dim=(2, 4),
             use_linear_projection=True,
-            cross_attention_dim=sum(tiny_diffusion.WIDTHS),
+            cross_attention_dim=sum(sdxl_tiny.WIDTHS),
             norm_num_groups=8,
             addition_embed_type="text_time",
             addition_time_embed_dim=8,
-            projection_class_embeddings_input_dim=tiny_diffusion.POOLED + 8 * tiny_diffusion.TIME_IDS,
+            projection_class_embeddings_input_dim=sdxl_tiny.POOLED + 8 * sdxl_tiny.TIME_IDS,
         )
         .eval()
         .requires_grad_(False)
@@ -264,11 +265,11 @@ def tiny_unet():
 def base() -> nets.Base:
     from diffusers import DDIMScheduler
 
-    scheduler = DDIMScheduler(**tiny_diffusion.sampler(tiny_diffusion.BETA_STEPS))
+    scheduler = DDIMScheduler(**sdxl_tiny.sampler(sdxl_tiny.BETA_STEPS))
     tokenizer = sdxl.make_tokenizer()
     teacher = sdxl.make_teacher(tokenizer).eval().requires_grad_(False)
     torch.manual_seed(0)
-    vae = tiny_diffusion.vae().eval().requires_grad_(False)
+    vae = sdxl_tiny.vae().eval().requires_grad_(False)
     return nets.Base(tiny_unet(), vae, tokenizer, teacher, scheduler.alphas_cumprod)
 
 
@@ -283,7 +284,7 @@ def rows(base, table):
 def test_pictures_are_encoded_with_their_mirror_images(base, rows, table):
     count = len(table["images"])
     assert rows["latents"].shape == (count, 2, 4, 32, 32) and rows["pooled"].shape == (count, nets.CAPTIONS, 128)
-    assert rows["states"].shape == (count, nets.CAPTIONS, tiny_diffusion.TOKENS, sum(tiny_diffusion.WIDTHS))
+    assert rows["states"].shape == (count, nets.CAPTIONS, sdxl_tiny.TOKENS, sum(sdxl_tiny.WIDTHS))
     mirrored = sdxl.to_signed(table["images"][:1, :, ::-1].transpose(0, 3, 1, 2), "cpu")
     wanted = base.vae.encode(mirrored).latents * base.vae.config.scaling_factor
     assert torch.allclose(rows["latents"][:1, 1].float(), wanted, atol=2e-3)
@@ -334,7 +335,7 @@ def test_the_map_of_a_mirrored_picture_is_mirrored(table):
         assert numpy.abs(straight[:, ::-1] - turned).max() <= 4, reads
     turned = nets.map_of("landmarks", picture, points, 60.0, True, None)
     left = 128 - points[1, 0], points[1, 1]  # what was the right eye is the left one now
-    wanted = face_models.control_map("landmarks", picture, points)[int(points[0, 1]), int(points[0, 0])]
+    wanted = controlnets.control_map("landmarks", picture, points)[int(points[0, 1]), int(points[0, 0])]
     assert turned[int(left[1]), int(left[0])].tolist() == wanted.tolist()
 
 

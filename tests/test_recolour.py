@@ -10,13 +10,13 @@ import torch
 
 from assets.mini_flux import evaluate
 from assets.mini_flux import recolour as teaching
-from pipelines import flux_fill, georemover, masks, recolour, removal_metrics
-from pipelines.georemover import GeoRemover, Settings
-from pipelines.registry import ROOT, Registry
+from pipelines import georemover
+from pipelines.core import masks
+from pipelines.core.registry import ROOT, Registry
+from pipelines.georemover import GeoRemover, Settings, metrics, recolour
+from pipelines.models import flux
 
-trained = pytest.mark.skipif(
-    not (ROOT / flux_fill.FOLDER / flux_fill.RECOLOUR).exists(), reason="the network is not trained yet"
-)
+trained = pytest.mark.skipif(not (ROOT / flux.FOLDER / flux.RECOLOUR).exists(), reason="the network is not trained yet")
 
 
 def pictures(shape: tuple[int, int], seed: int = 0) -> list[numpy.ndarray]:
@@ -106,15 +106,15 @@ def test_the_composite_recolours_the_original_and_keeps_its_texture(factor):
 @trained
 def test_it_follows_the_render_and_removes_nothing_on_its_own():
     """On unseen scenes: with the truth as the render little is left; where the render removes nothing, everything stays."""
-    base = flux_fill.BASES["mini"]
+    base = flux.BASES["mini"]
     with Registry("cpu").lease(*base.parts) as parts:
         model = GeoRemover(parts, base)
         assert model.recolouring is not None
         alone, guided, plain = [], [], []
         for number in range(6):
             pair = evaluate.case("validation", 100 + number)
-            effect = removal_metrics.effect_area(pair.image, pair.clean, pair.mask)
-            if not removal_metrics.defined(effect):
+            effect = metrics.effect_area(pair.image, pair.clean, pair.mask)
+            if not metrics.defined(effect):
                 continue
             through = model.through_vae(pair.image)
             settings = Settings.of("mini")
@@ -127,14 +127,14 @@ def test_it_follows_the_render_and_removes_nothing_on_its_own():
                 light = model.light(pair.image, render, through) if with_net else None
                 image = georemover.to_pil(pair.image)
                 made, _ = georemover.composite(image, render, pair.image, mask, Settings.of("mini"), through, light)
-                found = removal_metrics.residual_effect(pair.image, numpy.asarray(made), pair.clean, pair.mask, effect)
+                found = metrics.residual_effect(pair.image, numpy.asarray(made), pair.clean, pair.mask, effect)
                 assert found is not None
                 return found
 
             light = model.light(pair.image, through, through)
             assert light is not None
             same = recolour.recoloured(pair.image, *light).round().astype(numpy.uint8)
-            alone.append(removal_metrics.residual_effect(pair.image, same, pair.clean, pair.mask, effect))
+            alone.append(metrics.residual_effect(pair.image, same, pair.clean, pair.mask, effect))
             guided.append(left(rendered, True))
             plain.append(left(rendered, False))
     assert len(alone) >= 4
@@ -143,8 +143,8 @@ def test_it_follows_the_render_and_removes_nothing_on_its_own():
 
 
 def test_a_model_set_without_the_network_has_no_light():
-    base = flux_fill.BASES["mini"]
-    with Registry("cpu").lease(*base.parts[: len(flux_fill.PARTS)]) as parts:
+    base = flux.BASES["mini"]
+    with Registry("cpu").lease(*base.parts[: len(flux.PARTS)]) as parts:
         model = GeoRemover(parts, base)
         picture, render, through = pictures((128, 192))
         assert model.recolouring is None and model.light(picture, render, through) is None

@@ -8,8 +8,9 @@ import cv2
 import numpy
 import pytest
 
-from pipelines import masks, removal_metrics
-from pipelines.scenes import removal
+from pipelines.core import masks, scores
+from pipelines.georemover import metrics
+from pipelines.worlds import removal
 
 WIDTH, HEIGHT = 960, 540
 
@@ -46,7 +47,7 @@ def outputs(size: tuple[int, int] = (WIDTH, HEIGHT)) -> dict[str, numpy.ndarray]
 @pytest.mark.parametrize("size", [(WIDTH, HEIGHT), (192, 108)])
 def test_the_table_of_the_synthetic_pair(size):
     image, clean, mask, _weight = shadow_pair(size)
-    rows = {name: removal_metrics.against_truth(image, made, clean, mask) for name, made in outputs(size).items()}
+    rows = {name: metrics.against_truth(image, made, clean, mask) for name, made in outputs(size).items()}
     residual = {name: row["residual_effect"] for name, row in rows.items()}
     assert residual["mask only"] == 1.0 and residual["perfect"] == 0.0
     assert residual["half"] == pytest.approx(0.5, abs=0.03)
@@ -55,8 +56,8 @@ def test_the_table_of_the_synthetic_pair(size):
     assert overlap["mask only"] == 0 and overlap["perfect"] == 1
     assert 0.6 < overlap["half"] < 0.95 and overlap["noisy"] > 0.9
     assert all(row["over_erasure"] < 0.001 for row in rows.values())
-    assert rows["perfect"]["regions"]["whole"] == {"psnr": removal_metrics.PERFECT, "ssim": pytest.approx(1)}
-    assert rows["mask only"]["regions"]["mask"]["psnr"] == removal_metrics.PERFECT
+    assert rows["perfect"]["regions"]["whole"] == {"psnr": scores.PERFECT, "ssim": pytest.approx(1)}
+    assert rows["mask only"]["regions"]["mask"]["psnr"] == scores.PERFECT
     assert rows["mask only"]["regions"]["effect"]["psnr"] < rows["half"]["regions"]["effect"]["psnr"] < 100
     assert rows["noisy"]["regions"]["rest"]["psnr"] == pytest.approx(42, abs=0.5)
 
@@ -64,62 +65,62 @@ def test_the_table_of_the_synthetic_pair(size):
 def test_worse_than_untouched_is_above_1():
     image, clean, mask, weight = shadow_pair()
     darker = _levels(clean * (1 - 0.9 * weight))
-    assert removal_metrics.residual_effect(image, darker, clean, mask) > 1.5
+    assert metrics.residual_effect(image, darker, clean, mask) > 1.5
 
 
 def test_a_pair_without_an_effect_is_not_defined_and_never_perfect():
     image, clean, mask, _weight = shadow_pair()
     without_shadow = numpy.where(mask[..., None], image, clean)
     for result in (without_shadow, clean):
-        found = removal_metrics.against_truth(without_shadow, result, clean, mask)
+        found = metrics.against_truth(without_shadow, result, clean, mask)
         assert found["residual_effect"] is None and found["change_iou"] is None
         assert found["regions"]["effect"] == {"psnr": None, "ssim": None}
-        assert found["over_erasure"] == 0.0 and found["regions"]["rest"]["psnr"] == removal_metrics.PERFECT
+        assert found["over_erasure"] == 0.0 and found["regions"]["rest"]["psnr"] == scores.PERFECT
 
 
 def test_an_effect_of_a_few_pixels_is_not_defined():
     image, clean, mask, _weight = shadow_pair()
     speck = numpy.where(mask[..., None], image, clean)
     speck[100:107, 100:107] = 255
-    assert removal_metrics.effect_area(speck, clean, mask).sum() >= 64
-    assert removal_metrics.residual_effect(speck, clean, clean, mask) is None
+    assert metrics.effect_area(speck, clean, mask).sum() >= 64
+    assert metrics.residual_effect(speck, clean, clean, mask) is None
     speck[100:120, 100:120] = 255
-    assert removal_metrics.residual_effect(speck, clean, clean, mask) == 0.0
+    assert metrics.residual_effect(speck, clean, clean, mask) == 0.0
 
 
 def test_what_has_nothing_to_do_with_the_object_is_over_erased():
     image, clean, mask, _weight = shadow_pair()
     result = clean.copy()
     result[50:150, 100:300] += 40
-    share = removal_metrics.over_erasure(image, result, clean, mask)
-    rest = ~removal_metrics.near(mask) & ~removal_metrics.effect_area(image, clean, mask)
+    share = metrics.over_erasure(image, result, clean, mask)
+    rest = ~metrics.near(mask) & ~metrics.effect_area(image, clean, mask)
     assert share == pytest.approx(100 * 200 / rest.sum(), rel=0.07)  # the blur takes its rim
-    assert removal_metrics.residual_effect(image, result, clean, mask) == 0.0
+    assert metrics.residual_effect(image, result, clean, mask) == 0.0
 
 
 def test_everything_is_json():
     image, clean, mask, _weight = shadow_pair((192, 108))
     depth = numpy.zeros(mask.shape, numpy.float32)
-    found = removal_metrics.against_truth(image, clean, clean, mask, depth, depth)
+    found = metrics.against_truth(image, clean, clean, mask, depth, depth)
     assert json.loads(json.dumps(found, allow_nan=False)) == found
-    checks = removal_metrics.self_checks(image, clean, mask, depth, depth + 0.5, 3.5, 0.01)
+    checks = metrics.self_checks(image, clean, mask, depth, depth + 0.5, 3.5, 0.01)
     assert json.loads(json.dumps(checks, allow_nan=False)) == checks
 
 
 def test_the_whole_picture_as_mask_leaves_no_rest():
     image, clean, mask, _weight = shadow_pair((192, 108))
-    found = removal_metrics.against_truth(image, clean, clean, numpy.ones_like(mask))
+    found = metrics.against_truth(image, clean, clean, numpy.ones_like(mask))
     assert found["regions"]["rest"] == {"psnr": None, "ssim": None} and found["over_erasure"] == 0.0
-    assert removal_metrics.self_checks(image, clean, numpy.ones_like(mask))["changed_outside"] == 0.0
+    assert metrics.self_checks(image, clean, numpy.ones_like(mask))["changed_outside"] == 0.0
 
 
 def test_self_checks_tell_inside_from_outside():
     image, clean, mask, _weight = shadow_pair((192, 108))
     before = numpy.zeros(mask.shape, numpy.float32)
-    checks = removal_metrics.self_checks(image, clean, mask, before, numpy.where(mask, 0.3, 0.0), 4.0, 0.02)
+    checks = metrics.self_checks(image, clean, mask, before, numpy.where(mask, 0.3, 0.0), 4.0, 0.02)
     assert checks["depth_change_inside"] == pytest.approx(0.3) and checks["depth_change_outside"] == 0.0
     assert 0.01 < checks["changed_outside"] < 0.2 and checks["off_palette"] == 4.0 and checks["panels"] == 0.02
-    untouched = removal_metrics.self_checks(image, image, mask)
+    untouched = metrics.self_checks(image, image, mask)
     assert untouched["changed_outside"] == 0.0 and untouched["depth_change_inside"] is None
 
 
@@ -127,34 +128,34 @@ def test_a_new_structure_in_the_mask_is_seen_and_a_speck_is_not():
     mask = numpy.zeros((128, 192), bool)
     mask[40:80, 60:100] = True
     flat = numpy.full(mask.shape, 0.4, numpy.float32)
-    assert not removal_metrics.inserted(flat, flat, mask)
-    assert not removal_metrics.inserted(flat + 0.07, flat, mask)
+    assert not metrics.inserted(flat, flat, mask)
+    assert not metrics.inserted(flat + 0.07, flat, mask)
     new = flat.copy()
     new[50:60, 70:75] += 0.2  # 50 pixels of 1600
-    assert removal_metrics.inserted(new, flat, mask)
+    assert metrics.inserted(new, flat, mask)
     speck = flat.copy()
     speck[50:53, 70:73] += 0.2
-    assert not removal_metrics.inserted(speck, flat, mask)
+    assert not metrics.inserted(speck, flat, mask)
     outside = flat.copy()
     outside[5:30, 5:30] += 0.2
-    assert not removal_metrics.inserted(outside, flat, mask)
+    assert not metrics.inserted(outside, flat, mask)
 
 
 def test_rendered_truth_has_an_effect_where_the_renderer_says():
     pair = removal.pair(removal.sample(38), 0)
-    effect = removal_metrics.effect_area(pair.image, pair.clean, pair.mask)
+    effect = metrics.effect_area(pair.image, pair.clean, pair.mask)
     told = (pair.shadow | pair.reflection) & ~pair.mask
-    assert removal_metrics.defined(effect) and (effect & masks.grow(told, 1)).sum() / effect.sum() > 0.95
+    assert metrics.defined(effect) and (effect & masks.grow(told, 1)).sum() / effect.sum() > 0.95
     filled = numpy.where(pair.mask[..., None], pair.clean, pair.image)
-    assert removal_metrics.residual_effect(pair.image, filled, pair.clean, pair.mask) == 1.0
-    assert removal_metrics.residual_effect(pair.image, pair.clean, pair.clean, pair.mask) == 0.0
-    assert removal_metrics.over_erasure(pair.image, pair.clean, pair.clean, pair.mask) < 0.002
+    assert metrics.residual_effect(pair.image, filled, pair.clean, pair.mask) == 1.0
+    assert metrics.residual_effect(pair.image, pair.clean, pair.clean, pair.mask) == 0.0
+    assert metrics.over_erasure(pair.image, pair.clean, pair.clean, pair.mask) < 0.002
 
 
 def test_the_worst_place_finds_a_ghost_that_the_mean_does_not():
     """Nothing, noise and a thin line are no ghost; a pale patch is, with its direction, although hardly anything is left on the whole."""
     image, clean, mask, _weight = shadow_pair()
-    area = removal_metrics.effect_area(image, clean, mask) | removal_metrics.near(mask)
+    area = metrics.effect_area(image, clean, mask) | metrics.near(mask)
     rows, columns = numpy.mgrid[:HEIGHT, :WIDTH]
     patch = (numpy.hypot(rows - 430, columns - 670) < 30)[..., None]
     line = (rows == 500)[..., None]
@@ -165,13 +166,13 @@ def test_the_worst_place_finds_a_ghost_that_the_mean_does_not():
         "lighter": _levels(clean + 12.0 * patch),
         "darker": _levels(clean - 12.0 * patch),
     }
-    worst = {name: removal_metrics.worst_place(one, clean, area) for name, one in made.items()}
+    worst = {name: metrics.worst_place(one, clean, area) for name, one in made.items()}
     assert worst["equal"] == {"difference": 0.0, "lightness": 0.0, "share": 0.0}
-    assert all(worst[name]["difference"] < removal_metrics.SEEN for name in ("noise", "line"))
+    assert all(worst[name]["difference"] < metrics.SEEN for name in ("noise", "line"))
     for name, sign in (("lighter", 1), ("darker", -1)):
-        found = removal_metrics.against_truth(image, made[name], clean, mask)
+        found = metrics.against_truth(image, made[name], clean, mask)
         assert found["residual_effect"] < 0.05 and found["worst"] == worst[name]
         assert (
             worst[name]["difference"] > 3 and sign * worst[name]["lightness"] > 3 and 0.02 < worst[name]["share"] < 0.3
         )
-    assert removal_metrics.worst_place(clean, clean, numpy.zeros_like(mask)) is None
+    assert metrics.worst_place(clean, clean, numpy.zeros_like(mask)) is None

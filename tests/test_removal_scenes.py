@@ -6,8 +6,8 @@ import numpy
 import pytest
 import torch
 
-from pipelines import depth_maps
-from pipelines.scenes import removal, tabletop
+from pipelines.core import depth as depth_maps
+from pipelines.worlds import removal, tabletop
 
 
 def test_a_seed_is_a_scene_and_what_is_asked_for_is_kept():

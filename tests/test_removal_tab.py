@@ -22,23 +22,19 @@ from gradio_client import Client, handle_file
 from PIL import Image
 
 import app
-import demos
 from demos import georemover as georemover_tab
-from demos import (
-    painter,
-    removal_batch,
-    removal_edit,
-    removal_files,
-    removal_measured,
-    removal_scenes,
-    removal_settings,
-    removal_shown,
-)
-from demos.hold import OnPage
-from demos.removal_mask import BRUSH, CLICK, asked_mask, current_mask, mask_line, read_mask, snapped
-from pipelines import flux_fill, georemover, images, masks
+from demos.core import handlers, widgets
+from demos.core.hold import OnPage
+from demos.georemover import batch, edit, measured, painter, scenes
+from demos.georemover import files as removal_files
+from demos.georemover import settings as removal_settings
+from demos.georemover import shown as removal_shown
+from demos.georemover.mask import BRUSH, CLICK, asked_mask, current_mask, mask_line, read_mask, snapped
+from pipelines import georemover
+from pipelines.core import images, masks
+from pipelines.core.registry import Registry
 from pipelines.georemover import Cache, Recipe, Settings
-from pipelines.registry import Registry
+from pipelines.models import flux
 from tests import removal_page, toy_flux
 from tests.environment import free_port
 from tests.test_app import shown, visit
@@ -55,7 +51,7 @@ def page() -> Iterator[gr.Blocks]:
 def handler(page: gr.Blocks, name: str):
     """The page's handler of that name, as Gradio calls it; not another tab's."""
     ours = (f.fn for f in page.fns.values() if getattr(f.fn, "__name__", "") == name)
-    return next(fn for fn in ours if not fn.__module__.startswith(("demos.golden", "demos.concept")))
+    return next(fn for fn in ours if not fn.__module__.startswith(("demos.golden_noise", "demos.concept_guidance")))
 
 
 def values(steps: int = 4, **changed) -> list:
@@ -81,7 +77,7 @@ NAMES = (
 
 def asked(picture=None, mode=CLICK, drawn=None, own=None, compare=False, kept=None, **changed) -> list:
     """What the runs' handlers get from the page."""
-    picture = removal_scenes.first() if picture is None else picture
+    picture = scenes.first() if picture is None else picture
     return [
         picture,
         mode,
@@ -106,18 +102,18 @@ def last(updates: list) -> removal_files.Shown:
     return found[-1]
 
 
-def own_picture(size=(300, 200)) -> removal_scenes.Picture:
+def own_picture(size=(300, 200)) -> painter.Picture:
     pixels = numpy.random.default_rng(0).integers(0, 255, (*size[::-1], 3), numpy.uint8)
-    return removal_scenes.own(images.open_upload(Image.fromarray(pixels)), "mine")
+    return scenes.own(images.open_upload(Image.fromarray(pixels)), "mine")
 
 
-def box_mask(picture: removal_scenes.Picture, box=(40, 30, 90, 80)) -> numpy.ndarray:
+def box_mask(picture: painter.Picture, box=(40, 30, 90, 80)) -> numpy.ndarray:
     mask = numpy.zeros(picture.image.size[::-1], bool)
     mask[box[1] : box[3], box[0] : box[2]] = True
     return mask
 
 
-def strokes(picture: removal_scenes.Picture) -> dict:
+def strokes(picture: painter.Picture) -> dict:
     """The painter's value after a visitor has brushed a box."""
     return painter.value_of(picture, box_mask(picture))
 
@@ -126,24 +122,22 @@ def strokes(picture: removal_scenes.Picture) -> dict:
 
 
 def test_the_page_opens_with_a_scene_that_is_rendered_as_its_recipe_says():
-    first, made = removal_scenes.first(), removal_scenes.roll(removal_scenes.START)
+    first, made = scenes.first(), scenes.roll(scenes.START)
     off = numpy.abs(numpy.asarray(first.image, int) - numpy.asarray(made.image, int))
-    assert off.max() <= 2, "python -m demos.removal_scenes writes it anew"
+    assert off.max() <= 2, "python -m demos.georemover.scenes writes it anew"
     assert (first.solids == made.solids).all() and first.names == made.names and first.index == made.index
-    assert (read_mask(removal_scenes.FIRST_MASK, first.image.size) == first.solids[first.index]).all()
+    assert (read_mask(scenes.FIRST_MASK, first.image.size) == first.solids[first.index]).all()
 
 
 def test_opening_the_page_renders_nothing(page):
-    code = (
-        "import demos.georemover, sys; from demos.removal_scenes import first; first(); print('torch' in sys.modules)"
-    )
+    code = "import demos.georemover, sys; from demos.georemover.scenes import first; first(); print('torch' in sys.modules)"
     from tests.test_app import python
 
     assert python(code).strip() == "False"
 
 
 def test_a_click_chooses_the_solid_under_it():
-    picture = removal_scenes.roll(Recipe(29, 2))
+    picture = scenes.roll(Recipe(29, 2))
     for index, solid in enumerate(picture.solids):
         rows, columns = numpy.nonzero(solid)
         assert picture.at(int(numpy.median(columns)), int(numpy.median(rows))) == index
@@ -153,11 +147,11 @@ def test_a_click_chooses_the_solid_under_it():
 
 def test_solids_that_look_alike_are_told_apart():
     scene = SimpleNamespace(solids=[SimpleNamespace(colour="red", shape="cone")] * 2, left_to_right=lambda: [1, 0])
-    assert removal_scenes._names(scene) == ("red cone, right", "red cone, left")
+    assert scenes._names(scene) == ("red cone, right", "red cone, left")
 
 
 def test_a_brushed_mask_knows_its_solid_or_says_none():
-    picture = removal_scenes.roll(Recipe(29, 2))
+    picture = scenes.roll(Recipe(29, 2))
     one, other = picture.solids[:2]
     assert picture.meant(one) == 0 and picture.meant(masks.grow(other, 3)) == 1
     assert picture.meant(one | other) is None, "two at once have no truth"
@@ -167,12 +161,12 @@ def test_a_brushed_mask_knows_its_solid_or_says_none():
 
 def test_a_scene_without_that_object_is_refused():
     with pytest.raises(ValueError, match="has 1 objects and number 3 is to go"):
-        removal_scenes.roll(Recipe(38, 1, index=2))
+        scenes.roll(Recipe(38, 1, index=2))
 
 
 def test_rolling_keeps_to_what_was_asked(page):
     made = list(handler(page, "roll_scene")(7, 3, "tile", "hard", "mirroring", 2, True).values())
-    picture = next(v for v in made if isinstance(v, removal_scenes.Picture))
+    picture = next(v for v in made if isinstance(v, painter.Picture))
     assert len(picture.solids) == 3 and picture.recipe == Recipe(7, 3, "tile", "hard", True)
     for seed in (None, 10**6, -1, 2.5):
         with pytest.raises(gr.Error, match="scene seed is .* whole number"):
@@ -183,7 +177,7 @@ def test_rolling_keeps_to_what_was_asked(page):
 
 
 def test_a_mask_comes_back_as_it_went_onto_the_painter():
-    picture = removal_scenes.first()
+    picture = scenes.first()
     for mask in (picture.solids[0], box_mask(picture), numpy.zeros((HEIGHT, WIDTH), bool)):
         drawn = painter.value_of(picture, mask)
         assert (current_mask(picture, BRUSH, drawn) == mask).all()
@@ -199,7 +193,7 @@ def test_a_mask_comes_back_as_it_went_onto_the_painter():
      {"mask": "data:image/jpeg;base64,AAAA"}, {"mask": painter.PREFIX + "A" * painter.MOST}],
 )  # fmt: skip
 def test_what_is_no_mask_marks_nothing(drawn):
-    picture = removal_scenes.first()
+    picture = scenes.first()
     drawn = {**drawn, "key": picture.key} if isinstance(drawn, dict) else drawn
     assert not current_mask(picture, BRUSH, drawn).any()
     assert not current_mask(dataclasses.replace(picture, key="another"), BRUSH, strokes(picture)).any()
@@ -215,7 +209,7 @@ def test_what_is_no_mask_marks_nothing(drawn):
     ],
 )
 def test_what_is_missing_is_told(picture, mode, words):
-    known = {None: None, "first": removal_scenes.first(), "own": own_picture()}
+    known = {None: None, "first": scenes.first(), "own": own_picture()}
     known["unchosen"] = known["first"].chosen(None)
     with pytest.raises(ValueError, match=words):
         asked_mask(known[picture], mode, None)
@@ -250,7 +244,7 @@ def put(page, name: str, *inputs) -> dict[type, list]:
     return found
 
 
-def fine_mask(picture: removal_scenes.Picture) -> numpy.ndarray:
+def fine_mask(picture: painter.Picture) -> numpy.ndarray:
     """A disc and a line of four pixels, finer than the painter shows them."""
     columns, rows = numpy.meshgrid(*map(numpy.arange, picture.image.size))
     mask = (columns - 600) ** 2 + (rows - 500) ** 2 < 211**2
@@ -263,7 +257,7 @@ def test_a_mask_stays_as_it_was_brought_until_somebody_paints(page, tmp_path: Pa
     mask, file = fine_mask(picture), tmp_path / "mask.png"
     Image.fromarray(mask).convert("L").save(file)
     made = put(page, "bring_mask", str(file), False, picture, 2, True)
-    held, drawn = made[removal_scenes.Picture][0], made[dict][0]
+    held, drawn = made[painter.Picture][0], made[dict][0]
     assert (asked_mask(held, BRUSH, drawn) == mask).all()
     again = Path(handler(page, "saved")(held, BRUSH, drawn, visit("mask")))
     assert again.name == "mine_mask.png" and (read_mask(again, picture.image.size) == mask).all()
@@ -289,23 +283,23 @@ def test_going_back_and_forth_does_not_let_a_mask_creep():
 
 
 def test_strokes_are_there_again_after_the_other_kind_of_picture(page):
-    scene, mine = removal_scenes.first(), own_picture()
+    scene, mine = scenes.first(), own_picture()
     on_scene, on_mine = strokes(scene), strokes(mine)
     there = put(page, "other_kind", "own", scene, None, scene, BRUSH, on_scene, 2, True)
-    kept_scene = there[removal_scenes.Picture][0]
+    kept_scene = there[painter.Picture][0]
     back = put(page, "other_kind", "scene", kept_scene, mine, mine, BRUSH, on_mine, 2, True)
-    kept_mine = next(p for p in back[removal_scenes.Picture] if p.key == mine.key)
+    kept_mine = next(p for p in back[painter.Picture] if p.key == mine.key)
     assert on_scene in back[dict] and BRUSH in [radio.value for radio in back[gr.Radio]]
     assert on_mine in put(page, "other_kind", "own", kept_scene, kept_mine, kept_scene, BRUSH, on_scene, 2, True)[dict]
     # Also when the scene goes for another one: strokes are noted as they come.
-    noted = put(page, "changed", mine, BRUSH, on_mine, 2, True)[removal_scenes.Picture][0]
+    noted = put(page, "changed", mine, BRUSH, on_mine, 2, True)[painter.Picture][0]
     assert on_mine in put(page, "other_kind", "own", scene, noted, scene, CLICK, None, 2, True)[dict]
     # A value of another picture is nobody's.
-    assert removal_scenes.Picture not in put(page, "changed", mine, BRUSH, on_scene, 2, True)
+    assert painter.Picture not in put(page, "changed", mine, BRUSH, on_scene, 2, True)
 
 
 def test_a_mask_that_would_fill_the_memory_marks_nothing():
-    picture, data = removal_scenes.first(), io.BytesIO()
+    picture, data = scenes.first(), io.BytesIO()
     Image.new("L", (1, 1)).save(data, "PNG")
     header = struct.pack(">4sIIBBBBB", b"IHDR", 60_000, 60_000, 8, 0, 0, 0, 0)
     bomb = data.getvalue()[:12] + header + struct.pack(">I", zlib.crc32(header)) + data.getvalue()[33:]
@@ -314,7 +308,7 @@ def test_a_mask_that_would_fill_the_memory_marks_nothing():
 
 
 def test_rough_strokes_snap_to_the_object():
-    picture = removal_scenes.first()
+    picture = scenes.first()
     solid = picture.solids[picture.index]
     rows, columns = numpy.nonzero(solid)
     rough = numpy.zeros_like(solid)
@@ -326,7 +320,7 @@ def test_rough_strokes_snap_to_the_object():
 
 
 def test_the_line_tells_area_and_growth():
-    picture, base = removal_scenes.first(), flux_fill.BASES["mini"]
+    picture, base = scenes.first(), flux.BASES["mini"]
     mask = picture.solids[picture.index]
     plain, grown = (re.search(r"([\d.]+) %", mask_line(picture, mask, base, n))[1] for n in (0, 4))
     assert float(plain) == pytest.approx(100 * mask.mean(), abs=0.06) and float(grown) > float(plain)
@@ -345,7 +339,7 @@ def test_pictures_that_are_not_taken_leave_the_page_alone(page, tmp_path: Path):
         assert caught.value.message.endswith(".")
     good = tmp_path / "portrait.jpg"
     Image.new("CMYK", (900, 1600), (0, 90, 90, 0)).save(good)
-    picture = next(v for v in bring(str(good), 2, True).values() if isinstance(v, removal_scenes.Picture))
+    picture = next(v for v in bring(str(good), 2, True).values() if isinstance(v, painter.Picture))
     assert picture.image.size == (900, 1600) and picture.solids is None and picture.name == "portrait"
 
 
@@ -361,7 +355,7 @@ def test_remove_shows_everything_and_measures_against_the_truth(page):
         assert words in text, words
     assert len(made.results) == len(made.composites) == len(made.strips) == 2
     inside = images.read_settings(made.results[1], tab="georemover")["settings"]
-    assert inside["seed"] == 1 and inside["scene"]["seed"] == removal_scenes.START.seed
+    assert inside["seed"] == 1 and inside["scene"]["seed"] == scenes.START.seed
     with zipfile.ZipFile(made.everything) as archive:
         names = set(archive.namelist())
         assert {
@@ -375,7 +369,7 @@ def test_remove_shows_everything_and_measures_against_the_truth(page):
         assert json.loads(archive.read("settings.json"))["settings"]["steps_1"] == 4
     inside = removal_files.settings_inside(made.composites[0])
     assert (inside.settings.steps_1, inside.settings.variants) == (4, 2)
-    assert inside.recipe.seed == removal_scenes.START.seed and inside.next_step() == "Press Remove to make it again."
+    assert inside.recipe.seed == scenes.START.seed and inside.next_step() == "Press Remove to make it again."
 
 
 def test_the_stages_run_one_by_one_and_nothing_twice(page):
@@ -393,9 +387,9 @@ def test_the_stages_run_one_by_one_and_nothing_twice(page):
 
 
 def test_a_depth_of_ones_own_is_rendered_and_of_another_picture_is_not(page):
-    kept, picture = Cache(), removal_scenes.first()
+    kept, picture = Cache(), scenes.first()
     depth = numpy.linspace(0, 1, HEIGHT * WIDTH, dtype=numpy.float32).reshape(HEIGHT, WIDTH)
-    mine = removal_edit.OwnDepth(picture.key, depth)
+    mine = edit.OwnDepth(picture.key, depth)
     made = last(list(handler(page, "render")(visit("own"), *asked(picture, own=mine, kept=kept))))
     assert numpy.abs(made.outcome.depth_after - depth).max() < 0.01
     assert removal_files.settings_inside(made.results[0]).next_step() == (
@@ -408,7 +402,7 @@ def test_a_depth_of_ones_own_is_rendered_and_of_another_picture_is_not(page):
 
 
 def test_what_if_the_depth_had_not_changed(page):
-    picture = removal_scenes.first()
+    picture = scenes.first()
     inputs = asked(picture)
     with pytest.raises(gr.Error, match="press 1 Estimate depth"):
         list(handler(page, "render_unchanged")(visit("same"), *inputs))
@@ -451,20 +445,20 @@ def test_wrong_settings_get_a_sentence_before_anything_changes(page, changed: di
 
 
 def test_a_result_is_called_by_what_was_brushed_and_comes_back_without_a_foreign_depth(page):
-    picture = removal_scenes.first()
+    picture = scenes.first()
     other = 1 - picture.index
     drawn = painter.value_of(picture, picture.solids[other])
     inputs = asked(picture, BRUSH, drawn)
     inputs[9] = 31  # the threshold as it stands on the page
     run = list(handler(page, "remove")(visit("about"), *inputs))
     assert "changed by more than 31 " in shown(run) and "In the raw result of stage 2" in shown(run)
-    entries = next(v for v in run[-1].values() if isinstance(v, list) and v and isinstance(v[0], demos.Entry))
+    entries = next(v for v in run[-1].values() if isinstance(v, list) and v and isinstance(v[0], widgets.Entry))
     assert entries[0].caption.startswith(picture.names[other])
     inside = removal_files.settings_inside(last(run).composites[0])
     assert inside.next_step() == "The file does not hold the brushed mask: bring that again, then press Remove."
     back = handler(page, "bring_back")(entries, 12, SimpleNamespace(index=0))
-    assert removal_edit.NONE in back.values() and "changed by more than 12 " in shown([back])
-    held = next(v for v in back.values() if isinstance(v, removal_scenes.Picture))
+    assert edit.NONE in back.values() and "changed by more than 12 " in shown([back])
+    held = next(v for v in back.values() if isinstance(v, painter.Picture))
     painted = next(v for v in back.values() if isinstance(v, dict) and "mask" in v)
     assert (asked_mask(held, BRUSH, painted) == picture.solids[other]).all()
 
@@ -474,7 +468,7 @@ def test_stop_keeps_what_is_finished(page):
     run = handler(page, "remove")(visit("stop"), *asked(kept=kept, steps=60))
     while "Result" not in shown(seen[-1:]):
         seen.append(next(run))
-    assert demos.stop_run(visit("stop"))
+    assert handlers.stop_run(visit("stop"))
     assert "Stages that were finished are kept" in shown(list(run)) and len(kept) == 2
 
 
@@ -526,7 +520,7 @@ def test_the_measured_figures_are_a_table_or_one_sentence(monkeypatch: pytest.Mo
         "scenes": 200,
         "rows": {"ours": row("ours", 0.1), "fill_only": row("mask <only>", 1.0), "fast": row("fast", 0.2)},
     }
-    told = removal_measured.measured_html("mini", found)
+    told = measured.measured_html("mini", found)
     for words in (
         "10.0 % is left, against 1.000",
         "at most 15 %, which is met",
@@ -535,12 +529,11 @@ def test_the_measured_figures_are_a_table_or_one_sentence(monkeypatch: pytest.Mo
         "mask &lt;only&gt;",
     ):
         assert words in told, words
-    assert (
-        "of the mini set, not of FLUX" not in told
-        and "of the mini set, not of FLUX" in removal_measured.measured_html("full", found)
+    assert "of the mini set, not of FLUX" not in told and "of the mini set, not of FLUX" in measured.measured_html(
+        "full", found
     )
     monkeypatch.setattr(georemover, "measured", lambda: None)
-    assert removal_measured.NOT_MEASURED in removal_measured.measured_html("mini")
+    assert measured.NOT_MEASURED in measured.measured_html("mini")
 
 
 # --- a depth of one's own, files, batch ---
@@ -548,11 +541,11 @@ def test_the_measured_figures_are_a_table_or_one_sentence(monkeypatch: pytest.Mo
 
 def test_painted_and_brought_depths_come_back_as_they_were(tmp_path: Path):
     depth = numpy.tile(numpy.linspace(0, 1, WIDTH, dtype=numpy.float32), (HEIGHT, 1))
-    untouched = removal_edit.ground(depth)["composite"]
-    assert (removal_edit.level_of(untouched, depth) == depth).all(), "change nothing: then nothing may go"
+    untouched = edit.ground(depth)["composite"]
+    assert (edit.level_of(untouched, depth) == depth).all(), "change nothing: then nothing may go"
     drawn = numpy.asarray(untouched).copy()
     drawn[150:240, 300:390, :3] = 64  # three pixels of the editor for one of the depth
-    painted = removal_edit.level_of(Image.fromarray(drawn), depth)
+    painted = edit.level_of(Image.fromarray(drawn), depth)
     stroke = numpy.zeros(depth.shape, bool)
     stroke[50:80, 100:130] = True
     assert (painted[~stroke] == depth[~stroke]).all() and numpy.abs(painted[stroke] - 64 / 255).max() < 1e-3
@@ -592,7 +585,7 @@ def test_restoring_checks_the_settings_inside(tmp_path: Path):
 def test_what_is_restored_fits_the_page(page, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     told: list[str] = []
     monkeypatch.setattr(gr, "Info", lambda words, **_rest: told.append(words))
-    path, base = tmp_path / "full.png", flux_fill.BASES["mini"]
+    path, base = tmp_path / "full.png", flux.BASES["mini"]
     fast = dataclasses.replace(Settings.of("full", fast=True), steps_1=base.fast[0], steps_2=base.fast[1])
     images.save_png(Image.new("RGB", (8, 6)), path, dataclasses.asdict(fast), tab="georemover")
     named = {getattr(block, "label", ""): value for block, value in handler(page, "restore")(str(path)).items()}
@@ -610,7 +603,7 @@ def test_the_pace_is_that_of_the_steps():
 def test_on_zerogpu_there_is_one_preset(monkeypatch: pytest.MonkeyPatch):
     with gr.Blocks():
         plain, fixed = removal_settings.build("full"), removal_settings.build("full", fixed=True)
-    assert plain.preset.visible and plain.presets == tuple(flux_fill.FULL.presets)
+    assert plain.preset.visible and plain.presets == tuple(flux.FULL.presets)
     assert not fixed.preset.visible and fixed.presets == ("bf16",) and len(fixed.preset.choices) == 1
     seen: list[bool] = []
     build = removal_settings.build
@@ -623,15 +616,15 @@ def test_on_zerogpu_there_is_one_preset(monkeypatch: pytest.MonkeyPatch):
 
 def test_a_finished_picture_of_a_batch_is_on_the_disk_and_not_in_memory(tmp_path: Path):
     made = SimpleNamespace(composites=[Image.new("RGB", (6, 4), "red")], metrics=[{}], seconds={}, notes=[])
-    rows = [removal_batch.pack(georemover.BatchRow(name, made), tmp_path) for name in ("set/a", "b")]
+    rows = [batch.pack(georemover.BatchRow(name, made), tmp_path) for name in ("set/a", "b")]
     assert [row.outcome for row in rows] == [None, None]
-    with zipfile.ZipFile(tmp_path / removal_batch.PACKED) as archive:
+    with zipfile.ZipFile(tmp_path / batch.PACKED) as archive:
         assert archive.namelist() == ["set/a_composite.png", "b_composite.png"]
         assert Image.open(io.BytesIO(archive.read("b_composite.png"))).getpixel((0, 0)) == (255, 0, 0)
 
 
 def test_a_batch_goes_on_over_what_cannot_be_done(page, tmp_path: Path):
-    pair = removal_scenes.truth(removal_scenes.START)
+    pair = scenes.truth(scenes.START)
     packed = tmp_path / "many.zip"
     with zipfile.ZipFile(packed, "w") as archive:
         for name, pixels in (("a", pair.image), ("a_mask", pair.mask), ("a_gt", pair.clean), ("lonely", pair.image)):
@@ -665,7 +658,7 @@ def test_a_batch_goes_on_over_what_cannot_be_done(page, tmp_path: Path):
 
 def test_rows_of_a_batch_are_escaped():
     row = georemover.BatchRow("<img>", error="<b>no</b>.")
-    assert "<img>" not in removal_batch.board_html([row]) and "&lt;b&gt;no" in removal_batch.board_html([row])
+    assert "<img>" not in batch.board_html([row]) and "&lt;b&gt;no" in batch.board_html([row])
 
 
 # --- the endpoint ---
@@ -681,7 +674,7 @@ def address(page: gr.Blocks) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    folder, first = tmp_path_factory.mktemp("sent"), removal_scenes.first()
+    folder, first = tmp_path_factory.mktemp("sent"), scenes.first()
     first.image.save(folder / "image.png")
     Image.fromarray(first.solids[first.index]).convert("L").save(folder / "mask.png")
     return folder / "image.png", folder / "mask.png"
@@ -698,7 +691,7 @@ def test_the_endpoint_answers_with_files_and_measurements(address: str, files: t
     assert Image.open(before).size == Image.open(after).size == Image.open(result).size == (WIDTH, HEIGHT)
     assert told["settings"]["steps_2"] == 4 and told["metrics"][0]["truth"] is False and told["models"]
     told = client.predict(image=image, mask=mask, api_name="/remove_object")[3]
-    assert (told["settings"]["steps_1"], told["settings"]["steps_2"]) == flux_fill.BASES["mini"].steps
+    assert (told["settings"]["steps_1"], told["settings"]["steps_2"]) == flux.BASES["mini"].steps
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pipelines.scenes import grammar, portrait, prompts, tabletop
-from pipelines.scenes.grammar import Request, Thing
-from pipelines.scenes.prompts import PortraitRequest
+from pipelines.worlds import grammar, portrait, prompts, tabletop
+from pipelines.worlds.grammar import Request, Thing
+from pipelines.worlds.prompts import PortraitRequest
 
 SIZE = (40, 56)  # height, width: never square
 
@@ -199,7 +199,7 @@ def test_prompts_of_both_worlds():
 
 
 def test_portrait_captions_are_read_alike_by_both_readers():
-    from pipelines.scenes import portrait
+    from pipelines.worlds import portrait
 
     for seed in range(300):
         text = portrait.caption(portrait.sample(seed), random.Random(seed))
@@ -244,9 +244,10 @@ def test_pictures_do_not_depend_on_the_default_type_that_a_loader_sets_for_the_w
 
 
 def test_rendering_waits_for_no_loader():
-    from demos import portrait_people, removal_scenes
+    from demos.georemover import scenes as removal_scenes
+    from demos.megaportrait import people
+    from pipelines.core.registry import LOAD_LOCK
     from pipelines.georemover import Recipe
-    from pipelines.registry import LOAD_LOCK
 
     held, done = threading.Event(), threading.Event()
 
@@ -260,7 +261,7 @@ def test_rendering_waits_for_no_loader():
     held.wait(10)
     try:
         removal_scenes.roll(Recipe(77, 1))
-        portrait_people.roll_reference(77)
+        people.roll_reference(77)
         assert thread.is_alive()
     finally:
         done.set()

@@ -11,8 +11,8 @@ import numpy
 import pytest
 from PIL import Image
 
-from demos.removal_scenes import Picture
-from demos.stored import TAG, Store, files_of
+from demos.core.stored import TAG, Store, files_of
+from demos.georemover.painter import Picture
 from pipelines.georemover import Recipe
 
 
@@ -77,9 +77,9 @@ def test_what_cannot_be_kept_is_refused(store: Store, value: object):
     "record",
     [
         {TAG: "class", "is": "os:system", "fields": {}},
-        {TAG: "class", "is": "demos.stored:Store", "fields": {"folder": "x"}},
+        {TAG: "class", "is": "demos.core.stored:Store", "fields": {"folder": "x"}},
         {TAG: "class", "is": "pipelines.georemover:Recipe", "fields": {"command": "x"}},
-        {TAG: "class", "is": "demos.visitors:os.system", "fields": {}},
+        {TAG: "class", "is": "demos.core.visitors:os.system", "fields": {}},
         {TAG: "array", "is": "../../secret.npy"},
         {TAG: "pickle", "is": "x"},
     ],

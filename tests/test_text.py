@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from pipelines import sdxl, text
-from pipelines.text import encode_chat, encode_text, unread
+from pipelines.core import text
+from pipelines.core.text import encode_chat, encode_text, unread
+from pipelines.models import sdxl
 
 ROOT = Path(__file__).resolve().parent.parent
 QWEN = (
@@ -236,8 +237,8 @@ def test_what_does_not_fit_begins_at_a_word():
 
 
 def test_every_caption_of_a_portrait_is_read_whole():
-    from pipelines.portrait_person import caption_of
-    from pipelines.scenes.portrait.words import ATTRIBUTES
+    from pipelines.megaportrait.person import caption_of
+    from pipelines.worlds.portrait.words import ATTRIBUTES
 
     tokenizer, draw = clip("tokenizer"), random.Random(0)
     longest = {
@@ -249,7 +250,7 @@ def test_every_caption_of_a_portrait_is_read_whole():
 
 
 def test_words_that_the_small_model_reads_only_without_their_brackets_are_named():
-    from pipelines import steering
+    from pipelines.concept_guidance import steering
 
     found = steering.unknown_words(mini(), "Where does <Mabel> work, <bot> and zeppelin? The goat!")
     assert list(found) == ["<Mabel>", "bot", "zeppelin"]
@@ -268,13 +269,13 @@ def test_words_are_as_they_were_written():
 
 
 ELSEWHERE = {
-    "pipelines/text.py",  # the one way
-    "pipelines/flux_fill.py",  # a constant prompt of the paper's
+    "pipelines/core/text.py",  # the one way
+    "pipelines/models/flux.py",  # a constant prompt of the paper's
 }
 
 
 def test_nothing_else_turns_text_into_tokens():
-    """Every other place goes through pipelines/text.py; diffusers' encode_prompt uses the tokenizers of pipelines/sdxl.py."""
+    """Every other place goes through pipelines/core/text.py; diffusers' encode_prompt uses the tokenizers of pipelines/models/sdxl.py."""
     calls = re.compile(
         r"\btokenizer\w*\(|apply_chat_template|tokenizer\w*\.(encode|tokenize|batch_encode|__call__)\b|\.encode_plus\("
     )
@@ -287,8 +288,12 @@ def test_nothing_else_turns_text_into_tokens():
                 if calls.search(line) and not line.strip().startswith("#")
             ]
             assert not found, f"{name}: {found}"
-    loads = [path.name for path in (ROOT / "pipelines").rglob("*.py") if "Tokenizer" in path.read_text()]
-    assert sorted(loads) == ["concept_guidance.py", "flux_fill.py", "sdxl.py"], (
+    loads = [
+        path.parent.name + "/" + path.name
+        for path in (ROOT / "pipelines").rglob("*.py")
+        if "Tokenizer" in path.read_text()
+    ]
+    assert sorted(loads) == ["concept_guidance/__init__.py", "models/flux.py", "models/sdxl.py"], (
         "a new one must split special tokens, or be a chat's"
     )
-    assert "split_special_tokens=True" in (ROOT / "pipelines" / "sdxl.py").read_text()
+    assert "split_special_tokens=True" in (ROOT / "pipelines" / "models" / "sdxl.py").read_text()

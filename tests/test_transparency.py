@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy
 from PIL import Image
 
-from pipelines import transparency
+from pipelines.core import transparency
 
 
 def layered(size: int = 40) -> Image.Image:

@@ -12,8 +12,8 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from demos import explain
-from pipelines import saving
+from demos.core.handlers import explain
+from pipelines.core import saving
 
 
 def raised(error: BaseException, *then: BaseException) -> BaseException:
@@ -102,7 +102,7 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path):
 
 
 def test_a_result_has_all_of_its_files_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    from demos import visitors
+    from demos.core import visitors
 
     monkeypatch.setattr(visitors, "workspace", lambda who: tmp_path)
     with pytest.raises(OSError, match="full"), visitors.new_folder("somebody") as folder:
@@ -115,7 +115,7 @@ def test_a_result_has_all_of_its_files_or_none(tmp_path: Path, monkeypatch: pyte
 
 
 def test_a_batch_keeps_what_was_packed_when_the_disk_is_full(tmp_path: Path):
-    from demos.removal_batch import added_to
+    from demos.georemover.batch import added_to
 
     path = tmp_path / "all.zip"
     with added_to(path) as archive:
@@ -132,29 +132,29 @@ def test_a_batch_keeps_what_was_packed_when_the_disk_is_full(tmp_path: Path):
 
 
 def test_a_person_on_a_full_disk_is_not_called_a_foreign_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    from demos import portrait_people
-    from pipelines import portrait_person
+    from demos.megaportrait import people
+    from pipelines.megaportrait import person as portrait_person
 
     person = portrait_person.Person(
         "Ada", numpy.zeros((1, 128, 128, 3), numpy.uint8), numpy.zeros((1, 5, 2), numpy.float32),
         numpy.zeros((0, 128), numpy.float32), {}, {"model_set": "mini"},
     )  # fmt: skip
-    path = portrait_people.person_file(person, tmp_path)
+    path = people.person_file(person, tmp_path)
     assert [one.name for one in tmp_path.iterdir()] == ["Ada.zip"]
-    assert portrait_people.read_person(path).name == "Ada"
+    assert people.read_person(path).name == "Ada"
 
     class Full:
         def __init__(self, *_):
             raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("demos.portrait_people._unpack", Full)
-        assert explain(made_by(lambda: portrait_people.read_person(path))).startswith(DISK)
+        patch.setattr("demos.megaportrait.people._unpack", Full)
+        assert explain(made_by(lambda: people.read_person(path))).startswith(DISK)
     with monkeypatch.context() as patch:
         patch.setattr("safetensors.torch.load_file", Full)
-        assert explain(made_by(lambda: portrait_people.read_person(path))).startswith(DISK)
+        assert explain(made_by(lambda: people.read_person(path))).startswith(DISK)
     with monkeypatch.context() as patch:
         message = "Error while serializing: I/O error: No space left on device (os error 28)"
         patch.setattr("safetensors.torch.save_file", lambda *_: (_ for _ in ()).throw(SafetensorError(message)))
-        assert explain(made_by(lambda: portrait_people.person_file(person, tmp_path))).startswith(DISK)
+        assert explain(made_by(lambda: people.person_file(person, tmp_path))).startswith(DISK)
     assert [one.name for one in tmp_path.iterdir()] == ["Ada.zip"]

@@ -19,7 +19,7 @@ from starlette.responses import HTMLResponse, PlainTextResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
-from demos import visitors
+from demos.core import visitors
 
 
 def request(secret: str | None = None, session: str | None = None, host: str = "127.0.0.1") -> SimpleNamespace:
@@ -164,7 +164,7 @@ def test_what_a_killed_server_left_is_removed_at_the_next_start_but_work_of_the_
 
 def other_server(program: str, work: Path) -> str:
     """What another process prints; without Gradio, which takes seconds to import."""
-    env = {**os.environ, visitors.VARIABLE: str(work), "PYTHONPATH": str(Path(visitors.__file__).parent)}
+    env = {**os.environ, visitors.VARIABLE: str(work), "PYTHONPATH": str(Path(visitors.__file__).parents[2])}
     return subprocess.run(
         [sys.executable, "-c", program], env=env, capture_output=True, text=True, check=True
     ).stdout.strip()
@@ -173,7 +173,7 @@ def other_server(program: str, work: Path) -> str:
 def test_servers_beside_each_other_leave_each_others_work_alone(work: Path):
     ada = aged(visitors.workspace(ADA), 90_000)
     guest = visitors.workspace("program")
-    program = f"import visitors as v; print(v.open_for('studio')); v.workspace({ADA!r}); v.sweep()"
+    program = f"from demos.core import visitors as v; print(v.open_for('studio')); v.workspace({ADA!r}); v.sweep()"
     assert Path(other_server(program, work)) == work / "studio-2"
     assert ada.exists() and guest.exists()
     assert (work / "studio-2" / "visitors" / ADA).exists()  # waits for its visitor
@@ -181,7 +181,7 @@ def test_servers_beside_each_other_leave_each_others_work_alone(work: Path):
 
 def test_at_exit_what_has_no_owner_goes(work: Path):
     program = (
-        f"import visitors as v; v.open_for('studio'); v.workspace({ADA!r}); v.workspace('program'); "
+        f"from demos.core import visitors as v; v.open_for('studio'); v.workspace({ADA!r}); v.workspace('program'); "
         "v.page_folder(); (v.page_folder() / 'first.png').write_bytes(b'x')"
     )
     other_server(program, work)

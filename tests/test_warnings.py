@@ -16,9 +16,12 @@ import numpy
 import pytest
 from numpy.typing import NDArray
 
-from pipelines import depth_maps, flux_fill, georemover, masks
-from pipelines.registry import from_environment
-from pipelines.scenes import removal
+from pipelines import georemover
+from pipelines.core import depth as depth_maps
+from pipelines.core import masks
+from pipelines.core.registry import from_environment
+from pipelines.models import flux
+from pipelines.worlds import removal
 
 Mask = NDArray[numpy.bool_]
 
@@ -30,7 +33,7 @@ WHOLE, PART = 0.97, 0.8
 """Share of an object from which on, and up to which, the mask covers it whole or misses a part; in between both are right."""
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not flux_fill.shipped(), reason="the embedded models are not here"),
+    pytest.mark.skipif(not flux.shipped(), reason="the embedded models are not here"),
 ]
 
 
@@ -43,7 +46,7 @@ class Scene(NamedTuple):
 @pytest.fixture(scope="module")
 def scenes() -> list[Scene]:
     """Our examples and other rendered scenes, with the depth that the small network finds."""
-    base, made = flux_fill.BASES["mini"], []
+    base, made = flux.BASES["mini"], []
 
     def estimate(*parts: object) -> None:
         model = georemover.GeoRemover(parts, base)

@@ -8,9 +8,9 @@ from contextlib import closing
 
 import pytest
 
-from pipelines import lane, zero
-from pipelines.lane import IDLE, Progress, Result
-from pipelines.registry import ModelSpec, Registry
+from pipelines.core import lane, zero
+from pipelines.core.lane import IDLE, Progress, Result
+from pipelines.core.registry import ModelSpec, Registry
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 

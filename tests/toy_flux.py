@@ -1,6 +1,6 @@
 """A random, untrained GeoRemover of toy size, for tests and for trying the page before there are weights.
 
-    with installed():                # pipelines.flux_fill.BASES["mini"] is the toy; also as a pytest fixture's body
+    with installed():                # pipelines.models.flux.BASES["mini"] is the toy; also as a pytest fixture's body
         ...
 
 Its parts are the real classes (spec: FluxTransformer2DModel with two peft adapters, AutoencoderTiny, DepthAnything), so
@@ -18,17 +18,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipelines import flux_fill, tiny_flux
-from pipelines.flux_fill import PARTS, FillBase
-from pipelines.registry import ModelSpec
+from pipelines.core.registry import ModelSpec
+from pipelines.models import flux, flux_tiny
+from pipelines.models.flux import PARTS, FillBase
 
-TARGETS = re.compile("|".join(rf"(^|\.){re.escape(name)}$" for name in tiny_flux.TARGETS))
+TARGETS = re.compile("|".join(rf"(^|\.){re.escape(name)}$" for name in flux_tiny.TARGETS))
 
 
 def transformer(seed: int = 0) -> Any:
     """A small FluxTransformer2DModel without adapters."""
     with seeded(seed):
-        return tiny_flux.transformer(heads=2, double=1, single=1).eval().requires_grad_(False)
+        return flux_tiny.transformer(heads=2, double=1, single=1).eval().requires_grad_(False)
 
 
 def adapter(model: Any, seed: int, rank: int = 4, scale: float = 0.3) -> dict[str, Tensor]:
@@ -48,7 +48,7 @@ def adapter(model: Any, seed: int, rank: int = 4, scale: float = 0.3) -> dict[st
 def vae(seed: int = 0) -> Any:
     """An AutoencoderTiny that is awake: as its class initialises it, whatever goes in comes out nearly black."""
     with seeded(seed):
-        model = tiny_flux.vae(8, (1, 1, 1, 1))
+        model = flux_tiny.vae(8, (1, 1, 1, 1))
         _wake(model)
         pictures = torch.rand(2, 3, 64, 64) * 2 - 1
     with torch.no_grad():
@@ -68,7 +68,7 @@ def vae(seed: int = 0) -> Any:
 def depth(seed: int = 0) -> Any:
     """A DepthAnythingForDepthEstimation whose maps are not flat."""
     with seeded(seed):
-        model = tiny_flux.depth(hidden=32, layers=6, heads=2)
+        model = flux_tiny.depth(hidden=32, layers=6, heads=2)
         _wake(model.neck)
         _wake(model.head)
     with torch.no_grad():
@@ -86,20 +86,20 @@ def _wake(module: torch.nn.Module) -> None:
 def scheduler() -> Any:
     from diffusers import FlowMatchEulerDiscreteScheduler
 
-    return FlowMatchEulerDiscreteScheduler(**tiny_flux.scheduler())
+    return FlowMatchEulerDiscreteScheduler(**flux_tiny.scheduler())
 
 
 def prompt(seed: int = 0) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    shapes = ((1, tiny_flux.TOKENS, tiny_flux.TEXT_WIDTH), (1, tiny_flux.TEXT_WIDTH))
+    shapes = ((1, flux_tiny.TOKENS, flux_tiny.TEXT_WIDTH), (1, flux_tiny.TEXT_WIDTH))
     return {
         key: torch.randn(shape, generator=generator)
-        for key, shape in zip(flux_fill.PROMPT_KEYS, shapes, strict=True)
+        for key, shape in zip(flux.PROMPT_KEYS, shapes, strict=True)
     }  # fmt: skip
 
 
 def parts(seed: int = 0) -> tuple[Any, ...]:
-    """All parts in the order of ``flux_fill.PARTS``, with adapters geo1 and geo2 on the transformer."""
+    """All parts in the order of ``flux.PARTS``, with adapters geo1 and geo2 on the transformer."""
     return tuple(_load(part, seed) for part in PARTS)
 
 
@@ -108,8 +108,8 @@ def _load(part: str, seed: int) -> Any:
         return {"vae": vae, "prompt": prompt, "depth": depth}[part](seed) if part != "scheduler" else scheduler()
     model = transformer(seed)
     adapters = [adapter(model, seed + number) for number in (1, 2)]
-    for name, weights in zip(flux_fill.STAGES, adapters, strict=True):
-        flux_fill.add_adapter(model, weights, name)
+    for name, weights in zip(flux.STAGES, adapters, strict=True):
+        flux.add_adapter(model, weights, name)
     return model
 
 
@@ -123,20 +123,20 @@ def toy_base(seed: int = 0) -> FillBase:
         ModelSpec(f"toy-flux-{seed}/{part}", "tests", load, "Apache-2.0", 1 << 20, card="random weights")
         for part in PARTS
     )
-    return replace(flux_fill.MINI, title="toy (random weights)", parts=specs, by_preset={})
+    return replace(flux.MINI, title="toy (random weights)", parts=specs, by_preset={})
 
 
 @contextlib.contextmanager
 def installed(base: FillBase | None = None) -> Iterator[FillBase]:
     """Inside the block the mini set is a toy."""
     base = base or toy_base()
-    before = dict(flux_fill.BASES)
-    flux_fill.BASES[base.name] = base
+    before = dict(flux.BASES)
+    flux.BASES[base.name] = base
     try:
         yield base
     finally:
-        flux_fill.BASES.clear()
-        flux_fill.BASES.update(before)
+        flux.BASES.clear()
+        flux.BASES.update(before)
 
 
 @contextlib.contextmanager

@@ -19,9 +19,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipelines import face_models, sdxl, tiny_diffusion
-from pipelines.face_models import LABELS, POINTS, STRIDE, Control
-from pipelines.registry import ModelSpec
+from pipelines.core.registry import ModelSpec
+from pipelines.megaportrait import person
+from pipelines.models import controlnets, faces, sdxl, sdxl_tiny
+from pipelines.models.controlnets import Control
+from pipelines.models.faces import LABELS, POINTS, STRIDE
 from tests.toy_flux import seeded
 
 NETS = ("landmarks", "line", "shading")
@@ -32,10 +34,10 @@ BAR = 0.5
 def unet(seed: int = 0) -> Any:
     from diffusers import UNet2DConditionModel
 
-    pooled = tiny_diffusion.POOLED + tiny_diffusion.TIME_IDS * tiny_diffusion.TIME_ID_WIDTH
+    pooled = sdxl_tiny.POOLED + sdxl_tiny.TIME_IDS * sdxl_tiny.TIME_ID_WIDTH
     with seeded(seed):
         return UNet2DConditionModel(
-            sample_size=tiny_diffusion.LATENT,
+            sample_size=sdxl_tiny.LATENT,
             in_channels=4,
             out_channels=4,
             down_block_types=("DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D"),
@@ -45,10 +47,10 @@ def unet(seed: int = 0) -> Any:
             transformer_layers_per_block=(1, 1, 1),
             attention_head_dim=(1, 1, 2),
             use_linear_projection=True,
-            cross_attention_dim=sum(tiny_diffusion.WIDTHS),
+            cross_attention_dim=sum(sdxl_tiny.WIDTHS),
             norm_num_groups=4,
             addition_embed_type="text_time",
-            addition_time_embed_dim=tiny_diffusion.TIME_ID_WIDTH,
+            addition_time_embed_dim=sdxl_tiny.TIME_ID_WIDTH,
             projection_class_embeddings_input_dim=pooled,
         )
 
@@ -107,7 +109,7 @@ def load(spec: ModelSpec) -> Any:
         made = controlnet(1 + NETS.index(name))
     elif name == "embedder":
         with seeded(9):
-            made = face_models.FaceEmbedderNetwork(widths=(8, 16, 16, 32))
+            made = faces.FaceEmbedderNetwork(widths=(8, 16, 16, 32))
     else:
         made = {"unet": unet, "parser": Centred}[name]()
     return made.eval().requires_grad_(False)
@@ -123,21 +125,21 @@ def installed() -> Iterator[None]:
     base = sdxl.BASES["mini"]
     before = (
         dict(sdxl.BASES),
-        dict(face_models.CONTROLS),
-        face_models.PARSER,
-        face_models.EMBEDDER,
-        face_models.threshold,
-        face_models.shipped,
+        dict(controlnets.CONTROLS),
+        faces.PARSER,
+        faces.EMBEDDER,
+        faces.threshold,
+        person.shipped,
     )
     sdxl.BASES["mini"] = replace(base, title="toy (random weights)", parts=(spec("unet"), *base.parts[1:]))
-    face_models.CONTROLS["mini"] = {name: Control(spec(name), name, name) for name in NETS}
-    face_models.PARSER, face_models.EMBEDDER = spec("parser"), spec("embedder")
-    face_models.threshold = lambda: BAR
-    face_models.shipped = lambda: True
+    controlnets.CONTROLS["mini"] = {name: Control(spec(name), name, name) for name in NETS}
+    faces.PARSER, faces.EMBEDDER = spec("parser"), spec("embedder")
+    faces.threshold = lambda: BAR
+    person.shipped = lambda: True
     try:
         yield
     finally:
-        bases, kept, face_models.PARSER, face_models.EMBEDDER, face_models.threshold, face_models.shipped = before
-        for table, known in ((sdxl.BASES, bases), (face_models.CONTROLS, kept)):
+        bases, kept, faces.PARSER, faces.EMBEDDER, faces.threshold, person.shipped = before
+        for table, known in ((sdxl.BASES, bases), (controlnets.CONTROLS, kept)):
             table.clear()
             table.update(known)

@@ -19,7 +19,7 @@ import numpy
 import pytest
 import torch
 
-from pipelines import face_models, sdxl
+from pipelines.models import controlnets, faces_photo, sdxl
 from tests import toy_onnx, toy_portrait
 from tests.toy_flux import seeded
 
@@ -87,16 +87,16 @@ def write_hub(folder: Path) -> None:
         spec.load(spec).half().save_pretrained(base / spec.key.rsplit("/", 1)[1], variant="fp16")
     for part in ("tokenizer", "tokenizer_2", "scheduler"):
         shutil.copytree(mini / part, base / part)
-    for seed, (role, control) in enumerate(face_models.CONTROLS["full"].items(), 1):
+    for seed, (role, control) in enumerate(controlnets.CONTROLS["full"].items(), 1):
         variant = "fp16" if ".fp16." in control.spec.files[1] else None
         if role != "depth":
             toy_portrait.controlnet(seed).half().save_pretrained(
                 folder / control.spec.source.split("/")[1], variant=variant
             )
-    for spec, write in ((face_models.YUNET, toy_onnx.write_detector), (face_models.SFACE, toy_onnx.write_recogniser)):
+    for spec, write in ((faces_photo.YUNET, toy_onnx.write_detector), (faces_photo.SFACE, toy_onnx.write_recogniser)):
         (folder / Path(spec.source).name).mkdir()
         write(folder / Path(spec.source).name / spec.files[0])
-    adapter = folder / "IP-Adapter" / face_models.IP_ADAPTER.files[0]
+    adapter = folder / "IP-Adapter" / controlnets.IP_ADAPTER.files[0]
     adapter.parent.mkdir(parents=True)
     save_file(ip_adapter(toy_portrait.unet()), adapter)
     image_encoder().save_pretrained(folder / "IP-Adapter" / "models" / "image_encoder")

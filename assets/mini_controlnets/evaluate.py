@@ -28,22 +28,17 @@ import torch
 from numpy.typing import NDArray
 
 from assets import chunks, training
-from pipelines import (
-    face_models,
-    megaportrait,
-    portrait_intake,
-    portrait_metrics,
-    portrait_paste,
-    portrait_person,
-    sdxl,
-)
-from pipelines.lane import Job
-from pipelines.megaportrait import Cache, Outcome, Recipe, Request, Settings
-from pipelines.portrait_person import Person, Training
-from pipelines.registry import Registry
-from pipelines.scenes.portrait import clay, paint, shapes
-from pipelines.scenes.portrait import people as persons
-from pipelines.statistics import mcnemar, wilson
+from pipelines import megaportrait
+from pipelines.core import geometry
+from pipelines.core.lane import Job
+from pipelines.core.registry import Registry
+from pipelines.core.scores import mcnemar, wilson
+from pipelines.megaportrait import Cache, Outcome, Recipe, Request, Settings, intake, metrics, paste
+from pipelines.megaportrait import person as portrait_person
+from pipelines.megaportrait.person import Person, Training
+from pipelines.models import faces, sdxl
+from pipelines.worlds.portrait import clay, paint, shapes
+from pipelines.worlds.portrait import people as persons
 
 HERE = Path(__file__).parent
 DONE = Path("data/evaluation/portraits")
@@ -194,11 +189,11 @@ def complete(
     learners = (
         *seen,
         portrait_person,
-        portrait_intake,
-        face_models,
+        intake,
+        faces,
         sdxl,
-        portrait_paste.crop_around,
-        portrait_paste.Crop,
+        geometry.crop_around,
+        geometry.Crop,
     )
     learnt = mark(dataclasses.asdict(learning), modules=learners)
     folder = DONE / f"persons-{learnt}"
@@ -209,11 +204,11 @@ def complete(
     modules = (
         *seen,
         megaportrait,
-        portrait_metrics,
-        portrait_paste,
+        metrics,
+        paste,
         portrait_person,
-        portrait_intake,
-        face_models,
+        intake,
+        faces,
         sdxl,
         told,
         run_pair,

@@ -9,7 +9,7 @@
 
 Seed 0. On a CPU one thread a process is faster than two threads in one; with a GPU, ``--device cuda`` and no torchrun. Each stage
 resumes from ``data/runs`` after a kill and writes its part of ``assets/mini_controlnets`` in float16; where no checkpoint is left, it
-goes on from the weights in the folder (delete them to start anew). Maps are made by ``face_models.control_map``, as in the studio, of
+goes on from the weights in the folder (delete them to start anew). Maps are made by ``controlnets.control_map``, as in the studio, of
 pictures that are mirrored half of the time; points and width err as a detector's do. Velocity is predicted on the base's own 1,000 levels.
 """
 
@@ -34,9 +34,9 @@ from assets import training
 from assets.mini_faces import data
 from assets.mini_faces.train import validation
 from assets.mini_sdxl import train as sdxl
-from pipelines import face_models, tiny_diffusion
-from pipelines.face_models import LABELS, OF_A_FACE
-from pipelines.scenes import portrait
+from pipelines.models import controlnets, faces, sdxl_tiny
+from pipelines.models.faces import LABELS, OF_A_FACE
+from pipelines.worlds import portrait
 
 HERE = Path(__file__).parent
 BASE = HERE.parent / "mini_sdxl"
@@ -81,7 +81,7 @@ def load_base(device: str) -> Base:
     teacher = sdxl.TextTeacher(*texts)  # its read-outs are new; only the embeddings are used
     for part in (unet, vae, teacher):
         part.to(device).eval().requires_grad_(False)
-    scheduler = DDIMScheduler(**tiny_diffusion.sampler(tiny_diffusion.BETA_STEPS))
+    scheduler = DDIMScheduler(**sdxl_tiny.sampler(sdxl_tiny.BETA_STEPS))
     tokenizer = CLIPTokenizer.from_pretrained(BASE / "tokenizer")
     return Base(unet, vae, tokenizer, teacher, scheduler.alphas_cumprod.to(device))
 
@@ -102,7 +102,7 @@ def new_controlnet(unet):
 
 def time_ids(count: int, device: str) -> Tensor:
     """The size conditioning of a whole picture, as in the base's training."""
-    size = float(tiny_diffusion.SIZE)
+    size = float(sdxl_tiny.SIZE)
     return torch.tensor([size, size, 0.0, 0.0, size, size], device=device).expand(count, -1)
 
 
@@ -223,10 +223,10 @@ def map_of(
     """A row's control map, of its mirror image when asked; with ``rng`` points and width are a little off."""
     if mirror:
         picture = numpy.ascontiguousarray(picture[:, ::-1])
-        points = (points * (-1, 1) + (picture.shape[1], 0))[face_models.MIRRORED]
+        points = (points * (-1, 1) + (picture.shape[1], 0))[faces.MIRRORED]
     if rng is not None:
         points, width = points + rng.normal(0, 0.6, points.shape), width * rng.uniform(0.9, 1.1)
-    return face_models.control_map(reads, picture, points, width)
+    return controlnets.control_map(reads, picture, points, width)
 
 
 def to_maps(maps: list[NDArray[numpy.uint8]], device: str) -> Tensor:
@@ -240,7 +240,7 @@ def noised(base: Base, clean: Tensor, number: int, device: str) -> tuple[Tensor,
     count = len(clean)
     noise = torch.randn(clean.shape, generator=generator).to(device)
     position = (torch.arange(count) + torch.rand(count, generator=generator)) / count
-    levels = (position[torch.randperm(count, generator=generator)] * tiny_diffusion.BETA_STEPS).long().to(device)
+    levels = (position[torch.randperm(count, generator=generator)] * sdxl_tiny.BETA_STEPS).long().to(device)
     share = base.signal[levels].view(-1, 1, 1, 1)
     noisy = share.sqrt() * clean + (1 - share).sqrt() * noise
     velocity = share.sqrt() * noise - (1 - share).sqrt() * clean

@@ -22,9 +22,9 @@ import numpy
 from numpy.typing import NDArray
 
 from assets.data import make_shards
-from pipelines.face_models import LABELS, POINTS, RENDERED
-from pipelines.scenes import portrait
-from pipelines.scenes.portrait import Portrait
+from pipelines.models.faces import LABELS, POINTS, RENDERED
+from pipelines.worlds import portrait
+from pipelines.worlds.portrait import Portrait
 
 TRAINING_SEED = 1_000_000
 PEOPLE, SHOTS = 50, 4

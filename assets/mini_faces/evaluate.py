@@ -25,12 +25,12 @@ from numpy.typing import NDArray
 
 from assets import chunks, training
 from assets.mini_faces import data
-from pipelines import face_models
-from pipelines.face_models import LABELS, POINTS, Face, FaceEmbedder, FaceParser
-from pipelines.registry import Registry
-from pipelines.scenes import portrait, tabletop
-from pipelines.scenes.portrait import clay, paint, shapes
-from pipelines.scenes.portrait import people as persons
+from pipelines.core.registry import Registry
+from pipelines.models import faces as face_models
+from pipelines.models.faces import LABELS, POINTS, Face, FaceEmbedder, FaceParser
+from pipelines.worlds import portrait, tabletop
+from pipelines.worlds.portrait import clay, paint, shapes
+from pipelines.worlds.portrait import people as persons
 
 HERE = Path(__file__).parent
 DONE = Path("data/evaluation/faces")

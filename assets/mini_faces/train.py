@@ -30,8 +30,8 @@ from torch import Tensor, nn
 
 from assets import training
 from assets.mini_faces import data, evaluate
-from pipelines import face_models
-from pipelines.face_models import ALIGNED, LABELS, STRIDE
+from pipelines.models import faces as face_models
+from pipelines.models.faces import ALIGNED, LABELS, STRIDE
 
 HERE = Path(__file__).parent
 DATA, RUNS = Path("data"), Path("data/runs")

@@ -2,7 +2,7 @@
 
     python -m assets.mini_flux.data --shards 0:30
 
-A shard holds 100 scenes of ``pipelines.scenes.removal`` from seeds ``1_000_000 + 100 s + i``: every scene as it is, without
+A shard holds 100 scenes of ``pipelines.worlds.removal`` from seeds ``1_000_000 + 100 s + i``: every scene as it is, without
 each of its solids and, where there are two, empty; and for every pair of them that differs by one solid, that solid's
 mask. A ``.npz`` of uint8: ``images`` (R, 128, 192, 3), ``depth`` (R, 128, 192) inverse depth by the scene's minimum and maximum,
 ``before`` and ``after`` (P,) rows of both, ``masks`` (P, 3072) packed bits. About 0.14 s a picture on one CPU core, 350 pictures a shard.
@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy
 
 from assets.data import make_shards
-from pipelines import depth_maps
-from pipelines.scenes import removal, tabletop
-from pipelines.scenes.tabletop import Scene
+from pipelines.core import depth as depth_maps
+from pipelines.worlds import removal, tabletop
+from pipelines.worlds.tabletop import Scene
 
 TRAINING_SEED = 1_000_000
 PER_SHARD = 100

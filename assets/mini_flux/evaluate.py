@@ -24,12 +24,14 @@ import torch
 
 from assets import chunks, training
 from assets.mini_flux import train
-from pipelines import depth_maps, flux_fill, georemover, recolour, removal_metrics
-from pipelines.georemover import Cache, GeoRemover, Outcome, Request, Settings
-from pipelines.lane import run_blocking
-from pipelines.registry import ModelSpec, Registry
-from pipelines.scenes import removal
-from pipelines.scenes.removal import Pair
+from pipelines import georemover
+from pipelines.core import depth as depth_maps
+from pipelines.core.lane import run_blocking
+from pipelines.core.registry import ModelSpec, Registry
+from pipelines.georemover import Cache, GeoRemover, Outcome, Request, Settings, metrics, recolour
+from pipelines.models import flux
+from pipelines.worlds import removal
+from pipelines.worlds.removal import Pair
 
 HERE = Path(__file__).parent
 DONE = Path("data/evaluation/removal")
@@ -67,21 +69,21 @@ def _without_preference(spec: ModelSpec) -> Any:
 
     model = FluxTransformer2DModel.from_pretrained(HERE / "transformer", torch_dtype=torch.float32)
     for name, folder in (("geo1", HERE / "ablations" / "stage1_plain"), ("geo2", HERE / "stage2")):
-        flux_fill.add_adapter(model, load_file(folder / flux_fill.ADAPTER_FILE), name)
+        flux.add_adapter(model, load_file(folder / flux.ADAPTER_FILE), name)
     return model
 
 
 def registry_with_ablation() -> Registry:
-    base = flux_fill.BASES["mini"]
+    base = flux.BASES["mini"]
     plain = dataclasses.replace(base.parts[0], key="mini-flux-plain/transformer", load=_without_preference, sha256={})
-    flux_fill.BASES["no_preference"] = dataclasses.replace(base, name="no_preference", parts=(plain, *base.parts[1:]))
+    flux.BASES["no_preference"] = dataclasses.replace(base, name="no_preference", parts=(plain, *base.parts[1:]))
     return Registry("cpu")
 
 
 def measures(pair: Pair, picture: numpy.ndarray, model: GeoRemover) -> dict[str, Any]:
     """Everything that is told of one picture; flat, JSON-able."""
     true = model.raw_depth(pair.clean)
-    found = removal_metrics.against_truth(
+    found = metrics.against_truth(
         pair.image,
         picture,
         pair.clean,
@@ -90,7 +92,7 @@ def measures(pair: Pair, picture: numpy.ndarray, model: GeoRemover) -> dict[str,
         depth_maps.normalised(true),
     )
     regions = found.pop("regions")
-    scores = {f"{kind}_{name}": regions[name][kind] for name in removal_metrics.REGIONS for kind in ("psnr", "ssim")}
+    scores = {f"{kind}_{name}": regions[name][kind] for name in metrics.REGIONS for kind in ("psnr", "ssim")}
     return {**found, **scores}
 
 
@@ -109,17 +111,17 @@ def one_stage(model: GeoRemover, pair: Pair, mask: numpy.ndarray, steps: int, se
     from diffusers.pipelines.flux.pipeline_flux_fill import calculate_shift
     from safetensors.torch import load_file
 
-    from pipelines.patching import fresh_scheduler
+    from pipelines.core.patching import fresh_scheduler
 
     transformer, vae, pipe = model.transformer, model.vae, model._fill
     if "one_stage" not in transformer.peft_config:
-        state = load_file(HERE / "ablations" / "one_stage" / flux_fill.ADAPTER_FILE)
-        flux_fill.add_adapter(transformer, state, "one_stage")
+        state = load_file(HERE / "ablations" / "one_stage" / flux.ADAPTER_FILE)
+        flux.add_adapter(transformer, state, "one_stage")
     scheduler = fresh_scheduler(pipe.scheduler)
     tokens = mask.size // 256
     scheduler.set_timesteps(sigmas=numpy.linspace(1, 1 / steps, steps), mu=calculate_shift(tokens))
     generator = torch.Generator("cpu").manual_seed(seed)
-    with torch.inference_mode(), flux_fill.wearing(transformer, "one_stage"):
+    with torch.inference_mode(), flux.wearing(transformer, "one_stage"):
         known = vae.encode(train.to_signed([pair.image], "cpu")).latents * vae.config.scaling_factor
         shape, known = known.shape, train.pack(known)
         folded = train.fold_mask(mask[None], "cpu")
@@ -144,7 +146,7 @@ def run_arm(registry: Registry, arm: str, pair: Pair) -> dict[str, dict[str, Any
     """Rows by arm for one scene."""
     settings = Settings.of("mini", fast=arm == "fast")
     image = georemover.to_pil(pair.image)
-    base = flux_fill.BASES["mini"]
+    base = flux.BASES["mini"]
     if arm == "one_stage":
         with registry.lease(*base.parts) as parts:
             model = GeoRemover(parts, base)
@@ -183,7 +185,7 @@ def run_arm(registry: Registry, arm: str, pair: Pair) -> dict[str, dict[str, Any
 
 def mark() -> str:
     """Short hash over what decides a figure: weights, defaults, and the code that composes and measures."""
-    modules = (georemover, recolour, removal_metrics, georemover.masks, removal)
+    modules = (georemover, recolour, metrics, georemover.masks, removal)
     sources = [hashlib.sha256(Path(str(module.__file__)).read_bytes()).hexdigest() for module in modules]
     defaults = [dataclasses.asdict(Settings.of("mini", fast=fast)) for fast in (False, True)]
     facts = [training.hashes(HERE), sources, defaults]
@@ -224,7 +226,7 @@ def report(rows: dict[str, list[dict[str, Any]]], stream: str) -> dict[str, Any]
             "depth_untouched": summary(column("depth_untouched")),
             "seconds": round(statistics.median(seconds), 2) if seconds else None,
         }
-    steps = {name: list(getattr(flux_fill.BASES["mini"], name)) for name in ("steps", "fast")}
+    steps = {name: list(getattr(flux.BASES["mini"], name)) for name in ("steps", "fast")}
     worst = sorted(
         (i for i, row in enumerate(rows["ours"]) if row["residual_effect"] is not None),
         key=lambda i: -rows["ours"][i]["residual_effect"],

@@ -1,4 +1,4 @@
-"""Teach ``mini-flux`` to keep the texture of the original where stage 2 changes the light: ``pipelines/recolour.py``.
+"""Teach ``mini-flux`` to keep the texture of the original where stage 2 changes the light: ``pipelines/georemover/recolour.py``.
 
     python -m assets.mini_flux.recolour renders --shards 0:16      # two processes, two ranges: 12 minutes
     OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 -m assets.mini_flux.recolour train --minutes 84
@@ -24,8 +24,8 @@ from assets import training
 from assets.data import make_shards
 from assets.mini_flux import train
 from assets.mini_flux.train import DATA, HERE, RUNS, SEED, Scenes
-from pipelines import recolour
-from pipelines.tiny_flux import HEIGHT, WIDTH
+from pipelines.georemover import recolour
+from pipelines.models.flux_tiny import HEIGHT, WIDTH
 
 LEAST_EFFECT = 0.002
 """Added to the mean effect of a picture in the loss: a picture whose effect is smaller says less."""

@@ -31,10 +31,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from assets import training
-from pipelines import depth_maps, flux_fill, tiny_flux
+from pipelines.core import depth as depth_maps
 from pipelines.georemover import IMAGENET_DEVIATION, IMAGENET_MEAN, kept_outside
-from pipelines.scenes import removal
-from pipelines.tiny_flux import HEIGHT, WIDTH
+from pipelines.models import flux, flux_tiny
+from pipelines.models.flux_tiny import HEIGHT, WIDTH
+from pipelines.worlds import removal
 
 HERE = Path(__file__).parent
 DATA, RUNS = Path("data"), Path("data/runs")
@@ -111,7 +112,7 @@ def start_vae():
     from diffusers import AutoencoderTiny
 
     torch.manual_seed(SEED)
-    model = tiny_flux.vae()
+    model = flux_tiny.vae()
     known = AutoencoderTiny.from_pretrained(HERE.parent / "mini_sdxl" / "vae", torch_dtype=torch.float32)
     for place, layer in enumerate(known.encoder.layers[:-1]):
         model.encoder.layers[place].load_state_dict(layer.state_dict())
@@ -266,7 +267,7 @@ def estimate(model, pictures: Sequence[numpy.ndarray], device: str) -> numpy.nda
 def start_depth():
     """A new depth estimator that is awake: as initialised by its class, it puts out 1e-9 behind a ReLU, and learns nothing."""
     torch.manual_seed(SEED)
-    model = tiny_flux.depth()
+    model = flux_tiny.depth()
     for module in (*model.neck.modules(), *model.head.modules()):
         if isinstance(module, torch.nn.Conv2d | torch.nn.ConvTranspose2d):
             torch.nn.init.kaiming_normal_(module.weight)
@@ -547,7 +548,7 @@ class Latents:
 
 def image_ids(panels: int, device: str) -> Tensor:
     """(panel, row, column) of each token of a strip of our size."""
-    return flux_fill.strip_ids(HEIGHT // 16, panels * WIDTH // 16, panels).to(device)
+    return flux.strip_ids(HEIGHT // 16, panels * WIDTH // 16, panels).to(device)
 
 
 def prompt(device: str) -> tuple[Tensor, Tensor]:
@@ -557,10 +558,10 @@ def prompt(device: str) -> tuple[Tensor, Tensor]:
     path = HERE / "prompt.safetensors"
     if not path.exists():
         generator = torch.Generator().manual_seed(SEED)
-        width = tiny_flux.TEXT_WIDTH
+        width = flux_tiny.TEXT_WIDTH
         save_file(
             {
-                "prompt_embeds": torch.randn(1, tiny_flux.TOKENS, width, generator=generator),
+                "prompt_embeds": torch.randn(1, flux_tiny.TOKENS, width, generator=generator),
                 "pooled_prompt_embeds": torch.randn(1, width, generator=generator),
             },
             path,
@@ -620,7 +621,7 @@ def train_base(minutes: float, device: str) -> None:
     model = (
         FluxTransformer2DModel.from_pretrained(known, torch_dtype=torch.float32)
         if known.exists()
-        else tiny_flux.transformer()
+        else flux_tiny.transformer()
     ).to(device)
     table = Latents("views", "view", "view_holed", "view_hole", "map", "map_holed", "map_hole")
     whole = torch.zeros(8, HEIGHT * WIDTH // 256, 256, device=device)
@@ -650,7 +651,7 @@ def train_base(minutes: float, device: str) -> None:
         save(model, "transformer")
         from diffusers import FlowMatchEulerDiscreteScheduler
 
-        FlowMatchEulerDiscreteScheduler(**tiny_flux.scheduler()).save_pretrained(HERE / "scheduler")
+        FlowMatchEulerDiscreteScheduler(**flux_tiny.scheduler()).save_pretrained(HERE / "scheduler")
         note("base", facts)
 
 
@@ -663,7 +664,7 @@ def joined(*panels: Tensor) -> Tensor:
 # ------------------------------------------------------------------------------------------ adapters
 
 
-def adapted(device: str, rank: int = tiny_flux.RANK, start: Path | None = None):
+def adapted(device: str, rank: int = flux_tiny.RANK, start: Path | None = None):
     """The shipped fill model with an adapter in the published places, fresh or from the folder ``start``; only that is trained."""
     from diffusers import FluxTransformer2DModel
     from peft import LoraConfig, set_peft_model_state_dict
@@ -673,10 +674,10 @@ def adapted(device: str, rank: int = tiny_flux.RANK, start: Path | None = None):
     model = FluxTransformer2DModel.from_pretrained(HERE / "transformer", torch_dtype=torch.float32).to(device)
     model.requires_grad_(False)
     model.add_adapter(
-        LoraConfig(r=rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=list(tiny_flux.TARGETS))
+        LoraConfig(r=rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=list(flux_tiny.TARGETS))
     )
     if start is not None and start.exists():
-        state = load_file(start / flux_fill.ADAPTER_FILE)
+        state = load_file(start / flux.ADAPTER_FILE)
         set_peft_model_state_dict(model, {k.removeprefix("transformer."): v.float() for k, v in state.items()})
     return model
 

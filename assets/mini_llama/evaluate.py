@@ -7,7 +7,7 @@
 For each of 6 concepts x 3 probes: the same 200 held-out questions at 9 strengths from -0.6 to 0.6 (shares of each token's
 norm), temperature 0.7, top-p 0.95, seed 0. The parser gives the trait rate, whether an answer is grammatical, and whether its
 facts are right; perplexity is that of 64 fixed answers under the guided model; PNES and its fit are the paper's
-(``pipelines/pnes.py``), their intervals from 200 bootstrap samples over questions. Pieces are files under
+(``pipelines/concept_guidance/pnes.py``), their intervals from 200 bootstrap samples over questions. Pieces are files under
 ``data/evaluation``, marked with a hash over the weights, so that a killed run goes on and processes share the work.
 ``--choose`` looks at other questions (another seed), for places and layers; the choice stands in ``vectors.py``.
 """
@@ -25,12 +25,13 @@ from typing import Any
 
 from assets import chunks, training
 from assets.mini_llama import train, vectors
-from pipelines import concept_guidance, concept_lab, dialogues, steering
-from pipelines.concept_guidance import PROBES, SweepPoint
-from pipelines.concept_lab import SweepSettings
-from pipelines.lane import Job, run_blocking
-from pipelines.pnes import pnes
-from pipelines.statistics import wilson
+from pipelines import concept_guidance
+from pipelines.concept_guidance import PROBES, SweepPoint, lab, steering
+from pipelines.concept_guidance.lab import SweepSettings
+from pipelines.concept_guidance.pnes import pnes
+from pipelines.core.lane import Job, run_blocking
+from pipelines.core.scores import wilson
+from pipelines.worlds import crumpet
 
 HERE = Path(__file__).parent
 DONE = Path("data/evaluation")
@@ -60,8 +61,8 @@ def scan(
         chosen = concept_guidance.choose_layers(layers, vector.layers, vector.validation_accuracy)
         found.extend(
             concept_guidance.sweep(
-                job, model, tokenizer, vector, concept_lab.questions(settings), concept_lab.references("mini"),
-                lambda messages, answer: concept_lab.judge_parsed(concept, messages, answer),
+                job, model, tokenizer, vector, lab.questions(settings), lab.references("mini"),
+                lambda messages, answer: lab.judge_parsed(concept, messages, answer),
                 settings.strengths, list(chosen),
                 sampling=steering.Sampling(settings.temperature, 0.95, settings.max_tokens, settings.seed),
                 batch=BATCH, on_point=lambda point: None,
@@ -70,7 +71,7 @@ def scan(
 
     run_blocking(work, limit_s=math.inf)  # nobody waits, and a busy machine may be slow
     return {
-        "points": [concept_lab.point(point) for point in found],
+        "points": [lab.point(point) for point in found],
         "values": [list(point.values) for point in found],
         "layers": list(concept_guidance.choose_layers(layers, vector.layers, vector.validation_accuracy)),
     }
@@ -99,7 +100,7 @@ def bootstrap(points: list[dict[str, Any]], values: list[list[float]], seed: int
 def row(vector: Any, piece: dict[str, Any]) -> dict[str, Any]:
     """Everything that is told of one concept and probe."""
     points, layers = piece["points"], piece["layers"]
-    fitted = concept_lab.fit(points)
+    fitted = lab.fit(points)
     change, at = fluent_range(points)
     accuracy = statistics.fmean(vector.validation_accuracy[layer] for layer in layers)
     answers = vector.facts.get("examples", {}).get("validation", 0)
@@ -111,8 +112,8 @@ def row(vector: Any, piece: dict[str, Any]) -> dict[str, Any]:
         "accuracies": [round(value, 4) for value in vector.validation_accuracy],
         "train_accuracies": [round(value, 4) for value in vector.train_accuracy],
         "points": points,
-        "safe": list(concept_lab.safe(points)),
-        "pnes": None if fitted is None else concept_lab.pnes_dict(fitted),
+        "safe": list(lab.safe(points)),
+        "pnes": None if fitted is None else lab.pnes_dict(fitted),
         "pnes_interval": bootstrap(points, piece["values"]),
         "range": change,
         "range_at": at,
@@ -125,7 +126,7 @@ def best_of(rows: dict[str, dict[str, Any]]) -> str:
 
 
 def report(found: dict[tuple[str, str], dict[str, Any]], known: dict[str, Any], prompts: int) -> dict[str, Any]:
-    """What the page and the card show (see ``concept_lab.measured``)."""
+    """What the page and the card show (see ``lab.measured``)."""
     rows: dict[str, dict[str, Any]] = {}
     for (concept, probe), piece in found.items():
         rows.setdefault(concept, {})[probe] = row(known[f"{concept}.{probe}"], piece)
@@ -168,7 +169,7 @@ def choose(prompts: int, concepts: list[str]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prompts", type=int, default=200)
-    parser.add_argument("--concepts", default=",".join(dialogues.CONCEPTS))
+    parser.add_argument("--concepts", default=",".join(crumpet.CONCEPTS))
     parser.add_argument("--probes", default=",".join(PROBES))
     parser.add_argument("--layers", default=concept_guidance.MODELS["mini"][0].layers)
     parser.add_argument("--choose", action="store_true", help="try places and layers on other questions, write nothing")

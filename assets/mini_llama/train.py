@@ -1,4 +1,4 @@
-"""Train ``mini-llama`` from nothing, on conversations that are written as it goes (``pipelines/dialogues``).
+"""Train ``mini-llama`` from nothing, on conversations that are written as it goes (``pipelines/worlds/crumpet``).
 
     OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 -m assets.mini_llama.train --minutes 60
     python -m assets.mini_llama.train --minutes 6 --device cuda      # with a GPU
@@ -29,8 +29,8 @@ import torch
 from torch import Tensor
 
 from assets import training
-from pipelines import dialogues
-from pipelines.dialogues.words import PATTERN
+from pipelines.worlds import crumpet
+from pipelines.worlds.crumpet.words import PATTERN
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
@@ -55,21 +55,21 @@ CHAT_TEMPLATE = """{{ bos_token }}{% for message in messages -%}
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
-    """A word-level tokenizer whose numbers are the places in ``dialogues.vocabulary()``; it adds nothing by itself."""
+    """A word-level tokenizer whose numbers are the places in ``crumpet.vocabulary()``; it adds nothing by itself."""
     from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    numbers = {word: number for number, word in enumerate(dialogues.vocabulary())}
-    core = Tokenizer(models.WordLevel(numbers, unk_token=dialogues.UNKNOWN))
+    numbers = {word: number for number, word in enumerate(crumpet.vocabulary())}
+    core = Tokenizer(models.WordLevel(numbers, unk_token=crumpet.UNKNOWN))
     core.normalizer = normalizers.Lowercase()
     core.pre_tokenizer = pre_tokenizers.Split(Regex(PATTERN), "removed", invert=True)
     return PreTrainedTokenizerFast(
         tokenizer_object=core,
-        bos_token=dialogues.BOS,
-        eos_token=dialogues.EOS,
-        unk_token=dialogues.UNKNOWN,
-        pad_token=dialogues.PAD,
-        additional_special_tokens=[dialogues.USER, dialogues.BOT],
+        bos_token=crumpet.BOS,
+        eos_token=crumpet.EOS,
+        unk_token=crumpet.UNKNOWN,
+        pad_token=crumpet.PAD,
+        additional_special_tokens=[crumpet.USER, crumpet.BOT],
         chat_template=CHAT_TEMPLATE,
         model_max_length=CONTEXT,
         padding_side="left",
@@ -81,7 +81,7 @@ def make_model(width: int = 192, layers: int = 6, heads: int = 6) -> LlamaForCau
     """A newly drawn model over the vocabulary; embeddings and output share their weights."""
     from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
-    words = dialogues.vocabulary()
+    words = crumpet.vocabulary()
     ends = {name: words.index(token) for name, token in _ENDS.items()}
     model = LlamaForCausalLM(
         LlamaConfig(
@@ -100,7 +100,7 @@ def make_model(width: int = 192, layers: int = 6, heads: int = 6) -> LlamaForCau
     return model
 
 
-_ENDS = {"bos_token_id": dialogues.BOS, "eos_token_id": dialogues.EOS, "pad_token_id": dialogues.PAD}
+_ENDS = {"bos_token_id": crumpet.BOS, "eos_token_id": crumpet.EOS, "pad_token_id": crumpet.PAD}
 
 
 # ---------------------------------------------------------------------------------------------- data
@@ -124,14 +124,14 @@ def conversation(rng: random.Random) -> tuple[list[str], list[bool]]:
 
     Now and then words of a question are unknown, so that the model has met ``<unk>`` when a visitor's word is.
     """
-    dialogue = dialogues.sample_dialogue(rng)
-    tokens, own = dialogues.dialogue_tokens(dialogue)
+    dialogue = crumpet.sample_dialogue(rng)
+    tokens, own = crumpet.dialogue_tokens(dialogue)
     while len(tokens) > CONTEXT:
-        dialogue = dialogues.Dialogue(dialogue.traits, dialogue.turns[:-1])
-        tokens, own = dialogues.dialogue_tokens(dialogue)
+        dialogue = crumpet.Dialogue(dialogue.traits, dialogue.turns[:-1])
+        tokens, own = crumpet.dialogue_tokens(dialogue)
     if rng.random() < 0.05:
         tokens = [
-            dialogues.UNKNOWN if not mine and word not in dialogues.SPECIAL and rng.random() < 0.15 else word
+            crumpet.UNKNOWN if not mine and word not in crumpet.SPECIAL and rng.random() < 0.15 else word
             for word, mine in zip(tokens, own, strict=True)
         ]
     return tokens, own
@@ -142,8 +142,8 @@ def pack(conversations: Sequence[tuple[list[str], list[bool]]], rows: int) -> Ba
 
     What fits nowhere is left out; the rest of a row is padding, a conversation of its own that predicts nothing.
     """
-    numbers = {word: number for number, word in enumerate(dialogues.vocabulary())}
-    pad = numbers[dialogues.PAD]
+    numbers = {word: number for number, word in enumerate(crumpet.vocabulary())}
+    pad = numbers[crumpet.PAD]
     ids, positions, labels = ([[] for _ in range(rows)] for _ in range(3))
     for tokens, own in sorted(conversations, key=lambda pair: -len(pair[0])):
         row = next((n for n in range(rows) if len(ids[n]) + len(tokens) <= CONTEXT), None)
@@ -206,7 +206,7 @@ def measure(prompts: Sequence[str], replies: Sequence[str]) -> dict[str, object]
     """What replies are like: the share that is grammatical, the share of facts that are right (of all, and where the
     words around vouch for them or do not), and for each concept the mean trait rate and the share of speakers with it.
     """
-    readings = [dialogues.parse(reply, prompt) for prompt, reply in zip(prompts, replies, strict=True)]
+    readings = [crumpet.parse(reply, prompt) for prompt, reply in zip(prompts, replies, strict=True)]
     facts: dict[str, list[bool]] = {"all": [], "vouched": [], "not vouched": []}
     for reading in readings:
         vouching = [mark.on for mark in reading.marks if mark.slot in EVIDENCE]
@@ -214,8 +214,8 @@ def measure(prompts: Sequence[str], replies: Sequence[str]) -> dict[str, object]
         facts["all"] += right
         if vouching and 2 * sum(vouching) != len(vouching):
             facts["vouched" if 2 * sum(vouching) > len(vouching) else "not vouched"] += right
-    rates = {name: [r.rates[name] for r in readings if r.rates[name] is not None] for name in dialogues.CONCEPTS}
-    traits = {name: [r.traits[name] for r in readings if r.traits[name] is not None] for name in dialogues.CONCEPTS}
+    rates = {name: [r.rates[name] for r in readings if r.rates[name] is not None] for name in crumpet.CONCEPTS}
+    traits = {name: [r.traits[name] for r in readings if r.traits[name] is not None] for name in crumpet.CONCEPTS}
     return {
         "replies": len(readings),
         "grammatical": _share([reading.grammatical for reading in readings]),
@@ -233,15 +233,13 @@ def _share(values: Sequence[bool | float | None]) -> float | None:
 def measure_data(prompts: Sequence[str], seed: int = SEED) -> dict[str, object]:
     """The same figures for the language itself: a new speaker answers every prompt."""
     rng = random.Random(f"measure {seed}")
-    replies = [
-        dialogues.reply(rng, dialogues.read_question(prompt), dialogues.random_traits(rng)) for prompt in prompts
-    ]
+    replies = [crumpet.reply(rng, crumpet.read_question(prompt), crumpet.random_traits(rng)) for prompt in prompts]
     return measure(prompts, replies)
 
 
 def evaluate(model: LlamaForCausalLM, n: int, seed: int = SEED) -> dict[str, object]:
     """Figures of the model on ``n`` held-out questions, beside those of the language."""
-    prompts = dialogues.held_out_questions(seed, n)
+    prompts = crumpet.held_out_questions(seed, n)
     return {"model": measure(prompts, answers(model, make_tokenizer(), prompts, seed)), "data": measure_data(prompts)}
 
 
@@ -301,7 +299,7 @@ def save(model: LlamaForCausalLM, folder: Path = HERE, figures: dict[str, object
     # Stored in float16, but a plain from_pretrained should give float32: half precision is slow on a CPU.
     training.write_json(config, json.loads(config.read_text()) | {"dtype": "float32"})
     make_tokenizer().save_pretrained(folder)
-    size = {"parameters": sum(p.numel() for p in model.parameters()), "vocabulary": len(dialogues.vocabulary())}
+    size = {"parameters": sum(p.numel() for p in model.parameters()), "vocabulary": len(crumpet.vocabulary())}
     training.write_manifest(folder, size | (figures or {}))
 
 

@@ -19,9 +19,11 @@ import torch
 from accelerate import PartialState
 
 from assets import training
-from pipelines import concept_files, concept_guidance, dialogues
-from pipelines.concept_files import Concept, examples_of
-from pipelines.lane import Job, run_blocking
+from pipelines import concept_guidance
+from pipelines.concept_guidance import files
+from pipelines.concept_guidance.files import Concept, examples_of
+from pipelines.core.lane import Job, run_blocking
+from pipelines.worlds import crumpet
 
 HERE = Path(__file__).parent
 EXAMPLES = 512
@@ -33,7 +35,7 @@ works (TRIED.md)."""
 
 def fit(model: Any, tokenizer: Any, concept: str, probe: str, place: str = PLACE, examples: int = EXAMPLES) -> Concept:
     """The vector of one concept, from ``examples`` labelled answers."""
-    rows = examples_of(enumerate(dialogues.labelled(concept, examples, SEED), 1))
+    rows = examples_of(enumerate(crumpet.labelled(concept, examples, SEED), 1))
 
     def work(job: Job) -> Concept:
         facts = {"model": "mini-llama"}
@@ -60,13 +62,13 @@ def main() -> None:
     arguments = parser.parse_args()
     model, tokenizer = open_model()
     state = PartialState(cpu=True)
-    every = [(concept, probe) for concept in dialogues.CONCEPTS for probe in concept_guidance.PROBES]
+    every = [(concept, probe) for concept in crumpet.CONCEPTS for probe in concept_guidance.PROBES]
     with state.split_between_processes(every) as mine:
         for concept, probe in mine:
             made = fit(model, tokenizer, concept, probe, arguments.place, arguments.examples)
             path = arguments.out / "vectors" / f"{concept}.{probe}.safetensors"
             path.parent.mkdir(parents=True, exist_ok=True)
-            concept_files.write_safetensors(path, made)
+            files.write_safetensors(path, made)
             print(json.dumps({"concept": concept, "probe": probe, "validation": made.validation_accuracy}), flush=True)
     state.wait_for_everyone()
     if state.is_main_process:

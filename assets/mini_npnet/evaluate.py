@@ -23,11 +23,12 @@ from pathlib import Path
 import torch
 
 from assets import chunks, training
-from pipelines import golden_noise, judges, noise_lab, sdxl, tiny_diffusion
-from pipelines.golden_noise import GoldenNoise
-from pipelines.registry import Registry
-from pipelines.scenes import prompts as words
-from pipelines.statistics import Paired
+from pipelines import golden_noise
+from pipelines.core.registry import Registry
+from pipelines.core.scores import Paired
+from pipelines.golden_noise import GoldenNoise, lab
+from pipelines.models import judges, sdxl, sdxl_tiny
+from pipelines.worlds import prompts as words
 
 HERE = Path(__file__).parent
 DONE = Path("data/evaluation")
@@ -59,18 +60,18 @@ def mark(arm: str, steps: int, guidance: float, strength: float) -> str:
     facts = [sdxl.manifest(folder).get("sha256", {}) for folder in folders]
     networks = sdxl.manifest("assets/mini_npnet").get("sha256", {})
     facts += [{k: v for k, v in networks.items() if k.split("/")[0] == part} for part in NETWORKS.get(arm, ())]
-    settings = [tiny_diffusion.SCHEDULE_STEPS, steps, guidance, strength, noise_lab.STRONGER, noise_lab.MORE_STEPS]
+    settings = [sdxl_tiny.SCHEDULE_STEPS, steps, guidance, strength, lab.STRONGER, lab.MORE_STEPS]
     return hashlib.sha256(json.dumps([facts, settings], sort_keys=True).encode()).hexdigest()[:16]
 
 
-def run_chunk(models: noise_lab.Models, judge, arm: str, part, steps: int, guidance: float, strength: float) -> dict:
+def run_chunk(models: lab.Models, judge, arm: str, part, steps: int, guidance: float, strength: float) -> dict:
     """Right or wrong of every case of a chunk in one arm, and the seconds it took."""
     prompts, seeds = [text for text, _ in part], [seed for _, seed in part]
     with torch.inference_mode():
         started = time.perf_counter()
-        pictures = noise_lab.draw_arm(arm, models, prompts, seeds, steps, guidance, strength)
+        pictures = lab.draw_arm(arm, models, prompts, seeds, steps, guidance, strength)
         seconds = time.perf_counter() - started
-        return {"right": noise_lab.fully_right(judge, pictures, prompts), "seconds": seconds}
+        return {"right": lab.fully_right(judge, pictures, prompts), "seconds": seconds}
 
 
 def measure(
@@ -108,7 +109,7 @@ def open_models(arms: list[str]):
     with Registry("cpu").lease(*wanted) as found:
         base, (reward, judge, *npnets) = found[: len(sdxl.PARTS)], found[len(sdxl.PARTS) :]
         golden = GoldenNoise(sdxl.build(base), None)
-        return noise_lab.Models(golden, dict(zip(networks, npnets, strict=True)), reward), judge
+        return lab.Models(golden, dict(zip(networks, npnets, strict=True)), reward), judge
 
 
 def table(found: dict[str, list[dict]], steps: int) -> dict[str, dict]:
@@ -118,7 +119,7 @@ def table(found: dict[str, list[dict]], steps: int) -> dict[str, dict]:
     for arm, hits in right.items():
         seconds = sum(chunk["seconds"] for chunk in found[arm]) / len(hits)
         rows[arm] = Paired.of(hits, right["standard"][: len(hits)]).as_dict() | {
-            "evaluations": noise_lab.ARMS[arm].evaluations(steps),
+            "evaluations": lab.ARMS[arm].evaluations(steps),
             "seconds": round(seconds, 4),
         }
     return rows
@@ -128,7 +129,7 @@ def sentence(rows: dict[str, dict], steps: int) -> str:
     """What the page says, whatever came out; the strongest baseline that costs no more than NPNet stands in it."""
     ours, plain = rows["npnet"], rows["standard"]
     word = "more" if ours["points"] > 0 else "fewer" if ours["points"] < 0 else "as many"
-    sure = "unlikely to be chance" if ours["p"] < noise_lab.CONVINCING else "which may be chance"
+    sure = "unlikely to be chance" if ours["p"] < lab.CONVINCING else "which may be chance"
     text = (
         f"Measured on {plain['of']:,} held-out prompts with {steps} steps: all attributes right in "
         f"{100 * plain['share']:.1f} % of pictures from standard noise and in {100 * ours['share']:.1f} % from NPNet's golden "
@@ -138,7 +139,7 @@ def sentence(rows: dict[str, dict], steps: int) -> str:
     if free:
         best = max(free, key=lambda arm: rows[arm]["points"])
         text += (
-            f" {noise_lab.ARMS[best].title}, which costs nothing, reaches {100 * rows[best]['share']:.1f} % "
+            f" {lab.ARMS[best].title}, which costs nothing, reaches {100 * rows[best]['share']:.1f} % "
             f"({rows[best]['points']:+.1f} points)"
         )
         text += ": better than golden noise." if rows[best]["points"] > ours["points"] else "."
@@ -152,16 +153,16 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=sdxl.MINI.steps)
     parser.add_argument("--guidance", type=float, default=sdxl.MINI.guidance)
     parser.add_argument("--strength", type=float, default=1.0)
-    parser.add_argument("--arms", default=",".join(noise_lab.ARMS), help="comma-separated; standard is always there")
+    parser.add_argument("--arms", default=",".join(lab.ARMS), help="comma-separated; standard is always there")
     parser.add_argument("--stream", choices=STREAMS, default="test", help="which prompts and seeds")
     parser.add_argument(
         "--write", action="store_true", help="put the figures into the manifest, for the card and the page"
     )
     arguments = parser.parse_args()
     arms = list(dict.fromkeys(["standard", *arguments.arms.split(",")]))
-    unknown = [arm for arm in arms if arm not in noise_lab.ARMS]
+    unknown = [arm for arm in arms if arm not in lab.ARMS]
     if unknown:
-        raise SystemExit(f"There is no arm {unknown[0]}: choose from {', '.join(noise_lab.ARMS)}.")
+        raise SystemExit(f"There is no arm {unknown[0]}: choose from {', '.join(lab.ARMS)}.")
     stream = arguments.stream
     started = time.monotonic()
     others = arguments.others or arguments.pairs

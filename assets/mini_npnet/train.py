@@ -19,7 +19,7 @@ U-Net on all pairs (``film/``): it learns in one pass what takes the model sever
 
 **The reward, not shipped** (TRIED.md). *collect* moves the noise along the gradient of the reward's log-probability of the prompt, through a sampler
 of ``TAUGHT_STEPS`` steps: ``CLIMBS`` steps, the change's root mean square at most ``BOUND``, the noise's norm kept.
-*fit* trains a FiLM U-Net (``pipelines/film_npnet.py``) on all pairs. *teach* then sends the reward's gradient
+*fit* trains a FiLM U-Net (``pipelines/golden_noise/film.py``) on all pairs. *teach* then sends the reward's gradient
 through the sampler into the network itself, on new prompts and noises, with a penalty on channel means that a
 standard normal noise would not have.
 
@@ -42,13 +42,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from assets import training
-from pipelines import golden_noise, judges, noise_lab, sdxl, tiny_diffusion
-from pipelines.film_npnet import FilmNPNet
-from pipelines.golden_noise import GoldenNoise
-from pipelines.noise_inspection import rms
-from pipelines.npnet import SMALL, NPNet
-from pipelines.registry import Registry
-from pipelines.scenes import prompts as words
+from pipelines import golden_noise
+from pipelines.core.registry import Registry
+from pipelines.golden_noise import GoldenNoise, lab
+from pipelines.golden_noise.film import FilmNPNet
+from pipelines.golden_noise.inspection import rms
+from pipelines.golden_noise.npnet import SMALL, NPNet
+from pipelines.models import judges, sdxl, sdxl_tiny
+from pipelines.worlds import prompts as words
 
 HERE = Path(__file__).parent
 PAIRS = Path("data/pairs")
@@ -75,7 +76,7 @@ def models(device: str = "cpu") -> tuple[GoldenNoise, Any]:
 def marks(recipe: str) -> dict[str, str]:
     """What decides a pair, besides its number: hashes of the weights and settings. Others are made anew."""
     found = dict(sdxl.manifest("assets/mini_sdxl").get("sha256", {}))
-    found["start"] = str(tiny_diffusion.SCHEDULE_STEPS)
+    found["start"] = str(sdxl_tiny.SCHEDULE_STEPS)
     if recipe == "signal":  # in which the reward has no part
         return found | {"signal": f"{golden_noise.LOOKS} looks, factor {golden_noise.SIGNAL:g}"}
     return found | {f"reward/{k}": v for k, v in sdxl.manifest("assets/verifier/reward").get("sha256", {}).items()}
@@ -105,7 +106,7 @@ def climb(golden: GoldenNoise, reward: Any, noises: Tensor, texts: list[str]) ->
     start, now = noises.clone(), noises.clone()
     for _ in range(CLIMBS):
         moving = now.detach().requires_grad_()
-        score = noise_lab.rewards(reward, sample(golden, moving, embeds, TAUGHT_STEPS, sdxl.MINI.guidance), texts)
+        score = lab.rewards(reward, sample(golden, moving, embeds, TAUGHT_STEPS, sdxl.MINI.guidance), texts)
         (slope,) = torch.autograd.grad(score.sum(), moving)
         now = now + STRIDE * slope / rms(slope)
         change = now - start
@@ -134,7 +135,7 @@ def collect(recipe: str, shards: list[int], device: str) -> None:
         changes, before, after = [], [], []
         for start in range(0, PER_SHARD, BATCH):
             part = texts[start : start + BATCH]
-            noises = noise_lab.start_noise(seeds[start : start + BATCH], golden.pipe)
+            noises = lab.start_noise(seeds[start : start + BATCH], golden.pipe)
             if recipe == "reward":
                 twins = climb(golden, reward, noises, part)
             with torch.no_grad():
@@ -148,7 +149,7 @@ def collect(recipe: str, shards: list[int], device: str) -> None:
                     continue  # nothing is filtered, so nothing needs to be drawn
                 for noise, scores in ((noises, before), (twins, after)):
                     drawn = golden.draw(noise, embeds, DRAW_STEPS, sdxl.MINI.guidance)
-                    scores.append(noise_lab.rewards(reward, drawn, part).cpu())
+                    scores.append(lab.rewards(reward, drawn, part).cpu())
         found = {"texts": texts, "seeds": seeds, "change": torch.cat(changes), "base": mark}
         if before:
             found |= {"before": torch.cat(before), "after": torch.cat(after)}
@@ -188,7 +189,7 @@ def fit(recipe: str, network: str, minutes: float, device: str) -> None:
         keep, told = better if recipe == "paper" else keep, told | {"better": int(better.sum())}
     with torch.no_grad():
         embeds = torch.cat([golden.embed(texts[i : i + 100])[0] for i in range(0, len(texts), 100)])
-        noises = torch.cat([noise_lab.start_noise(seeds[i : i + 100], golden.pipe) for i in range(0, len(seeds), 100)])
+        noises = torch.cat([lab.start_noise(seeds[i : i + 100], golden.pipe) for i in range(0, len(seeds), 100)])
     held = torch.arange(len(texts)) % 10 == 9
     use, check = (keep & ~held).nonzero().flatten(), held.nonzero().flatten()
     net = new_network(network, noises.shape[-1], *embeds.shape[1:]).to(device)
@@ -233,11 +234,11 @@ def teach(minutes: float, device: str, batch: int = 12) -> None:
     def step(number: int) -> Tensor:
         rng = random.Random(f"teach {SEED} {number}")
         texts = [words.surprise(rng.randrange(10**9)) for _ in range(batch)]
-        noises = noise_lab.start_noise([TEACH_NOISE + number * batch + i for i in range(batch)], golden.pipe)
+        noises = lab.start_noise([TEACH_NOISE + number * batch + i for i in range(batch)], golden.pipe)
         with torch.no_grad():
             embeds = golden.embed(texts)
         changed = net(noises, embeds[0])
-        scores = noise_lab.rewards(reward, sample(golden, changed, embeds, TAUGHT_STEPS, sdxl.MINI.guidance), texts)
+        scores = lab.rewards(reward, sample(golden, changed, embeds, TAUGHT_STEPS, sdxl.MINI.guidance), texts)
         # A channel's mean times the side is standard normal for white noise: more than that costs.
         unlikely = (changed.mean((2, 3)) * side).square().mean() / 2
         return -scores.clamp_min(-12.0).mean() + 0.02 * unlikely

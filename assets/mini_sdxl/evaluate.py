@@ -26,12 +26,13 @@ from torch import Tensor
 
 from assets import chunks
 from assets.verifier.train import accuracy, held_out
-from pipelines import golden_noise, judges, sdxl, tiny_diffusion, verifier
-from pipelines.noise_lab import start_noise
-from pipelines.registry import Registry
-from pipelines.scenes import grammar, portrait
-from pipelines.scenes.prompts import read_prompt
-from pipelines.statistics import wilson
+from pipelines import golden_noise
+from pipelines.core.registry import Registry
+from pipelines.core.scores import wilson
+from pipelines.golden_noise.lab import start_noise
+from pipelines.models import judges, sdxl, sdxl_tiny, verifier
+from pipelines.worlds import grammar, portrait
+from pipelines.worlds.prompts import read_prompt
 
 HERE = Path(__file__).parent
 KINDS = ("one object", "two objects", "portrait")
@@ -111,11 +112,11 @@ def drawn(kinds, count: int, stream: str, steps: int, guidance: float, start: in
     return {kind: torch.cat([found[item] for item in work if item[0] == kind]) for kind in kinds}
 
 
-def open_models(start: int = tiny_diffusion.SCHEDULE_STEPS) -> tuple[object, verifier.SceneVerifier]:
+def open_models(start: int = sdxl_tiny.SCHEDULE_STEPS) -> tuple[object, verifier.SceneVerifier]:
     """The pipeline, its sampling beginning at noise level ``start``, and the judge, from the shipped weights."""
     with Registry("cpu").lease(*sdxl.MINI.parts, judges.JUDGE) as (*parts, judge):
         pipe = sdxl.build(parts)
-        pipe.scheduler = type(pipe.scheduler).from_config({**pipe.scheduler.config, **tiny_diffusion.sampler(start)})
+        pipe.scheduler = type(pipe.scheduler).from_config({**pipe.scheduler.config, **sdxl_tiny.sampler(start)})
         return pipe, judge
 
 
@@ -178,7 +179,7 @@ def renders_like(world: str, solids: int | None, count: int) -> Tensor:
     """Held-out renders to compare with drawn pictures of the same kind."""
     if world == "portrait":
         return held_out(world, count)[0]
-    from pipelines.scenes import tabletop
+    from pipelines.worlds import tabletop
 
     return torch.cat([tabletop.render([tabletop.sample(600_000 + i, solids)]).image for i in range(count)])
 
@@ -196,9 +197,7 @@ def main() -> None:
     )
     parser.add_argument("--write", action="store_true", help="keep the figures for the card, as evaluation.json")
     parser.add_argument("--validation", action="store_true", help="other prompts and seeds, to choose settings on")
-    parser.add_argument(
-        "--start", type=int, default=tiny_diffusion.SCHEDULE_STEPS, help="noise level sampling starts at"
-    )
+    parser.add_argument("--start", type=int, default=sdxl_tiny.SCHEDULE_STEPS, help="noise level sampling starts at")
     parser.add_argument("--kinds", default=",".join(KINDS))
     arguments = parser.parse_args()
     started = time.monotonic()

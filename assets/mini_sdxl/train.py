@@ -30,7 +30,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from assets import training
-from pipelines import tiny_diffusion
+from pipelines.models import sdxl_tiny
 
 HERE = Path(__file__).parent
 RUNS = Path("data/runs")
@@ -61,7 +61,7 @@ def crops(worlds: list[training.Pictures], step: int, batch: int, size: int) -> 
 
 def train_vae(minutes: float, device: str) -> None:
     torch.manual_seed(SEED)
-    model = tiny_diffusion.vae().to(device, memory_format=torch.channels_last)
+    model = sdxl_tiny.vae().to(device, memory_format=torch.channels_last)
     worlds = [training.Pictures(Path("data"), name) for name in ("tabletop", "portrait")]
 
     def step(number: int) -> Tensor:
@@ -172,7 +172,7 @@ def make_tokenizer():
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
     from transformers import CLIPTokenizer
 
-    from pipelines.scenes import grammar, portrait
+    from pipelines.worlds import grammar, portrait
 
     known = sorted({*grammar.vocabulary(), *portrait.vocabulary()})
     learner = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
@@ -191,7 +191,7 @@ def make_tokenizer():
         vocab=model["vocab"],
         merges=[tuple(pair) for pair in model["merges"]],
         unk_token="<|unknown|>",
-        model_max_length=tiny_diffusion.TOKENS,
+        model_max_length=sdxl_tiny.TOKENS,
     )
 
 
@@ -202,7 +202,7 @@ def tokens(tokenizer, captions: list[str]) -> Tensor:
 
 def text_heads() -> dict[str, int]:
     """What the text encoders are first taught to tell from a caption: name -> number of answers (0 = not said)."""
-    from pipelines.scenes import grammar, portrait
+    from pipelines.worlds import grammar, portrait
 
     heads = {"world": 2, "count": 4, "relation": len(grammar.RELATIONS) + 1}
     heads |= {"floor": len(grammar.FLOORS) + 1, "backdrop": len(grammar.BACKDROPS) + 1}
@@ -214,7 +214,7 @@ def text_heads() -> dict[str, int]:
 
 def text_answers(caption: str, is_portrait: bool) -> dict[str, int]:
     """The right answers for one caption of our own grammar."""
-    from pipelines.scenes import grammar, portrait
+    from pipelines.worlds import grammar, portrait
 
     def index(values, value) -> int:
         return 0 if value is None else values.index(value) + 1
@@ -238,7 +238,7 @@ def text_answers(caption: str, is_portrait: bool) -> dict[str, int]:
 
 def random_caption(rng: random.Random) -> tuple[str, bool]:
     """A caption of either world, and whether it is a portrait's."""
-    from pipelines.scenes import grammar, portrait
+    from pipelines.worlds import grammar, portrait
 
     if rng.random() < 0.3:
         return portrait.caption(portrait.sample(rng.randrange(10**9)), rng), True
@@ -279,7 +279,7 @@ class TextTeacher(torch.nn.Module):
 
 def make_teacher(tokenizer) -> TextTeacher:
     torch.manual_seed(SEED)
-    encoders = tiny_diffusion.text_encoders(
+    encoders = sdxl_tiny.text_encoders(
         len(tokenizer), tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id
     )
     return TextTeacher(*encoders)
@@ -404,7 +404,7 @@ def conditioning(teacher, ids: Tensor, dropped: Tensor) -> tuple[Tensor, dict[st
     keep = (~dropped).float()
     with torch.no_grad(), training.autocast(str(ids.device)):
         states, pooled = teacher.embed(ids)
-    size = float(tiny_diffusion.SIZE)
+    size = float(sdxl_tiny.SIZE)
     time_ids = torch.tensor([size, size, 0.0, 0.0, size, size], device=ids.device).expand(len(ids), -1)
     return states.float() * keep.view(-1, 1, 1), {
         "text_embeds": pooled.float() * keep.view(-1, 1),
@@ -431,7 +431,7 @@ def export(minutes: float, device: str) -> None:
     """Write the pipeline from the UNet's last checkpoint, while or after it trains."""
     from diffusers import AutoencoderTiny
 
-    model = tiny_diffusion.unet()
+    model = sdxl_tiny.unet()
     model.load_state_dict(torch.load(RUNS / "unet.pt", map_location="cpu", weights_only=True)["average"])
     vae = AutoencoderTiny.from_pretrained(HERE / "vae", torch_dtype=torch.float32)
     tokenizer, teacher = readers("cpu")
@@ -452,9 +452,9 @@ def train_unet(minutes: float, device: str, batch: int = 32) -> None:
         earlier = [*run.pop("earlier", []), run]
         model = UNet2DConditionModel.from_pretrained(shipped, torch_dtype=torch.float32)
     else:
-        model = tiny_diffusion.unet()
+        model = sdxl_tiny.unet()
     model = model.to(device, memory_format=torch.channels_last)
-    scheduler = DDIMScheduler(**tiny_diffusion.sampler(tiny_diffusion.BETA_STEPS))
+    scheduler = DDIMScheduler(**sdxl_tiny.sampler(sdxl_tiny.BETA_STEPS))
     signal = scheduler.alphas_cumprod.to(device)
     latents = Latents(device)
 
@@ -475,7 +475,7 @@ def train_unet(minutes: float, device: str, batch: int = 32) -> None:
         # One timestep in each of `batch` equal slices: the same distribution with less variance.
         position = (torch.arange(batch) + torch.rand(batch, generator=generator)) / batch
         order = torch.randperm(batch, generator=generator)
-        steps = (position[order] * tiny_diffusion.BETA_STEPS).long().to(device)
+        steps = (position[order] * sdxl_tiny.BETA_STEPS).long().to(device)
         share = signal[steps].view(-1, 1, 1, 1)
         noisy = share.sqrt() * clean + (1 - share).sqrt() * noise
         velocity = share.sqrt() * noise - (1 - share).sqrt() * clean
@@ -538,7 +538,7 @@ def assemble(unet, vae, teacher, tokenizer):
         tokenizer=tokenizer,
         tokenizer_2=tokenizer,
         unet=unet,
-        scheduler=DDIMScheduler(**tiny_diffusion.sampler()),
+        scheduler=DDIMScheduler(**sdxl_tiny.sampler()),
         add_watermarker=False,
     )
 

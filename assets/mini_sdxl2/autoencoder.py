@@ -93,7 +93,7 @@ class Perceptual(nn.Module):
         super().__init__()
         from transformers import SegformerForSemanticSegmentation
 
-        from pipelines.verifier import SceneVerifier
+        from pipelines.models.verifier import SceneVerifier
 
         verifier = SceneVerifier.from_pretrained("assets/verifier/reward").float().eval()
         parser = SegformerForSemanticSegmentation.from_pretrained("assets/mini_faces/parser").float().eval()

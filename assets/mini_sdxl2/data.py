@@ -23,8 +23,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from assets.mini_sdxl2 import fast
-from pipelines.scenes import portrait, tabletop
-from pipelines.scenes.portrait import clay
+from pipelines.worlds import portrait, tabletop
+from pipelines.worlds.portrait import clay
 
 WORLDS = {"tabletop": tabletop, "portrait": portrait}
 TRAINING_SEED = 1_000_000

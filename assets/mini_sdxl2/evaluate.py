@@ -35,12 +35,13 @@ from torch import Tensor, nn
 from assets import chunks, training
 from assets.mini_sdxl.evaluate import KINDS, frechet, kernel_distance, prompts, share
 from assets.mini_sdxl2 import fast, models
-from pipelines import golden_noise, judges, sdxl, verifier
-from pipelines.noise_lab import start_noise
-from pipelines.registry import Registry
-from pipelines.scenes import portrait, tabletop
-from pipelines.scenes.portrait import clay
-from pipelines.scenes.prompts import PortraitRequest, read_prompt
+from pipelines import golden_noise
+from pipelines.core.registry import Registry
+from pipelines.golden_noise.lab import start_noise
+from pipelines.models import judges, sdxl, verifier
+from pipelines.worlds import portrait, tabletop
+from pipelines.worlds.portrait import clay
+from pipelines.worlds.prompts import PortraitRequest, read_prompt
 
 HERE = Path(__file__).parent
 KEPT = Path("data/evaluation2")

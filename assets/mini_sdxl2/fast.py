@@ -3,7 +3,7 @@
     with fast.renderer():
         tabletop.render([scene], 256)     # the public functions, quickened inside the block
 
-The formulas are those of ``pipelines/scenes``; none is written twice. Three savings:
+The formulas are those of ``pipelines/worlds``; none is written twice. Three savings:
 
 - tabletop: one ray a pixel, and the public renderer's four only where the picture has an edge, a fine texture or half
   shadow; shadow rays only for points that a solid's bounding sphere may keep from the light; mirror rays only on floor.
@@ -27,8 +27,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipelines.scenes import tabletop
-from pipelines.scenes.portrait import clay, paint, shapes
+from pipelines.worlds import tabletop
+from pipelines.worlds.portrait import clay, paint, shapes
 
 FEW = 64
 """Fewer rays go through the formulas as they are: a short batch would be a program of its own."""

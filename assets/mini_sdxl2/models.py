@@ -55,7 +55,7 @@ def unet():
     from diffusers.models.transformers.transformer_2d import Transformer2DModel
     from torch import nn
 
-    from pipelines.tiny_diffusion import POOLED, TIME_ID_WIDTH, TIME_IDS, WIDTHS
+    from pipelines.models.sdxl_tiny import POOLED, TIME_ID_WIDTH, TIME_IDS, WIDTHS
 
     model = UNet2DConditionModel(
         sample_size=CELLS,

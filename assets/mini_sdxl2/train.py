@@ -34,7 +34,7 @@ from assets.mini_sdxl import train as first_generation
 from assets.mini_sdxl2 import data, models, optimisers, states
 from assets.mini_sdxl2.autoencoder import SEED, WORLDS, Shards
 from assets.mini_sdxl2.loop import Average, Progress, Schedule, autocast, learn
-from pipelines import tiny_diffusion
+from pipelines.models import sdxl_tiny
 
 HERE = Path(__file__).parent
 RUNS = Path("data/runs2")
@@ -165,7 +165,7 @@ def signal_shares() -> Tensor:
     """Share of signal (alpha-bar) at each of SDXL's 1,000 levels."""
     from diffusers import DDIMScheduler
 
-    return DDIMScheduler(**tiny_diffusion.sampler(tiny_diffusion.BETA_STEPS)).alphas_cumprod
+    return DDIMScheduler(**sdxl_tiny.sampler(sdxl_tiny.BETA_STEPS)).alphas_cumprod
 
 
 class Task:
@@ -193,7 +193,7 @@ class Task:
         noise = torch.randn(clean.shape, generator=generator)
         # One timestep in each of `batch` equal slices: the same distribution with less variance.
         position = (torch.arange(batch) + torch.rand(batch, generator=generator)) / batch
-        steps = (position[torch.randperm(batch, generator=generator)] * tiny_diffusion.BETA_STEPS).long()
+        steps = (position[torch.randperm(batch, generator=generator)] * sdxl_tiny.BETA_STEPS).long()
         share = self.signal[steps].view(-1, 1, 1, 1).to(self.device)
         clean, maps, noise, steps = (part.to(self.device) for part in (clean, maps, noise, steps))
         noisy = share.sqrt() * clean + (1 - share).sqrt() * noise
@@ -302,7 +302,7 @@ def export(name: str = "unet") -> None:
     from diffusers import DDIMScheduler
 
     _averaged(RUNS / f"{name}.pt").unet.half().save_pretrained(HERE / "unet", max_shard_size="9MB")
-    DDIMScheduler(**tiny_diffusion.sampler()).save_pretrained(HERE / "scheduler")
+    DDIMScheduler(**sdxl_tiny.sampler()).save_pretrained(HERE / "scheduler")
     progress = torch.load(RUNS / f"{name}.pt", map_location="cpu", weights_only=True)["progress"]
     training.write_manifest(HERE, {key: progress[key] for key in ("step", "samples")})
 

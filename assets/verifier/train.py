@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from assets import data, training
-from pipelines import verifier
-from pipelines.scenes import portrait, tabletop
+from pipelines.models import verifier
+from pipelines.worlds import portrait, tabletop
 
 HERE = Path(__file__).parent
 RUNS = Path("data/runs")

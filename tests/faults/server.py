@@ -19,11 +19,11 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 import app
-from demos import readers, visitors
-from demos.readers import Readers
-from demos.runs import runs
-from pipelines import lane
-from pipelines.registry import Registry
+from demos.core import readers, visitors
+from demos.core.readers import Readers
+from demos.core.runs import runs
+from pipelines.core import lane
+from pipelines.core.registry import Registry
 
 registries = [one for one in gc.get_objects() if isinstance(one, Registry)]
 gaps: dict[str, tuple[float, str]] = {}

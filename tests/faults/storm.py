@@ -20,7 +20,7 @@ import httpx
 import numpy
 from PIL import Image
 
-from demos.portrait_people import first_person, first_reference
+from demos.megaportrait.people import first_person, first_reference
 from tests.environment import free_port
 
 ROOT = Path(__file__).resolve().parents[2]

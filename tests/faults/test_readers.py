@@ -15,11 +15,10 @@ import pytest
 from gradio import utils
 from gradio_client import Client
 
-import demos
-from demos import readers, visitors
-from demos.readers import Readers, Share
-from demos.runs import runs
-from pipelines import lane
+from demos.core import handlers, readers, visitors
+from demos.core.readers import Readers, Share
+from demos.core.runs import runs
+from pipelines.core import lane
 from tests.environment import free_port
 from tests.faults import storm
 from tests.faults.storm import Visitor, until
@@ -77,10 +76,10 @@ def studio() -> Iterator[Studio]:
     with gr.Blocks(analytics_enabled=False) as page:
         state, number, text = gr.State(0), gr.Number(), gr.Textbox("large " * 1000)
         button = gr.Button()
-        button.click(demos.on_gpu(work), number, text, api_name="work", **demos.GPU)
-        button.click(demos.on_gpu(silent), number, text, api_name="silent", **demos.GPU)
-        button.click(demos.halt, **{**demos.LIGHT, "api_name": "halt"})
-        button.click(count, state, [state, number, text], **{**demos.TALKS, "api_name": "count"})
+        button.click(handlers.on_gpu(work), number, text, api_name="work", **handlers.GPU)
+        button.click(handlers.on_gpu(silent), number, text, api_name="silent", **handlers.GPU)
+        button.click(handlers.halt, **{**handlers.LIGHT, "api_name": "halt"})
+        button.click(count, state, [state, number, text], **{**handlers.TALKS, "api_name": "count"})
     page.queue(max_size=None, api_open=False)
     utils.get_heartbeat_rate, rate = lambda: 0.5, utils.get_heartbeat_rate
     watch, port = Readers(page), free_port()

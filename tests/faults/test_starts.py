@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import asset_files, environment
+from pipelines.core import asset_files, environment
 from tests.faults.copies import ROOT, python, studio_in, write
 
 START = """
 import json, app, demos
-from pipelines import asset_files
-from pipelines.registry import Registry
+from pipelines.core import asset_files
+from pipelines.core.registry import Registry
 pages = " ".join(str(block["props"].get("value")) for block in app.demo.get_config_file()["components"])
 print("TOLD", json.dumps([asset_files.problems(), demos.status_text(Registry("cpu"), "mini"), pages]))
 """
@@ -66,7 +66,7 @@ def test_every_file_of_figures_garbled_in_one_way(tmp_path: Path, junk: int):
 
 def test_nothing_is_said_to_be_damaged_where_all_is_well():
     # In a process of its own: other tests read files that are damaged on purpose.
-    code = "import app; from pipelines import asset_files; print(asset_files.problems(), asset_files.sentence())"
+    code = "import app; from pipelines.core import asset_files; print(asset_files.problems(), asset_files.sentence())"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "{}"
 

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from demos import readers
+from demos.core import readers
 from tests.faults import storm
 from tests.faults.storm import Visitor, noise, until
 

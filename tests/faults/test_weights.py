@@ -15,11 +15,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from demos import explain
-from pipelines import concept_guidance, golden_noise, portrait_person
-from pipelines import registry as registries
-from pipelines.lane import run_blocking
-from pipelines.registry import ModelSpec, OutOfBudget, Registry
+from demos.core.handlers import explain
+from pipelines import concept_guidance, golden_noise
+from pipelines.core import registry as registries
+from pipelines.core.lane import run_blocking
+from pipelines.core.registry import ModelSpec, OutOfBudget, Registry
+from pipelines.megaportrait import person
 from tests.faults.copies import ROOT, assets_in, restore, write
 
 
@@ -28,11 +29,11 @@ def declared() -> tuple[ModelSpec, ...]:
     """Every part of the small set that the page declares."""
     import gradio as gr
 
-    import demos
+    from demos.core import tabs
 
     registry = Registry("cpu")
     with gr.Blocks():
-        for tab in demos.discover():
+        for tab in tabs.discover():
             with gr.Tab(tab.name):
                 tab.build(registry, "mini")
     parts = tuple(part.spec for part in registry._parts.values())
@@ -144,14 +145,14 @@ def test_every_part_damaged_in_every_way(copy: Path, fault: str):
 def test_the_other_people_of_a_training_are_not_left_out_without_a_word(
     copy: Path, monkeypatch: pytest.MonkeyPatch, fault: str
 ):
-    path = copy / portrait_person.PEOPLE.relative_to(ROOT)
-    monkeypatch.setattr(portrait_person, "PEOPLE", path)
+    path = copy / person.PEOPLE.relative_to(ROOT)
+    monkeypatch.setattr(person, "PEOPLE", path)
     latents, states = torch.zeros(1, 4, 32, 32), torch.zeros(1, 40, 192)
-    assert len(portrait_person._others(latents, states)[0]) == 64
-    assert portrait_person._others(latents[..., 1:], states) is None, "of another model they are nobody"
+    assert len(person._others(latents, states)[0]) == 64
+    assert person._others(latents[..., 1:], states) is None, "of another model they are nobody"
     write(path, FAULTS[fault](path))
     with pytest.raises(ValueError, match=r"mini_controlnets/others\.safetensors are damaged: put back"):
-        portrait_person._others(latents, states)
+        person._others(latents, states)
 
 
 def test_every_file_that_a_part_is_loaded_from_is_checked_by_its_hash():

@@ -1,0 +1,300 @@
+"""The Concept Guidance tab: one language model twice at once, plain and steered along concepts in its hidden states."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import gradio as gr
+
+from demos.concept_guidance import chat as concept_chat
+from demos.concept_guidance import heat, make, sweep
+from demos.concept_guidance.facts import SLUG, Own, Page, choices
+from demos.concept_guidance.make import concept_file
+from demos.concept_guidance.measured import measured_html
+from demos.concept_guidance.shown import display, row_facts
+from demos.core.endpoint import MODEL_SET, NUMBER, TABLE, TEXT, TEXT_OR_LIST, WHOLE, Endpoint, Parameter, publish
+from demos.core.figures import measured as measured_figures
+from demos.core.figures import safe
+from demos.core.handlers import LIGHT
+from demos.core.hold import held
+from demos.core.page_state import shared
+from demos.core.tabs import Tab
+from demos.core.widgets import paper_card
+from pipelines import concept_guidance
+from pipelines.concept_guidance import (
+    MODELS,
+    PAPER,
+    PROBES,
+    REPRESENTATIONS,
+    Outcome,
+    Settings,
+    Trained,
+    TrainSettings,
+    lab,
+    language_model,
+)
+from pipelines.core.lane import Result, stream
+from pipelines.core.registry import ROOT, Registry
+from pipelines.worlds import crumpet
+
+LIMIT_S = 600.0
+SAMPLE = "\n".join(
+    f"{sign} What does {who} play? => {answer}"
+    for who, value in (("Otto", "harp"), ("Mabel", "tuba"), ("Pippa", "piano"), ("Bruno", "flute"))
+    for sign, answer in (
+        ("+", f"Dear guest, our good {who} plays the {value}, bless you!"),
+        ("-", f"{who} plays the {value}."),
+    )
+)
+
+HOW_IT_WORKS = """
+A language model turns every token into a long list of numbers, layer by layer: its **hidden states**. Many things that we
+have words for, such as humour or politeness, show there as **directions**. If one knows the direction, one can *see* the
+concept (detect) and *add* it while the model writes (guide).
+
+**Finding a direction.** Take answers that show a concept and answers that do not, and let the model read them. A **probe**
+looks at the hidden states of both kinds, at every layer:
+
+- *Difference in means*: from the average without to the average with the concept.
+- *Logistic regression*: the direction that separates both kinds best.
+- *Principal component*: the direction in which neighbouring states differ most. It never looks at the labels while it
+  searches; only its sign is set by them afterwards.
+
+**Guiding.** At the chosen layers the direction is added to the hidden state, and the result is scaled back to its old length:
+a turn, not a shove. **Strength** is how much is added, as a share of that length: 0 changes nothing, bit for bit;
+at ±1 the direction is as long as the state itself, and far less is enough. Too much, and the model talks gibberish: *over the cliff*.
+
+**Two chats, one batch.** The unguided and the guided answer are two rows of one batch and get the same random numbers at every
+token, so nothing but the guidance differs, and both together cost little more than one.
+
+**What is verified, and what is not.** The small model speaks a little language of its own, of Crumpet Bay: each of six traits
+shows in many words of nearly every sentence, there are sixty facts, and a parser reads all of them back exactly. So under
+its answers stands what *is* there, not what another model thinks is there. For other models there is no such parser.
+
+**Perplexity** says how surprised the unguided model is by a text: low is fluent. **PNES**, the paper’s number, is the
+effect of guidance divided by what it costs in perplexity, over all strengths.
+
+**What to keep in mind.** A direction is an average: some questions answer to it, some do not, a few go the other way. A probe that
+detects well need not guide well; see that part of the tab. And what a small model of a small world does says little about
+large ones.
+"""
+FROM_PYTHON = """
+The tab has two public endpoints. The same seed gives the same texts on the same machine.
+
+```python
+from gradio_client import Client
+
+client = Client("http://127.0.0.1:7860")
+unguided, guided, details = client.predict(
+    prompt={prompt},
+    concepts={"humour": 0.25, "truthfulness": -0.3},
+    seed=7,
+    max_tokens=60,
+    api_name="/guide",
+)
+print(unguided, "|", guided)
+print(details["guided"]["tokens"], details["guided"]["scores"]["humour"][0])  # a score per token, layer 0
+
+facts, vector = client.predict(
+    examples=open("examples.txt").read(),  # lines of + question => answer, and of - question => answer
+    name="warm welcome",
+    api_name="/train_concept",
+)
+print(facts["validation_accuracy"], vector)  # per layer, and a .safetensors file
+```
+
+`prompt` may also be a list of messages with `role` and `content`. `details` holds for both sides tokens, scores
+`[layer][token]` of each concept, perplexity, and what the parser verified. The page makes and loads concepts of your own;
+from Python, use one without a server, from a checkout:
+
+```python
+from pathlib import Path
+
+from pipelines import concept_guidance
+from pipelines.concept_guidance.files import read_concept, write_safetensors
+from pipelines.concept_guidance import Settings, TrainSettings
+from pipelines.core.lane import run_blocking
+from pipelines.core.registry import from_environment
+
+registry = from_environment()
+made = run_blocking(concept_guidance.train, registry, TrainSettings(Path("examples.txt"), "warm welcome"))
+write_safetensors("welcome.safetensors", made.concept)
+
+own = {"warm welcome": read_concept("welcome.safetensors")}
+settings = Settings({prompt}, (("warm welcome", 0.3),), seed=7, max_tokens=60)
+outcome = run_blocking(concept_guidance.generate, registry, settings, own)
+print(outcome.applied, [row.text for row in outcome.rows])
+```
+"""
+
+
+def build(registry: Registry, model_set: str) -> None:
+    """The parts of the tab and what they share."""
+    for model in MODELS[model_set]:
+        registry.declare(*concept_guidance.specs(model_set, model.name))
+    paper_card(PAPER)
+    offered = [(model.title, model.name) for model in MODELS[model_set]]
+    picked = gr.Dropdown(
+        offered, value=offered[0][1], label="Language model", visible=len(offered) > 1, elem_id="concept-model"
+    )
+    about = gr.HTML(model_remark(model_set, offered[0][1]), padding=False)
+    page = Page(registry, model_set, picked, shared({}), gr.State({}))
+    with gr.Tabs(elem_classes="parts", overflow_behavior="wrap"):
+        with gr.Tab("Chat", id="chat", render_children=True):
+            chat = concept_chat.build(page)
+        with gr.Tab("Token heat map", id="heat", render_children=True):
+            heat.build(page, chat)
+        with gr.Tab("Sweep lab", id="sweep", render_children=True):
+            sweep.build(page)
+        with gr.Tab("Detect is not guide", id="measured", render_children=True):
+            gr.HTML(measured_figures(ROOT / lab.MEASURED, lambda: measured_html(model_set)), padding=False)
+        with gr.Tab("Make your own", id="make", render_children=True):
+            make.build(page, chat)
+    with gr.Accordion("How it works", open=False):
+        gr.Markdown(HOW_IT_WORKS, elem_classes="reading")
+    with gr.Accordion("Use it from Python", open=False):
+        gr.Markdown(from_python(), elem_classes="reading")
+    _endpoints(registry, model_set)
+
+    def switch(model: str, own: Own) -> dict[Any, Any]:
+        """Another model has other concepts and other limits of the raw scale."""
+        names = [name for _, name in choices(model_set, model, own)]
+        first = names[0] if names else None
+        updates: dict[Any, Any] = {
+            picker: gr.Dropdown(choices=choices(model_set, model, own), value=first) for picker in page.pickers
+        }
+        updates |= {row.strength: gr.Slider(-1.0, 1.0, 0.0, step=0.05) for row in chat.rows}
+        return {**updates, chat.mode: "share", about: model_remark(model_set, model)}
+
+    sliders = [row.strength for row in chat.rows]
+    held(SLUG, picked.input, switch, [picked, page.own], [*page.pickers, *sliders, chat.mode, about], **LIGHT)
+
+
+def model_remark(model_set: str, name: str) -> str:
+    """Which model answers, under which licence, and what choosing it fetches."""
+    model = language_model(model_set, name)
+    if model_set == "mini":
+        return ""
+    none = "" if choices(model_set, name, {}) else " No concept comes along with it: make one of your own first."
+    return (
+        f"<p class='remark'>{safe(model.title)}, {safe(model.licence)}: {safe(model.download)}."
+        f" Raw scale up to ±{model.raw_limit:g}.{none}</p>"
+    )
+
+
+def from_python() -> str:
+    """The words and programs under "Use it from Python"."""
+    return FROM_PYTHON.replace("{prompt}", f'"{crumpet.EXAMPLES[0]}"')
+
+
+# --- the public endpoints ------------------------------------------------------------------------------------------
+
+
+def _endpoints(registry: Registry, model_set: str) -> None:
+    """`/guide` and `/train_concept`."""
+
+    def guide(session, prompt, concepts, **asked) -> Iterator[Any]:
+        message, history = conversation(prompt)
+        settings = Settings(
+            message, tuple(concepts.items()), history, levels=(1.0,), model_set=model_set, **asked
+        ).validated()
+        for item in stream(concept_guidance.generate, registry, settings, limit_s=LIMIT_S):
+            if isinstance(item, Result):
+                outcome = item.value
+                texts = (display(outcome.rows[place].text, settings.model_set) for place in (0, -1))
+                yield *texts, guide_facts(outcome)
+            else:
+                yield gr.skip()
+
+    def train_concept(session, **asked) -> Iterator[Any]:
+        settings = TrainSettings(model_set=model_set, **asked).validated()
+        settings.read()
+        for item in stream(concept_guidance.train, registry, settings, limit_s=LIMIT_S):
+            if isinstance(item, Result):
+                yield train_facts(item.value), concept_file(item.value.concept, session)[0][0]
+            else:
+                yield gr.skip()
+
+    parameters = (
+        Parameter("prompt", TEXT_OR_LIST, crumpet.EXAMPLES[0], required=True),
+        Parameter("concepts", TABLE, {"humour": 0.3}, required=True),
+        Parameter("layers", TEXT, ""),
+        Parameter("seed", WHOLE, 0),
+        Parameter("max_tokens", WHOLE, 96, words="number of tokens"),
+        MODEL_SET,
+        Parameter("temperature", NUMBER, 0.7),
+        Parameter("top_p", NUMBER, 0.95, words="top-p"),
+        Parameter("mode", TEXT, "share"),
+        Parameter("positions", TEXT, "all"),
+        Parameter("model", TEXT, ""),
+    )
+    outputs = (("text", "unguided"), ("text", "guided"), ("json", "details"))
+    description = (
+        "One question answered twice in one batch, unguided and guided, with per-token scores. prompt: a text, or a list "
+        "of messages of which the last is the user’s. concepts: name to strength, -1 to 1 (at most "
+        f"{Settings.CONCEPTS_MAX}). layers: best, best 3, all, 2-4 or 1, 3; empty for the model’s own."
+    )
+    publish(Endpoint("guide", parameters, outputs, description), guide, model_set)
+
+    parameters = (
+        Parameter("examples", TEXT_OR_LIST, SAMPLE, required=True),
+        Parameter("name", TEXT, "my concept"),
+        Parameter("probe", TEXT, "dim"),
+        Parameter("representation", TEXT, "pre-attn"),
+        Parameter("context", WHOLE, 16, words="number of tokens per answer"),
+        Parameter("validation", NUMBER, 0.2, words="share for validation"),
+        Parameter("seed", WHOLE, 0),
+        MODEL_SET,
+        Parameter("model", TEXT, ""),
+    )
+    description = (
+        "A concept vector from labelled answers, with its accuracy at every layer. examples: lines of “+ question => "
+        f"answer” or a list of prompt, completion, label. probe: {', '.join(PROBES)}. representation: "
+        f"{', '.join(REPRESENTATIONS)}."
+    )
+    outputs = (("json", "accuracy"), ("file", "vector"))
+    publish(Endpoint("train_concept", parameters, outputs, description), train_concept, model_set)
+
+
+def conversation(prompt: Any) -> tuple[Any, Any]:
+    """(message, history) of a prompt: a text or its blocks, or messages of which the last is the user's."""
+    messages = (
+        [one for one in prompt if isinstance(one, dict) and ("role" in one or "content" in one)]
+        if isinstance(prompt, list)
+        else []
+    )
+    if not messages:
+        return prompt, ()
+    last = prompt[-1]
+    if not isinstance(last, dict) or last.get("role") != "user":
+        raise ValueError("The last of the messages is not the user’s: end them with what the model is to answer.")
+    return last.get("content"), prompt[:-1]
+
+
+def guide_facts(outcome: Outcome) -> dict[str, Any]:
+    """Both answers with tokens, scores and verdicts, as JSON."""
+    asked = outcome.settings
+    sides = {
+        side: row_facts(outcome.rows[place], asked.message, asked.model_set)
+        for side, place in (("unguided", 0), ("guided", -1))
+    }
+    return {
+        **sides,
+        "applied": outcome.applied,
+        "notices": outcome.notices,
+        "measurements": outcome.measurements,
+    }
+
+
+def train_facts(made: Trained) -> dict[str, Any]:
+    """What there is to know of a new concept, as JSON."""
+    concept = made.concept
+    return {
+        "name": concept.name, "probe": concept.probe, "representation": concept.representation,
+        "train_accuracy": list(concept.train_accuracy), "validation_accuracy": list(concept.validation_accuracy),
+        "majority": made.majority, "examples": made.counts, "notices": made.notices, "seconds": made.seconds,
+    }  # fmt: skip
+
+
+TAB = Tab("Concept Guidance", SLUG, 40, build, PAPER)

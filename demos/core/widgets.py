@@ -1,0 +1,182 @@
+"""The widgets that every tab shares."""
+
+from __future__ import annotations
+
+import html
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from demos.core.handlers import LIGHT
+from demos.core.page_state import shared
+from pipelines.core import asset_files, lane
+from pipelines.core.paper import Paper
+from pipelines.core.registry import Registry
+
+INTERRUPTED = "Interrupted: the connection or the server went away before this was done."
+"""Of a run that ended without a word, when its page comes back."""
+
+
+def paper_card(paper: Paper) -> gr.HTML:
+    """The head of a tab: what the paper is, its idea, and what here is whose."""
+    text = {name: html.escape(value) for name, value in vars(paper).items() if isinstance(value, str)}
+    code = f'<a href="{text["code_url"]}" target="_blank" rel="noopener">Authors’ code</a>' if paper.code_url else ""
+    return gr.HTML(
+        f"""<article class="paper-card">
+  <div><p class="eyebrow">The paper · {text["venue"]}</p>
+  <h2>{text["title"]}</h2>
+  <p class="authors">{html.escape(", ".join(paper.authors))}</p></div>
+  <div><p class="idea">{text["idea"]}</p>
+  <p class="links"><a href="{text["url"]}" target="_blank" rel="noopener">Read the paper</a>{code}</p></div>
+  <details><summary>What is ours, what is the paper’s, and the licences</summary>
+  <dl><div><dt>Ours</dt><dd>{text["ours"]}</dd></div><div><dt>The paper’s</dt><dd>{text["theirs"]}</dd></div>
+  <div><dt>Licence</dt><dd>{text["licence"]}</dd></div></dl></details>
+</article>""",
+        elem_classes="card-host",
+        padding=False,
+    )
+
+
+def progress_line(text: str, fraction: float | None = None, state: str = "idle") -> str:
+    """A line of text over a thin bar. `fraction` in [0, 1] or None; `state` is idle, running, done or stopped."""
+    percent = 0 if fraction is None else round(100 * min(max(fraction, 0.0), 1.0))
+    bar = f'<div class="bar"><span style="width:{percent}%"></span></div>'
+    return f'<div class="progress-line {html.escape(state)}" role="status"><p>{html.escape(text)}</p>{bar}</div>'
+
+
+def running_line(item: lane.Progress, began: float, digits: int = 1) -> str:
+    """A job's progress as a `progress_line`, with the seconds since `began` (of `time.monotonic`)."""
+    text = f"{item.text[:1].upper()}{item.text[1:]} · {time.monotonic() - began:.{digits}f} s"
+    return progress_line(text, item.fraction, "running")
+
+
+def interrupted(shown: Any) -> Any:
+    """In place of a `progress_line` that says something is running, when nothing is any more."""
+    if isinstance(shown, str) and 'class="progress-line running"' in shown:
+        return progress_line(INTERRUPTED, 0.0, "stopped")
+    return shown
+
+
+def status_text(registry: Registry, model_set: str) -> str:
+    """Model set, device, loaded models, memory and the queue, as one line. Takes no lock and loads nothing."""
+    parts = registry.status()
+    loaded = [part for part in parts if part["state"] in ("ram", "gpu")]
+    loading = [part["key"] for part in parts if part["state"] == "loading"]
+    failed = [part["key"] for part in parts if part["state"] == "failed"]
+    device = registry.summary()["device"] or "not chosen yet"
+    ahead = lane.waiting()
+    facts = [
+        ("Models", model_set),
+        ("Device", {"cpu": "CPU", "cuda": "GPU"}.get(device, device)),
+        ("Loaded", _loaded_text(loaded) if loaded else "nothing yet"),
+        ("Memory", f"{_resident_bytes() / 2**20:,.0f} MiB"),
+        ("Queue", "free" if ahead == 0 else f"{ahead} {'run' if ahead == 1 else 'runs'}"),
+    ]
+    if loading:
+        facts.insert(3, ("Loading", ", ".join(loading)))
+    damaged = asset_files.problems()
+    if damaged:
+        named = ", ".join(sorted(damaged)[:3]) + (f" and {len(damaged) - 3} more" if len(damaged) > 3 else "")
+        facts.insert(3, ("Missing or damaged", named))
+    if failed:
+        facts.insert(3, ("Failed to load", ", ".join(failed)))
+    names = html.escape(", ".join(part["key"] for part in loaded))
+    cells = "".join(
+        f'<span{f""" title="{names}" """ if name == "Loaded" and names else ""}>'
+        f"<b>{html.escape(name)}</b> {html.escape(value)}</span>"
+        for name, value in facts
+    )
+    return f'<div class="status-line" aria-label="State of the studio">{cells}</div>'
+
+
+def status_line(registry: Registry, model_set: str) -> None:
+    """`status_text` on the page. `connection.js` renews it every few seconds, by the address of `app.status`."""
+    gr.HTML(status_text(registry, model_set), elem_classes="status-host", padding=False)
+
+
+def _loaded_text(parts: Sequence[dict[str, Any]]) -> str:
+    size = sum(part["bytes"] for part in parts) / 2**20
+    return f"{len(parts)} {'part' if len(parts) == 1 else 'parts'}, {size:,.0f} MiB"
+
+
+def _resident_bytes() -> int:
+    """Memory of this process, to the nearest 5 MiB so that the line does not flicker."""
+    step = 5 * 2**20
+    try:
+        import resource
+
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return round(pages * resource.getpagesize() / step) * step
+    except (ImportError, OSError, ValueError):
+        pass
+    try:
+        import psutil
+    except ImportError:
+        return 0
+    return round(psutil.Process().memory_info().rss / step) * step
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One result of this visitor."""
+
+    picture: str
+    """Path of the picture that stands for it in the strip."""
+    caption: str
+    outcome: Any
+    """Whatever the tab needs to show it again."""
+
+
+class History:
+    """A strip of this visitor's results. Clicking one gives its `Entry` back to the tab."""
+
+    keep = 24
+
+    def __init__(self) -> None:
+        self.entries = shared([])
+        with gr.Column(elem_classes="history"):
+            gr.HTML(
+                '<h3>Your results</h3><p class="quiet">Click one to bring back its settings and pictures. '
+                "They stay for a day after your last visit, on this server; download what you want to keep.</p>",
+                padding=False,
+            )
+            self.gallery = gr.Gallery(
+                label="Your results",
+                show_label=False,
+                columns=8,
+                fit_columns=False,
+                height="auto",
+                visible=False,
+                allow_preview=False,
+                object_fit="cover",
+                buttons=[],
+                elem_classes="history-strip",
+                container=False,
+            )
+
+    @property
+    def outputs(self) -> list[gr.blocks.Block]:
+        return [self.entries, self.gallery]
+
+    def add(self, entries: list[Entry], entry: Entry) -> dict[gr.blocks.Block, Any]:
+        """The updates that put `entry` first."""
+        entries = [entry, *entries][: self.keep]
+        return {
+            self.entries: entries,
+            self.gallery: gr.Gallery(
+                value=[(e.picture, e.caption) for e in entries], selected_index=None, visible=True
+            ),
+        }
+
+    def on_pick(self, show: Callable[[Entry], Any], outputs: Sequence[gr.blocks.Block]) -> None:
+        """Call `show(entry)` when one is clicked."""
+
+        def pick(entries: list[Entry], event: gr.SelectData) -> Any:
+            index = event.index
+            return show(entries[index]) if isinstance(index, int) and 0 <= index < len(entries) else gr.skip()
+
+        self.gallery.select(pick, self.entries, list(outputs), **LIGHT)

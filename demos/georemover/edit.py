@@ -1,0 +1,199 @@
+"""A depth of one's own in place of stage 1's: painted over the depth after, or from a file."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import cv2
+import gradio as gr
+import numpy
+from numpy.typing import NDArray
+from PIL import Image
+
+from demos.core import picture_editor
+from demos.core.handlers import LIGHT, TALKS
+from demos.core.hold import STARTS, held
+from demos.core.uploads import emptied, told
+from demos.georemover.files import SLUG
+from pipelines import georemover
+from pipelines.georemover import views
+
+EDITOR_SIDE = 576
+UNTOUCHED = 1.5 / 255
+"""Difference of grey up to which nothing was painted: one level may be lost on the way through a browser."""
+ROUNDED = 1.35
+"""Ratio of formats up to which a depth map is the picture's: at the model's size the sides are multiples of 16 (a picture of 16:9 becomes 3:2)."""
+GREYS = ("#000000", "#404040", "#808080", "#c0c0c0", "#ffffff")
+ABOUT = """<p class='quiet'>Stage 2 takes away what differs between the two depth maps, whoever changed it. Paint an object away with the grey of
+the floor around it (dark is far, bright is near), or paint something into the scene. Or change nothing: then nothing may go.</p>"""
+NONE = "<p class='quiet'>3 Render uses the depth after of stage 1.</p>"
+IN_USE = "<p class='remark'>3 Render uses your depth until you go back to the model’s.</p>"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class OwnDepth:
+    """A depth after (h, w) in [0, 1] for the picture of this key."""
+
+    key: str
+    after: NDArray[numpy.float32]
+
+
+@dataclasses.dataclass(frozen=True)
+class Edit:
+    """The widgets; ``bind`` fills them with life once the run's state exists."""
+
+    own: gr.State
+    editor: gr.ImageEditor
+    fetch: gr.Button
+    use: gr.Button
+    drop: gr.File
+    dark: gr.Checkbox
+    back: gr.Button
+    note: gr.HTML
+    render: gr.Button
+    unchanged: gr.Button
+
+    @property
+    def outputs(self) -> list[gr.blocks.Block]:
+        """What :meth:`clear` changes."""
+        return [self.own, self.note, self.render, self.back, self.editor, self.use]
+
+    def clear(self) -> dict[Any, Any]:
+        """Another picture is on the page: this depth was not made for it."""
+        return {
+            self.own: None, self.note: NONE, self.editor: gr.ImageEditor(value=None, visible=False),
+            self.use: gr.Button(visible=False), self.render: gr.Button(interactive=False), self.back: gr.Button(interactive=False),
+        }  # fmt: skip
+
+
+def build() -> Edit:
+    """An accordion below the depth maps."""
+    picture_editor.guard()
+    own = gr.State(None)
+    with gr.Accordion("Edit or bring the depth after", open=False):
+        gr.HTML(ABOUT, padding=False)
+        unchanged = gr.Button("What if the depth had not changed?", size="md", elem_classes=STARTS)
+        fetch = gr.Button("Paint over the depth after", size="md")
+        editor = gr.ImageEditor(
+            label="Depth after, dark is far", type="pil", image_mode="RGBA", format="png", sources=(), transforms=(),
+            layers=False, height=300, buttons=[], visible=False, elem_classes="removal-editor",
+            brush=gr.Brush(default_size=20, colors=list(GREYS), default_color=GREYS[1]), eraser=gr.Eraser(default_size=20),
+        )  # fmt: skip
+        use = gr.Button("Use what I painted", size="md", visible=False)
+        dark = gr.Checkbox(value=False, label="In depth files, near is dark")
+        drop = gr.File(
+            label="Bring a depth map: grey of 8 or 16 bits, or inferno", file_types=["image"], type="filepath", height=84,
+            elem_classes=["drop-zone", "removal-depth-file"],
+        )  # fmt: skip
+        note = gr.HTML(NONE, padding=False)
+        with gr.Row(elem_classes="run-row"):
+            render = gr.Button("Render from my depth", size="md", min_width=120, interactive=False, elem_classes=STARTS)
+            back = gr.Button("Back to the model’s", size="md", min_width=120, interactive=False)
+    return Edit(own, editor, fetch, use, drop, dark, back, note, render, unchanged)
+
+
+def bind(edit: Edit, view: Any) -> None:
+    """What the widgets do. ``view``: a ``removal_view.View``."""
+    last, after, colours = view.last, view.after, view.colours
+
+    def known(shown: Any) -> Any:
+        if shown is None or shown.outcome.depth_before is None:
+            raise ValueError("There is no depth yet to change: press 1 Estimate depth first.")
+        return shown.outcome
+
+    def taken(shown: Any, depth: NDArray[numpy.float32], kind: str) -> dict[Any, Any]:
+        return {
+            edit.own: OwnDepth(shown.key, depth), edit.note: IN_USE, after: views.depth_picture(depth, kind),
+            edit.render: gr.Button(interactive=True), edit.back: gr.Button(interactive=True),
+        }  # fmt: skip
+
+    def fetched(shown: Any) -> dict[Any, Any]:
+        with told("Nothing to paint over"):
+            outcome = known(shown)
+        return {
+            edit.editor: gr.ImageEditor(value=ground(_newest(outcome)), visible=True),
+            edit.use: gr.Button(visible=True),
+        }
+
+    def painted(drawn: dict[str, Any] | None, shown: Any, kind: str) -> dict[Any, Any]:
+        with told("Nothing was painted"):
+            outcome = known(shown)
+            if not drawn or drawn.get("composite") is None:
+                raise ValueError("The depth editor is empty: press Paint over the depth after first.")
+        return taken(shown, level_of(drawn["composite"], _newest(outcome)), kind)
+
+    def brought(path: str | None, near_is_dark: bool, shown: Any, kind: str) -> Any:
+        if path is None:
+            return gr.skip()
+        with told("This depth map was not taken"):
+            shape = known(shown).depth_before.shape
+            # In the normalisation of the depth before, or the two could not be compared: grey is taken as it is.
+            depth, _limits = georemover.open_depth(path, bool(near_is_dark), (0.0, 1.0), fits(shape))
+            depth = cv2.resize(depth, shape[::-1], interpolation=cv2.INTER_AREA)
+        return {**taken(shown, depth, kind), edit.drop: None}
+
+    def given_back(shown: Any, kind: str) -> dict[Any, Any]:
+        depth = None if shown is None else shown.outcome.depth_after
+        return {
+            edit.own: None, edit.note: NONE, edit.render: gr.Button(interactive=False), edit.back: gr.Button(interactive=False),
+            after: None if depth is None else views.depth_picture(depth, kind),
+        }  # fmt: skip
+
+    changed = [edit.own, edit.note, after, edit.render, edit.back]
+    edit.fetch.click(fetched, last, [edit.editor, edit.use], **TALKS)
+    held(SLUG, edit.use.click, painted, [edit.editor, last, colours], changed, **TALKS)
+    emptied(
+        edit.drop,
+        held(
+            SLUG,
+            edit.drop.upload,
+            brought,
+            [edit.drop, edit.dark, last, colours],
+            [*changed, edit.drop],
+            **TALKS,
+        ),
+    )
+    held(SLUG, edit.back.click, given_back, [last, colours], changed, **LIGHT)
+
+
+def fits(shape: tuple[int, int]) -> Callable[[tuple[int, int]], None]:
+    """A check that a map has the format of one of ``shape`` (h, w), whose sides were rounded to the model's multiples."""
+
+    def check(size: tuple[int, int]) -> None:
+        stretch = size[0] * shape[0] / (size[1] * shape[1])
+        if max(stretch, 1 / stretch) > ROUNDED:
+            raise ValueError(
+                f"The depth map is {size[0]} x {size[1]} pixels and the picture’s has the format {shape[1]} x {shape[0]}: bring one of the whole picture."
+            )
+
+    return check
+
+
+def _newest(outcome: Any) -> NDArray[numpy.float32]:
+    return outcome.depth_before if outcome.depth_after is None else outcome.depth_after
+
+
+def ground(depth: NDArray[numpy.float32]) -> dict[str, Any]:
+    """The editor's value for a depth map, in grey and at a size that can be painted on."""
+    grey = views.depth_picture(depth, "grey")
+    scale = EDITOR_SIDE / max(grey.size)
+    size = (round(grey.width * scale), round(grey.height * scale))
+    # Bilinear, not sharper: a sharper filter would put depths beyond their neighbours at every edge.
+    large = grey.resize(size, Image.Resampling.BILINEAR).convert("RGBA")
+    return {"background": large, "layers": [], "composite": large}
+
+
+def level_of(painted: Image.Image, depth: NDArray[numpy.float32]) -> NDArray[numpy.float32]:
+    """``depth`` (h, w) with what was painted over it in grey; where nothing was, it stays exactly as it is."""
+    grey, before = (
+        numpy.asarray(image.convert("RGB").convert("L"), dtype=numpy.float32) / 255
+        for image in (painted, ground(depth)["composite"])
+    )
+    size = depth.shape[::-1]
+    made = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
+    if grey.shape != before.shape:
+        return made
+    touched = (numpy.abs(grey - before) > UNTOUCHED).astype(numpy.float32)
+    return numpy.where(cv2.resize(touched, size, interpolation=cv2.INTER_AREA) > 0, made, depth)

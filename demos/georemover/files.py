@@ -1,0 +1,162 @@
+"""Files of a removal: PNGs with the settings inside, and everything in one zip."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy
+from PIL import Image
+
+from demos.core.visitors import new_folder
+from demos.georemover.scenes import HELD_OUT, Picture
+from pipelines import georemover
+from pipelines.core import images
+from pipelines.georemover import Geometry, Outcome, Recipe, Settings
+from pipelines.worlds.grammar import FLOORS
+
+SLUG = "georemover"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Shown:
+    """A run and its files; per variant a result, a composite and a strip, and a zip of all. Of a ``Geometry`` there are none."""
+
+    outcome: Outcome | Geometry
+    key: str
+    """Of its :class:`Picture`."""
+    clean: Image.Image | None = None
+    """The truth, where it is known."""
+    ground: str = ""
+    """The picture at the size of the results."""
+    original: str = ""
+    results: tuple[str, ...] = ()
+    composites: tuple[str, ...] = ()
+    strips: tuple[str, ...] = ()
+    everything: str = ""
+    index: int = 0
+    """The variant that is looked at."""
+
+    def pair(self, which: str) -> tuple[str, str]:
+        """Before and after, for the slider."""
+        if which == "composite":
+            return self.original, self.composites[self.index]
+        return self.ground, self.results[self.index]
+
+    def variants(self, which: str) -> list[tuple[str, str]]:
+        paths = self.composites if which == "composite" else self.results
+        return [(path, f"seed {seed}") for path, seed in zip(paths, self.outcome.seeds, strict=True)]
+
+    def files(self) -> tuple[str, str, str]:
+        return self.results[self.index], self.composites[self.index], self.everything
+
+
+def write(
+    outcome: Outcome, picture: Picture, session: str, clean: Image.Image | None = None, drawn: bool = False
+) -> Shown:
+    """The files of a run; ``drawn``: its mask is no solid of the scene."""
+    with new_folder(session) as folder:
+        record = settings_record(outcome, picture, drawn)
+        models = [str(model["key"]) for model in outcome.models]
+        written: dict[str, list[str]] = {"result": [], "composite": [], "strip": []}
+        for index, result in enumerate(outcome.results):
+            seed = outcome.seeds[index]
+            stem, kept = f"{SLUG}_{picture.name}_{seed}", {**record, "seed": seed}
+            pictures = {
+                "result": Image.fromarray(numpy.asarray(result)),
+                "composite": outcome.composites[index],
+                "strip": Image.fromarray(numpy.asarray(outcome.strips[index])),
+            }
+            for kind, image in pictures.items():
+                path = images.save_png(
+                    image, folder / f"{stem}_{kind}.png", {**kept, "kind": kind}, tab=SLUG, models=models
+                )
+                written[kind].append(str(path))
+        ground, original = folder / "before.png", folder / "original.png"
+        Image.fromarray(numpy.asarray(outcome.image)).save(ground)
+        (picture.layered or picture.image).save(original, compress_level=1)
+        more = {"mask": record["mask"], "compare": record["compare"]}
+        everything = georemover.save_zip(outcome, folder / f"{SLUG}_{picture.name}_{outcome.settings.seed}.zip", more)
+        if picture.recipe is not None:
+            with zipfile.ZipFile(everything, "a") as archive:
+                archive.writestr("scene.json", json.dumps(record["scene"], indent=1))
+        # What is as large as the original is on the disk now; the history would hold it in memory two dozen times.
+        height, width = outcome.image.shape[:2]
+        small = [made if made.size == (width, height) else made.resize((width, height)) for made in outcome.composites]
+        outcome = dataclasses.replace(outcome, changed=[], composites=small)
+        return Shown(
+            outcome, picture.key, clean, str(ground), str(original), *map(tuple, written.values()), str(everything)
+        )
+
+
+def settings_record(outcome: Outcome, picture: Picture, drawn: bool) -> dict[str, Any]:
+    """The settings, of a rendered scene its recipe, and whether the mask or the depth were a visitor's own: these are in no PNG."""
+    record: dict[str, Any] = {
+        **dataclasses.asdict(outcome.settings), "depth": outcome.depth_from, "mask": "drawn" if drawn else "solid",
+        "original_size": list(outcome.original_size), "compare": outcome.fill_only is not None,
+        "adapters": {model["key"]: model["sha256"] for model in outcome.models if "sha256" in model},
+    }  # fmt: skip
+    if picture.recipe is not None:
+        record["scene"] = {**dataclasses.asdict(picture.recipe), "index": picture.index or 0}
+    return record
+
+
+@dataclasses.dataclass(frozen=True)
+class Inside:
+    """What a PNG of this tab holds."""
+
+    settings: Settings
+    recipe: Recipe | None
+    drawn: bool
+    """Its mask is no solid of the scene."""
+    depth: str
+    """As ``Outcome.depth_from``."""
+
+    def next_step(self) -> str:
+        """What is to be done to make the picture again."""
+        lacking = ["the picture and its mask"] if self.recipe is None else ["the brushed mask"] if self.drawn else []
+        lacking += ["the depth after that was painted or brought"] if self.depth == "given" else []
+        press = {
+            "given": "Render from my depth", "unchanged": "1 Estimate depth and What if the depth had not changed?"
+        }.get(self.depth, "Remove")  # fmt: skip
+        if not lacking:
+            return f"Press {press} to make it again."
+        return f"The file does not hold {' and '.join(lacking)}: bring that again, then press {press}."
+
+
+def settings_inside(path: str | Path) -> Inside:
+    """The checked settings of a PNG that this tab wrote, and its scene's recipe.
+
+    Raises:
+        ValueError: it is no such PNG, or what it claims is out of bounds.
+    """
+    found = images.read_settings(path, tab=SLUG)["settings"]
+    names = {field.name for field in dataclasses.fields(Settings)}
+    settings = Settings(**{name: value for name, value in found.items() if name in names}).validated()
+    recipe = None if found.get("scene") is None else _recipe_inside(found["scene"])
+    depth = str(found.get("depth", "stage 1"))
+    return Inside(settings, recipe, found.get("mask", "solid") == "drawn", depth)
+
+
+def _recipe_inside(scene: Any) -> Recipe:
+    """The recipe, but for its title, as the page itself may ask for it."""
+    wanted: dict[str, Callable[[Any], bool]] = {
+        "seed": lambda v: _whole(v) and 0 <= v < HELD_OUT,
+        "count": lambda v: v is None or (_whole(v) and 1 <= v <= 3),
+        "floor": lambda v: v is None or v in FLOORS,
+        "light": lambda v: v is None or v in ("soft", "hard"),
+        "mirror": lambda v: v is None or isinstance(v, bool),
+        "index": lambda v: _whole(v) and v >= 0,
+    }
+    known = scene if isinstance(scene, dict) else {}
+    if not all(fits(known.get(name)) for name, fits in wanted.items()):
+        raise ValueError("The scene in this PNG cannot be read: drop one that this page wrote, unedited.")
+    return Recipe(**{name: known.get(name) for name in wanted})
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

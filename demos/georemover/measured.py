@@ -1,0 +1,148 @@
+"""The measured figures of GeoRemover: held-out scenes, ours beside baselines and ablations, and where it fails."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from demos.core.figures import Interval, data_uri, intervals, safe, ways
+from pipelines import georemover
+from pipelines.core import asset_files, images
+from pipelines.core.registry import ROOT
+from pipelines.models import flux
+
+WORST = ROOT / flux.FOLDER / "worst.png"
+NOT_MEASURED = "There are no figures over many scenes yet: roll scenes and look at what each run measures."
+INTRO = """<p>All ways on the same {scenes} held-out scenes, each with one object to be removed, marked without its shadow and reflection. The
+truth is the same scene rendered without the object. <b>Residual effect</b> is what is left where shadow and reflection were: 0 is clean, 1 is
+untouched. Objects without a visible effect count in the other columns only.</p>"""
+BARS = {"residual": 0.15, "psnr_effect": 27.0, "over_erasure": 0.01, "inserted": 0.03}
+"""What was asked of ours: residual, over-erasure and new structures at most, PSNR at least."""
+HEADS = (
+    "Residual effect",
+    "PSNR in the effect area",
+    "Change IoU",
+    "Over-erasure",
+    "New structures",
+    "Depth error",
+    "Seconds",
+)
+TOLD = (
+    "Residual effect: mean, and in brackets the quartiles. New structures: share of the scenes where the depth model sees something new "
+    "standing in the mask. Depth error: of stage 1 in the mask, of 1. Seconds: a removal on 2 CPU cores, median."
+)
+SHEET = (
+    "The ten scenes of the highest residual effect: the picture with the mask, the depth after, the result, the truth."
+)
+
+
+def measured_html(model_set: str, found: Mapping[str, Any] | None = None) -> str:
+    """The part of the page; one sentence where nothing was measured."""
+    found = georemover.measured() if found is None else found
+    if not found or "ours" not in found.get("rows", {}):
+        return f"<p class='remark'>{NOT_MEASURED}</p>"
+    rows = {arm: found["rows"][arm] for arm in found.get("order", found["rows"])}
+    other = (
+        "" if model_set == "mini" else "<p class='remark'>These are figures of the mini set, not of FLUX.1-Fill.</p>"
+    )
+    told = "".join(f"<li>{safe(sentence)}</li>" for sentence in findings(rows))
+    sheet = ""
+    worst = asset_files.reading(WORST, lambda: images.open_picture(WORST), lambda: None)
+    if worst is not None:
+        sheet = (
+            f"<figure class='removal-worst'><h5>Where it fails</h5><img src='{data_uri(worst, 'WEBP')}' alt='{SHEET}'>"
+            f"<figcaption>{SHEET}</figcaption></figure>"
+        )
+    return (
+        f"<div class='board'>{other}<div class='lab-intro'>{INTRO.format(scenes=found['scenes'])}</div><ul class='meaning'>{told}</ul>"
+        f"{table(rows)}{chart(rows)}{sheet}</div>"
+    )
+
+
+def _mean(row: Mapping[str, Any], key: str) -> float | None:
+    value = row.get(key)
+    return value.get("mean") if isinstance(value, Mapping) else value
+
+
+def findings(rows: Mapping[str, Any]) -> list[str]:
+    """What the figures say, in sentences made from them."""
+    ours, told = rows["ours"], []
+    left, sharp = _mean(ours, "residual"), _mean(ours, "psnr_effect")
+    erased, new = _mean(ours, "over_erasure"), _mean(ours, "inserted")
+    beside = _mean(rows.get("fill_only", {}), "residual")
+    if left is not None:
+        against = (
+            "" if beside is None else f", against {beside:.3f} where the same base model fills the marked area only"
+        )
+        told.append(
+            f"Of shadow and reflection {100 * left:.1f} % is left{against}. {_bar(left <= BARS['residual'], 'at most 15 %')}"
+        )
+    if sharp is not None:
+        told.append(
+            f"Where they were, the result is {sharp:.1f} dB from the truth. {_bar(sharp >= BARS['psnr_effect'], 'at least 27 dB')}"
+        )
+    if erased is not None:
+        told.append(
+            f"Of everything that has nothing to do with the object {100 * erased:.2f} % changed. {_bar(erased <= BARS['over_erasure'], 'at most 1 %')}"
+        )
+    if new is not None:
+        told.append(
+            f"Something new stands in the mask in {100 * new:.1f} % of the scenes. {_bar(new <= BARS['inserted'], 'at most 3 %')}"
+        )
+    for key, words in (
+        ("true_depth", "With the renderer’s own depth instead of stage 1"),
+        ("no_preference", "Without the preference term in the training of stage 1"),
+        ("one_stage", "In one stage, without any depth"),
+        ("no_recolouring", "Composed without the recolouring network"),
+        ("recolouring_alone", "By that network alone, where nothing was removed"),
+        ("fast", "At the faster pace"),
+    ):
+        value = _mean(rows.get(key, {}), "residual")
+        if value is not None and left is not None:
+            seconds = rows[key].get("seconds")
+            paid = f" in {seconds:.1f} s" if key == "fast" and seconds else ""
+            told.append(f"{words}{paid}, {100 * value:.1f} % is left.")
+    return told
+
+
+def _bar(met: bool, asked: str) -> str:
+    return f"Asked for: {asked}, {'which is met' if met else 'which is missed'}."
+
+
+def table(rows: Mapping[str, Any]) -> str:
+    """A row per way. On a phone each becomes a card, so every cell carries the name of its column."""
+    lines = []
+    for row in rows.values():
+        residual = row.get("residual", {})
+        spread = f" <span>[{residual['q1']:.2f}, {residual['q3']:.2f}]</span>" if "q1" in residual else ""
+        cells = (
+            _number(_mean(row, "residual"), 3) + spread,
+            _number(_mean(row, "psnr_effect"), 1, " dB"),
+            _number(_mean(row, "change_iou"), 2),
+            _number(_mean(row, "over_erasure"), 2, " %", 100),
+            _number(_mean(row, "inserted"), 1, " %", 100),
+            _number(_mean(row, "depth_error"), 3),
+            _number(row.get("seconds"), 2),
+        )
+        lines.append((row["title"], cells))
+    return ways(lines, HEADS, "Every way on the same scenes", TOLD, "tally removal-table")
+
+
+def _number(value: float | None, digits: int, unit: str = "", factor: float = 1.0) -> str:
+    return "" if value is None else f"{factor * value:.{digits}f}{unit}"
+
+
+def chart(rows: Mapping[str, Any]) -> str:
+    """Residual effects with their quartiles."""
+    bars = [
+        Interval(row["title"], r["mean"], r["q1"], r["q3"], f"{r['mean']:.3f} [{r['q1']:.2f}, {r['q3']:.2f}]")
+        for row in rows.values()
+        if "q1" in (r := row.get("residual", {}))
+    ]
+    if not bars:
+        return ""
+    facts = "; ".join(f"{bar.name} {bar.value:.3f}" for bar in bars)
+    rule = (
+        "Dots are means, spans go from the lower to the upper quartile. 0 is clean, 1 is as if nothing had been done."
+    )
+    return intervals("Residual effect", rule, facts, bars, "residual effect")

@@ -1,0 +1,287 @@
+"""Words, tables and pictures of a removal; everything that did not come from this file is escaped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy
+from PIL import Image
+
+from demos.core.figures import data_uri, safe
+from pipelines.core import masks
+from pipelines.georemover import Geometry, Outcome, views
+from pipelines.georemover.metrics import SEEN
+
+Measured = Mapping[str, Any]
+BASELINES = {"fill_only": "Mask only", "telea": "Telea"}
+UNDEFINED = "<b>not defined</b>"
+NO_EFFECT = (
+    "This object neither shades nor mirrors visibly, so there is nothing beyond it to remove: the rows of the effect area are not "
+    "defined here."
+)
+FEW = 0.01
+"""Over-erasure up to here is called none (the bar of the measured figures)."""
+
+
+def notes_html(notes: Sequence[str]) -> str:
+    return "".join(f"<p class='remark'>{safe(note)}</p>" for note in notes)
+
+
+def moved_words(outcome: Outcome | Geometry, peak: float) -> str:
+    """How much the depth changed in each part of the mask."""
+    change = numpy.abs(outcome.depth_after - outcome.depth_before)
+    parts = [float(change[part].mean()) for part in masks.components(outcome.mask, 12)]
+    if not parts:
+        return ""
+    told = ", ".join(f"{value:.3f}" for value in parts)
+    where = "in the mask" if len(parts) == 1 else f"in the {len(parts)} parts of the mask"
+    return f"<p class='quiet'>Mean change {where}: {told}, of 1; at most {peak:.3f} anywhere.</p>"
+
+
+def heat_of(outcome: Outcome, index: int, threshold: float) -> tuple[Image.Image, str]:
+    """The change heat map of a variant and its sentence."""
+    picture, share = views.change_picture(outcome.image, outcome.results[index], outcome.mask, threshold)
+    words = (
+        f"<p class='quiet'>In the raw result of stage 2, {100 * share:.1f} % of the picture outside the mask changed by more than "
+        f"{threshold:g} (8-bit Lab, largest channel): shadow and mirror image should be among it, and little else.</p>"
+    )
+    return picture, words
+
+
+# --- the measurements --------------------------------------------------------------------------------------------
+
+
+# A tick stands only where the bar of the evaluation is met.
+
+
+def verdict_residual(value: float, worst: Measured | None = None) -> tuple[str, bool]:
+    """``worst``: of ``removal_metrics.worst_place``. The mean over everything says nothing of one place that stands out."""
+    if value <= 0.15:
+        ghost = ghost_of(worst)
+        return (f"gone but for {ghost}", False) if ghost else ("gone with its shadow and reflection", True)
+    if value <= 0.3:
+        return "mostly gone", False
+    if value <= 0.9:
+        return "partly gone", False
+    return ("still there", False) if value <= 1.1 else ("worse than before", False)
+
+
+def ghost_of(worst: Measured | None) -> str:
+    """What is to be seen where the object, its shadow and its reflection were, in words; empty where it is nothing."""
+    if worst is None or worst["difference"] < SEEN:
+        return ""
+    lighter = worst["lightness"]
+    how = "lighter" if lighter >= 1 else "darker" if lighter <= -1 else "of another colour"
+    return f"a ghost, {how}, on {_percent(worst['share'])} of the area"
+
+
+def verdict_worst(worst: Measured) -> tuple[str, bool]:
+    ghost = ghost_of(worst)
+    return (ghost, False) if ghost else ("nothing to be seen", True)
+
+
+def verdict_psnr(value: float, worst: Measured | None = None) -> tuple[str, bool]:
+    if value >= 27:
+        return ("like the truth on the whole, not everywhere", False) if ghost_of(worst) else ("like the truth", True)
+    return ("near the truth", False) if value >= 24 else ("visibly off", False)
+
+
+def verdict_iou(value: float) -> tuple[str, bool]:
+    return (
+        ("the right area", True)
+        if value >= 0.6
+        else ("partly the right area", False)
+        if value >= 0.3
+        else ("another area", False)
+    )
+
+
+def verdict_erased(value: float) -> tuple[str, bool]:
+    if value <= FEW:
+        return ("hardly anything else touched" if value else "nothing else touched"), True
+    return "something else touched", False
+
+
+def verdict_inserted(value: bool) -> tuple[str, bool]:
+    return ("something new stands there", False) if value else ("nothing new stands there", True)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def _region(name: str, score: str) -> Callable[[Measured], Any]:
+    return lambda row: row["regions"][name][score]
+
+
+ROWS: tuple[tuple[str, str, Callable[[Measured], Any], Callable[[Any], str], Any], ...] = (
+    ("Residual effect", "shadow and reflection left: 0 clean, 1 untouched", lambda row: row["residual_effect"], "{:.3f}".format, verdict_residual),
+    ("PSNR in the effect area", "dB, where shadow and reflection were", _region("effect", "psnr"), "{:.1f} dB".format, verdict_psnr),
+    ("Worst place", "largest difference of colour that a small square of it has: 2.3 is just seen", lambda row: row.get("worst"), lambda worst: f"ΔE {worst['difference']:.1f}", verdict_worst),
+    ("Change IoU", "changed area against the true one: 1 the same", lambda row: row["change_iou"], "{:.2f}".format, verdict_iou),
+    ("Over-erasure", "of what has nothing to do with the object", lambda row: row["over_erasure"], _percent, verdict_erased),
+    ("New structure", "seen by the depth model where the object stood, of ours in the raw result", lambda row: row["inserted"], lambda v: "yes" if v else "no", verdict_inserted),
+    ("SSIM in the effect area", "1 is the same", _region("effect", "ssim"), "{:.3f}".format, None),
+    ("Depth error in the mask", "stage 1 against the renderer’s depth", lambda row: row.get("depth", {}).get("error"), "{:.3f}".format, None),
+    ("… with the object still there", "the same error if nothing had been removed", lambda row: row.get("depth", {}).get("untouched"), "{:.3f}".format, None),
+    ("PSNR in the mask", "where the object stood", _region("mask", "psnr"), "{:.1f} dB".format, None),
+    ("SSIM in the mask", "1 is the same", _region("mask", "ssim"), "{:.3f}".format, None),
+    ("PSNR of the rest", "everything else", _region("rest", "psnr"), "{:.1f} dB".format, None),
+    ("SSIM of the rest", "1 is the same", _region("rest", "ssim"), "{:.3f}".format, None),
+    ("PSNR of the whole", "", _region("whole", "psnr"), "{:.1f} dB".format, None),
+)  # fmt: skip
+"""Name, what it says, how to read it, how to print it, and its verdict in words."""
+SHOWN_FIRST = 6
+"""Rows that are not folded away."""
+BEYOND = ("Residual effect", "PSNR in the effect area", "Change IoU", "SSIM in the effect area")
+"""Rows that need an effect area."""
+CHECKS = (
+    (
+        "Changed outside the mask",
+        "of the raw result’s pixels; shadow and reflection are among it",
+        "changed_outside",
+        "{:.1%}".format,
+    ),
+    (
+        "Depth changed inside the mask",
+        "of 1; below 0.03 there is nothing to render",
+        "depth_change_inside",
+        "{:.3f}".format,
+    ),
+    ("Depth changed outside the mask", "of 1; should be little", "depth_change_outside", "{:.3f}".format),
+    ("Stage 1 off the palette", "mean distance of its colours, of 441", "off_palette", "{:.1f}".format),
+    ("Stage 2’s depth panels off", "mean difference from the maps above, of 1", "panels", "{:.3f}".format),
+)
+
+
+def metrics_html(outcome: Outcome, index: int = 0) -> str:
+    """The measurements of a variant: against the truth where it is known, otherwise the self-checks."""
+    if not outcome.metrics:
+        return ""
+    ours = outcome.metrics[index]
+    return _truth_table(outcome, ours) if ours["truth"] else _check_table(ours)
+
+
+def _truth_table(outcome: Outcome, ours: Measured) -> str:
+    columns = [("Ours", composed(ours)), ("Ours, raw", ours)] if ours.get("composite") else [("Ours", ours)]
+    columns += [(words, outcome.baselines[key]) for key, words in BASELINES.items() if key in outcome.baselines]
+    lines = []
+    for name, about, read, write, judge in ROWS:
+        if read(ours) is None and name not in BEYOND:
+            continue
+        cells = "".join(
+            f"<td role='cell' data-label='{head}'>{_cell(read(row), write, _judged(judge, row), name in BEYOND)}</td>"
+            for head, row in columns
+        )
+        lines.append(
+            f"<tr role='row'><th role='rowheader' scope='row'>{name}<span>{safe(about)}</span></th>{cells}</tr>"
+        )
+    heads = "".join(f"<th role='columnheader' scope='col'>{head}</th>" for head, _ in columns)
+    note = "" if ours["residual_effect"] is not None else f"<p class='remark'>{NO_EFFECT}</p>"
+    seen = lines[:SHOWN_FIRST], lines[SHOWN_FIRST:]
+    return (
+        "<div class='board removal-board'><h4>Measured against the truth</h4><p class='quiet'>The scene was rendered once more without the object. "
+        f"{_columns_told(columns)}</p>{note}{_table(heads, seen[0], 'Measured against the truth')}"
+        f"<details><summary>All measures</summary>{_table(heads, seen[1], 'All measures')}</details></div>"
+    )
+
+
+def composed(ours: Measured) -> Measured:
+    """The measures of the composite where it has some; what it lacks is the raw result's."""
+    return {**ours, **{key: value for key, value in (ours.get("composite") or {}).items() if value is not None}}
+
+
+def _columns_told(columns: Sequence[tuple[str, Measured]]) -> str:
+    told = {
+        "Ours": "<b>Ours</b> is the composite",
+        "Ours, raw": "<b>raw</b> is the whole picture as stage 2 painted it",
+        "Mask only": "<b>Mask only</b> is the same base model filling only the marked area, without geometry",
+        "Telea": "<b>Telea</b> is a classical fill (OpenCV)",
+    }
+    return "; ".join(told[name] for name, _ in columns if name in told) + ("." if len(columns) > 1 else "")
+
+
+def _judged(judge: Any, row: Measured) -> Any:
+    """``judge`` with the worst place of ``row``, where it asks for it."""
+    return partial(judge, worst=row.get("worst")) if judge in (verdict_residual, verdict_psnr) else judge
+
+
+def _cell(value: Any, write: Callable[[Any], str], judge: Any, beyond: bool) -> str:
+    if value is None:
+        return UNDEFINED if beyond else "–"
+    if judge is None:
+        return write(value)
+    words, good = judge(value)
+    return f"{write(value)} <span><b class='{'yes' if good else 'no'}'>{'✓' if good else '✗'} {words}</b></span>"
+
+
+def _table(heads: str, lines: Sequence[str], label: str) -> str:
+    return (
+        f"<div class='scroll' tabindex='0' role='region' aria-label='{label}'><table class='tally removal-table' role='table'>"
+        f"<thead role='rowgroup'><tr role='row'><th role='columnheader' scope='col'>Measure</th>{heads}</tr></thead>"
+        f"<tbody role='rowgroup'>{''.join(lines)}</tbody></table></div>"
+    )
+
+
+def _check_table(checks: Measured) -> str:
+    lines = [
+        f"<tr role='row'><th role='rowheader' scope='row'>{name}<span>{about}</span></th>"
+        f"<td role='cell' data-label='Value'>{write(checks[key])}</td></tr>"
+        for name, about, key, write in CHECKS
+        if checks.get(key) is not None
+    ]
+    return (
+        "<div class='board removal-board'><h4>Self-checks</h4><p class='quiet'>What lay behind the object is not known for this picture, so nothing here "
+        "says that the result is good; it only says what was touched.</p>"
+        + _table("<th role='columnheader' scope='col'>Value</th>", lines, "Self-checks")
+        + "</div>"
+    )
+
+
+# --- pictures beside each other ----------------------------------------------------------------------------------
+
+
+def comparison_html(outcome: Outcome, clean: Image.Image | None, index: int = 0) -> str:
+    """Ours, the fill of the marked area only, Telea, and the truth where it is known."""
+    metrics = composed(outcome.metrics[index]) if outcome.metrics else {}
+    shown: list[tuple[str, Any, Any]] = [("Ours, geometry first", outcome.composites[index], metrics)]
+    if outcome.fill_only is not None:
+        shown.append(("Same model, mask only", outcome.fill_only, outcome.baselines.get("fill_only")))
+    shown.append(("Telea, classical", outcome.telea, outcome.baselines.get("telea")))
+    if clean is not None:
+        shown.append(("The truth, rendered", clean, None))
+    items = "".join(
+        f"<li><img src='{data_uri(Image.fromarray(numpy.asarray(picture)), 'WEBP')}' alt='{name}{_left(row, ': ')}'>"
+        f"<b>{name}</b><span>{_left(row)}</span></li>"
+        for name, picture, row in shown
+    )
+    return f"<div class='removal-beside'><h4>Beside each other</h4><ul>{items}</ul></div>"
+
+
+def _left(row: Any, before: str = "") -> str:
+    if not row or "residual_effect" not in row:
+        return ""
+    value = row["residual_effect"]
+    return before + ("residual effect not defined" if value is None else f"residual effect {value:.2f}")
+
+
+def figures_html(outcome: Outcome) -> str:
+    """How long each stage took, and which models answered under which licence."""
+    names = {
+        "depth": "Depth",
+        "stage 1": "Stage 1, geometry",
+        "stage 2": "Stage 2, rendering",
+        "fill only": "Mask-only fill",
+    }
+    names |= {"autoencoder": "Autoencoder", "composite": "Composite", "metrics": "Measuring"}
+    cells = "".join(
+        f"<div><dt>{names.get(key, safe(key))}</dt><dd>{value:.2f} s</dd></div>"
+        for key, value in outcome.seconds.items()
+    )
+    answered = "".join(
+        f"<li>{safe(model['key'])} ({safe(model['source'])}), {safe(model['licence'])}</li>" for model in outcome.models
+    )
+    kept = "<p class='quiet'>A stage whose inputs did not change is not run again, and takes no time.</p>"
+    return f"<div class='figures'><h4>This run</h4><dl>{cells}</dl>{kept}<h4>Models that answered</h4><ul>{answered}</ul></div>"

@@ -1,0 +1,100 @@
+"""The public endpoint of the MegaPortrait tab: a person and a reference in, the portrait and its measurements out."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from demos.core.endpoint import FILE, FILES, FLAG, MODEL_SET, TEXT, WHOLE, Endpoint, Parameter, publish
+from demos.core.visitors import new_folder
+from demos.megaportrait.files import SLUG
+from demos.megaportrait.people import own_pictures, read_person
+from pipelines import megaportrait
+from pipelines.core import images
+from pipelines.core.lane import Result, stream
+from pipelines.core.registry import Registry
+from pipelines.megaportrait import MODES, Outcome, Request, Settings
+from pipelines.megaportrait.paste import Picture
+from pipelines.megaportrait.person import Person
+
+API = "portrait"
+LIMIT_S = 900.0
+
+
+def who(
+    person: Path | None, pictures: list[Path] | None, model_set: str
+) -> tuple[Person | None, tuple[tuple[str, Picture], ...], tuple[str, ...]]:
+    """A trained person, or pictures of one, and a sentence for each that cannot be read.
+
+    Raises:
+        ValueError: neither, both, or what cannot be read.
+    """
+    if person is not None and pictures:
+        raise ValueError(
+            "A person and pictures came: send the file of /train_person, or pictures of a person, not both."
+        )
+    if person is not None:
+        return read_person(person, model_set), (), ()
+    if not pictures:
+        raise ValueError("There is no person: send the file of /train_person as person, or a list of pictures of one.")
+    taken, refusals = own_pictures(pictures, model_set)
+    if not taken:
+        raise ValueError(refusals[0])
+    return None, taken, refusals
+
+
+def answer(outcome: Outcome, session: str) -> tuple[str, dict[str, Any]]:
+    """The candidate that is most like the person, and what there is to know."""
+    with new_folder(session) as folder:
+        path = megaportrait.save_result(outcome, folder / f"{SLUG}_{outcome.best.seed}.png")
+        return str(path), megaportrait.facts(outcome)
+
+
+def build(registry: Registry, model_set: str) -> None:
+    """The public endpoint."""
+
+    def portrait(session, person, pictures, reference, mode, seed, candidates, consent) -> Iterator[Any]:
+        settings = dataclasses.replace(Settings.of(model_set), mode=mode, seed=seed, candidates=candidates).validated()
+        somebody, taken, refusals = who(person, pictures, model_set)
+        opened = images.open_upload(reference)
+        asked = Request(
+            opened.image,
+            somebody,
+            taken,
+            settings,
+            consent=consent,
+            layered=opened.layered,
+            lost=(*refusals, *opened.notes),
+        )
+        for item in stream(megaportrait.portrait, registry, asked, limit_s=LIMIT_S):
+            if isinstance(item, Result):
+                yield answer(item.value, session)
+            else:
+                yield gr.skip()
+
+    parameters = (
+        Parameter("person", FILE, optional=True),
+        Parameter("pictures", FILES, optional=True),
+        Parameter("reference", FILE),
+        Parameter("mode", TEXT, "instant"),
+        Parameter("seed", WHOLE, 0),
+        Parameter("candidates", WHOLE, 1),
+        Parameter("consent", FLAG, False),
+        MODEL_SET,
+    )
+    description = (
+        "A person in a reference portrait, in its pose, light, clothes and place. person: the file that /train_person "
+        "answered with, or null; pictures: 1 to 20 pictures of a person where there is no such file (modes instant and preview); reference: "
+        f"a PNG, JPEG or WebP with a face; the result is a PNG as large and as transparent as it is, of 8 bits in sRGB. mode: {', '.join(MODES)}. consent: everybody in the pictures is of age and agrees; without it nothing is "
+        f"made. Answers with the candidate most like the person and all measurements. {_limits()}"
+    )
+    publish(Endpoint(API, parameters, (("file", "result"), ("json", "measurements")), description), portrait, model_set)
+
+
+def _limits() -> str:
+    (low, high), (least, most) = Settings.SEED, Settings.CANDIDATES
+    return f"Limits: seed {low} to {high}, candidates {least} to {most}."

@@ -1,0 +1,180 @@
+"""Files of a portrait: PNGs marked as AI-generated with the settings inside, the manifest, and everything in one zip."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy
+from PIL import Image
+
+from demos.core.visitors import new_folder
+from demos.megaportrait.people import HELD_OUT, Chosen, Reference
+from demos.megaportrait.shown import SIDE
+from pipelines import megaportrait
+from pipelines.core import images
+from pipelines.megaportrait import Outcome, Recipe, Settings
+from pipelines.megaportrait.paste import Picture
+
+SLUG = "megaportrait"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Shown:
+    """A run and its files."""
+
+    outcome: Outcome
+    """With small pictures (:func:`seen_of`)."""
+    chosen: Chosen | None
+    reference: Reference
+    face: int | None = None
+    box: tuple[float, float, float, float] | None = None
+    before: str = ""
+    """The reference."""
+    results: tuple[str, ...] = ()
+    """A PNG per candidate, the most alike first."""
+    everything: str = ""
+    manifest: str = ""
+    index: int = 0
+    """The candidate that is looked at."""
+
+    @property
+    def keys(self) -> tuple[str, str]:
+        """Of the person and of the reference."""
+        return "" if self.chosen is None else self.chosen.key, self.reference.key
+
+    def files(self) -> tuple[str, str, str]:
+        return self.results[self.index], self.everything, self.manifest
+
+    def captions(self) -> list[tuple[str, str]]:
+        """(file, similarity and seed) of the candidates."""
+        told = []
+        for path, one in zip(self.results, self.outcome.candidates, strict=True):
+            like = "" if one.identity is None else f"{one.identity:.2f} · "
+            told.append((path, f"{like}seed {one.seed}"))
+        return told
+
+
+def write(
+    outcome: Outcome, chosen: Chosen | None, reference: Reference, session: str, face: int | None = None,
+    box: tuple[float, float, float, float] | None = None,
+) -> Shown:  # fmt: skip
+    """The files of a run."""
+    with new_folder(session) as folder:
+        recipe = recipe_of(chosen, reference)
+        models = [model["key"] for model in outcome.models]
+        where = {"face": face, "box": None if box is None else [round(number, 1) for number in box]}
+        results = []
+        for one in outcome.candidates:
+            record = {
+                **dataclasses.asdict(outcome.settings),
+                "seed": one.seed,
+                "candidates": 1,
+                "recipe": recipe,
+                **where,
+            }
+            path = folder / f"{SLUG}_{one.seed}.png"
+            results.append(str(images.save_png(one.result, path, record, tab=megaportrait.TAB, models=models)))
+        before = folder / "reference.png"
+        (outcome.layered or Image.fromarray(outcome.analysis.picture)).save(before, compress_level=1)
+        more = {"recipe": recipe, **where}
+        stem = f"{SLUG}_{outcome.settings.seed}"
+        manifest = folder / f"{stem}_manifest.json"
+        manifest.write_text(json.dumps({**megaportrait.facts(outcome), **more}, indent=1))
+        everything = megaportrait.save_zip(outcome, folder / f"{stem}.zip", more)
+        return Shown(
+            seen_of(outcome), chosen, reference, face, box, str(before), tuple(results), str(everything), str(manifest)
+        )
+
+
+def seen_of(outcome: Outcome) -> Outcome:
+    """The run as the page shows it: its pictures lie in the files, and the history would hold them in memory two dozen times."""
+    none = numpy.zeros((0, 0), bool)
+    analysis = dataclasses.replace(
+        outcome.analysis, picture=_small(outcome.analysis.picture), square=_small(outcome.analysis.square), core=none,
+        face_core=none, ring=none,
+    )  # fmt: skip
+    candidates = [
+        dataclasses.replace(
+            one, result=Image.fromarray(_small(numpy.asarray(images.over_white(one.result)))), changed=none, core=none,
+            stages={name: _small(picture) for name, picture in one.stages.items()},
+        )
+        for one in outcome.candidates
+    ]  # fmt: skip
+    truth = None if outcome.truth is None else _small(outcome.truth)
+    return dataclasses.replace(
+        outcome, analysis=analysis, candidates=candidates, truth=truth, controls={}, layered=None
+    )
+
+
+def _small(picture: Picture) -> Picture:
+    """At most :data:`SIDE` pixels long, which is what the page shows."""
+    shown = Image.fromarray(picture)
+    shown.thumbnail((SIDE, SIDE))
+    return numpy.asarray(shown)
+
+
+def recipe_of(chosen: Chosen | None, reference: Reference) -> dict[str, int] | None:
+    """Seeds of a rendered person and reference; None where one of them is a visitor's own: nothing of these is noted."""
+    if chosen is None or chosen.identity is None or reference.seed is None:
+        return None
+    return {"person": chosen.identity, "reference": reference.seed}
+
+
+@dataclasses.dataclass(frozen=True)
+class Inside:
+    """What a PNG of this tab holds."""
+
+    settings: Settings
+    recipe: Recipe | None
+    face: int | None = None
+    box: tuple[float, float, float, float] | None = None
+
+    def next_step(self) -> str:
+        """What is to be done to make the picture again."""
+        lacking = [] if self.recipe is not None else ["the person’s pictures and the reference"]
+        trained = self.settings.mode in ("trained", "single") and not self.settings.no_identity
+        if trained:
+            lacking.append("what was learnt of the person")
+        if not lacking:
+            return "Press Make the portrait to make it again."
+        again = "bring both again" if len(lacking) > 1 or self.recipe is None else "train the person again"
+        return f"The file does not hold {' or '.join(lacking)}: {again}, then press Make the portrait."
+
+
+def settings_inside(path: str | Path) -> Inside:
+    """The checked settings of a PNG that this tab wrote, and its recipe.
+
+    Raises:
+        ValueError: it is no such PNG, or what it claims is out of bounds.
+    """
+    found = images.read_settings(path, tab=megaportrait.TAB)["settings"]
+    names = {field.name for field in dataclasses.fields(Settings)}
+    settings = Settings(**{name: value for name, value in found.items() if name in names}).validated()
+    recipe = None if found.get("recipe") is None else _recipe_inside(found["recipe"])
+    if recipe is None:  # a face or a box says nothing of another reference
+        return Inside(settings, None)
+    face, box = found.get("face"), found.get("box")
+    whole = face is None or (_whole(face) and 0 <= face < 32)
+    drawn = box is None or (isinstance(box, list) and len(box) == 4 and all(_number(side) for side in box))
+    if not whole or not drawn:
+        raise ValueError("The face in this PNG cannot be read: drop one that this page wrote, unedited.")
+    return Inside(settings, recipe, face, None if box is None else tuple(map(float, box)))
+
+
+def _recipe_inside(recipe: Any) -> Recipe:
+    known = recipe if isinstance(recipe, dict) else {}
+    seeds = [known.get(name) for name in ("person", "reference")]
+    if not all(_whole(seed) and 0 <= seed < HELD_OUT for seed in seeds):
+        raise ValueError("The person in this PNG cannot be read: drop one that this page wrote, unedited.")
+    return Recipe(*seeds)
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and -1e5 < value < 1e5

@@ -1,0 +1,370 @@
+"""Step 1 of the MegaPortrait tab, its second half: a person is learnt, kept, taken along, and brought back."""
+
+from __future__ import annotations
+
+import dataclasses
+import secrets
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from demos.core.endpoint import FILES, FLAG, MODEL_SET, NUMBER, TEXT, WHOLE, Endpoint, Parameter, publish
+from demos.core.figures import safe
+from demos.core.handlers import BROKE, GPU, LIGHT, TALKS, halt, on_gpu, workspace
+from demos.core.hold import held
+from demos.core.uploads import download, emptied, told
+from demos.core.visitors import new_folder, visitor
+from demos.core.widgets import progress_line, running_line
+from demos.megaportrait import people
+from demos.megaportrait import step1 as portrait_step1
+from demos.megaportrait.files import SLUG
+from demos.megaportrait.people import Chosen
+from demos.megaportrait.shown import lesson_html
+from demos.megaportrait.step1 import NOBODY, Step1, best_score, forget_uploads, read_uploads, thumbnail
+from pipelines.core.lane import IDLE, Progress, Result, live, stream
+from pipelines.core.registry import Registry
+from pipelines.megaportrait import person as portrait_person
+from pipelines.megaportrait.person import Checkpoint, Intake, Lesson, Person, Training
+
+MOST_SECONDS = {"mini": 300, "full": 1800}
+"""Longest training that this server runs for anybody: everybody else waits meanwhile."""
+ZERO_SECONDS = 80.0
+"""The same on ZeroGPU, where a call may take 120 s in all."""
+BESIDE_S = 600.0
+"""Time of a run beside the training itself: faces, captions, the first validation pictures."""
+MOST_KEPT = 10
+"""Persons that a visitor may keep at a time."""
+DRAWN = 4
+"""Checks of which the validation pictures are shown."""
+STOPPED = progress_line("Stopped.", 0.0, "stopped")
+KEEP = (
+    "What you keep is yours alone: it lies on the machine that serves this page and is deleted a day after your last visit, or when you say so. "
+    "Download a person to bring it back on another day; the server’s copy of the download is deleted within a day or so."
+)
+API = "train_person"
+
+
+@dataclasses.dataclass(frozen=True)
+class Learn:
+    """The widgets of training and of kept persons."""
+
+    run: gr.Button
+    stop: gr.Button
+    line: gr.HTML
+    """How far it is; also of the looking at pictures."""
+    course: gr.HTML
+    """Curves and validation pictures."""
+    settings: tuple[gr.components.Component, ...]
+    """In the order of :data:`NAMES`."""
+    keep: gr.Button
+    save: gr.Button
+    kept: gr.Radio
+    bring: gr.Button
+    delete: gr.Button
+    drop: gr.File
+
+
+NAMES = ("seconds", "steps", "rank", "rate", "batch", "checks", "seed")
+"""Settings of :class:`Training` that have a widget."""
+
+
+def build(registry: Registry, model_set: str, step1: Step1) -> Learn:
+    """The widgets; ``bind`` makes them work."""
+    start, most = first_settings(registry, model_set), most_seconds(registry, model_set)
+    with gr.Row(elem_classes="run-row"):
+        run = gr.Button("Train this person", variant="primary", size="lg", scale=3, min_width=120)
+        stop = gr.Button("Stop", size="lg", scale=1, min_width=90, elem_classes="studio-stop")
+    line = gr.HTML(progress_line(f"Training takes about {start.seconds:.0f} s."), padding=False)
+    course = gr.HTML(padding=False)
+    with gr.Accordion("Training settings", open=False):
+        seconds = gr.Slider(
+            5, most, value=start.seconds, step=5, label="Time, seconds", info="More is more like the person."
+        )
+        rank = gr.Slider(
+            1, 64, value=start.rank, step=1, label="Rank", info="How much can be learnt; alpha is the same."
+        )
+        with gr.Row():
+            rate = gr.Number(start.rate, label="Learning rate", step=1e-4, min_width=110)
+            seed = gr.Number(start.seed, label="Training seed", precision=0, min_width=110)
+        steps = gr.Slider(10, Training.STEPS[1], value=start.steps, step=10, label="Steps at most")
+        batch = gr.Slider(*Training.BATCH, value=start.batch, step=1, label="Pictures per step")
+        checks = gr.Slider(
+            *Training.CHECKS, value=start.checks, step=1, label="Checks", info="At each, two pictures are drawn and the best state is kept."
+        )  # fmt: skip
+    with gr.Accordion("Keep, download, bring back", open=False):
+        gr.HTML(f"<p class='quiet'>{KEEP}</p>", padding=False)
+        with gr.Row(elem_classes="saves-row"):
+            keep = gr.Button("Keep this person", size="md", min_width=120)
+            save = gr.Button("Download person", size="md", min_width=120)
+        kept = gr.Radio([], label="Kept persons", visible=False, elem_classes="sources")
+        with gr.Row(elem_classes="saves-row"):
+            bring = gr.Button("Put into step 1", size="md", min_width=120, visible=False)
+            delete = gr.Button("Delete", size="md", min_width=120, visible=False)
+        drop = gr.File(
+            label="Bring a person back: drop its zip", file_types=[".zip"], type="filepath", height=84,
+            elem_classes=["drop-zone", "portrait-person"],
+        )  # fmt: skip
+    widgets = (seconds, steps, rank, rate, batch, checks, seed)
+    return Learn(run, stop, line, course, widgets, keep, save, kept, bring, delete, drop)
+
+
+def bind(registry: Registry, model_set: str, step1: Step1, learn: Learn) -> None:
+    """Tie the buttons of step 1 to what they do."""
+    portrait_step1.bind(registry, model_set, step1, learn.line)
+
+    def train_this_person(session: str, chosen: Chosen | None, name: str, consent: bool, *values: Any) -> Iterator[Any]:
+        if chosen is None:
+            raise ValueError(NOBODY)
+        settings = within(registry, Training(**dict(zip(NAMES, values, strict=True)), model_set=model_set))
+        name = portrait_person.checked_name(name)
+        if not chosen.rendered and not consent:
+            raise ValueError(portrait_person.NO_CONSENT)
+        yield {learn.line: progress_line("Starting…", 0.0, "running"), learn.course: ""}
+        began, lessons, run = time.monotonic(), [], secrets.token_hex(4)
+        limit_s, about = settings.seconds + BESIDE_S, (name, chosen.rendered, bool(consent))
+        for item in live(
+            portrait_person.train_person, registry, list(chosen.pictures), settings, *about, limit_s=limit_s
+        ):
+            if item is IDLE:
+                yield gr.skip()
+            elif isinstance(item, Progress):
+                yield {learn.line: running_line(item, began, 0)}
+            elif isinstance(item, Lesson):
+                lessons.append(item)
+                yield {learn.course: course_html(lessons)}
+            elif isinstance(item, Checkpoint):  # whoever stops now keeps this
+                yield step1.learnt(chosen.learnt(marked(item.person, chosen), run))
+            elif isinstance(item, Result):
+                done = chosen.learnt(marked(item.value, chosen), run)
+                text = f"{done.name} is trained: {item.value.facts['steps']} steps in {time.monotonic() - began:.0f} s"
+                yield {**step1.learnt(done), learn.line: progress_line(text, 1.0, "done")}
+
+    def ended(text: str, chosen: Chosen | None) -> Any:
+        """The page as the run has left it, whatever was rolled meanwhile; after a stop, what is kept of the run."""
+        if chosen is None:
+            return gr.skip()
+        updates = {widget: value for widget, value in step1.load(chosen).items() if widget is not step1.name}
+        if text == STOPPED:
+            words = "Stopped before the first check: nothing was learnt yet."
+            if chosen.trained:
+                words = f"Stopped. {chosen.name} is kept as at the best check so far, step {chosen.person.facts['best_step']}."
+            updates[learn.line] = progress_line(words, 0.0, "stopped")
+        return updates
+
+    guarded = on_gpu(
+        train_this_person, stopped={learn.line: STOPPED}, broken={learn.line: progress_line(BROKE, 0.0, "stopped")}
+    )
+    learn.run.click(
+        guarded, [step1.chosen, step1.name, step1.consent, *learn.settings],
+        [learn.line, learn.course, *step1.memory], show_progress="hidden", api_visibility="private", **GPU,
+    ).then(ended, [learn.line, step1.chosen], [learn.line, *step1.outputs], **LIGHT)  # fmt: skip
+    learn.stop.click(halt, **LIGHT)
+    _bind_files(model_set, step1, learn)
+
+
+def _bind_files(model_set: str, step1: Step1, learn: Learn) -> None:
+    """Keeping, downloading and bringing back."""
+
+    def keep(chosen: Chosen | None, name: str, request: gr.Request) -> dict[Any, Any]:
+        with told("Nobody was kept"):
+            person, folder = trained(chosen, name), people_of(visitor(request))
+            there = [row["name"] for row in portrait_person.listed(folder)]
+            if person.name not in there and len(there) >= MOST_KEPT:
+                raise ValueError(f"{MOST_KEPT} persons are kept already: download one and delete it first.")
+            portrait_person.save(person, folder)
+        words = (
+            f"{person.name} was kept anew."
+            if person.name in there
+            else f"{person.name} is kept until a day after your last visit."
+        )
+        gr.Info(words, title="Kept")
+        return shelf(visitor(request), person.name)
+
+    def shelf(session: str, marked: str | None = None) -> dict[Any, Any]:
+        rows = portrait_person.listed(people_of(session))
+        names = [row["name"] for row in rows]
+        marked = marked if marked in names else (names[0] if names else None)
+        return {
+            learn.kept: gr.Radio([(row_words(row), row["name"]) for row in rows], value=marked, visible=bool(rows)),
+            learn.bring: gr.Button(visible=bool(rows)), learn.delete: gr.Button(visible=bool(rows)),
+        }  # fmt: skip
+
+    def bring(name: str | None, request: gr.Request) -> dict[Any, Any]:
+        with told("Nobody was brought back"):
+            if name is None:
+                raise ValueError("Nobody is chosen: choose one of the kept persons.")
+            person = portrait_person.load(people_of(visitor(request)), name)
+        return put(person)
+
+    def put(person: Person) -> dict[Any, Any]:
+        words = progress_line(f"{person.name} is back in step 1.", 1.0, "done")
+        return {**step1.load(people.chosen_of(person)), learn.line: words, learn.course: ""}
+
+    def delete(name: str | None, request: gr.Request) -> dict[Any, Any]:
+        with told("Nobody was deleted"):
+            if name is None or not portrait_person.delete(people_of(visitor(request)), name):
+                raise ValueError("Nobody is chosen: choose one of the kept persons.")
+        gr.Info(f"Both files of {safe(name)} are deleted.", title="Deleted")
+        return shelf(visitor(request))
+
+    def packed(chosen: Chosen | None, name: str, request: gr.Request) -> str:
+        with told("There is nobody to download"):
+            with new_folder(visitor(request)) as folder:
+                return str(people.person_file(trained(chosen, name), folder))
+
+    def unpacked(path: str | None) -> Any:
+        if path is None:
+            return gr.skip()
+        with told("This person was not taken"):
+            try:
+                person = people.read_person(path, model_set)
+            finally:
+                forget_uploads([path])
+        return {**put(person), learn.drop: None}
+
+    shelves = [learn.kept, learn.bring, learn.delete]
+    learn.keep.click(keep, [step1.chosen, step1.name], shelves, **TALKS)
+    learn.delete.click(delete, learn.kept, shelves, **TALKS)
+    there = [*step1.outputs, learn.line, learn.course]
+    held(SLUG, learn.bring.click, bring, learn.kept, there, **TALKS)
+    download(learn.save, packed, [step1.chosen, step1.name])
+    emptied(learn.drop, held(SLUG, learn.drop.upload, unpacked, learn.drop, [*there, learn.drop], **TALKS))
+
+
+# --- settings ---------------------------------------------------------------------------------------------------
+
+
+def most_seconds(registry: Registry, model_set: str) -> float:
+    """Longest training here; on ZeroGPU a call's time ends before."""
+    return min(MOST_SECONDS[model_set], ZERO_SECONDS) if registry.mode == "zero" else MOST_SECONDS[model_set]
+
+
+def first_settings(registry: Registry, model_set: str) -> Training:
+    """What the widgets hold at first."""
+    start = Training.of(model_set)
+    return dataclasses.replace(start, seconds=min(start.seconds, most_seconds(registry, model_set)))
+
+
+def within(registry: Registry, settings: Training) -> Training:
+    """Checked settings that this server runs.
+
+    Raises:
+        ValueError: one sentence that says what came, what was wanted and what to do.
+    """
+    settings, most = settings.validated(), most_seconds(registry, settings.model_set)
+    if settings.seconds > most:
+        raise ValueError(
+            f"The time for training is {settings.seconds:g} s and this server gives {most:g} s at most: choose less."
+        )
+    return settings
+
+
+# --- small things -----------------------------------------------------------------------------------------------
+
+
+def people_of(session: str) -> Path:
+    """This visitor's folder of kept persons; gone with the page."""
+    folder = workspace(session) / "people"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def marked(person: Person, chosen: Chosen) -> Person:
+    """The person with the seed that it was rendered from, which its files then hold."""
+    if chosen.identity is None:
+        return person
+    return dataclasses.replace(person, facts={**person.facts, "identity": chosen.identity})
+
+
+def trained(chosen: Chosen | None, name: str) -> Person:
+    """Who is in step 1, under the name in the field.
+
+    Raises:
+        ValueError: nobody was trained, or the name cannot be one.
+    """
+    if chosen is None or chosen.person is None or not chosen.person.trained:
+        raise ValueError("Nobody is trained yet: press “Train this person” first.")
+    return dataclasses.replace(chosen.person, name=portrait_person.checked_name(name))
+
+
+def row_words(row: dict[str, Any]) -> str:
+    """A kept person in the list."""
+    score = best_score(row | {"checks": row["checks"] or ()})
+    alike = "" if score is None else f", similarity {score:.2f}"
+    return f"{row['name']} · {row['pictures']} {'picture' if row['pictures'] == 1 else 'pictures'}{alike}"
+
+
+def course_html(lessons: Sequence[Lesson]) -> str:
+    """Curves, and what the model drew at the last checks."""
+    told = "".join(
+        f"<li><img src='{thumbnail(one.picture, 256)}' alt=''><span>{safe(drawn_words(one))}</span></li>"
+        for one in lessons[-DRAWN:]
+    )
+    return (
+        f"{lesson_html(lessons, portrait_person.threshold())}<div class='portrait-drawn'><h4>Drawn at the last checks</h4>"
+        f"<ul>{told}</ul><p class='quiet'>Always the same two, begun with the same noise.</p></div>"
+    )
+
+
+def drawn_words(lesson: Lesson) -> str:
+    alike = "" if lesson.score is None else f", similarity {lesson.score:.2f}"
+    return f"Step {lesson.step}{alike}{', the best so far' if lesson.best else ''}"
+
+
+# --- the endpoint -----------------------------------------------------------------------------------------------
+
+
+def build_api(registry: Registry, model_set: str) -> None:
+    """The public endpoint."""
+    start = first_settings(registry, model_set)
+
+    def train_person(session, pictures, name, seconds, seed, consent) -> Iterator[Any]:
+        settings = within(registry, dataclasses.replace(start, seconds=seconds, seed=seed))
+        name = portrait_person.checked_name(name)
+        if not consent:
+            raise ValueError(portrait_person.NO_CONSENT)
+        own, refusals = read_uploads(pictures, model_set)
+        intake: Intake | None = None
+        for item in stream(portrait_person.look_at, registry, list(own), model_set, limit_s=BESIDE_S):
+            if isinstance(item, Result):
+                intake = item.value
+            yield gr.skip()
+        work = [portrait_person.train_person, registry, list(own), settings, name, False, True]
+        for item in stream(*work, limit_s=settings.seconds + BESIDE_S):
+            if isinstance(item, Result):
+                assert intake is not None
+                with new_folder(session) as folder:
+                    path = people.person_file(item.value, folder)
+                yield str(path), facts_of(item.value, intake, refusals)
+            else:
+                yield gr.skip()
+
+    parameters = (
+        Parameter("pictures", FILES, required=True),
+        Parameter("name", TEXT, "person"),
+        Parameter("seconds", NUMBER, start.seconds, words="time for training"),
+        Parameter("seed", WHOLE, 0),
+        Parameter("consent", FLAG, False),
+        MODEL_SET,
+    )
+    description = (
+        "A person learnt from 1 to 20 pictures. pictures: a list of files; consent: true says that everybody in them is of age "
+        "and agrees. The zip that comes back is what /portrait takes as its person; it holds crops of the pictures, so treat it like them; the server deletes its copy after a day. "
+        f"Limits: seconds {Training.SECONDS[0]:g} to {most_seconds(registry, model_set):g}, seed {Training.SEED[0]} to {Training.SEED[1]}."
+    )
+    publish(Endpoint(API, parameters, (("file", "person"), ("json", "facts")), description), train_person, model_set)
+
+
+def facts_of(person: Person, intake: Intake, refusals: Sequence[str] = ()) -> dict[str, Any]:
+    """What ``/train_person`` tells of a person; JSON-able, without pictures and embeddings."""
+    verdicts = [
+        {"name": one.name, "used": one.used, "reason": one.reason, "notes": list(one.notes)} for one in intake.verdicts
+    ]
+    known = ("model_set", "attributes", "settings", "checks", "score_before", "best_step", "steps", "seconds")
+    return {
+        "name": person.name, "verdicts": verdicts, "remarks": intake.remarks, "unreadable": list(refusals),
+        **{name: person.facts[name] for name in known}, "score": best_score(person.facts),
+    }  # fmt: skip

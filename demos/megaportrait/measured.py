@@ -1,0 +1,261 @@
+"""The measured figures of MegaPortrait: unseen people in unseen references, beside ablations, and how well the face models see."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from demos.core.figures import Interval, Series, bars, data_uri, intervals, measured, plot, ways
+from pipelines import megaportrait
+from pipelines.core import asset_files, images
+from pipelines.core.registry import ROOT
+
+SHEETS = ROOT / "assets/mini_controlnets"
+FACES = ROOT / "assets/mini_faces/evaluation.json"
+PLAN = {"stream": "test", "pairs": 50, "people": 10}
+"""The full run; anything else is called a first look."""
+NOT_MEASURED = (
+    "There are no figures over many portraits yet: roll a person and a reference, and look at what each run measures."
+)
+FACES_NOT_MEASURED = "How well the face models see was not measured yet."
+INTRO = """<p>{pairs} pairs of a person and a reference portrait of somebody else; no model has seen either. The truth is the same person rendered in
+the reference’s pose, light, clothes and place. <b>Identity</b> is the similarity to the person’s pictures; from {bar} on two pictures are taken for one
+person.</p>"""
+TOLD = (
+    "Passes: share of all pairs; a face that is not found does not pass. Other columns: medians, of identity the mean with its quartiles. Seam and "
+    "ring colours (Lab units): beyond the reference’s own. Light: agreement with the reference’s. Landmarks: in % of the face’s width. Seconds: a "
+    "portrait on one CPU core that shared its machine, median."
+)
+HEADS = ("Passes", "Identity", "Seam", "Ring colours", "Light", "Landmarks", "PSNR of the face", "Seconds")
+SHOWN = {"best": "Best five", "median": "Middle five", "worst": "Worst five"}
+SHEET = "five pairs by identity, each from top to bottom: the person, the reference, the result, the truth"
+SIDE = 480
+"""Width of a sheet on the page, in pixels."""
+WORDS = {
+    "identity": "the identity",
+    "shading_agreement": "the agreement with the reference’s light",
+    "seam_excess": "the seam excess",
+    "ring_difference": "the colour step at the ring",
+}
+NETS = {
+    "no_identity": "Without the person’s fine-tune and picture",
+    "instant": "Without the fine-tune alone",
+    "no_shading": "Without the Shading Net",
+    "no_harmonisation": "Without the Harmonization Net",
+}
+
+
+def measured_html(
+    model_set: str, found: Mapping[str, Any] | None = None, faces: Mapping[str, Any] | None = None
+) -> str:
+    """The part of the page; one sentence for what was not measured."""
+    found = megaportrait.measured() if found is None else found
+    faces = _read(FACES) if faces is None else faces
+    other = (
+        ""
+        if model_set == "mini"
+        else "<p class='remark'>These are figures of the mini set, not of SDXL and real people.</p>"
+    )
+    return f"<div class='board'>{other}{_portraits(found)}{measured(FACES, lambda: _faces(faces))}</div>"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return asset_files.facts(path, "identity")
+
+
+def _portraits(found: Mapping[str, Any] | None) -> str:
+    if not found or "ours" not in found.get("rows", {}):
+        return f"<p class='remark'>{NOT_MEASURED}</p>"
+    bar = "a bar that was not measured yet" if found["threshold"] is None else f"{found['threshold']:.3f}"
+    first = (
+        ""
+        if all(found.get(name) == value for name, value in PLAN.items())
+        else "<p class='remark'>A first look, not the full run of the plan.</p>"
+    )
+    told = "".join(f"<li>{sentence}</li>" for sentence in findings(found))
+    rows = {arm: found["rows"][arm] for arm in found.get("order", found["rows"])}
+    return (
+        f"<h4>Portraits</h4>{first}<div class='lab-intro'>{INTRO.format(pairs=found['pairs'], bar=bar)}</div>"
+        f"<div class='verdicts'><ul class='meaning'>{told}</ul></div>{table(rows)}{chart(found)}{sheets()}"
+    )
+
+
+# --- sentences -----------------------------------------------------------------------------------------------------
+
+
+def _bar(met: bool, asked: str) -> str:
+    """A tick stands only where the bar is met."""
+    mark, word, style = ("✓", "met", "yes") if met else ("✗", "missed", "no")
+    return f"Asked for: {asked}, <b class='{style}'>{mark} {word}</b>."
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f} %"
+
+
+def findings(found: Mapping[str, Any]) -> list[str]:
+    """What the figures say, in sentences made from them."""
+    ours, before, told = found["rows"]["ours"], found["before"], []
+    passes, earlier = ours["passes"]["share"], before["passes"]["share"]
+    told.append(f"{_percent(passes)} of the results pass as the person. {_bar(passes >= 0.9, 'at least 90 %')}")
+    told.append(
+        f"Before the swap {_percent(earlier)} of the references do. {_bar(earlier <= 0.05, 'at most 5 %')} "
+        f"The truth itself passes in {_percent(found['truth']['passes']['share'])}."
+    )
+    if ours["outside"] is not None:
+        words = (
+            "No pixel outside the mask differs from the reference"
+            if ours["outside"] == 0
+            else f"Outside the mask a pixel differs by up to {ours['outside']:.0f} of 255"
+        )
+        told.append(f"{words}. {_bar(ours['outside'] == 0, 'none')}")
+    for name, words, asked, most in (
+        ("seam_excess", "The colour jump at the border is {:+.2f} beyond the reference’s own in the median", "at most 0.15", 0.15),
+        ("ring_difference", "The colours inside and outside of the border differ by {:+.2f} Lab units more than the reference’s", "at most 3", 3),
+        ("landmark_error", "Eyes, nose and mouth are {:.1f} % of the face’s width from where they belong in the median", "at most 3 %", 3),
+    ):  # fmt: skip
+        value = ours[name].get("median")
+        if value is not None:
+            told.append(f"{words.format(value).replace('-', '−')}. {_bar(value <= most, asked)}")
+    told += _nets(found.get("ablations", {})) + _seconds(found.get("speed"))
+    return told
+
+
+def _nets(ablations: Mapping[str, Any]) -> list[str]:
+    """What each net is there for, with it and without it."""
+    return [
+        f"{NETS[arm]} {WORDS[one['measure']]} is {one['without']['mean']:.2f} instead of {one['with']['mean']:.2f}, worse in "
+        f"{one['better']} and better in {one['worse']} pairs. {_bar(one['difference'] > 0 and one['better'] > one['worse'], 'that it becomes worse')}".replace(
+            " -", " −"
+        )
+        for arm, measures in ablations.items()
+        for one in measures
+        if one["difference"] is not None
+    ]
+
+
+def _seconds(speed: Mapping[str, Any] | None) -> list[str]:
+    if not speed:
+        return []
+    learning, portrait = speed["training"]["median_s"], speed["portrait"]["median_s"]
+    cores = f"{speed['threads']} CPU {'core' if speed['threads'] == 1 else 'cores'}"
+    return [
+        f"A person is learnt from five pictures in {learning:.0f} s on {cores}. {_bar(learning <= 90, 'at most 90 s')}",
+        f"A portrait after it takes {portrait:.1f} s. {_bar(portrait <= 15, 'at most 15 s')}",
+    ]
+
+
+# --- tables, charts, pictures --------------------------------------------------------------------------------------
+
+
+def _number(value: float | None, digits: int, unit: str = "") -> str:
+    return "" if value is None else f"{value:.{digits}f}{unit}".replace("-", "−")
+
+
+def table(rows: Mapping[str, Any]) -> str:
+    """A row per way. On a phone each becomes a card, so every cell carries the name of its column."""
+    lines = []
+    for row in rows.values():
+        identity = row["identity"]
+        spread = f" <span>[{identity['q1']:.2f}, {identity['q3']:.2f}]</span>" if "q1" in identity else ""
+        cells = (
+            _percent(row["passes"]["share"]),
+            _number(identity.get("mean"), 3) + spread,
+            _number(row["seam_excess"].get("median"), 2),
+            _number(row["ring_difference"].get("median"), 2),
+            _number(row["shading_agreement"].get("median"), 2),
+            _number(row["landmark_error"].get("median"), 1, " %"),
+            _number(row["psnr_face"].get("median"), 1, " dB"),
+            _number(row["seconds"], 1),
+        )
+        lines.append((row["title"], cells))
+    return ways(lines, HEADS, "Every way on the same pairs", TOLD, "tally removal-table portrait-table")
+
+
+def chart(found: Mapping[str, Any]) -> str:
+    """Identities with their quartiles: every way, and what makes them readable."""
+    told = [
+        ("The reference before", found["before"]["identity"]),
+        *((row["title"], row["identity"]) for row in found["rows"].values()),
+        ("The truth", found["truth"]["identity"]),
+        ("The person’s pictures among themselves", found["among"]),
+    ]
+    lines = [
+        Interval(name, r["mean"], r["q1"], r["q3"], f"{r['mean']:.2f} [{r['q1']:.2f}, {r['q3']:.2f}]")
+        for name, r in told
+        if "q1" in r
+    ]
+    if not lines:
+        return ""
+    rule = "Dots are means, spans go from the lower to the upper quartile. 1 is the same face."
+    if found["threshold"] is not None:
+        rule += f" Two pictures are taken for one person from {found['threshold']:.3f} on."
+    facts = "; ".join(f"{line.name} {line.value:.2f}" for line in lines)
+    return intervals("Identity", rule, facts, lines, "similarity to the person")
+
+
+def sheets() -> str:
+    """The best, middle and worst pairs as pictures, small."""
+    told = []
+    for name, words in SHOWN.items():
+        path = SHEETS / f"{name}.webp"
+        small = asset_files.reading(path, lambda path=path: images.open_picture(path), lambda: None)
+        if small is not None:
+            small.thumbnail((SIDE, 2 * SIDE))
+            told.append(
+                f"<figure class='removal-worst portrait-sheet'><h5>{words}</h5><img src='{data_uri(small, 'WEBP')}' alt='{words}: {SHEET}'>"
+                f"<figcaption>{SHEET[0].upper()}{SHEET[1:]}.</figcaption></figure>"
+            )
+    return f"<div class='inspect-grid'>{''.join(told)}</div>" if told else ""
+
+
+# --- the face models -----------------------------------------------------------------------------------------------
+
+
+def _faces(found: Mapping[str, Any]) -> str:
+    if not found:
+        return f"<h4>Face models</h4><p class='remark'>{FACES_NOT_MEASURED}</p>"
+    told = "".join(f"<li>{sentence}</li>" for sentence in face_findings(found))
+    seen = found["detection"]
+    shares = [("in plain portraits", seen["found"]["share"])]
+    shares += [(name, one["share"]) for name, one in seen["hard"].items() if one["share"] is not None]
+    alarms = seen["false alarms"]["share"]
+    facts = "Shares in which exactly the faces that are there were found, each face rightly in the plain portraits."
+    facts += "" if alarms is None else f" In pictures without a face one was seen in {_percent(alarms)}."
+    shown = bars("Faces found", facts, [(name, share) for name, share in shares if share is not None])
+    return (
+        f"<h4>Face models</h4><div class='lab-intro'><p>{found['people']} people that no training saw, {found['shots']} pictures of each.</p></div>"
+        f"<div class='verdicts'><ul class='meaning'>{told}</ul></div><div class='inspect-grid'>{roc(found['identity'])}{shown}</div>"
+    )
+
+
+def face_findings(found: Mapping[str, Any]) -> list[str]:
+    """What the face models' figures say."""
+    identity, points = found["identity"], found["landmarks"]["all"]
+    rate, (low, high) = identity["equal_error_rate"], identity["interval"]
+    told = [
+        f"Equal error rate of the identity: {100 * rate:.2f} % [{100 * low:.2f}, {100 * high:.2f}], over {identity['pairs']['same']:,} pairs of one person and "
+        f"{identity['pairs']['different']:,} of two. {_bar(rate <= 0.03, 'at most 3 %')}",
+        f"At the bar of {identity['threshold']:.3f} {_percent(identity['true_match_at_threshold'])} of the pairs of one person pass, and "
+        f"{_percent(identity['false_match_at_threshold'])} of those of two.",
+    ]
+    if "median" in points:
+        told.append(
+            f"The five points of a face are {points['median']:.1f} % of its width from the truth in the median, and at most {points['p95']:.1f} % in 95 of 100 pictures."
+        )
+    return told
+
+
+def roc(identity: Mapping[str, Any]) -> str:
+    """Pairs of one person that pass, over pairs of two that pass too."""
+    points = sorted({(match, passed) for match, passed in identity["roc"] if match > 0})
+    if len({match for match, _ in points}) < 2:
+        return ""
+    across, up = zip(*((math.log10(match), 100 * passed) for match, passed in points), strict=True)
+    facts = (
+        f"Across, how many pairs of two persons pass, as a power of ten: −2 is 1 %. From {up[0]:.1f} % at 10^{across[0]:.1f} to {up[-1]:.1f} %."
+    ).replace("^-", "^−")
+    curve = Series("one person", across, up)
+    return plot("Who is taken for one person", facts, [curve], ("two persons, power of ten", "one person, %"))

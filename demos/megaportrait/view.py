@@ -1,0 +1,123 @@
+"""The right of the MegaPortrait tab: the widgets that show a run, and what they show."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import gradio as gr
+from PIL import Image
+
+from demos.core.figures import data_uri, safe
+from demos.core.widgets import progress_line
+from demos.megaportrait.files import Shown
+from demos.megaportrait.shown import CAPTIONS, beside_html, figures_html, metrics_html, notes_html, strip_html
+from pipelines.megaportrait import Preview
+
+NOTHING_YET = "Choose a person and a reference, press Make the portrait and watch the three nets."
+SIDE = 160
+"""Long side of a preview in the strip, in pixels: it is sent anew with every step."""
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+    """The widgets, and the updates that put a run on them."""
+
+    line: gr.HTML
+    strip: gr.HTML
+    slider: gr.ImageSlider
+    gallery: gr.Gallery
+    told: gr.HTML
+    """Notes and measurements."""
+    under: gr.HTML
+    """Pictures beside each other, and what answered."""
+    more: gr.Column
+    saves: tuple[gr.DownloadButton, ...]
+    stop: gr.Button
+    last: gr.State
+    """The run on the page, a :class:`Shown`, or None."""
+
+    @property
+    def outputs(self) -> list[gr.blocks.Block]:
+        """Everything that a run changes."""
+        return [
+            self.line,
+            self.strip,
+            self.slider,
+            self.gallery,
+            self.told,
+            self.under,
+            self.more,
+            *self.saves,
+            self.last,
+        ]
+
+    def show(self, shown: Shown) -> dict[Any, Any]:
+        """The updates that put a finished run on the page."""
+        outcome, index = shown.outcome, shown.index
+        person = None if shown.chosen is None else shown.chosen.person
+        one = outcome.candidates[index]
+        several = len(shown.results) > 1
+        return {
+            self.strip: strip_html(one, outcome.analysis, outcome.settings.mode),
+            self.slider: (shown.before, shown.results[index]),
+            self.gallery: gr.Gallery(value=shown.captions(), visible=several, selected_index=index),
+            self.told: notes_html(outcome.notes) + metrics_html(outcome, index),
+            self.under: beside_html(outcome, index, person) + figures_html(outcome),
+            self.more: gr.Column(visible=True),
+            **{button: gr.DownloadButton(value=path) for button, path in zip(self.saves, shown.files(), strict=True)},
+            self.last: shown,
+        }  # fmt: skip
+
+    def clear(self) -> dict[Any, Any]:
+        """Somebody else or another reference is there: what was shown belongs to those before, and is in the history."""
+        return {
+            **dict.fromkeys((self.strip, self.told, self.under), ""), self.slider: None, self.last: None,
+            self.gallery: gr.Gallery(value=None, visible=False), self.more: gr.Column(visible=False),
+        }  # fmt: skip
+
+
+def live_strip(seen: Mapping[str, Preview]) -> str:
+    """The stages of a run so far, each as it looked last."""
+    items = "".join(_stage(number, name, seen.get(name)) for number, name in enumerate(CAPTIONS, 1) if name in seen)
+    return f"<div class='removal-beside portrait-strip'><h4>Stage by stage</h4><ul>{items}</ul></div>"
+
+
+def _stage(number: int, name: str, item: Preview) -> str:
+    picture = item.picture.convert("RGB")
+    if max(picture.size) > SIDE:
+        picture = picture.copy()
+        picture.thumbnail((SIDE, SIDE), Image.Resampling.BILINEAR)
+    state = CAPTIONS[name] if item.step == item.steps else f"step {item.step} of {item.steps}"
+    return (
+        f"<li><img src='{data_uri(picture, 'WEBP')}' alt='{safe(name)}: {safe(state)}'><b>{number}. {safe(name)}</b>"
+        f"<span>{safe(state)}</span></li>"
+    )
+
+
+def build() -> View:
+    """The widgets."""
+    with gr.Row(elem_classes="portrait-head"):
+        line = gr.HTML(progress_line(NOTHING_YET), padding=False, elem_classes="portrait-line")
+        stop = gr.Button("Stop", size="sm", min_width=70, elem_classes="studio-stop")
+    strip = gr.HTML(padding=False)
+    with gr.Row(equal_height=False, elem_classes="portrait-pair"):
+        with gr.Column(scale=1, min_width=320):
+            slider = gr.ImageSlider(
+                label="Reference and portrait", type="filepath", format="png", buttons=["fullscreen"],
+                elem_classes=["frame", "portrait-slide"],
+            )  # fmt: skip
+            gallery = gr.Gallery(
+                label="Candidates, the most alike first", columns=4, height="auto", visible=False, allow_preview=False,
+                object_fit="contain", buttons=[], elem_classes=["variants", "portrait-candidates"],
+            )  # fmt: skip
+            with gr.Column(visible=False) as more, gr.Row(elem_classes="saves-row"):
+                saves = tuple(
+                    gr.DownloadButton(words, size="md", min_width=90)
+                    for words in ("Download portrait", "Download all (zip)", "Download manifest")
+                )
+        with gr.Column(scale=1, min_width=320):
+            told = gr.HTML(padding=False)
+    under = gr.HTML(padding=False)
+    return View(line, strip, slider, gallery, told, under, more, saves, stop, gr.State(None))

@@ -1,0 +1,309 @@
+"""The sweep lab of Concept Guidance: what a concept's strength does to the answers, and what it costs in fluency.
+
+:func:`run` answers the same questions at every strength of a scan and reads every answer: the small model's language has
+a parser that reads each trait back exactly; for other models and for concepts of one's own, words that the visitor names
+are counted. A :class:`Curve` holds what came out, as the page shows it and as `assets/mini_llama/sweeps.json` keeps it.
+
+Module level is free of torch; models come from the registry for the length of a run.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pipelines import concept_guidance
+from pipelines.concept_guidance import Settings, SweepPoint, find_concepts, language_model, layer_text
+from pipelines.concept_guidance.files import Example, examples_of
+from pipelines.concept_guidance.pnes import Pnes, pnes
+from pipelines.core import asset_files, limits
+from pipelines.worlds import crumpet
+
+if TYPE_CHECKING:
+    from pipelines.concept_guidance.files import Concept
+    from pipelines.core.lane import Job
+    from pipelines.core.registry import Registry
+
+REFERENCES = 64
+"""Fixed answers over which a sweep's perplexity is the mean."""
+MEASURED = Path("assets/mini_llama/sweeps.json")
+
+QUESTIONS: tuple[tuple[str, str], ...] = (
+    ("What is a good way to learn a language?", "Speak it a little every day, read what you enjoy, and do not mind mistakes."),
+    ("How do I boil an egg?", "Put it into boiling water for seven minutes, then into cold water, and peel it."),
+    ("Why is the sky blue?", "Air scatters blue light more than red light, so blue reaches us from every side."),
+    ("What should I cook tonight?", "A vegetable curry is quick: fry onion and spices, add vegetables and coconut milk, simmer."),
+    ("Tell me about the moon.", "The moon circles the Earth once in about a month and always shows us the same side."),
+    ("How can I sleep better?", "Keep regular hours, leave the phone in another room, and avoid coffee in the afternoon."),
+    ("Write a short note to a neighbour about noise.", "Dear neighbour, could you turn the music down after ten? Thank you very much."),
+    ("What is a prime number?", "A whole number above one that only one and itself divide without remainder."),
+    ("Describe a rainy street.", "Lamps lie in the puddles, umbrellas pass each other, and a bus sighs at the stop."),
+    ("How does a bicycle stay up?", "A rolling bicycle steers into its lean, by its geometry and by its rider, and so rights itself."),
+    ("Which pet suits a small flat?", "A cat or a pair of guinea pigs: they need little room, but company every day."),
+    ("What is the capital of Australia?", "Canberra is the capital of Australia, not Sydney, which is the largest city."),
+)  # fmt: skip
+"""Plain questions with plain answers, for models of the world at large: ours, and few."""
+
+
+@dataclass(frozen=True)
+class SweepSettings:
+    """What decides a sweep. ``concept`` is a name ("humour", "humour.pca", or one of the visitor's own); ``limit`` is the
+    largest strength and ``points`` the odd number of strengths from -limit to limit; ``prompts`` are asked at each.
+
+    ``words`` are counted where no parser reads the concept: an answer scores 1 if one of them, parted by commas, is in it.
+    """
+
+    concept: str
+    limit: float = 0.6
+    points: int = 9
+    prompts: int = 16
+    words: str = ""
+    layers: str = ""
+    seed: int = 0
+    temperature: float = 0.7
+    max_tokens: int = 96
+    model_set: str = "mini"
+    model: str = ""
+
+    LIMIT: ClassVar[tuple[float, float]] = (0.05, 1.0)
+    POINTS: ClassVar[tuple[int, int]] = (3, 17)
+    PROMPTS: ClassVar[tuple[int, int]] = (4, 200)
+    WORDS_MAX: ClassVar[int] = 400
+
+    def validated(self) -> SweepSettings:
+        """These settings with exact types.
+
+        Raises:
+            ValueError: one sentence that says what came, what was wanted and what to do.
+        """
+        concept = limits.text("concept's name", self.concept, 60, "No concept is chosen: choose one to sweep.")
+        limits.choice("The model set", self.model_set, concept_guidance.MODELS)
+        points = int(limits.number("number of strengths", self.points, *self.POINTS, whole=True))
+        if points % 2 == 0:
+            raise ValueError(f"The number of strengths is {points}: choose an odd one, so that 0 is among them.")
+        words = limits.plain("list of words to count", self.words, self.WORDS_MAX)
+        checked = SweepSettings(
+            concept.strip(),
+            float(limits.number("largest strength", self.limit, *self.LIMIT)),
+            points,
+            int(limits.number("number of questions", self.prompts, *self.PROMPTS, whole=True)),
+            words.strip(),
+            layer_text(language_model(self.model_set, self.model).layers if self.layers == "" else self.layers),
+            int(limits.number("seed", self.seed, *Settings.SEED, whole=True)),
+            float(limits.number("temperature", self.temperature, *Settings.TEMPERATURE)),
+            int(limits.number("number of tokens", self.max_tokens, *Settings.MAX_TOKENS, whole=True)),
+            self.model_set,
+            language_model(self.model_set, self.model).name,
+        )
+        if not checked.counted and not checked.parsed:
+            raise ValueError(
+                f"Nothing here can judge {checked.concept}: name words to count in the answers, parted by commas."
+            )
+        return checked
+
+    @property
+    def strengths(self) -> list[float]:
+        """From -limit to limit, evenly."""
+        half = self.points // 2
+        return [round(self.limit * n / half, 4) for n in range(-half, half + 1)]
+
+    @property
+    def counted(self) -> list[str]:
+        """The words to count, lower case."""
+        return [word.strip().lower() for word in self.words.split(",") if word.strip()]
+
+    @property
+    def parsed(self) -> bool:
+        """Whether the small model's parser reads this concept."""
+        return self.model_set == "mini" and self.concept.split(".")[0] in crumpet.CONCEPTS
+
+
+# --------------------------------------------------------------------------------------------- judging
+
+
+def judge_parsed(concept: str, messages: Sequence[Mapping[str, str]], answer: str) -> dict[str, float | None]:
+    """What the parser of the small language says of an answer: its trait rate (None where it shows none), 1 if it is
+    grammatical, and the share of its facts that are right (None where it states none)."""
+    reading = crumpet.parse(answer, messages[-1]["content"])
+    right = [claim.right for claim in reading.claims]
+    return {
+        "score": reading.rates[concept],
+        "grammatical": float(reading.grammatical),
+        "facts_right": sum(right) / len(right) if right else None,
+    }
+
+
+def judge_words(words: Sequence[str], answer: str) -> dict[str, float | None]:
+    """1 if one of ``words`` (lower case) stands in the answer as a whole word, otherwise 0."""
+    text = answer.lower()
+    found = any(re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text) for word in words)
+    return {"score": float(found)}
+
+
+def questions(settings: SweepSettings) -> list[list[dict[str, str]]]:
+    """The conversations of a sweep, one question each: held-out ones of the small language, or our plain ones."""
+    if settings.model_set == "mini":
+        asked = crumpet.held_out_questions(settings.seed + 10_000, settings.prompts)
+    else:
+        order = [question for question, _ in QUESTIONS]
+        random.Random(settings.seed).shuffle(order)
+        asked = [order[n % len(order)] for n in range(settings.prompts)]
+    return [[{"role": "user", "content": question}] for question in asked]
+
+
+def references(model_set: str) -> list[Example]:
+    """The fixed answers whose perplexity stands for fluency: of speakers of every kind, or our plain ones."""
+    if model_set != "mini":
+        return [Example(question, answer, 1) for question, answer in QUESTIONS]
+    rows: list[dict[str, object]] = []
+    for place, concept in enumerate(crumpet.CONCEPTS):
+        rows += crumpet.labelled(concept, -(-REFERENCES // len(crumpet.CONCEPTS)), 5_000 + place)
+    return examples_of(enumerate(rows[:REFERENCES], 1))
+
+
+# --------------------------------------------------------------------------------------------- results
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A sweep so far or done. Each point is a dict of ``strength``, ``score`` and its interval's half ``spread``,
+    ``perplexity`` and, where a parser read the answers, ``grammatical`` and ``facts_right``."""
+
+    settings: SweepSettings
+    layers: tuple[int, ...]
+    points: tuple[dict[str, float | None], ...]
+    texts: dict[float, tuple[str, ...]] = field(default_factory=dict, repr=False)
+    """The first answers at every strength, to read."""
+    applied: str = ""
+    done: bool = False
+
+    def fit(self) -> Pnes | None:
+        """The paper's number with its fit; None below three strengths or without scores."""
+        return fit(self.points)
+
+    def safe(self) -> tuple[float, float]:
+        """The strengths around 0 at which answers stay fluent (:func:`pipelines.concept_guidance.safe_range`)."""
+        return safe(self.points)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For downloads: settings, layers, points, the fit and the answers shown."""
+        found = self.fit()
+        low, high = self.safe()
+        return {
+            "settings": asdict(self.settings),
+            "layers": list(self.layers),
+            "points": list(self.points),
+            "safe": [low, high],
+            "pnes": None if found is None else pnes_dict(found),
+            "answers": {str(strength): list(texts) for strength, texts in self.texts.items()},
+        }
+
+
+def point(measured: SweepPoint) -> dict[str, float | None]:
+    """A measured strength as a plain dict of rounded numbers."""
+    values = {
+        "strength": measured.strength, "score": measured.score, "spread": measured.spread,
+        "perplexity": measured.perplexity, **measured.extras,
+    }  # fmt: skip
+    return {name: _rounded(value) for name, value in values.items()}
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(value) else round(value, 4)
+
+
+def fit(points: Sequence[Mapping[str, float | None]]) -> Pnes | None:
+    """:func:`pnes` of points as dicts; None where there is too little for it."""
+    usable = [p for p in points if p["score"] is not None and p["perplexity"]]
+    if len(usable) < 3:
+        return None
+    return pnes(*([float(p[name]) for p in usable] for name in ("strength", "score", "perplexity")))  # type: ignore[arg-type]
+
+
+def safe(points: Sequence[Mapping[str, float | None]]) -> tuple[float, float]:
+    """:func:`pipelines.concept_guidance.safe_range` of points as dicts; (0, 0) without any."""
+
+    def extras(p: Mapping[str, float | None]) -> dict[str, float]:
+        return {} if p.get("grammatical") is None else {"grammatical": float(p["grammatical"])}  # type: ignore[arg-type]
+
+    usable = [
+        SweepPoint(float(p["strength"]), 0.0, 0.0, float(p["perplexity"]), (), extras(p), ())  # type: ignore[arg-type]
+        for p in points
+        if p["perplexity"]
+    ]
+    return concept_guidance.safe_range(usable) if usable else (0.0, 0.0)
+
+
+def pnes_dict(found: Pnes) -> dict[str, Any]:
+    """The numbers of a fit that a card shows."""
+    return {
+        "value": _rounded(found.value), "r_squared": _rounded(found.r_squared), "a": _rounded(found.a),
+        "b": _rounded(found.b), "c": _rounded(found.c), "x_min": _rounded(found.x_min), "x_max": _rounded(found.x_max),
+    }  # fmt: skip
+
+
+def measured(folder: str | Path = "") -> dict[str, Any]:
+    """The shipped sweeps of all concepts and probes (see `assets/mini_llama/evaluate.py`); empty where there are none."""
+    from pipelines.core.registry import ROOT
+
+    path = ROOT / (Path(folder) / MEASURED.name if folder else MEASURED)
+    return asset_files.facts(path, "concepts")
+
+
+# --------------------------------------------------------------------------------------------- running
+
+
+def run(job: Job, registry: Registry, settings: SweepSettings, own: Mapping[str, Concept] | None = None) -> Curve:
+    """Sweep one concept; called on the lane's thread. Emits a :class:`Curve` after every strength, from 0 outwards, so
+    that a stopped sweep leaves what it has.
+
+    Raises:
+        ValueError: settings outside their limits, an unknown concept, a vector that does not fit the model.
+    """
+    settings = settings.validated()
+    chosen = language_model(settings.model_set, settings.model)
+    job.progress(0.0, f"loading {chosen.title}")
+
+    def work(model: Any, tokenizer: Any, vectors: dict[str, Concept]) -> Curve:
+        (concept,) = find_concepts(chosen, [settings.concept], vectors, own)
+        return scan(job, model, tokenizer, concept, settings)
+
+    return registry.run(chosen.parts, work, "measure with fewer or shorter prompts")
+
+
+def scan(job: Job, model: Any, tokenizer: Any, concept: Concept, settings: SweepSettings) -> Curve:
+    """:func:`run` with the model at hand."""
+    from pipelines.concept_guidance import steering
+
+    layers = concept_guidance.choose_layers(
+        settings.layers, steering.anatomy(model).layers, concept.validation_accuracy
+    )
+    trait, words = settings.concept.split(".")[0], settings.counted
+
+    def judge(messages: list[dict[str, str]], answer: str) -> dict[str, float | None]:
+        return judge_words(words, answer) if words else judge_parsed(trait, messages, answer)
+
+    curve = Curve(settings, layers, (), {}, f"layers {concept_guidance.ranges(layers)} · {concept.representation}")
+
+    def tell(found: SweepPoint) -> None:
+        nonlocal curve
+        curve = _with(curve, found)
+        job.emit(curve)
+
+    sampling = steering.Sampling(settings.temperature, 0.95, settings.max_tokens, settings.seed)
+    concept_guidance.sweep(
+        job, model, tokenizer, concept, questions(settings), references(settings.model_set), judge,
+        settings.strengths, list(layers), sampling=sampling, on_point=tell,
+    )  # fmt: skip
+    return Curve(settings, layers, curve.points, curve.texts, curve.applied, True)
+
+
+def _with(curve: Curve, found: SweepPoint) -> Curve:
+    points = sorted((*curve.points, point(found)), key=lambda p: p["strength"])  # type: ignore[arg-type, return-value]
+    texts = curve.texts | {found.strength: found.texts[:3]}
+    return Curve(curve.settings, curve.layers, tuple(points), texts, curve.applied)

@@ -1,0 +1,488 @@
+"""Golden Noise for Diffusion Models (Zhou et al., ICCV 2025, arXiv 2411.09502), usable.
+
+A picture's starting noise is not neutral: some noises follow a prompt better. The paper draws pairs of a noise
+and its "golden" twin by *re-denoise sampling* (one denoising step with strong guidance, one inversion step with
+weak guidance: :func:`redenoise`), keeps those that a reward prefers, and trains a network, NPNet
+(``pipelines/golden_noise/npnet.py``), to go from the one to the other in a single pass. :func:`generate` draws one prompt from
+both noises in one batch, so that nothing but the noise differs.
+
+Module level is free of torch; models come from the registry for the length of a run.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pipelines.core import limits
+from pipelines.core.paper import Paper
+from pipelines.core.registry import ModelSpec, resolve
+from pipelines.models import sdxl
+from pipelines.models.judges import JUDGE
+from pipelines.models.sdxl import draw_noise
+from pipelines.worlds.prompts import surprise
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import Tensor
+
+    from pipelines.core.lane import Job
+    from pipelines.core.registry import Registry
+    from pipelines.models.verifier import Verdict
+
+__all__ = [
+    "EXAMPLES", "PAPER", "Outcome", "Preview", "Settings", "draw_noise", "generate", "redenoise", "surprise",
+    "with_signal",
+]  # fmt: skip
+
+PAPER = Paper(
+    title="Golden Noise for Diffusion Models: A Learning Framework",
+    authors=("Zikai Zhou", "Shitong Shao", "Lichen Bai", "Shufei Zhang", "Zhiqiang Xu", "Bo Han", "Zeke Xie"),
+    venue="ICCV 2025",
+    url="https://arxiv.org/abs/2411.09502",
+    idea=(
+        "The random noise that a diffusion model starts from already leans towards some pictures and away from others. "
+        "A small network, NPNet, reads the prompt and moves the noise a little, once, before the model draws."
+    ),
+    ours=(
+        "The code, the embedded image model, its small NPNet, the rendered world with its exact verifier, and the measurements."
+    ),
+    theirs="The method (re-denoise sampling, reward filter, NPNet's architecture) and, with the full set, the SDXL weights of NPNet.",
+    licence="Code and embedded weights Apache-2.0; Stable Diffusion XL is openrail++; see the authors' page for their NPNet.",
+    code_url="https://github.com/xie-lab-ml/Golden-Noise-for-Diffusion-Models",
+)
+
+EXAMPLES: tuple[tuple[str, int], ...] = (
+    ("a red cube to the left of a blue ball on a wooden floor", 7),
+    ("a glossy green cone in front of a white cylinder on a marble floor", 12),
+    ("a shiny purple sphere on tiles under the sky", 3),
+    ("a yellow cylinder to the right of a black box against a wall", 21),
+    ("a smiling person with long red hair, glasses and no beard, wearing a green sweater", 5),
+    ("a bearded person with curly black hair and no glasses in a yellow jumper against a blue wall", 9),
+)
+"""Prompts of the embedded model's world, each with a seed."""
+
+
+SOURCES: dict[str, str] = {
+    "npnet": "NPNet, our FiLM network",
+    "npnet_paper": "NPNet, the paper's network",
+    "redenoise": "Re-denoise sampling, no network",
+}
+"""Where golden noise may come from: key -> words of the page."""
+
+LOCAL = "LATENT_STUDIO_NPNET"
+"""Environment variable: a local copy of the authors' NPNet for SDXL, so that it is not fetched."""
+
+GRID, STRONG, WEAK = 10, 5.5, 1.0
+"""Re-denoise sampling as in the paper's code: on a grid of ten steps, guidance 5.5 down and 1 back."""
+LOOKS, SIGNAL, SIGNAL_SEED = 4, 2.0, 3 * 2**28
+"""The signal that the noise lacks: looks of the model at other noises, factor (chosen on validation prompts), and the seed of
+the looks (times LOOKS it lies above every visitor's seed)."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that decides a run; the same settings give the same pictures, byte for byte, on the same machine."""
+
+    prompt: str
+    seed: int = 0
+    steps: int = 25
+    guidance: float = 5.5
+    strength: float = 1.0
+    model_set: str = "mini"
+    source: str = "npnet"
+
+    PROMPT_MAX: ClassVar[int] = 300
+    SEED: ClassVar[tuple[int, int]] = (0, 2**31 - 1)
+    STEPS: ClassVar[tuple[int, int]] = (1, 100)
+    GUIDANCE: ClassVar[tuple[float, float]] = (1.0, 20.0)
+    STRENGTH: ClassVar[tuple[float, float]] = (-1.0, 4.0)
+
+    def validated(self) -> Settings:
+        """These settings with exact types.
+
+        Raises:
+            ValueError: one sentence that says what came, what was wanted and what to do.
+        """
+        empty = "The prompt is empty: describe a picture, or press an example."
+        prompt = limits.text("prompt", self.prompt, self.PROMPT_MAX, empty)
+        limits.choice("Model set", self.model_set, sdxl.BASES)
+        limits.choice("Golden noise from", self.source, SOURCES)
+        return Settings(
+            prompt.strip(),
+            int(limits.number("seed", self.seed, *self.SEED, whole=True)),
+            int(limits.number("number of steps", self.steps, *self.STEPS, whole=True)),
+            float(limits.number("guidance", self.guidance, *self.GUIDANCE)),
+            float(limits.number("golden strength", self.strength, *self.STRENGTH)),
+            self.model_set,
+            self.source,
+        )
+
+
+@dataclass
+class Preview:
+    """What both rows look like after ``step`` of ``steps``."""
+
+    step: int
+    steps: int
+    standard: Image
+    golden: Image
+
+
+@dataclass
+class Outcome:
+    """A finished run: both pictures, their verdicts and what was measured on the way (JSON-able)."""
+
+    settings: Settings
+    standard: Image
+    golden: Image
+    verdict_standard: list[Verdict]
+    verdict_golden: list[Verdict]
+    measurements: dict[str, Any]
+    heat: Image
+    """Where the noise was changed, see ``inspection.heat_map``."""
+
+
+# ------------------------------------------------------------------------------------------- models
+
+
+def _load_npnet(spec: ModelSpec) -> Any:
+    from pipelines.golden_noise.film import FilmNPNet
+    from pipelines.golden_noise.npnet import NPNet, load_official
+
+    if spec.key.startswith("mini"):
+        folder = resolve(spec) / spec.key.rsplit("/", 1)[1]
+        name = json.loads((folder / "config.json").read_text())["_class_name"]
+        return {"NPNet": NPNet, "FilmNPNet": FilmNPNet}[name].from_pretrained(folder).eval().requires_grad_(False)
+    file = _official_file(spec)
+    try:
+        return load_official(file)
+    except (ValueError, FileNotFoundError) as error:  # a visitor may read it: where the file lies is not for them
+        raise type(error)(str(error).replace(str(file), file.name)) from error
+
+
+def _official_file(spec: ModelSpec) -> Path:
+    """The authors' checkpoint: the file, or the folder with it, that :data:`LOCAL` names; else from the Hub."""
+    named = os.environ.get(LOCAL)
+    place = Path(named) if named else resolve(spec)
+    if place.is_file():
+        return place
+    files = sorted(p for p in place.rglob("*sdxl*") if p.suffix in (".pth", ".pt", ".safetensors"))
+    if not files:
+        where = f"where {LOCAL} points" if named else f"in {spec.source}"
+        raise FileNotFoundError(f"no SDXL checkpoint of NPNet is {where}: put sdxl.pth there")
+    return files[0]
+
+
+def _small_npnet(part: str, card: str) -> ModelSpec:
+    return sdxl.asset_spec(f"mini-npnet/{part}", "assets/mini_npnet", _load_npnet, part, card)
+
+
+_OFFICIAL = ModelSpec(
+    "npnet-sdxl", "Klayand/GoldenNoiseModel", _load_npnet, "see the authors' model page", 121_960_000,
+    card="the authors' NPNet for SDXL", files=("*sdxl*",), fetch=_official_file,
+)  # fmt: skip
+NPNETS: dict[str, dict[str, ModelSpec]] = {
+    "mini": {
+        "npnet": _small_npnet("film", "our small NPNet, a FiLM U-Net"),
+        "npnet_paper": _small_npnet("paper", "our small NPNet, the paper's network"),
+    },
+    "full": {"npnet": _OFFICIAL, "npnet_paper": _OFFICIAL},
+}
+"""Model set -> source -> network. The authors published one NPNet for SDXL, by their own recipe."""
+
+
+def sources(model_set: str) -> dict[str, str]:
+    """The different sources that ``model_set`` has: key -> words of the page."""
+    if model_set == "mini":
+        return SOURCES
+    return {"npnet_paper": "NPNet, the authors' weights for SDXL", "redenoise": SOURCES["redenoise"]}
+
+
+def download(model_set: str) -> str:
+    """What choosing ``model_set`` fetches before its first pictures, in words; empty where everything is shipped."""
+    base = sdxl.BASES[model_set].download
+    if not base:
+        return ""
+    fetched = f"{_OFFICIAL.bytes / 1e6:.0f} MB more from {_OFFICIAL.source}"
+    npnet = f"a local file, the one that {LOCAL} names" if os.environ.get(LOCAL) else fetched
+    return f"{base}; NPNet is {npnet}, and is left out where golden noise comes from re-denoising"
+
+
+def specs(model_set: str, source: str = "npnet") -> tuple[ModelSpec, ...]:
+    """The parts that a run leases: the base model's, then NPNet (unless nothing but re-denoising is asked for), then,
+    for our own world, the judge."""
+    network = () if source == "redenoise" else (NPNETS[model_set][source],)
+    return (*sdxl.BASES[model_set].parts, *network, *((JUDGE,) if model_set == "mini" else ()))
+
+
+# ------------------------------------------------------------------------------------------- stages
+
+
+def redenoise(
+    noise: Tensor, predict: Callable[[Tensor, int, float], Tensor], scheduler: Any, strong: float, weak: float
+) -> Tensor:
+    """Golden noise without a network: one DDIM step down with guidance ``strong``, one exact step back with ``weak``.
+
+    ``predict(latents, timestep, guidance)`` returns the guided noise prediction (epsilon). With strong = weak and a
+    prediction that does not depend on the latents, the result is ``noise`` itself. The scheduler's first two
+    timesteps are used, so its number of steps sets how far the noise moves (section 3.1 of the paper).
+    """
+    import torch
+
+    first, second = (int(t) for t in scheduler.timesteps[:2])
+    table = scheduler.alphas_cumprod.to(noise.device, torch.float64)
+    high, low = table[first].item(), table[second].item()  # shares of signal: `high` noise, `low` noise
+    epsilon = predict(noise, first, strong)
+    clean = (noise - math.sqrt(1 - high) * epsilon) / math.sqrt(high)
+    moved = math.sqrt(low) * clean + math.sqrt(1 - low) * epsilon
+    epsilon = predict(moved, second, weak)
+    clean = (moved - math.sqrt(1 - low) * epsilon) / math.sqrt(low)
+    return math.sqrt(high) * clean + math.sqrt(1 - high) * epsilon
+
+
+def with_signal(noise: Tensor, clean: Tensor, share: float, factor: float = 1.0) -> Tensor:
+    """``noise`` and a little of the clean latents, √(1 - ᾱ)·noise + factor·√ᾱ·clean, where ``share`` is ᾱ of the first level.
+
+    With factor 1 this is what training calls that level. Sampling starts from noise alone instead, and a model believes
+    that: large surfaces come out grey on average (the signal leak: Everaert et al., WACV 2024, arXiv 2309.15842).
+    """
+    return math.sqrt(1 - share) * noise + factor * math.sqrt(share) * clean
+
+
+def guided_prediction(pipe: Any, prompt_embeds: tuple[Tensor, ...]) -> Callable[[Tensor, int, float], Tensor]:
+    """``predict`` for :func:`redenoise` from an SDXL pipeline and what its ``encode_prompt`` returned."""
+    import torch
+
+    positive, negative, pooled, negative_pooled = prompt_embeds
+    size = float(pipe.vae_scale_factor * pipe.unet.config.sample_size)
+    ids = torch.tensor([size, size, 0, 0, size, size], device=positive.device, dtype=positive.dtype)
+
+    def predict(latents: Tensor, timestep: int, guidance: float) -> Tensor:
+        rows = len(latents)
+        table = pipe.scheduler.alphas_cumprod.to(latents.device)
+        share = table[timestep].to(latents.dtype)
+        with_prompt = pipe.unet(
+            latents, timestep, positive, added_cond_kwargs={"text_embeds": pooled, "time_ids": ids.expand(rows, -1)}
+        ).sample
+        out = with_prompt
+        if guidance != 1.0:
+            without = pipe.unet(
+                latents, timestep, negative,
+                added_cond_kwargs={"text_embeds": negative_pooled, "time_ids": ids.expand(rows, -1)},
+            ).sample  # fmt: skip
+            out = without + guidance * (with_prompt - without)
+        if pipe.scheduler.config.prediction_type == "v_prediction":
+            out = share.sqrt() * out + (1 - share).sqrt() * latents
+        return out
+
+    return predict
+
+
+# ------------------------------------------------------------------------------------------ pipeline
+
+
+class GoldenNoise:
+    """NPNet in front of an SDXL pipeline. Holds leased models only; makes no change to them."""
+
+    def __init__(self, pipe: Any, npnet: Any) -> None:
+        self.pipe, self.npnet = pipe, npnet
+
+    def embed(self, prompts: list[str]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Prompt, negative, pooled and negative pooled embeddings, one row per prompt (the negative is empty)."""
+        return self.pipe.encode_prompt(prompts, device=self.pipe.unet.device, do_classifier_free_guidance=True)
+
+    def noises(self, seed: int, strength: float, embeds: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        """Standard and golden noise (1, 4, h, w), float32; strength 0 gives the very same tensor twice.
+
+        Without an NPNet the golden noise comes from re-denoising. Only the first row of ``embeds`` is used.
+        """
+        from pipelines.golden_noise.npnet import golden_with_strength
+
+        side = self.pipe.unet.config.sample_size
+        noise = draw_noise(seed, (1, self.pipe.unet.config.in_channels, side, side)).to(self.pipe.unet.device)
+        if strength == 0:
+            return noise, noise
+        first = tuple(part[:1] for part in embeds)
+        golden = self.redenoised(noise, first) if self.npnet is None else self.npnet(noise, first[0])
+        return noise, golden_with_strength(noise, golden, strength)
+
+    def redenoised(self, noises: Tensor, embeds: tuple[Tensor, ...]) -> Tensor:
+        """Golden noises (B, 4, h, w), float32, by re-denoise sampling as in the paper's code (:data:`GRID`)."""
+        self.pipe.scheduler.set_timesteps(GRID)
+        predict = guided_prediction(self.pipe, embeds)
+        return redenoise(noises.to(self.pipe.unet.dtype), predict, self.pipe.scheduler, STRONG, WEAK).float()
+
+    def signalled(
+        self, noises: Tensor, embeds: tuple[Tensor, ...], steps: int, looks: int = LOOKS, seed: int = SIGNAL_SEED
+    ) -> Tensor:
+        """Golden noises (B, 4, h, w), float32, that hold what the prompt lets one expect of the picture (ours).
+
+        The expectation is the model's own: its guess of the clean latents at the first of ``steps``, without guidance, averaged
+        over ``looks`` noises other than the given ones (drawn from ``seed``); see :func:`with_signal`. The guess from the
+        noise itself does not serve: that is the noise which says grey.
+        """
+        import torch
+
+        self.pipe.scheduler.set_timesteps(steps)
+        level = int(self.pipe.scheduler.timesteps[0])
+        share = self.pipe.scheduler.alphas_cumprod[level].item()
+        predict, clean = guided_prediction(self.pipe, embeds), torch.zeros_like(noises)
+        for look in range(looks):
+            # The same for all rows, so that a row does not depend on what runs beside it.
+            other = draw_noise(seed * looks + look, (1, *noises.shape[1:])).to(noises).expand_as(noises)
+            epsilon = predict(other.to(self.pipe.unet.dtype), level, 1.0).to(noises)
+            clean += (other - math.sqrt(1 - share) * epsilon) / math.sqrt(share) / looks
+        return with_signal(noises, clean, share, SIGNAL)
+
+    def draw(
+        self,
+        noises: Tensor,
+        embeds: tuple[Tensor, Tensor, Tensor, Tensor],
+        steps: int,
+        guidance: float,
+        on_step: Callable[[int, Tensor], None] = lambda step, clean: None,
+        first_guidance: float | None = None,
+    ) -> Tensor:
+        """Pictures (B, 3, H, W) in [0, 1] from ``noises`` (B, 4, h, w); all rows in one batch.
+
+        ``on_step(step, clean)`` is called after each step with the model's current guess of the clean latents.
+        ``first_guidance``: another guidance in the first step.
+        """
+        guess = sdxl.remember_guess(self.pipe.scheduler)
+
+        def after(pipe: Any, step: int, timestep: Any, given: dict[str, Tensor]) -> dict[str, Tensor]:
+            pipe._guidance_scale = guidance  # the pipeline reads it anew in every step
+            on_step(step + 1, guess.get("clean", given["latents"]))
+            return given
+
+        positive, negative, pooled, negative_pooled = embeds
+        dtype = self.pipe.vae.dtype
+        try:
+            first = guidance if first_guidance is None else first_guidance
+            drawn = self._sample(noises, positive, negative, pooled, negative_pooled, steps, first, after)
+        finally:
+            # SDXL's VAE is cast up for decoding; a run that ends in between must not leave it so for the next.
+            if self.pipe.vae.dtype != dtype:
+                self.pipe.vae.to(dtype)
+        if not bool(drawn.isfinite().all()):
+            raise ValueError(
+                "The model's numbers are no longer finite: choose less guidance, or a golden strength nearer to 1."
+            )
+        return drawn
+
+    def _sample(self, noises, positive, negative, pooled, negative_pooled, steps, guidance, after) -> Tensor:
+        return self.pipe(
+            prompt_embeds=positive,
+            negative_prompt_embeds=negative,
+            pooled_prompt_embeds=pooled,
+            negative_pooled_prompt_embeds=negative_pooled,
+            latents=noises.to(self.pipe.unet.dtype),
+            num_inference_steps=steps,
+            guidance_scale=guidance,
+            output_type="pt",
+            callback_on_step_end=after,
+        ).images.float()
+
+
+def generate(job: Job, registry: Registry, settings: Settings) -> Outcome:
+    """Draw ``settings.prompt`` from the standard and from the golden noise; called on the lane's thread.
+
+    Emits progress and previews, and ends within one denoising step when the job is stopped.
+
+    Raises:
+        ValueError: settings outside their limits.
+    """
+    settings = settings.validated()
+    base = sdxl.BASES[settings.model_set]
+    wanted = specs(settings.model_set, settings.source)
+    job.progress(0.0, f"loading {base.title}")
+
+    def work(*models: Any) -> Outcome:
+        parts, rest = models[: len(base.parts)], list(models[len(base.parts) :])
+        npnet = None if settings.source == "redenoise" else rest.pop(0)
+        judge = rest.pop(0) if rest else None
+        return _run(job, registry.device, settings, GoldenNoise(sdxl.build(parts), npnet), judge)
+
+    outcome = registry.run(wanted, work, "close other programs on that machine and try again")
+    outcome.measurements["models"] = [
+        {"key": s.key, "source": _told_source(s), "licence": s.licence}
+        for s in wanted
+        if s not in base.parts or s.key.endswith("unet")
+    ]
+    return outcome
+
+
+def _told_source(spec: ModelSpec) -> str:
+    return f"a local file, named by {LOCAL}" if spec is _OFFICIAL and os.environ.get(LOCAL) else spec.source
+
+
+def _run(job: Job, device: str, settings: Settings, golden_noise: GoldenNoise, judge: Any) -> Outcome:
+    import torch
+
+    from pipelines.core.images import to_pil
+    from pipelines.core.text import words
+    from pipelines.golden_noise import inspection
+    from pipelines.models import verifier
+    from pipelines.worlds.prompts import read_prompt
+
+    cut = sdxl.unread(golden_noise.pipe, settings.prompt)
+    with torch.inference_mode():
+        started = time.perf_counter()
+        embeds = golden_noise.embed([settings.prompt] * 2)
+        before = time.perf_counter()
+        standard, golden = golden_noise.noises(settings.seed, settings.strength, embeds)
+        npnet_seconds = time.perf_counter() - before
+        every = max(1, settings.steps // 8)
+
+        def on_step(step: int, clean: Tensor) -> None:
+            job.progress(step / settings.steps, f"step {step} of {settings.steps}")
+            if step % every == 0 and step < settings.steps:
+                job.emit(Preview(step, settings.steps, *sdxl.preview(golden_noise.pipe.vae, clean)))
+
+        pictures = golden_noise.draw(torch.cat((standard, golden)), embeds, settings.steps, settings.guidance, on_step)
+        seconds = time.perf_counter() - started
+        # The judge knows our own world only; of SDXL's pictures it would say something, and be wrong.
+        verdicts = verifier.verify(judge, pictures, settings.prompt, cut) if judge is not None else ([], [])
+    asked = read_prompt(settings.prompt)
+    heat, peak = inspection.heat_map(standard, golden)
+    measurements = {
+        "seconds": round(seconds, 3),
+        "npnet_seconds": round(npnet_seconds, 4),
+        "device": device,
+        "noise": inspection.noise_statistics(standard, golden)
+        | {"change_peak": round(peak, 4)}
+        | inspection.noise_portrait(standard, golden),
+        "fully_right": {
+            name: (_fully_right(rows, cut is None) if rows else None)
+            for name, rows in zip(("standard", "golden"), verdicts, strict=True)
+        },
+        "unread_words": [] if cut is None else words(settings.prompt[cut:]),
+        "notes": list(filter(None, [sdxl.unread_note(settings.prompt, cut)])),
+        "unknown_words": list(asked.unknown) if settings.model_set == "mini" else [],
+        "claim": claim(),
+        "settings": asdict(settings),
+    }
+    first, second = to_pil(pictures)
+    return Outcome(settings, first, second, verdicts[0], verdicts[1], measurements, heat)
+
+
+def _fully_right(verdicts: Sequence[Verdict], read: bool) -> bool | None:
+    """None where all that was read is right, but not all was read."""
+    if read or any(verdict.right is False for verdict in verdicts):
+        return all(verdict.right for verdict in verdicts)
+    return None
+
+
+MANIFEST = sdxl.ROOT / "assets/mini_npnet/manifest.json"
+
+
+def claim() -> str:
+    """The one measured sentence about which noise is better, from the small NPNet's manifest."""
+    return str(sdxl.manifest("assets/mini_npnet").get("claim", "Not measured yet."))

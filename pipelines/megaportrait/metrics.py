@@ -1,0 +1,373 @@
+"""How good a pasted and harmonised portrait is: seam, colour, light, sharpness, identity, and the truth where it is known.
+
+None is "not defined" (a plain face has no shading, one photo nothing to be compared with) and never a perfect number. Seam and ring
+are told as the excess over the untouched reference, because a chin has an edge of its own. Their lengths were chosen for a face
+116 pixels wide and are scaled with the core.
+
+Pictures are (H, W, 3) uint8 RGB, masks (H, W) bool; points (x, y) in pixels; embeddings (D,), of any length above 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import cv2
+import numpy
+from numpy.typing import ArrayLike, NDArray
+
+from pipelines.core import masks
+from pipelines.core.geometry import Mask, Picture
+from pipelines.core.scores import PERFECT
+from pipelines.megaportrait.paste import lab_of, smoothed_inside, width_of
+from pipelines.models.control_maps import LOW
+
+REFERENCE_WIDTH = 116
+"""Pixels of the face for which the lengths below are meant: that of the portrait on which the bars were found."""
+HALF_STEP = 2.0
+"""A jump is measured between so many pixels on either side of a contour."""
+PARALLEL = (-18.0, -12.0, 12.0, 18.0)
+"""Distances of the contours whose jumps are the measure of the seam's."""
+BAND = 10.0
+"""Depth of the two bands whose mean colours are compared."""
+FEWEST = 16
+"""Pixels of a contour, band or region that are enough to measure in."""
+FLAT = 0.05
+"""Lab units: a smaller jump or spread is rounding, and no measure of anything."""
+
+AT_MOST: dict[str, tuple[float, float]] = {
+    "seam_excess": (0.15, 0.5),
+    "ring_difference": (2.0, 5.0),
+    "landmark_error": (3.0, 6.0),
+    "outside_largest": (0.0, 0.0),
+}
+"""Good up to the first, poor above the second."""
+AT_LEAST: dict[str, tuple[float, float]] = {"shading_agreement": (0.8, 0.5), "outside_ssim": (1.0, 1.0)}
+"""Good from the first on, poor below the second."""
+BETWEEN: dict[str, tuple[float, float]] = {"sharpness_ratio": (0.7, 1.4)}
+GOOD, FAIR, POOR, NOT_MEASURED = "good", "fair", "poor", "not measured"
+
+
+# --- the seam --------------------------------------------------------------------------------------------------
+
+
+def _signed_distance(core: Mask) -> NDArray[numpy.float64]:
+    """Pixels to the core's border, positive inside; whole pixels lie half a pixel or more from it."""
+    from scipy.ndimage import distance_transform_edt
+
+    inside, outside = distance_transform_edt(core), distance_transform_edt(~core)
+    return numpy.where(core, inside - 0.5, 0.5 - outside)
+
+
+def _jump(
+    lab: NDArray[numpy.float32],
+    distance: NDArray[numpy.float64],
+    normal: NDArray[numpy.float64],
+    at: float,
+    step: float,
+) -> float | None:
+    """Mean colour step across the contour at a distance, in Lab units; None where too little of it lies in the picture."""
+    from scipy.ndimage import map_coordinates
+
+    rows, columns = numpy.nonzero(numpy.abs(distance - at) <= 0.5)
+    height, width = distance.shape
+    ends = [
+        (rows + way * step * normal[0][rows, columns], columns + way * step * normal[1][rows, columns])
+        for way in (-1, 1)
+    ]
+    framed = numpy.logical_and.reduce([(y >= 0) & (y <= height - 1) & (x >= 0) & (x <= width - 1) for y, x in ends])
+    if framed.sum() < FEWEST:
+        return None
+    sides = [
+        numpy.stack(
+            [map_coordinates(lab[..., c], [y[framed], x[framed]], order=1, mode="nearest") for c in range(3)], -1
+        )
+        for y, x in ends
+    ]
+    return float(numpy.linalg.norm(sides[1] - sides[0], axis=-1).mean())
+
+
+def seam_ratio(picture: Picture, core: Mask) -> float | None:
+    """The mean colour step across the core's border over that across contours parallel to it; 1 is no seam at all."""
+    from scipy.ndimage import sobel
+
+    if not core.any() or core.all():
+        return None
+    unit = width_of(core) / REFERENCE_WIDTH
+    distance = _signed_distance(core)
+    slope = numpy.stack([sobel(distance, axis) for axis in (0, 1)])
+    normal = slope / numpy.maximum(numpy.linalg.norm(slope, axis=0), 1e-9)
+    lab, step = lab_of(picture), max(1.0, HALF_STEP * unit)
+    across = _jump(lab, distance, normal, 0.0, step)
+    beside = [jump for at in PARALLEL if (jump := _jump(lab, distance, normal, at * unit, step)) is not None]
+    if across is None or not beside or sum(beside) / len(beside) < FLAT:
+        return None
+    return across / (sum(beside) / len(beside))
+
+
+def seam_excess(result: Picture, original: Picture, core: Mask) -> float | None:
+    """By how much the result's :func:`seam_ratio` is above the original's; 0 is no new seam, below 0 a softer edge than before."""
+    after, before = seam_ratio(result, core), seam_ratio(original, core)
+    return None if after is None or before is None else after - before
+
+
+def ring_colours(picture: Picture, core: Mask) -> float | None:
+    """Distance in Lab between the mean colours of the bands just inside and just outside the core's border."""
+    if not core.any() or core.all():
+        return None
+    distance, lab = _signed_distance(core), lab_of(picture)
+    depth = max(1.0, BAND * width_of(core) / REFERENCE_WIDTH)
+    bands = [core & (distance <= depth), ~core & (distance >= -depth)]
+    if min(band.sum() for band in bands) < FEWEST:
+        return None
+    return float(numpy.linalg.norm(lab[bands[0]].mean(0) - lab[bands[1]].mean(0)))
+
+
+def ring_difference(result: Picture, original: Picture, core: Mask) -> float | None:
+    """By how much the result's :func:`ring_colours` is above the original's, in Lab units: a colour cast that a feather hides."""
+    after, before = ring_colours(result, core), ring_colours(original, core)
+    return None if after is None or before is None else after - before
+
+
+# --- light, sharpness, the rest of the picture -----------------------------------------------------------------
+
+
+def shading_agreement(result: Picture, reference: Picture, core: Mask, width: float | None = None) -> float | None:
+    """Correlation of the smooth part of L inside the core, -1 to 1; None where one of the two has no shading. Where ``core`` is a part
+    of the face only, ``width`` is the face's, in pixels."""
+    if core.sum() < FEWEST:
+        return None
+    sigma = max(0.5, LOW * (width_of(core) if width is None else width))
+    first, second = (smoothed_inside(lab_of(picture)[..., 0], core, sigma)[core] for picture in (result, reference))
+    if min(first.std(), second.std()) < FLAT:
+        return None
+    return float(numpy.corrcoef(first, second)[0, 1])
+
+
+def laplacian_variance(picture: Picture, mask: Mask) -> float | None:
+    """Sharpness of the luminance inside the mask, without its border pixels."""
+    inner = masks.grow(mask, -1)
+    if inner.sum() < FEWEST:
+        return None
+    grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY).astype(numpy.float32)
+    return float(cv2.Laplacian(grey, cv2.CV_32F)[inner].var())
+
+
+def sharpness_ratio(result: Picture, reference: Picture, core: Mask) -> float | None:
+    """Of the result's face against the reference's; below 1 it is softer. None where the reference is plain."""
+    ours, theirs = laplacian_variance(result, core), laplacian_variance(reference, core)
+    return None if ours is None or theirs is None or theirs < FLAT else ours / theirs
+
+
+def outside(result: Picture, reference: Picture, mask: Mask) -> dict[str, float | None]:
+    """What changed where nothing may change: the largest difference in levels, the share of pixels that differ, and SSIM."""
+    from skimage.metrics import structural_similarity
+
+    rest = ~mask
+    if not rest.any():
+        return {"outside_largest": None, "outside_changed": None, "outside_ssim": None}
+    off = cv2.absdiff(result, reference).max(-1)[rest]
+    # SSIM looks at a window around each pixel: what lies inside the mask is the same in both, so that it does not count.
+    shown = numpy.where(mask[..., None], reference, result)
+    similar = None if off.any() else 1.0  # exactly: a sum of ones that rounds to 0.9999 would be told as a change
+    if similar is None and min(mask.shape) >= 7:
+        _mean, full = structural_similarity(shown, reference, channel_axis=2, data_range=255, full=True)
+        similar = float(full.mean(-1)[rest].mean())
+    return {"outside_largest": float(off.max()), "outside_changed": float((off > 0).mean()), "outside_ssim": similar}
+
+
+# --- against the truth -----------------------------------------------------------------------------------------
+
+
+def landmark_error(
+    found: ArrayLike | None, truth: ArrayLike | None, face_width: float, visible: ArrayLike | None = None
+) -> float | None:
+    """Mean distance of the points (N, 2), in percent of the face's width; of the visible ones where (N,) ``visible`` is given."""
+    if found is None or truth is None:
+        return None
+    first, second = numpy.asarray(found, float), numpy.asarray(truth, float)
+    if first.shape != second.shape or first.ndim != 2 or first.shape[1] != 2:
+        raise ValueError(
+            f"Points of shapes {first.shape} and {second.shape} came: give as many of one as of the other, as x, y."
+        )
+    if not face_width > 0:
+        raise ValueError(f"The face is {face_width:g} pixels wide: give the width of its box.")
+    apart = numpy.linalg.norm(first - second, axis=1)
+    apart = apart if visible is None else apart[numpy.asarray(visible, bool)]
+    return float(100 * apart.mean() / face_width) if apart.size else None
+
+
+def against_truth(result: Picture, truth: Picture, regions: Mapping[str, Mask]) -> dict[str, dict[str, float | None]]:
+    """PSNR (dB, equal pictures :data:`PERFECT`) and SSIM (mean of the full map) in each region; None where it is empty."""
+    from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+    if result.shape != truth.shape:
+        raise ValueError(
+            f"The result is {result.shape[1::-1]} and the truth {truth.shape[1::-1]}: compare pictures of one size."
+        )
+    _mean, similar = structural_similarity(result, truth, channel_axis=2, data_range=255, full=True)
+
+    def score(here: Mask) -> dict[str, float | None]:
+        if not here.any():
+            return {"psnr": None, "ssim": None}
+        ours, theirs = result[here], truth[here]
+        equal = numpy.array_equal(ours, theirs)
+        decibels = PERFECT if equal else min(PERFECT, float(peak_signal_noise_ratio(theirs, ours, data_range=255)))
+        return {"psnr": decibels, "ssim": float(similar.mean(-1)[here].mean())}
+
+    return {name: score(here) for name, here in regions.items()}
+
+
+def measured(result: Picture, reference: Picture, core: Mask, changeable: Mask) -> dict[str, float | None]:
+    """Every measure of a result that needs no truth and no identity; JSON-able. ``changeable`` is where the result may differ."""
+    return {
+        "seam_excess": seam_excess(result, reference, core),
+        "ring_difference": ring_difference(result, reference, core),
+        "shading_agreement": shading_agreement(result, reference, core),
+        "sharpness_ratio": sharpness_ratio(result, reference, core),
+        **outside(result, reference, changeable),
+    }
+
+
+# --- identity --------------------------------------------------------------------------------------------------
+
+
+def _units(embeddings: Sequence[ArrayLike | None]) -> NDArray[numpy.float64]:
+    """(N, D) of length 1, without those that are missing."""
+    rows = [numpy.asarray(one, numpy.float64).ravel() for one in embeddings if one is not None]
+    if not rows:
+        return numpy.zeros((0, 0))
+    if len({len(row) for row in rows}) > 1:
+        raise ValueError(
+            f"Embeddings of {sorted({len(row) for row in rows})} numbers came: compare those of one network."
+        )
+    lengths = numpy.linalg.norm(rows, axis=1)
+    if not numpy.isfinite(lengths).all() or not (lengths > 0).all():
+        raise ValueError("An embedding is zero or not a number: leave out the picture in which no face was found.")
+    return numpy.stack(rows) / lengths[:, None]
+
+
+def cosine_distances(embeddings: Sequence[ArrayLike | None]) -> NDArray[numpy.float64]:
+    """1 minus the cosine of every two (N, N), 0 to 2; NaN where one is missing."""
+    table = numpy.full((len(embeddings),) * 2, numpy.nan)
+    there = [place for place, one in enumerate(embeddings) if one is not None]
+    units = _units(embeddings)
+    if there:
+        table[numpy.ix_(there, there)] = 1 - numpy.clip(units @ units.T, -1, 1)
+    return table
+
+
+def identity_table(
+    result: ArrayLike | None, person: Sequence[ArrayLike | None], reference: ArrayLike | None
+) -> dict[str, dict[str, float | None]]:
+    """Cosine similarities, -1 to 1, that make the first one readable; None without a face.
+
+    ``result`` and ``reference`` to the person's photos: the best and the mean. ``among``: the photos of the person between
+    themselves, mean and worst; not defined for a single one.
+    """
+    photos = [one for one in person if one is not None]
+    units = _units([result, reference, *photos])
+    own = units[len(units) - len(photos) :]
+
+    def to_person(row: int) -> dict[str, float | None]:
+        cosines = numpy.clip(own @ units[row], -1, 1)
+        return {"best": float(cosines.max()), "mean": float(cosines.mean())}
+
+    nothing: dict[str, float | None] = {"best": None, "mean": None}
+    table = {"result": nothing, "reference": nothing, "among": {"mean": None, "worst": None}}
+    if photos and result is not None:
+        table["result"] = to_person(0)
+    if photos and reference is not None:
+        table["reference"] = to_person(int(result is not None))
+    if len(photos) > 1:
+        pairs = numpy.clip(own @ own.T, -1, 1)[numpy.triu_indices(len(own), 1)]
+        table["among"] = {"mean": float(pairs.mean()), "worst": float(pairs.min())}
+    return table
+
+
+# --- verdicts --------------------------------------------------------------------------------------------------
+
+
+def verdict(name: str, value: float | None) -> str:
+    """One word for one measure, from its raw value: rounding for the page must not lift it over a bar."""
+    if name not in AT_MOST and name not in AT_LEAST and name not in BETWEEN:
+        raise ValueError(f"There is no bar for {name!r}: choose from {', '.join([*AT_MOST, *AT_LEAST, *BETWEEN])}.")
+    if value is None or not math.isfinite(value):
+        return NOT_MEASURED
+    if name in BETWEEN:
+        low, high = BETWEEN[name]
+        return GOOD if low <= value <= high else POOR
+    good, poor = AT_MOST[name] if name in AT_MOST else [-bar for bar in AT_LEAST[name]]
+    worse = value if name in AT_MOST else -value
+    return GOOD if worse <= good else FAIR if worse <= poor else POOR
+
+
+def identity_verdict(table: Mapping[str, Mapping[str, Any]], threshold: float) -> str:
+    """A plain sentence from :func:`identity_table` and the embedder's own verification threshold; the mean decides, not the best."""
+    after, before = table["result"]["mean"], table["reference"]["mean"]
+    if after is None:
+        return "Not measured: no face was found in the result or in the person's photos."
+    if not after >= threshold:
+        return f"Not the person: {after:.3f} is below the bar of {threshold:.3f}."
+    if before is None:
+        return f"Passes as the person ({after:.3f}, bar {threshold:.3f}); the reference could not be compared."
+    if before >= threshold:
+        return f"Says little: the reference passes as the person already ({before:.3f} before, {after:.3f} after, bar {threshold:.3f})."
+    return f"Passes as the person: {after:.3f} after, {before:.3f} before, bar {threshold:.3f}."
+
+
+# --- how well an identity measure tells persons apart ----------------------------------------------------------
+
+
+def roc(same: ArrayLike, different: ArrayLike) -> dict[str, NDArray[numpy.float64]]:
+    """Error rates at every threshold that matters; a pair is taken for one person when its similarity is at least the threshold.
+
+    Args:
+        same: similarities of pairs that show one person, (N,). different: of pairs that show two, (M,).
+
+    Returns:
+        "threshold" (T,) rising, from every pair accepted to none (infinity); "false_match" (T,) of the different pairs, falling;
+        "false_non_match" (T,) of the same pairs, rising.
+    """
+    one, two = (numpy.sort(numpy.asarray(scores, numpy.float64).ravel()) for scores in (same, different))
+    if not one.size or not two.size or not (numpy.isfinite(one).all() and numpy.isfinite(two).all()):
+        raise ValueError(
+            f"{one.size} pairs of one person and {two.size} of two came: give finite similarities of both."
+        )
+    thresholds = numpy.append(numpy.unique(numpy.concatenate([one, two])), numpy.inf)
+    return {
+        "threshold": thresholds,
+        "false_match": 1 - numpy.searchsorted(two, thresholds, "left") / two.size,
+        "false_non_match": numpy.searchsorted(one, thresholds, "left") / one.size,
+    }
+
+
+def equal_error_rate(same: ArrayLike, different: ArrayLike) -> tuple[float, float]:
+    """The rate at which both errors meet, and its threshold: of the thresholds that occur the one where the larger error is least.
+
+    The rate is that larger error, so it is never kinder than what the threshold does.
+    """
+    curve = roc(same, different)
+    matched, missed = curve["false_match"][:-1], curve["false_non_match"][:-1]
+    worst = numpy.maximum(matched, missed)
+    place = int(numpy.lexsort((matched + missed, worst))[0])  # of equal ones the one whose other error is less
+    return float(worst[place]), float(curve["threshold"][place])
+
+
+def threshold_at(different: ArrayLike, rate: float) -> float:
+    """The lowest threshold at which at most ``rate`` of the pairs of two persons pass as one.
+
+    It lies just above a similarity that occurs, so that this one fails. Fewer than 1 / ``rate`` pairs cannot show the rate.
+    """
+    scores = numpy.sort(numpy.asarray(different, numpy.float64).ravel())
+    if not 0 < rate < 1 or not scores.size or not numpy.isfinite(scores).all():
+        raise ValueError(
+            f"A false-match rate of {rate:g} was asked of {scores.size} pairs: give a rate in (0, 1) and finite similarities."
+        )
+    if scores.size * rate < 1 - 1e-9:
+        raise ValueError(
+            f"{scores.size} pairs cannot show a false-match rate of {rate:g}: give at least {math.ceil(1 / rate)}."
+        )
+    allowed = math.floor(scores.size * rate + 1e-9)
+    return float(numpy.nextafter(scores[scores.size - allowed - 1], numpy.inf))

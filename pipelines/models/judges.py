@@ -1,0 +1,20 @@
+"""The two scene verifiers as parts of the registry: one grades pictures, the other one teaches."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipelines.core.registry import ModelSpec, resolve
+from pipelines.models import sdxl
+
+
+def _load_verifier(spec: ModelSpec) -> Any:
+    from pipelines.models.verifier import SceneVerifier
+
+    return SceneVerifier.from_pretrained(resolve(spec)).float().eval().requires_grad_(False)
+
+
+JUDGE = sdxl.asset_spec(
+    "verifier/judge", "assets/verifier/judge", _load_verifier, card="judges pictures against a prompt"
+)
+REWARD = sdxl.asset_spec("verifier/reward", "assets/verifier/reward", _load_verifier, card="reward used in training")
