@@ -106,7 +106,7 @@ class Visitor:
             body = {"fn_index": bound["id"], "data": values, "session_hash": self.session, "trigger_id": trigger}
             back = self._shown(bound["outputs"], self._call(bound, {**body, "event_data": data}))
         for after in self.config["dependencies"]:
-            if after["trigger_after"] == bound["id"]:
+            if after["trigger_after"] == bound["id"] and not after["trigger_only_on_failure"]:
                 back |= self._run(after, trigger, None)
         return back
 
