@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
-import sys
 from collections.abc import Iterator
 
 from tests.environment import free_port  # before anything imports gradio or huggingface_hub
@@ -17,11 +16,6 @@ def pytest_report_header() -> str:
     names = ("torch", "gradio", "diffusers", "transformers")
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
     return f"Latent Studio on Python {platform.python_version()}: {versions}; {os.cpu_count()} CPU cores"
-
-
-def pytest_collection_finish() -> None:
-    # A second run of this file would give the running app another folder for its files.
-    assert "tests.conftest" not in sys.modules, "import tests.environment, not tests.conftest"
 
 
 @pytest.fixture(scope="session")

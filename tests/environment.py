@@ -1,8 +1,6 @@
 """Where the tests, the bench and the screenshots keep their files, and that nothing of theirs reaches the network.
 
-Import it as `tests.environment`, before anything imports gradio or huggingface_hub. It is a module of its own because
-pytest loads `conftest.py` under the name `conftest`: who imports `tests.conftest` runs it a second time, and a second
-scratch folder behind the running app's back makes it refuse its own pictures.
+Import it before anything imports gradio or huggingface_hub.
 """
 
 from __future__ import annotations

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 
+from tests.browser.test_studio import CHROMIUM, FLAGS, PHONE, WIDE
 from tests.environment import free_port
-from tests.test_browser import CHROMIUM, FLAGS, PHONE, WIDE
 
 
 def main() -> None:

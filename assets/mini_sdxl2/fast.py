@@ -11,7 +11,7 @@ The formulas are those of ``pipelines/worlds``; none is written twice. Three sav
   compiler, without one they run as they are). The first portrait of every hair style compiles for some seconds.
 
 Differences to the public pictures: below 1/255 nearly everywhere, more in single pixels of fine texture
-(``tests/test_mini_sdxl2.py``).
+(``tests/models/test_mini_sdxl2.py``).
 """
 
 from __future__ import annotations

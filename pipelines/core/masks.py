@@ -174,7 +174,7 @@ def touches_partly(depth: NDArray[numpy.floating], mask: Mask, rgb: NDArray[nump
     Walks along the mask's border. Where the colour just outside is that inside, and the depth falls off by an edge either farther
     out or to the side, something goes on outside the mask and ends there. Colour alone says so of every floor, depth alone of
     every object whose estimated outline is soft. The thresholds were chosen on scenes with even seeds;
-    ``tests/test_warnings.py`` holds them on others.
+    ``tests/georemover/test_warnings.py`` holds them on others.
     """
     reach = max(2, round(max(mask.shape) / 96))  # 2 pixels at 192
     height, width = mask.shape

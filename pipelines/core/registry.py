@@ -5,7 +5,7 @@
     with registry.lease(UNET, VAE) as (unet, vae):
         ...                                    # both are loaded, on the device, and stay till the block ends
 
-Rules that the tests in `tests/test_registry.py` hold us to:
+Rules that the tests in `tests/core/test_registry.py` hold us to:
 
 * The same key is the same object. A key therefore names source, part, revision and dtype.
 * What is leased is never evicted, whoever asks. What is idle goes in least-recently-used order:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_browser import WIDE, browser, expect, sync_api  # noqa: F401
-from tests.test_browser_visits import RUN_LINE, RUN_MS, Guest, Studio, pytestmark, studio  # noqa: F401
+from tests.browser.test_studio import WIDE, browser, expect, sync_api  # noqa: F401
+from tests.browser.test_visits import RUN_LINE, RUN_MS, Guest, Studio, pytestmark, studio  # noqa: F401
 
 KILLS = 10
 

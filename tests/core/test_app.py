@@ -1,0 +1,645 @@
+"""The app as a whole: layers, discovery, one queue, the public endpoint, limits, and nothing sent to anybody."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.metadata
+import inspect
+import itertools
+import json
+import re
+import subprocess
+import sys
+import textwrap
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import gradio as gr
+import httpx
+import pytest
+from gradio_client import Client
+
+import app
+import demos
+from demos.core import handlers, tabs, theme, visitors, widgets
+from demos.golden_noise import lab
+from pipelines import golden_noise
+from pipelines.core import images, lane
+from pipelines.core.paper import Paper
+from pipelines.core.scores import Paired
+from pipelines.golden_noise import lab as noise_lab
+from pipelines.golden_noise.lab import Tally
+
+ROOT = Path(__file__).resolve().parents[2]
+TABS = tabs.discover()
+API = "/golden_noise"
+ENDPOINTS = {API, "/guide", "/train_concept", "/remove_object", "/train_person", "/portrait"}
+PROMPT = "a red cube to the left of a blue ball on a wooden floor"
+
+
+def python(code: str, timeout: float = 120) -> str:
+    """Standard output of `code` in a process of its own, in the repository."""
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], cwd=ROOT, capture_output=True, text=True, timeout=timeout
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+# --- layers ---
+
+
+def imports_of(path: Path) -> set[str]:
+    """Every module that a file imports anywhere, with the package of relative imports filled in."""
+    package = ".".join(path.relative_to(ROOT).parent.parts)
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            found |= {base, *(f"{base}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def within(modules: set[str], *packages: str) -> set[str]:
+    return {m for m in modules if any(m == package or m.startswith(f"{package}.") for package in packages)}
+
+
+LAYERS = {"pipelines": ("core", "worlds", "models"), "demos": ("core",)}
+"""Of each tree from the lowest up; above them the papers, beside each other."""
+
+
+def above(path: Path) -> tuple[str, ...]:
+    """The packages that a file may not import."""
+    tree, room = path.relative_to(ROOT).parts[:2]
+    folders = [child.name for child in (ROOT / tree).iterdir() if (child / "__init__.py").exists()]
+    layers = LAYERS[tree]
+    rank = layers.index(room) if room in layers else len(layers)
+    higher = [name for name in folders if (layers.index(name) if name in layers else len(layers)) > rank]
+    beside = [name for name in folders if name not in layers and name != room] if rank == len(layers) else []
+    others = beside if tree == "demos" and room not in layers else []
+    more = [f"pipelines.{name}" for name in others]
+    return (*(f"{tree}.{name}" for name in (*higher, *beside)), *more, "app", "assets", "tests")
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "pipelines").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))
+def test_pipelines_import_nothing_from_above(path: Path):
+    assert not within(imports_of(path), "gradio", "demos", *(above(path) if path.parent.name != "pipelines" else ()))
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "demos").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))
+def test_demos_import_nothing_from_above(path: Path):
+    assert not within(imports_of(path), *(above(path) if path.parent.name != "demos" else ()))
+
+
+@pytest.mark.parametrize("tab", TABS, ids=lambda tab: tab.slug)
+def test_a_tab_is_three_files_and_imports_no_other_paper(tab: tabs.Tab):
+    for place in (ROOT / "pipelines", ROOT / "demos"):
+        assert (place / tab.slug / "__init__.py").exists(), f"{place.name} has no folder for the tab {tab.slug}"
+    assert list((ROOT / "tests" / tab.slug).glob("test_*.py")), f"the tab {tab.slug} has no test"
+
+
+def test_importing_the_app_imports_no_model_library():
+    code = "import app, sys; print([m for m in ('torch', 'diffusers', 'transformers', 'timm') if m in sys.modules])"
+    assert python(code).strip() == "[]"
+
+
+def test_a_new_tab_is_found_without_touching_anything_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "echo_paper.py").write_text(
+        "import gradio as gr\n"
+        "from demos.core.tabs import Tab\n"
+        "from demos.core.widgets import paper_card\n"
+        "from pipelines.core.paper import Paper\n"
+        "PAPER = Paper('Echoes', ('A. Uthor',), 'Nowhere 2030', 'https://example.org', 'x', 'y', 'z', 'w')\n"
+        "TAB = Tab('Echo', 'echo_paper', 5, lambda registry, model_set: paper_card(PAPER), PAPER)\n"
+    )
+    monkeypatch.setattr(demos, "__path__", [*demos.__path__, str(tmp_path)])
+    assert [tab.slug for tab in tabs.discover()][:2] == ["echo_paper", "golden_noise"]
+    page = app.build(app.from_environment())
+    assert {block.label for block in page.blocks.values() if isinstance(block, gr.Tab)} >= {"Echo", "Golden Noise"}
+    sys.modules.pop("demos.echo_paper")
+
+
+def test_one_list_of_dependencies():
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    names = {re.match(r"[\w-]+", line)[0].lower() for line in lines if line and not line.startswith("#")}
+    assert "pydantic" not in names
+    assert {"torch", "gradio", "diffusers", "transformers"} <= names
+    assert 'file = ["requirements.txt"]' in (ROOT / "pyproject.toml").read_text()
+    missing = [name for name in names if importlib.metadata.version(name) is None]
+    assert not missing
+
+
+# --- one queue ---
+
+
+def functions():
+    return [function for function in app.demo.fns.values() if callable(function.fn)]
+
+
+def test_everything_on_the_lane_waits_in_one_queue_and_nothing_else_does():
+    guarded = [function for function in functions() if getattr(function.fn, "needs_gpu", False)]
+    assert guarded
+    for function in functions():
+        on_queue = function.concurrency_id == "gpu"
+        assert on_queue == getattr(function.fn, "needs_gpu", False), (
+            f"{function.fn.__name__}: use on_gpu(...) and **GPU"
+        )
+    for tab in TABS:
+        module = importlib.import_module(f"demos.{tab.slug}")
+        parts = [p for p in vars(module).values() if inspect.ismodule(p) and p.__name__.startswith("demos.")]
+        assert any("on_gpu(" in inspect.getsource(part) for part in (module, *parts)), tab.slug
+
+
+def test_what_only_changes_the_page_does_not_wait_behind_a_run():
+    for function in functions():
+        if not getattr(function.fn, "needs_gpu", False):
+            assert not function.queue or function.concurrency_limit != 1, function.fn.__name__
+
+
+def test_the_public_endpoints():
+    public = {f"/{f.api_name}" for f in app.demo.fns.values() if f.api_visibility == "public" and f.api_name}
+    assert public == ENDPOINTS
+
+
+# --- over HTTP ---
+
+
+def test_the_page_answers_and_keeps_its_doors_shut(served: str):
+    assert httpx.get(f"{served}/").status_code == 200
+    assert httpx.get(f"{served}/healthz").text == "ok"
+    assert httpx.get(f"{served}/monitoring/summary").status_code in (401, 403, 404)
+    for path in ("/etc/passwd", str(ROOT / "app.py"), "http://127.0.0.1:1/"):
+        assert httpx.get(f"{served}/gradio_api/file={path}").status_code == 403
+    big = {"files": ("big.png", b"\0" * 42_000_000)}
+    assert httpx.post(f"{served}/gradio_api/upload", files=big).status_code == 413
+
+
+BAD = {
+    "empty prompt": ({"prompt": "   "}, "prompt is empty"),
+    "100,000 characters": ({"prompt": "a" * 100_000}, "100,000 characters"),
+    "prompt is a number": ({"prompt": 7}, "prompt"),
+    "NaN": ({"guidance": float("nan")}, "guidance is nan"),
+    "infinity": ({"strength": float("inf")}, "strength is inf"),
+    "10^9 steps": ({"steps": 10**9}, "steps"),
+    "no steps": ({"steps": 0}, "steps"),
+    "half a step": ({"steps": 2.5}, "steps"),
+    "negative seed": ({"seed": -1}, "seed"),
+    "seed above 2^31": ({"seed": 2**31}, "seed"),
+    "true as seed": ({"seed": True}, "seed"),
+    "text as steps": ({"steps": "25"}, "steps"),
+    "nothing as guidance": ({"guidance": None}, "guidance"),
+    "a list": ({"strength": [1.0]}, "strength"),
+    "strength too low": ({"strength": -1.01}, "strength"),
+    "unknown model set": ({"model_set": "maxi"}, "'maxi' is unknown"),
+    "model set is a list": ({"model_set": ["mini"]}, "odel set"),
+    "unknown source": ({"source": "magic"}, "choose one of npnet, npnet_paper, redenoise"),
+    "source is a number": ({"source": 1}, "source is 1 but must be a text"),
+}
+
+
+def post(served: str, values: dict) -> tuple[str, str]:
+    """Event and data of the raw endpoint's last message: what a program without our client would see."""
+    given = {"prompt": PROMPT, "seed": 0, "steps": 1, "guidance": 5.0, "strength": 1.0, "model_set": "mini"}
+    given |= {"source": "npnet"} | values
+    body = json.dumps({"data": list(given.values())})  # Python writes NaN and Infinity, as some clients do
+    headers = {"content-type": "application/json"}
+    answer = httpx.post(f"{served}/gradio_api/call{API}", content=body, headers=headers)
+    assert answer.status_code == 200, answer.text
+    event = answer.json()["event_id"]
+    stream = httpx.get(f"{served}/gradio_api/call{API}/{event}", timeout=120).text
+    kind, data = re.findall(r"event: (\w+)\ndata: (.*)", stream)[-1]
+    return kind, data
+
+
+@pytest.mark.parametrize(("values", "words"), BAD.values(), ids=BAD.keys())
+def test_wrong_input_gets_one_clear_sentence(served: str, values: dict, words: str):
+    kind, data = post(served, values)
+    assert kind == "error"
+    text = json.loads(data)["error"]
+    assert words in text
+    assert text.endswith(".")
+    assert len(text) < 250
+    assert "\n" not in text
+    assert "Traceback" not in text
+
+
+def test_wrong_input_through_the_client(served: str):
+    client = Client(served, verbose=False)
+    for values, words in (BAD["empty prompt"], BAD["10^9 steps"], BAD["negative seed"]):
+        with pytest.raises(Exception, match=words):
+            client.predict(**{"prompt": PROMPT, "api_name": API} | values)
+    assert httpx.get(f"{served}/healthz").status_code == 200
+
+
+def test_a_body_that_is_no_json_or_has_too_few_values(served: str):
+    url, headers = f"{served}/gradio_api/call{API}", {"content-type": "application/json"}
+    assert httpx.post(url, content=b"{", headers=headers).status_code in (400, 422)
+    assert httpx.post(url, json={}).status_code in (400, 422)
+    assert httpx.get(f"{served}/healthz").status_code == 200
+
+
+# --- real pictures; these load the models ---
+
+
+@pytest.mark.slow
+def test_the_same_seed_gives_the_same_bytes_and_the_pipeline_gives_them_too(served: str, tmp_path: Path):
+    from demos.golden_noise import write
+    from pipelines.golden_noise import Settings, generate
+
+    client = Client(served, verbose=False)
+    given = {"prompt": PROMPT, "seed": 7, "steps": 4, "guidance": 4.0, "strength": 1.5, "source": "redenoise"}
+    runs = [client.predict(**given, api_name=API) for _ in range(2)]
+    files = [[Path(path).read_bytes() for path in run[:2]] for run in runs]
+    assert files[0] == files[1]
+
+    outcome = lane.run_blocking(generate, app.from_environment(), Settings(**given))
+    direct = write(outcome, "test")
+    assert files[0] == [Path(direct.standard).read_bytes(), Path(direct.golden).read_bytes()]
+
+    inside = images.read_settings(runs[0][1], tab="golden_noise")["settings"]
+    assert {name: inside[name] for name in given} == given
+    facts = runs[0][2]
+    assert facts["seconds"] > 0
+    assert {"verdict_standard", "verdict_golden", "fully_right", "models", "claim", "settings"} <= set(facts)
+    assert {"attribute", "wanted", "seen", "confidence", "right"} == set(facts["verdict_golden"][0])
+    pairs = {f"{name}_{when}" for name in ("mean", "std", "channel_means", "singular_values", "spectrum")
+             for when in ("before", "after")}  # fmt: skip
+    assert {"change_rms", "change_peak", "energy", "frequency"} | pairs == set(facts["noise"])
+
+
+@pytest.mark.slow
+def test_the_programs_on_the_page_work(served: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from demos.golden_noise import from_python
+
+    monkeypatch.chdir(tmp_path)
+    over_http, in_process = re.findall(r"```python\n(.*?)```", from_python(), re.DOTALL)
+    seen: dict = {}
+    exec(over_http.replace("http://127.0.0.1:7860", served).replace("steps=25", "steps=2"), seen)
+    assert images.read_settings(seen["golden"], tab="golden_noise")["settings"]["seed"] == 7
+    exec(in_process.replace("seed=7", "seed=7, steps=2"), {})
+    assert images.open_picture(tmp_path / "golden.png").tobytes() == images.open_picture(seen["golden"]).tobytes()
+
+
+@pytest.mark.slow
+def test_strength_zero_is_the_same_noise(served: str):
+    standard, golden, _ = Client(served, verbose=False).predict(
+        prompt=PROMPT, seed=3, steps=3, strength=0, api_name=API
+    )
+    pixels = [images.from_pil(images.open_picture(path)) for path in (standard, golden)]
+    assert (pixels[0] == pixels[1]).all()
+
+
+@pytest.mark.slow
+def test_eight_visitors_at_once_get_what_each_would_get_alone(served: str):
+    def picture(seed: int) -> bytes:
+        run = Client(served, verbose=False).predict(prompt=PROMPT, seed=seed, steps=3, api_name=API)
+        return Path(run[0]).read_bytes() + Path(run[1]).read_bytes()
+
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(picture, range(8)))
+    assert together == [picture(seed) for seed in range(8)]
+    assert len(set(together)) == 8
+
+
+@pytest.mark.slow
+def test_a_visitor_who_leaves_frees_the_lane(served: str):
+    client = Client(served, verbose=False)
+    client.predict(prompt=PROMPT, steps=1, api_name=API)  # models are loaded
+    job = client.submit(prompt=PROMPT, steps=100, api_name=API)
+    wait_until(lambda: lane.waiting() > 0)
+    job.cancel()
+    before = time.monotonic()
+    wait_until(lambda: lane.waiting() == 0, 10)
+    assert time.monotonic() - before < 5
+
+
+def wait_until(true, seconds: float = 30) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.02)
+
+
+# --- errors and visitors, without a server ---
+
+
+def visit(session: str = "s") -> gr.Request:
+    return gr.Request(session_hash=session)
+
+
+def handler(name: str):
+    """The page's handler of that name, as Gradio calls it."""
+    return next(function.fn for function in functions() if function.fn.__name__ == name)
+
+
+def shown(updates: list) -> str:
+    """Everything that the updates put on the page, as text."""
+    return " ".join(str(value) for update in updates if isinstance(update, dict) for value in update.values())
+
+
+def tallies(updates: list) -> list[Tally]:
+    values = [value for update in updates if isinstance(update, dict) for value in update.values()]
+    return [value for value in values if isinstance(value, Tally)]
+
+
+@pytest.mark.slow
+def test_the_lab_stops_goes_on_and_starts_anew(monkeypatch: pytest.MonkeyPatch):
+    asked = [PROMPT, 1, 3.0, 1.0, 3, 8, ["npnet", "first_step"]]
+    straight = list(handler("lab")(visit("lab"), *asked))
+    assert [tally.done for tally in tallies(straight)] == [4, 8]
+    page = shown(straight)
+    for words in ("8 of 8 seeds counted", "Head to head", "Done: 8 seeds", "Decide how many seeds"):
+        assert words in page
+    assert page.count("✓ right") + page.count("✗ wrong") == page.count("<li><img") == (4 + 6) * 3
+    assert page.count("<li><img") == page.count(" alt='Seed "), "a mark has its word, a picture its description"
+
+    run, seen = handler("lab")(visit("lab"), *asked), []
+    while not tallies(seen):
+        seen.append(next(run))
+    assert handlers.stop_run(visit("lab"))
+    rest = list(run)
+    assert "What was counted stays" in shown(rest) and not tallies(rest)
+    (kept,) = tallies(seen)
+    on = list(handler("lab_continued")(visit("lab"), *asked, kept))
+    assert [tally.done for tally in tallies(on)] == [8] and tallies(on)[0].right == tallies(straight)[-1].right
+
+    assert not tallies(list(handler("lab_continued")(visit("lab"), *asked, tallies(on)[0]))), "nothing is left to count"
+    other = ["a shiny purple sphere on tiles", *asked[1:5], 2, asked[6]]
+    anew = list(handler("lab_continued")(visit("lab"), *other, kept))
+    assert [tally.done for tally in tallies(anew)] == [2] and tallies(anew)[0].settings.prompt == other[0]
+
+    monkeypatch.setattr(lab, "LIMIT_S", 0.0)
+    late = list(handler("lab_continued")(visit("lab"), *asked, kept))
+    assert "the limit of one run. What was counted stays" in shown(late) and not tallies(late)
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "words"),
+    [(0, "", "prompt is empty"), (0, "zebra", "nothing that the judge knows"), (4, None, "seed is nothing"),
+     (5, 0, "number of seeds"), (6, [], "compare nothing"), (6, ["magic"], "'magic'")],
+)  # fmt: skip
+def test_the_lab_tells_what_is_wrong_and_clears_nothing(place: int, value: object, words: str):
+    asked = [PROMPT, 1, 3.0, 1.0, 3, 8, ["npnet"]]
+    asked[place] = value
+    for name, more in (("lab", []), ("lab_continued", [None])):
+        with pytest.raises(gr.Error) as caught:
+            next(handler(name)(visit("lab"), *asked, *more))
+        assert words in caught.value.message and caught.value.message.endswith(".")
+
+
+def test_a_run_that_breaks_does_not_look_as_if_it_went_on(monkeypatch: pytest.MonkeyPatch):
+    def breaks(job, *rest):
+        raise MemoryError("there is no room")
+
+    monkeypatch.setattr(noise_lab, "compare", breaks)
+    monkeypatch.setattr(golden_noise, "generate", breaks)
+    for name, asked in (
+        ("lab", [PROMPT, 1, 3.0, 1.0, 3, 8, ["npnet"]]),
+        ("compare", [PROMPT, 1, 1, 3.0, 1.0, "npnet", []]),
+    ):
+        seen = []
+        with pytest.raises(gr.Error, match="There is no room."):
+            for update in handler(name)(visit("lab"), *asked):
+                seen.append(update)  # not a comprehension: what came before the error is kept
+        assert "running" in shown(seen[:1]) and "progress-line stopped" in shown(seen[-1:])
+
+
+def test_the_measured_figures_are_a_table_or_one_sentence(monkeypatch: pytest.MonkeyPatch):
+    standard, better = [True, False] * 50, [True] * 60 + [False] * 40
+    rows = {
+        key: Paired.of(hits, standard).as_dict() | {"evaluations": cost, "seconds": 0.31}
+        for key, hits, cost in (("standard", standard, 50), ("npnet", standard, 50), ("best_of_two", better, 100))
+    }
+    found = {"arms": rows, "pairs": 100, "steps": 25, "guidance": 5.5, "strength": 1.0}
+    monkeypatch.setattr(noise_lab, "measured", lambda: found)
+    told = lab.measured_html("mini")
+    assert "Best of two seeds, +10.0 points at 2 times the cost" in told and "100 held-out prompts" in told
+    assert told.count("<tr role='row'>") == 4 and "of the mini set" not in told
+    assert "of the mini set, not of SDXL" in lab.measured_html("full")
+    monkeypatch.setattr(noise_lab, "measured", lambda: None)
+    assert lab.measured_html("mini").count(".") == lab.NOT_MEASURED.count(".") == 1
+
+
+def test_the_full_set_says_what_it_fetches_and_why_it_has_no_lab():
+    page = app.build(app.from_environment(), "full")
+    words = " ".join(str(block.value) for block in page.blocks.values() if isinstance(block, gr.HTML))
+    assert "122 MB more from Klayand/GoldenNoiseModel" in words and "--model-set mini" in words
+    assert not [f for f in page.fns.values() if getattr(f.fn, "__name__", "") == "lab"]
+    radio = next(b for b in page.blocks.values() if isinstance(b, gr.Radio) and b.label == "Golden noise from")
+    assert [key for _, key in radio.choices] == ["npnet_paper", "redenoise"] and radio.value == "npnet_paper"
+
+
+def raises(error: BaseException):
+    def handler(session):
+        yield 1
+        raise error
+
+    return handler
+
+
+@pytest.mark.parametrize("error", [ValueError("the seed is odd"), MemoryError("no room"), TimeoutError("too slow")])
+def test_foreseen_errors_are_told_in_one_sentence(error: Exception):
+    run = handlers.on_gpu(raises(error))(visit())
+    assert next(run) == 1
+    with pytest.raises(gr.Error) as caught:
+        next(run)
+    assert str(error)[1:] in caught.value.message
+    assert caught.value.message[0].isupper()
+    assert caught.value.message.endswith(".")
+
+
+@pytest.mark.parametrize("error", [RuntimeError("/secret/path"), OSError("gone: /secret/path"), KeyError("x")])
+def test_unforeseen_errors_show_a_reference_and_are_logged(error: Exception, caplog: pytest.LogCaptureFixture):
+    with pytest.raises(gr.Error) as caught:
+        list(handlers.on_gpu(raises(error))(visit()))
+    reference = re.search(r"reference (\w{6})", caught.value.message)[1]
+    assert "secret" not in caught.value.message
+    assert reference in caplog.text
+    assert "Traceback" in caplog.text
+
+
+def test_a_cancelled_run_ends_quietly():
+    assert list(handlers.on_gpu(raises(lane.Cancelled()))(visit())) == [1]
+
+
+def forever(session):
+    yield from itertools.repeat(session)
+
+
+def test_one_run_per_visitor_until_stop_is_pressed():
+    handler = handlers.on_gpu(forever)
+    first, other = handler(visit("a")), handler(visit("b"))
+    a, b = visitors.visitor(visit("a")), visitors.visitor(visit("b"))
+    assert (next(first), next(other)) == (a, b)
+    with pytest.raises(gr.Error, match="One run at a time"):
+        next(handler(visit("a")))
+    assert next(first) == a, "the refusal must not end the run that is going"
+
+    assert handlers.stop_run(visit("a"))
+    assert not handlers.stop_run(visit("a"))
+    again = handler(visit("a"))
+    assert next(again) == a, "after Stop the next run starts at once"
+    assert list(first) == []
+    with pytest.raises(gr.Error, match="One run at a time"):
+        next(handler(visit("a")))
+    again.close()
+    assert next(handler(visit("a"))) == a
+    other.close()
+    assert not handlers.stop_run(visit("b"))
+
+
+def test_the_session_is_no_parameter_of_the_endpoint():
+    from gradio.utils import get_function_params
+
+    def handler(session, prompt, seed=3):
+        yield session
+
+    assert [p[:3] for p in get_function_params(handlers.on_gpu(handler))] == [
+        ("prompt", False, None),
+        ("seed", True, 3),
+    ]
+
+
+def test_files_of_a_visitor_go_when_he_is_forgotten():
+    folder = handlers.workspace("somebody")
+    (folder / "a.png").write_bytes(b"x")
+    assert handlers.workspace("somebody") == folder
+    assert handlers.workspace("../somebody else") not in (folder, folder.parent.parent)
+    handlers.forget_visitor(visit("somebody"))
+    assert not folder.exists()
+
+
+# --- words on the page ---
+
+
+def test_the_paper_card_tells_the_facts_and_escapes_them():
+    paper = Paper("<b>T</b>", ("A & B", "C"), "V", 'https://x.org/"', "idea", "ours", "theirs", "Apache-2.0")
+    with gr.Blocks():
+        card = widgets.paper_card(paper).value
+    assert "&lt;b&gt;T&lt;/b&gt;" in card
+    assert "A &amp; B, C" in card
+    assert '"https://x.org/&quot;"' in card
+    for word in ("idea", "ours", "theirs", "Apache-2.0"):
+        assert word in card
+
+
+def test_the_status_line_loads_nothing():
+    registry = app.from_environment()
+    text = widgets.status_text(registry, "mini")
+    for word in ("mini", "nothing yet", "MiB", "Queue"):
+        assert word in text
+
+
+def test_restoring_checks_the_settings_inside(tmp_path: Path):
+    from PIL import Image
+
+    from demos.golden_noise import SLUG, settings_inside
+
+    image, path = Image.new("RGB", (8, 6)), tmp_path / "a.png"
+    good = {"prompt": "a red cube", "seed": 5, "noise": "golden", "from a later version": 1}
+    assert settings_inside(images.save_png(image, path, good, tab=SLUG)).seed == 5
+    assert settings_inside(path).source == "npnet", "PNGs from before there was a choice still restore"
+    images.save_png(image, path, good | {"source": "redenoise"}, tab=SLUG)
+    assert settings_inside(path).source == "redenoise"
+    for bad in (
+        {"prompt": "x" * 5000},
+        {"steps": 10**9},
+        {"seed": "5"},
+        {"seed": [5]},
+        {"model_set": "maxi"},
+        {"source": "x"},
+    ):
+        images.save_png(image, path, good | bad, tab=SLUG)
+        with pytest.raises(ValueError, match=r"\.$"):
+            settings_inside(path)
+    images.save_png(image, path, {"seed": 5}, tab=SLUG)
+    with pytest.raises(ValueError, match="no prompt"):
+        settings_inside(path)
+
+
+# --- the theme ---
+
+
+def luminance(colour: str) -> float:
+    """WCAG 2 relative luminance of "#rrggbb"."""
+    channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(one: str, other: str) -> float:
+    darker, lighter = sorted((luminance(one), luminance(other)))
+    return (lighter + 0.05) / (darker + 0.05)
+
+
+def test_contrast_is_measured_right():
+    assert contrast("#000000", "#ffffff") == pytest.approx(21)
+    assert contrast("#777777", "#ffffff") == pytest.approx(4.48, abs=0.01)
+
+
+@pytest.mark.parametrize("mode", ["light", "dark"])
+def test_text_can_be_read(mode: str):
+    colours = theme.LIGHT if mode == "light" else theme.DARK
+    poor = {pair: round(contrast(*(colours[name] for name in pair)), 2) for pair in theme.PAIRS}
+    assert not {pair: ratio for pair, ratio in poor.items() if ratio < 4.5}
+    edges = {pair: round(contrast(*(colours[name] for name in pair)), 2) for pair in theme.EDGES}
+    assert not {pair: ratio for pair, ratio in edges.items() if ratio < 3}
+
+
+@pytest.mark.parametrize("suffix", ["", "_dark"])
+def test_gradios_own_pairs_can_be_read(suffix: str):
+    studio = theme.StudioTheme()
+    pairs = [
+        ("body_text_color", "body_background_fill"),
+        ("body_text_color_subdued", "background_fill_secondary"),
+        ("block_label_text_color", "block_label_background_fill"),
+        ("block_title_text_color", "block_background_fill"),
+        ("block_info_text_color", "block_background_fill"),
+        ("input_placeholder_color", "input_background_fill"),
+        ("link_text_color", "body_background_fill"),
+        ("button_primary_text_color", "button_primary_background_fill"),
+        ("button_primary_text_color_hover", "button_primary_background_fill_hover"),
+        ("button_secondary_text_color", "button_secondary_background_fill"),
+        ("button_secondary_text_color_hover", "button_secondary_background_fill_hover"),
+        ("error_text_color", "error_background_fill"),
+    ]
+    for text, ground in pairs:
+        ratio = contrast(getattr(studio, text + suffix), getattr(studio, ground + suffix))
+        assert ratio >= 4.5, f"{text}{suffix} on {ground}{suffix}: {ratio:.2f}"
+
+
+def test_the_look_fetches_nothing():
+    everything = theme.head() + theme.script() + theme.StudioTheme()._get_theme_css() + app.MASTHEAD + app.COLOPHON
+    assert not re.search(r"https?://(?!www\.w3\.org)|@import|url\((?!.?data:)", everything)
+
+
+# --- quiet ---
+
+
+def test_nothing_phones_home():
+    names = python(
+        """
+        import socket, sys, time
+        asked, real = [], socket.getaddrinfo
+        def recorder(host, *rest, **more):
+            asked.append(host)
+            return real(host, *rest, **more)
+        socket.getaddrinfo = recorder
+        import app, urllib.request
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0)); port = probe.getsockname()[1]
+        app.serve(app.demo, "127.0.0.1", port, block=False)
+        urllib.request.urlopen(f"http://127.0.0.1:{port}/").read()
+        time.sleep(4)
+        local = {None, "", "localhost", "127.0.0.1", "0.0.0.0", "::1", b"127.0.0.1", b"localhost"}
+        print("ASKED", sorted({str(host) for host in asked if host not in local}))
+        sys.stdout.flush()
+        app.demo.close()
+        """
+    )
+    assert "ASKED []" in names

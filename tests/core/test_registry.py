@@ -1,0 +1,867 @@
+"""The registry's promises. Budgets and moves are tried on the CPU, with a recorder in place of `.to("cuda")`."""
+
+import hashlib
+import os
+import random
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from pipelines.core.lane import Job, Progress, Result, run_blocking, stream
+from pipelines.core.patching import edited_outputs, fingerprint
+from pipelines.core.registry import (
+    LOAD_LOCK,
+    ModelSpec,
+    OutOfBudget,
+    Registry,
+    check_files,
+    default_ram_bytes,
+    from_environment,
+    resolve,
+)
+
+ROOT = Path(__file__).resolve().parents[2]
+MB = 10**6
+
+
+def linear(spec: ModelSpec) -> nn.Linear:
+    return nn.utils.skip_init(nn.Linear, spec.bytes // 4000, 1000, bias=False)
+
+
+def part(key: str, megabytes: float, load: Any = linear, **kwargs: Any) -> ModelSpec:
+    return ModelSpec(key=key, source="", load=load, licence="Apache-2.0", bytes=int(megabytes * MB), **kwargs)
+
+
+class Mover:
+    """Stands in for `.to(device)`: remembers the moves, and can run out of memory."""
+
+    def __init__(self) -> None:
+        self.moves: list[tuple[int, str]] = []
+        self.fail_next = 0
+
+    def __call__(self, module: nn.Module, device: str) -> nn.Module:
+        if device == "cuda" and self.fail_next:
+            self.fail_next -= 1
+            raise torch.OutOfMemoryError("CUDA out of memory. (made by the test)")
+        self.moves.append((id(module), device))
+        return module
+
+
+def on_gpu(gpu_mb: float = 20, ram_mb: float = 16) -> Registry:
+    return Registry("cuda", gpu_bytes=int(gpu_mb * MB), ram_bytes=int(ram_mb * MB), move=Mover())
+
+
+def states(registry: Registry) -> dict[str, str]:
+    return {row["key"]: row["state"] for row in registry.status()}
+
+
+def row(registry: Registry, key: str) -> dict[str, Any]:
+    return next(row for row in registry.status() if row["key"] == key)
+
+
+def touch(registry: Registry, *specs: ModelSpec) -> None:
+    with registry.lease(*specs):
+        pass
+
+
+def leased(registry: Registry) -> list[str]:
+    return [row["key"] for row in registry.status() if row["leased"]]
+
+
+# ---- lazy, shared, in order ----
+
+
+def test_nothing_is_loaded_before_the_first_lease_and_only_once():
+    loads = []
+
+    def load(spec: ModelSpec) -> nn.Module:
+        loads.append(spec.key)
+        return linear(spec)
+
+    registry, spec = Registry("cpu"), part("a", 4, load)
+    registry.declare(spec)
+    assert (states(registry), loads) == ({"a": "cold"}, [])
+    touch(registry, spec)
+    touch(registry, spec)
+    assert loads == ["a"]
+    assert (row(registry, "a")["state"], row(registry, "a")["uses"]) == ("ram", 2)
+    assert row(registry, "a")["load_seconds"] > 0
+
+
+def test_the_same_key_is_the_same_object_in_one_lease_and_in_two():
+    registry = Registry("cpu")
+    with registry.lease(part("a", 4), part("b", 4), part("a", 4)) as (one, other, again):
+        assert one is again
+        assert one is not other
+        with registry.lease(part("a", 4)) as (nested,):
+            assert nested is one
+    with registry.lease(part("a", 4)) as (later,):
+        assert later is one
+    assert row(registry, "a")["uses"] == 3
+
+
+def test_one_key_for_two_different_things_is_refused():
+    registry = Registry("cpu")
+    registry.declare(part("a", 4))
+    with pytest.raises(ValueError, match=r"key 'a' is already .* float32, not .* float16: give one of them another"):
+        touch(registry, part("a", 4, dtype="float16"))
+
+
+def test_shared_models_come_in_eval_mode_without_gradients_and_measured():
+    registry = Registry("cpu")
+    spec = part("a", 1, lambda spec: nn.Sequential(nn.Linear(10, 10), nn.BatchNorm1d(10)).train())
+    with registry.lease(spec) as (net,):
+        assert not any(module.training for module in net.modules())
+        assert not any(weight.requires_grad for weight in net.parameters())
+    assert row(registry, "a")["bytes"] == (100 + 10 + 4 * 10) * 4 + 8  # batch norm counts its batches in int64
+
+
+def test_things_that_are_no_modules_are_kept_and_never_moved():
+    registry = on_gpu()
+    words = part("words", 1, lambda spec: {"cat": 1})
+    with registry.lease(words, part("m", 4)) as (vocabulary, _):
+        assert vocabulary == {"cat": 1}
+    registry.free()
+    assert states(registry) == {"words": "ram", "m": "ram"}
+    assert row(registry, "words")["bytes"] == MB
+    assert len(registry._move.moves) == 2  # the module there and back
+
+
+# ---- budgets and eviction ----
+
+
+def test_least_recently_used_goes_first():
+    registry, m = on_gpu(), [part(f"m{i}", 6) for i in range(4)]
+    for index in (0, 1, 0, 2, 3):
+        touch(registry, m[index])
+    assert states(registry) == {"m0": "gpu", "m1": "ram", "m2": "gpu", "m3": "gpu"}
+
+
+def test_what_does_not_fit_in_ram_either_is_forgotten_least_recently_used_first():
+    registry, m = on_gpu(gpu_mb=6, ram_mb=13), [part(f"m{i}", 6) for i in range(5)]
+    for spec in m:
+        touch(registry, spec)
+    assert states(registry) == {"m0": "cold", "m1": "cold", "m2": "cold", "m3": "ram", "m4": "gpu"}
+
+
+def test_cpu_mode_keeps_within_the_ram_budget():
+    registry, m = Registry("cpu", ram_bytes=13 * MB), [part(f"m{i}", 6) for i in range(3)]
+    for index in (0, 1, 0, 2):
+        touch(registry, m[index])
+    assert states(registry) == {"m0": "ram", "m1": "cold", "m2": "ram"}
+
+
+def test_a_part_in_ram_moves_on_before_the_next_one_is_loaded():
+    """Together they fit on the GPU, but not in RAM, through which both have to go."""
+    registry, small, large = on_gpu(ram_mb=16), part("small", 6), part("large", 12)
+    touch(registry, small)
+    registry.free()
+    touch(registry, large, small)
+    assert states(registry) == {"small": "gpu", "large": "gpu"}
+
+
+def test_room_is_made_before_loading():
+    """At no moment, not even while loading, is more in RAM than the budget."""
+    registry = Registry("cpu", ram_bytes=13 * MB)
+    held = []
+
+    def load(spec: ModelSpec) -> nn.Module:
+        held.append(registry.summary()["ram_bytes"] + spec.bytes)
+        return linear(spec)
+
+    for index in range(4):
+        touch(registry, part(f"m{index}", 6, load))
+    assert max(held) <= 13 * MB
+
+
+@pytest.mark.parametrize("registry", [on_gpu(), Registry("cpu", ram_bytes=20 * MB)], ids=["cuda", "cpu"])
+def test_too_big_is_refused_before_anything_is_loaded_or_moved(registry):
+    loads = []
+    touch(registry, part("before", 4))
+    state = states(registry)["before"]
+    big = [part(f"b{i}", 12, lambda spec: loads.append(spec.key)) for i in range(2)]
+    words = r"b0 \+ b1 needs 22\.9 MiB and the budget for models in (RAM|the GPU) is 19\.1 MiB: raise LATENT_STUDIO_"
+    with pytest.raises(OutOfBudget, match=words):
+        touch(registry, *big)
+    assert loads == []
+    assert states(registry) == {"before": state, "b0": "cold", "b1": "cold"}
+    assert leased(registry) == []
+
+
+def test_a_part_that_is_bigger_than_declared_is_measured_and_not_kept_over_budget():
+    registry = Registry("cpu", ram_bytes=10 * MB)
+    touch(registry, part("other", 4))
+    liar = part("liar", 1, lambda spec: nn.Linear(3000, 1000, bias=False))  # 12 MB
+    with pytest.raises(OutOfBudget, match=r"liar needs 11\.4 MiB"):
+        touch(registry, liar)
+    assert states(registry)["liar"] == "cold"
+    assert registry.summary()["ram_bytes"] <= 10 * MB
+
+
+@pytest.mark.parametrize("mode", ["cuda", "cpu"])
+def test_a_nested_lease_never_evicts_the_outer_one(mode):
+    registry = Registry(mode, gpu_bytes=20 * MB, ram_bytes=20 * MB, move=Mover())
+    loaded = "gpu" if mode == "cuda" else "ram"
+    with registry.lease(part("outer", 12)) as (outer,):
+        with registry.lease(part("small", 6)):
+            assert states(registry) == {"outer": loaded, "small": loaded}
+        with pytest.raises(OutOfBudget, match=r"inner needs 11\.4 MiB beside 11\.4 MiB in use"):
+            touch(registry, part("inner", 12))
+        with registry.lease(part("outer", 12)) as (again,):
+            assert again is outer
+        assert states(registry)["outer"] == loaded
+    touch(registry, part("inner", 12))
+    assert states(registry)["inner"] == loaded
+    assert leased(registry) == []
+
+
+def test_a_lease_is_given_back_when_its_block_raises():
+    registry = on_gpu()
+    with pytest.raises(ZeroDivisionError), registry.lease(part("a", 4), part("b", 4)):
+        assert leased(registry) == ["a", "b"]
+        raise ZeroDivisionError
+    assert leased(registry) == []
+
+
+def test_drop_and_free_leave_alone_what_is_leased():
+    registry = on_gpu()
+    touch(registry, part("idle", 4))
+    with registry.lease(part("busy", 4)):
+        assert not registry.drop("busy")
+        assert registry.drop("idle")
+        assert registry.free() == 0
+        assert states(registry) == {"idle": "cold", "busy": "gpu"}
+    assert registry.free() == 4 * MB
+    assert states(registry)["busy"] == "ram"
+    assert registry.drop("busy")
+    assert states(registry) == {"idle": "cold", "busy": "cold"}
+
+
+def test_drop_answers_at_once_while_another_thread_works():
+    registry = on_gpu()
+    touch(registry, part("idle", 4))
+    answers = []
+    with registry.lease(part("busy", 4)):
+        other = threading.Thread(target=lambda: answers.append(registry.drop("idle")))
+        other.start()
+        other.join(2)
+        assert answers == [False]
+        assert states(registry)["idle"] == "gpu"
+
+
+def test_evicted_weights_really_leave_memory(toy_models):
+    """Real classes, without the garbage collector's help: eviction for room does not call it."""
+    registry = Registry("cpu", ram_bytes=2 * max(spec.bytes for spec in toy_models.values()) - 1)
+    gone = {}
+    for key in ("text0", "unet0", "unet1", "text1", "unet0"):
+        with registry.lease(toy_models[key]) as (net,):
+            gone[key] = weakref.ref(net)
+        del net
+        for other, weights in gone.items():
+            assert (weights() is None) == (states(registry)[other] == "cold")
+    assert states(registry)["unet1"] == "cold"
+
+
+# ---- out of memory ----
+
+
+def out_of_memory() -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB (made by the test)")
+
+
+def test_out_of_memory_once_evicts_everything_idle_and_tries_again():
+    registry, calls = on_gpu(), []
+    touch(registry, part("idle", 4))
+
+    def work(net: nn.Module) -> str:
+        calls.append(states(registry)["idle"])
+        if len(calls) == 1:
+            out_of_memory()
+        return "ok"
+
+    assert registry.run(part("a", 4), work) == "ok"
+    assert calls == ["gpu", "ram"]
+    assert states(registry)["a"] == "gpu"
+
+
+def test_out_of_memory_twice_is_one_clear_sentence():
+    registry, calls = on_gpu(), []
+
+    def work(*parts: nn.Module) -> None:
+        calls.append(1)
+        out_of_memory()
+
+    with pytest.raises(MemoryError) as caught:
+        registry.run([part("a", 4), part("b", 4)], work)
+    assert str(caught.value) == (
+        "the GPU ran out of memory with a + b loaded, which needs 7.6 MiB (budget 19.1 MiB) and room to work in: "
+        "make less at once (a smaller picture, a shorter text, fewer steps), or close other programs on that machine"
+    )
+    assert len(calls) == 2
+    assert leased(registry) == []
+
+
+def test_out_of_memory_on_the_cpu_lets_go_of_everything_idle():
+    registry, calls = Registry("cpu"), []
+    touch(registry, part("idle", 4))
+
+    def work(net: nn.Module) -> str:
+        calls.append(states(registry))
+        if len(calls) == 1:
+            raise MemoryError
+        return "ok"
+
+    assert registry.run(part("a", 4), work) == "ok"
+    assert calls == [{"idle": "ram", "a": "ram"}, {"idle": "cold", "a": "ram"}]
+
+
+def test_the_first_attempts_tensors_are_gone_before_the_second():
+    """Also when something, a logger say, holds on to the error and so to the frames of the attempt."""
+    registry, kept, errors = Registry("cpu"), [], []
+
+    def work(net: nn.Module) -> bool:
+        if kept:
+            return kept[0]() is None
+        latents = torch.zeros(1000)
+        kept.append(weakref.ref(latents))
+        try:
+            out_of_memory()
+        except torch.OutOfMemoryError as error:
+            errors.append(error)
+            raise
+
+    assert registry.run(part("a", 1), work)
+    assert len(errors) == 1
+
+
+@pytest.mark.parametrize("use_run", [True, False], ids=["run", "lease"])
+def test_out_of_memory_during_the_move_is_retried(use_run):
+    registry = on_gpu()
+    touch(registry, part("idle", 4))
+    registry._move.fail_next = 1
+    if use_run:
+        assert registry.run(part("a", 4), lambda net: "ok") == "ok"
+    else:
+        touch(registry, part("a", 4))
+    assert states(registry) == {"idle": "ram", "a": "gpu"}
+
+
+def test_out_of_memory_during_the_move_twice_leaves_the_part_in_ram():
+    registry = on_gpu()
+    registry._move.fail_next = 2
+    with pytest.raises(MemoryError, match="the GPU ran out of memory with a loaded"):
+        registry.run(part("a", 4), lambda net: "ok")
+    assert states(registry) == {"a": "ram"}
+    assert leased(registry) == []
+    assert registry.run(part("a", 4), lambda net: "ok") == "ok"
+
+
+def test_other_errors_are_not_retried():
+    calls = []
+
+    def work(net: nn.Module) -> None:
+        calls.append(1)
+        raise RuntimeError("shapes do not match")
+
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        on_gpu().run(part("a", 4), work)
+    assert len(calls) == 1
+
+
+# ---- failed loads, files, sources ----
+
+
+def test_a_failed_load_leaves_no_trace_and_the_next_lease_tries_again():
+    registry, fail = Registry("cpu", ram_bytes=10 * MB), [True]
+
+    def load(spec: ModelSpec) -> nn.Module:
+        if fail.pop():
+            raise OSError("the disk is gone")
+        return linear(spec)
+
+    fail[:] = [False, True]
+    spec = part("a", 8, load)
+    with pytest.raises(OSError, match="the disk is gone"):
+        touch(registry, part("good", 1), spec)
+    assert row(registry, "a")["error"] == "OSError: the disk is gone"
+    assert states(registry) == {"good": "ram", "a": "failed"}
+    assert registry.summary()["ram_bytes"] == MB
+    assert leased(registry) == []
+    touch(registry, spec)
+    assert (row(registry, "a")["state"], row(registry, "a")["error"]) == ("ram", None)
+
+
+def test_a_model_with_empty_weights_is_refused():
+    registry = Registry("cpu")
+    with pytest.raises(RuntimeError, match="a came back with empty weights"):
+        touch(registry, part("a", 4, lambda spec: nn.Linear(10, 10, device="meta")))
+    assert states(registry) == {"a": "failed"}
+
+
+def asset(folder: Path, content: bytes, wanted: str, key: str = "net") -> ModelSpec:
+    (folder / "net.bin").write_bytes(content)
+    load = lambda spec: (resolve(spec) / "net.bin").read_bytes()  # noqa: E731
+    return ModelSpec(key, str(folder), load, "Apache-2.0", 10, sha256={"net.bin": wanted})
+
+
+def test_files_are_checked_against_their_hash_before_loading(tmp_path):
+    good = asset(tmp_path, b"weights", hashlib.sha256(b"weights").hexdigest())
+    with Registry("cpu").lease(good) as (content,):
+        assert content == b"weights"
+    bad = asset(tmp_path, b"other", hashlib.sha256(b"not these").hexdigest(), key="bad")
+    registry = Registry("cpu")
+    with pytest.raises(ValueError, match=r"net\.bin of bad has SHA-256 d9298a10d1b0… but .* restore the file in"):
+        touch(registry, bad)
+    assert states(registry) == {"bad": "failed"}
+
+
+def test_a_file_is_hashed_once_and_again_when_it_has_changed(tmp_path, monkeypatch):
+    spec = asset(tmp_path, b"once", hashlib.sha256(b"once").hexdigest())
+    hashed, digest = [], hashlib.file_digest
+    monkeypatch.setattr(hashlib, "file_digest", lambda file, name: hashed.append(1) or digest(file, name))
+    check_files(spec)
+    check_files(spec)
+    assert len(hashed) == 1
+    (tmp_path / "net.bin").write_bytes(b"changed")
+    with pytest.raises(ValueError, match="restore the file"):
+        check_files(spec)
+
+
+def test_no_lock_is_held_while_files_are_fetched():
+    fetching, done = threading.Event(), threading.Event()
+
+    def fetch(spec: ModelSpec) -> None:
+        fetching.set()
+        assert done.wait(60)
+
+    registry, loaded = Registry("cpu"), part("loaded", 1)
+    touch(registry, loaded)
+    thread = threading.Thread(target=touch, args=(registry, part("far", 1, fetch=fetch)))
+    thread.start()
+    assert fetching.wait(60)
+    try:
+        free = []
+        for lock in (LOAD_LOCK, registry._lock):
+            other = threading.Thread(
+                target=lambda lock=lock: free.append(lock.acquire(timeout=5) and not lock.release())
+            )
+            other.start()
+            other.join()
+        assert free == [True, True]
+        assert states(registry) == {"loaded": "ram", "far": "loading"}
+        assert registry.run(loaded, lambda model: model.weight.numel()) > 0
+    finally:
+        done.set()
+        thread.join()
+    assert states(registry)["far"] == "ram"
+
+
+def test_a_repository_is_asked_for_once(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr("pipelines.core.registry._fetched", {})
+    monkeypatch.setattr("pipelines.core.registry._snapshot", lambda spec: asked.append(spec.source) or tmp_path)
+    spec = ModelSpec("u", "somebody/base-9", lambda spec: resolve(spec), "MIT", 1)
+    for _ in range(2):
+        with Registry("cpu").lease(spec) as (folder,):
+            assert folder == tmp_path
+    assert asked == ["somebody/base-9"]
+
+
+def test_nothing_is_fetched_that_has_no_room():
+    registry = Registry("cpu", ram_bytes=MB)
+    with pytest.raises(OutOfBudget, match="far needs"):
+        touch(registry, part("far", 2, fetch=lambda spec: pytest.fail("fetched")))
+
+
+def test_a_missing_file_or_folder_is_named(tmp_path):
+    spec = asset(tmp_path, b"x", "0" * 64)
+    (tmp_path / "net.bin").unlink()
+    with pytest.raises(
+        FileNotFoundError, match=r"net needs the file net\.bin in .*, which is missing: delete them and fetch"
+    ):
+        check_files(spec)
+    nowhere = ModelSpec("gone", "assets/no-such-model", linear, "Apache-2.0", 1)
+    with pytest.raises(FileNotFoundError, match=r"gone needs the folder assets/no-such-model, which is missing: check"):
+        resolve(nowhere)
+
+
+def test_a_local_folder_of_hub_models_is_preferred(tmp_path, monkeypatch):
+    (tmp_path / "base-1" / "unet").mkdir(parents=True)
+    (tmp_path / "base-1" / "unet" / "config.json").write_text("{}")
+    monkeypatch.setenv("LATENT_STUDIO_MODELS", str(tmp_path))
+    spec = ModelSpec("u", "somebody/base-1", linear, "MIT", 1, files=("unet/*",))
+    assert resolve(spec) == tmp_path / "base-1"
+    missing = ModelSpec("v", "somebody/base-1", linear, "MIT", 1, files=("vae/*.safetensors",))
+    with pytest.raises(FileNotFoundError, match=r"v needs vae/\*\.safetensors of somebody/base-1, which is not on"):
+        resolve(missing)
+
+
+def test_a_hub_model_that_is_not_in_the_cache_while_offline_is_one_sentence(tmp_path):
+    code = (
+        "from pipelines.core.registry import ModelSpec, resolve\n"
+        "spec = ModelSpec('u', 'somebody/base-1', None, 'MIT', 1, revision='abc')\n"
+        "try: resolve(spec)\n"
+        "except FileNotFoundError as error: print(error)\n"
+    )
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
+    environment.pop("LATENT_STUDIO_MODELS", None)
+    done = subprocess.run([sys.executable, "-c", code], env=environment, cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == (
+        "u needs somebody/base-1 at revision abc, which is not on this machine and cannot be fetched now: "
+        "go online once, or put it into $LATENT_STUDIO_MODELS/base-1\n"
+    ), done.stderr
+
+
+# ---- modes and environment ----
+
+
+def test_importing_and_making_a_registry_imports_no_torch():
+    code = (
+        "import sys; from pipelines.core.registry import ModelSpec, from_environment; r = from_environment(); "
+        "r.declare(ModelSpec('a', 'assets/a', None, 'MIT', 1)); r.status(); r.summary(); "
+        "assert not {'torch', 'gradio', 'diffusers', 'transformers', 'huggingface_hub'} & set(sys.modules)"
+    )
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("LATENT_", "SPACES_"))}
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, env=environment)
+
+
+def test_zero_mode_loads_and_places_what_is_declared_and_never_moves_again():
+    registry = Registry("zero", move=Mover())
+    spec, late = part("a", 4), part("late", 4)
+    registry.declare(spec, part("words", 1, lambda spec: {"cat": 1}))
+    assert states(registry) == {"a": "gpu", "words": "ram"}
+    with registry.lease(spec) as (net,):
+        assert registry._move.moves == [(id(net), "cuda")]
+    assert (registry.free(), registry.drop("a")) == (0, False)
+    with registry.lease(spec) as (again,):
+        assert again is net
+    assert len(registry._move.moves) == 1
+    with pytest.raises(RuntimeError, match="late cannot be loaded now: on ZeroGPU declare it at import"):
+        touch(registry, late)
+
+
+def test_zero_mode_declares_on_the_main_thread_only():
+    registry, errors = Registry("zero", move=Mover()), []
+
+    def declare() -> None:
+        try:
+            registry.declare(part("a", 4))
+        except RuntimeError as error:
+            errors.append(str(error))
+
+    other = threading.Thread(target=declare)
+    other.start()
+    other.join()
+    assert errors == ["ZeroGPU emulates CUDA on the main thread only: declare models at import"]
+
+
+def test_the_environment_sets_mode_and_budgets(monkeypatch):
+    monkeypatch.delenv("SPACES_ZERO_GPU", raising=False)
+    monkeypatch.setenv("LATENT_STUDIO_MODE", "cuda")
+    monkeypatch.setenv("LATENT_STUDIO_GPU_GIB", "6")
+    monkeypatch.setenv("LATENT_STUDIO_RAM_GIB", "0.5")
+    summary = from_environment().summary()
+    assert (summary["mode"], summary["gpu_budget"], summary["ram_budget"]) == ("cuda", 6 * 2**30, 2**29)
+    monkeypatch.delenv("LATENT_STUDIO_MODE")
+    monkeypatch.delenv("LATENT_STUDIO_RAM_GIB")
+    monkeypatch.setenv("SPACES_ZERO_GPU", "true")
+    registry = from_environment()
+    assert (registry.mode, registry.device) == ("zero", "cuda")
+    assert 0 < registry.summary()["ram_budget"] <= default_ram_bytes() * 1.2
+
+
+@pytest.mark.parametrize("value", ["lots", "-1", "nan", "1e9"])
+def test_a_budget_that_is_no_size_is_refused(monkeypatch, value):
+    monkeypatch.setenv("LATENT_STUDIO_RAM_GIB", value)
+    with pytest.raises(ValueError, match=r"LATENT_STUDIO_RAM_GIB is '.*': set it to a number of GiB, such as 6"):
+        from_environment()
+
+
+def test_an_unknown_mode_is_refused(monkeypatch):
+    monkeypatch.setenv("LATENT_STUDIO_MODE", "tpu")
+    with pytest.raises(ValueError, match="mode is 'tpu': set LATENT_STUDIO_MODE to one of auto, cpu, cuda, zero"):
+        from_environment()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="speaks of a machine without a GPU")
+def test_cuda_without_a_gpu_says_what_to_do_and_auto_falls_back():
+    with pytest.raises(RuntimeError, match="LATENT_STUDIO_MODE is cuda but torch sees no GPU: install torch for CUDA"):
+        touch(Registry("cuda"), part("a", 1))
+    registry = Registry("auto")
+    assert registry.summary()["device"] is None
+    touch(registry, part("a", 1))
+    assert registry.summary()["device"] == "cpu"
+
+
+@pytest.mark.gpu
+def test_on_a_real_gpu_weights_go_there_and_come_back():
+    registry = Registry("cuda", gpu_bytes=20 * MB)
+    one, other = (part(key, 12, lambda spec: nn.Linear(3000, 1000)) for key in ("one", "other"))
+    with registry.lease(one) as (net,):
+        assert net.weight.device.type == "cuda"
+        reference = net(torch.ones(1, 3000, device="cuda")).cpu()
+    with registry.lease(other):
+        assert net.weight.device.type == "cpu"
+        assert torch.cuda.memory_allocated() <= 20 * MB
+    with registry.lease(one) as (again,):
+        assert torch.equal(again(torch.ones(1, 3000, device="cuda")).cpu(), reference)
+
+    def work(net: nn.Module) -> None:
+        torch.empty(2**50, device="cuda")
+
+    with pytest.raises(MemoryError, match="the GPU ran out of memory with one loaded"):
+        registry.run(one, work)
+
+
+# ---- many at once ----
+
+
+def test_eight_threads_of_random_leases_keep_every_promise():
+    registry = on_gpu()
+    specs = [part("m0", 4), part("m1", 6), part("m2", 8), part("m3", 12)]
+    faults, done = [], threading.Event()
+
+    def check() -> None:
+        summary = registry.summary()
+        if summary["gpu_bytes"] > 20 * MB or summary["ram_bytes"] > 16 * MB:
+            faults.append(f"over budget: {summary}")
+
+    def visit(seed: int) -> None:
+        rng = random.Random(seed)
+        for _ in range(60):
+            chosen = rng.sample(specs, rng.choice((1, 2)))
+            try:
+                with registry.lease(*chosen) as parts:
+                    check()
+                    if any(row(registry, spec.key)["state"] != "gpu" for spec in chosen):
+                        faults.append("a leased part is not on the GPU")
+                    if [4000 * net.in_features for net in parts] != [spec.bytes for spec in chosen]:
+                        faults.append("the wrong part")
+                    time.sleep(0.0005)
+            except OutOfBudget as error:
+                faults.append(str(error))
+
+    def poll() -> None:
+        count = 0
+        while not done.is_set():
+            registry.status()
+            check()
+            registry.declare(part(f"new{count % 50}", 1))
+            count += 1
+            time.sleep(0.001)
+
+    threads = [threading.Thread(target=visit, args=(seed,)) for seed in range(8)]
+    watcher = threading.Thread(target=poll)
+    for thread in [watcher, *threads]:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    done.set()
+    watcher.join(5)
+    assert faults == []
+    assert leased(registry) == []
+    uses = sum(row(registry, spec.key)["uses"] for spec in specs)
+    assert 8 * 60 <= uses <= 2 * 8 * 60
+    assert any(device == "cpu" for _, device in registry._move.moves)  # there was eviction to speak of
+
+
+def test_status_answers_while_a_model_loads():
+    loading, go = threading.Event(), threading.Event()
+
+    def load(spec: ModelSpec) -> nn.Module:
+        loading.set()
+        go.wait(5)
+        return linear(spec)
+
+    registry = Registry("cpu")
+    other = threading.Thread(target=touch, args=(registry, part("slow", 4, load)))
+    other.start()
+    assert loading.wait(5)
+    started = time.monotonic()
+    assert states(registry) == {"slow": "loading"}
+    assert registry.summary()["ram_bytes"] == 0
+    assert time.monotonic() - started < 0.5
+    go.set()
+    other.join(5)
+    assert states(registry) == {"slow": "ram"}
+
+
+def test_two_registries_never_load_at_the_same_time():
+    inside, most = [], []
+
+    def load(spec: ModelSpec) -> nn.Module:
+        inside.append(1)
+        most.append(len(inside))
+        time.sleep(0.02)
+        inside.pop()
+        return linear(spec)
+
+    def visit(registry: Registry) -> None:
+        for index in range(3):
+            touch(registry, part(f"m{index}", 0.1, load))
+
+    threads = [threading.Thread(target=visit, args=(Registry("cpu"),)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert most == [1] * 12
+
+
+# ---- real classes ----
+
+
+@pytest.fixture(scope="module")
+def toy_models(tmp_path_factory) -> dict[str, ModelSpec]:
+    """Two UNets and two text encoders of the real classes at toy size, saved and loaded with from_pretrained."""
+    folder, specs = tmp_path_factory.mktemp("models"), {}
+    with LOAD_LOCK:
+        for index in range(2):
+            torch.manual_seed(index)
+            unet = UNet2DConditionModel(
+                sample_size=8,
+                block_out_channels=(16, 32),
+                layers_per_block=1,
+                down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+                up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+                cross_attention_dim=16,
+                attention_head_dim=8,
+                norm_num_groups=4,
+            )
+            text = CLIPTextModel(
+                CLIPTextConfig(
+                    vocab_size=64,
+                    hidden_size=16,
+                    intermediate_size=32,
+                    num_hidden_layers=2,
+                    num_attention_heads=2,
+                    max_position_embeddings=8,
+                    eos_token_id=63,
+                    bos_token_id=62,
+                )
+            )
+            for kind, model in (("unet", unet), ("text", text)):
+                model.save_pretrained(folder / f"{kind}{index}")
+                size = sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers()))
+                loader = UNet2DConditionModel if kind == "unet" else CLIPTextModel
+                key = f"{kind}{index}"
+                specs[key] = ModelSpec(
+                    key, str(folder / key), lambda spec, cls=loader: cls.from_pretrained(resolve(spec)), "MIT", size
+                )
+    return specs
+
+
+def draw(job: Job, registry: Registry, specs: list[ModelSpec], seed: int) -> tuple[Tensor, list[str]]:
+    """A tab in miniature: encode a text, then three steps of a UNet on noise of the given seed."""
+    unet_spec, text_spec = specs
+
+    def work(unet: nn.Module, text: nn.Module) -> tuple[Tensor, list[str]]:
+        empty = [name for net in (unet, text) for name, weight in net.named_parameters() if weight.is_meta]
+        noise = torch.randn(1, 4, 8, 12, generator=torch.Generator().manual_seed(seed))
+        with torch.inference_mode():
+            words = text(torch.tensor([[62, seed % 60, 5, 63]])).last_hidden_state
+            for step in (900, 500, 100):
+                job.progress(1 - step / 1000, "drawing")
+                noise = noise - 0.1 * unet(noise, step, words).sample
+        return noise.clone(), empty
+
+    return registry.run([unet_spec, text_spec], work)
+
+
+@pytest.mark.parametrize("mode", ["cpu", "cuda"])
+def test_eight_users_at_once_get_what_each_would_get_alone(toy_models, mode):
+    """Budgets hold one UNet and one text encoder, so nearly every job loads and evicts real models."""
+    pairs = [(toy_models[f"unet{u}"], toy_models[f"text{t}"]) for u in range(2) for t in range(2)]
+    alone = Registry("cpu")
+    reference = {
+        (pair, user): run_blocking(draw, alone, list(pairs[pair]), user)[0] for pair in range(4) for user in range(8)
+    }
+    budget = max(spec.bytes for spec in toy_models.values()) + 2 * toy_models["text0"].bytes
+    registry = Registry(mode, gpu_bytes=budget, ram_bytes=budget, move=Mover())
+    faults, loads = [], []
+    for spec in toy_models.values():
+        registry.declare(spec)
+
+    def watch() -> None:
+        summary = registry.summary()
+        if max(summary["gpu_bytes"], summary["ram_bytes"]) > budget:
+            faults.append(f"over budget: {summary}")
+
+    def visit(user: int) -> None:
+        rng = random.Random(user)
+        for _ in range(4):
+            pair, progress = rng.randrange(4), 0
+            for item in stream(draw, registry, list(pairs[pair]), user, beat_s=0.02):
+                watch()
+                progress += isinstance(item, Progress) and item.text == "drawing"
+                if isinstance(item, Result):
+                    picture, empty = item.value
+                    faults.extend(f"empty: {name}" for name in empty)
+                    if not torch.equal(picture, reference[pair, user]):
+                        faults.append(f"user {user} got another picture")
+                    loads.append(pair)
+            if progress != 3:
+                faults.append(f"user {user} saw {progress} of 3 steps")
+
+    users = [threading.Thread(target=visit, args=(user,)) for user in range(8)]
+    for user in users:
+        user.start()
+    for user in users:
+        user.join(60)
+    assert faults == []
+    assert len(loads) == 32
+    assert leased(registry) == []
+
+
+def test_eight_threads_that_lease_without_the_lane_get_whole_models_too(toy_models):
+    """lease() from any thread is safe: the load lock keeps the loaders apart, here in a registry per lease."""
+    wanted = {key: fingerprint(Registry("cpu").run(spec, lambda net: net)) for key, spec in toy_models.items()}
+    faults, whole = [], []
+
+    def visit(user: int) -> None:
+        rng = random.Random(user)
+        for _ in range(4):
+            key = rng.choice(list(toy_models))
+            with Registry("cpu").lease(toy_models[key]) as (net,):
+                (whole if fingerprint(net) == wanted[key] else faults).append(key)
+
+    users = [threading.Thread(target=visit, args=(user,)) for user in range(8)]
+    for user in users:
+        user.start()
+    for user in users:
+        user.join(60)
+    assert faults == []
+    assert len(whole) == 32  # without the lock, most threads die of a half-made model
+
+
+def test_two_tabs_interleaved_leave_the_shared_models_as_they_were(toy_models):
+    """One tab edits the shared UNet for its run, the other does not: same bytes before, between and after."""
+    registry, specs = Registry("cpu"), [toy_models["unet0"], toy_models["text0"]]
+
+    def plain(job: Job) -> bytes:
+        return draw(job, registry, specs, 7)[0].numpy().tobytes()
+
+    def edited(job: Job) -> bytes:
+        with registry.lease(*specs) as (unet, _), edited_outputs([unet.mid_block], lambda part, out: out * 0.5):
+            return draw(job, registry, specs, 7)[0].numpy().tobytes()
+
+    def marks(job: Job) -> list[str]:
+        with registry.lease(*specs) as parts:
+            return [fingerprint(part) for part in parts]
+
+    before = run_blocking(marks)
+    pictures = [run_blocking(tab) for tab in (plain, edited, plain, edited, plain)]
+    assert pictures[0] == pictures[2] == pictures[4]
+    assert pictures[1] == pictures[3]
+    assert pictures[0] != pictures[1]
+    assert run_blocking(marks) == before

@@ -1,0 +1,127 @@
+"""The full set of MegaPortrait at toy size: folders as the Hub has them, with random weights, read by the full set's own loaders.
+
+    with installed(folder):          # LATENT_STUDIO_MODELS is the folder; the base model's pictures are 128 pixels wide
+        ...
+
+The face classes see a blue square: :func:`marked` paints one on a face.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy
+import pytest
+import torch
+
+from pipelines.models import controlnets, faces_photo, sdxl
+from tests.toys import onnx as toy_onnx
+from tests.toys import portrait as toy_portrait
+from tests.toys.flux import seeded
+
+SIZE = 128
+BASE = "stable-diffusion-xl-base-1.0"
+LOOK_WIDTH = 32
+"""Of the image encoder's hidden states."""
+
+
+def vae() -> Any:
+    """SDXL's class of autoencoder, which overflows in half precision and says so."""
+    from diffusers import AutoencoderKL
+
+    with seeded(5):
+        return AutoencoderKL(
+            down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3,
+            block_out_channels=(8, 8, 8), latent_channels=4, norm_num_groups=4, sample_size=SIZE, force_upcast=True,
+        )  # fmt: skip
+
+
+def image_encoder() -> Any:
+    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+    with seeded(6):
+        return CLIPVisionModelWithProjection(
+            CLIPVisionConfig(
+                hidden_size=LOOK_WIDTH, intermediate_size=64, num_hidden_layers=3, num_attention_heads=2, image_size=32,
+                patch_size=8, projection_dim=16,
+            )
+        )  # fmt: skip
+
+
+def ip_adapter(unet: Any, hidden: int = 64, tokens: int = 4) -> dict[str, torch.Tensor]:
+    """Random weights of an IP-Adapter "plus" for ``unet``, in the published layout."""
+    generator, cross = torch.Generator().manual_seed(7), unet.config.cross_attention_dim
+
+    def drawn(*shape: int) -> torch.Tensor:
+        return (torch.randn(shape, generator=generator) / shape[-1] ** 0.5).half()
+
+    proj = {"latents": drawn(1, tokens, hidden), "norm_out.weight": drawn(cross), "norm_out.bias": drawn(cross)}
+    for name, size in (("proj_in", (hidden, LOOK_WIDTH)), ("proj_out", (cross, hidden))):
+        proj |= {f"{name}.weight": drawn(*size), f"{name}.bias": drawn(size[0])}
+    for layer in range(4):
+        for norm in ("0.norm1", "0.norm2", "1.0"):
+            proj |= {f"layers.{layer}.{norm}.{part}": drawn(hidden) for part in ("weight", "bias")}
+        sizes = {"0.to_q": 1, "0.to_kv": 2, "0.to_out": 1, "1.1": 4}
+        proj |= {f"layers.{layer}.{name}.weight": drawn(times * hidden, hidden) for name, times in sizes.items()}
+        proj[f"layers.{layer}.1.3.weight"] = drawn(hidden, 4 * hidden)
+    made = {f"image_proj.{name}": value for name, value in proj.items()}
+    crossing = [name for name in unet.attn_processors if name.endswith("attn2.processor")]
+    for place, name in enumerate(crossing):
+        width = unet.get_submodule(name.removesuffix(".processor")).to_q.in_features
+        made |= {f"ip_adapter.{2 * place + 1}.{part}.weight": drawn(width, cross) for part in ("to_k_ip", "to_v_ip")}
+    return made
+
+
+def write_hub(folder: Path) -> None:
+    """Everything that the full set would fetch."""
+    from safetensors.torch import save_file
+
+    base, mini = folder / BASE, sdxl.ROOT / "assets" / "mini_sdxl"
+    toy_portrait.unet().half().save_pretrained(base / "unet", variant="fp16")
+    vae().half().save_pretrained(base / "vae", variant="fp16")
+    for spec in sdxl.BASES["mini"].parts[2:4]:
+        spec.load(spec).half().save_pretrained(base / spec.key.rsplit("/", 1)[1], variant="fp16")
+    for part in ("tokenizer", "tokenizer_2", "scheduler"):
+        shutil.copytree(mini / part, base / part)
+    for seed, (role, control) in enumerate(controlnets.CONTROLS["full"].items(), 1):
+        variant = "fp16" if ".fp16." in control.spec.files[1] else None
+        if role != "depth":
+            toy_portrait.controlnet(seed).half().save_pretrained(
+                folder / control.spec.source.split("/")[1], variant=variant
+            )
+    for spec, write in ((faces_photo.YUNET, toy_onnx.write_detector), (faces_photo.SFACE, toy_onnx.write_recogniser)):
+        (folder / Path(spec.source).name).mkdir()
+        write(folder / Path(spec.source).name / spec.files[0])
+    adapter = folder / "IP-Adapter" / controlnets.IP_ADAPTER.files[0]
+    adapter.parent.mkdir(parents=True)
+    save_file(ip_adapter(toy_portrait.unet()), adapter)
+    image_encoder().save_pretrained(folder / "IP-Adapter" / "models" / "image_encoder")
+
+
+def marked(picture: numpy.ndarray) -> numpy.ndarray:
+    """A square picture with the toy detector's blue square in its middle, on its grid."""
+    side = picture.shape[0]
+    assert picture.shape[:2] == (side, side) and side % 40 == 0
+    cell = side * toy_onnx.CELL // 640
+    first = side // cell // 2 * cell
+    picture = picture.copy()
+    picture[first : first + cell, first : first + cell] = (0, 0, 255)
+    return picture
+
+
+@contextlib.contextmanager
+def installed(folder: Path) -> Iterator[None]:
+    """Inside the block the full set is the toy in ``folder``, which is written when it is empty."""
+    with toy_portrait.installed(), pytest.MonkeyPatch.context() as patch:
+        if not any(folder.iterdir()):
+            write_hub(folder)
+        full = sdxl.BASES["full"]
+        patch.setenv("LATENT_STUDIO_MODELS", str(folder))
+        parts = tuple(replace(spec, files=()) for spec in full.parts)
+        patch.setitem(sdxl.BASES, "full", replace(full, size=SIZE, parts=parts))
+        yield
