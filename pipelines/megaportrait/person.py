@@ -1085,7 +1085,7 @@ def load(folder: str | Path, name: str) -> Person:
 
 
 def _well_formed(arrays: Mapping[str, NDArray], adapter: Mapping[str, Tensor], facts: Mapping[str, Any]) -> bool:
-    from pipelines.face_models import EMBEDDING
+    from pipelines.models.faces import EMBEDDING
 
     if set(arrays) != {"crops", "points", "embeddings"}:
         return False
