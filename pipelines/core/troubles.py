@@ -111,6 +111,11 @@ def out_of_memory(error: BaseException) -> str:
     return "RAM" if told or number == errno.ENOMEM or (isinstance(error, MemoryError) and not ours(error)) else ""
 
 
+def ran_out(error: BaseException) -> str:
+    """:func:`out_of_memory` of ``error`` or of what led to it: empty where memory was only foreseen not to suffice."""
+    return next(filter(None, map(out_of_memory, _chain(error))), "")
+
+
 def on_gpu(error: BaseException) -> bool:
     """True where the GPU's memory ran out."""
     torch = sys.modules.get("torch")

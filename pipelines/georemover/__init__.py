@@ -882,8 +882,9 @@ def warn_photograph(base: FillBase, known_world: bool) -> str | None:
     return "The small models know only our rendered scenes, so other pictures come out badly: choose a rendered example, or the full set."
 
 
-def out_of_memory(stage: str, base: FillBase, preset: str, error: BaseException) -> str:
-    """Names the stage and proposes the next smaller preset, or a smaller picture where there is none."""
+def out_of_memory(stage: str, base: FillBase, preset: str, error: MemoryError) -> MemoryError:
+    """Names the stage and proposes the next smaller preset, or a smaller picture where there is none; ``error`` itself where neither
+    would help."""
     names = list(base.presets)
     can_quantise = importlib.util.find_spec("bitsandbytes") is not None
     later = [
@@ -892,8 +893,11 @@ def out_of_memory(stage: str, base: FillBase, preset: str, error: BaseException)
         if can_quantise or base.by_preset[name][0].dtype not in flux.QUANTISED
     ]
     smaller = "make the picture smaller" + (" or choose the mini set" if base.name != "mini" else "")
+    memory = troubles.ran_out(error)
+    if not memory and not later:
+        return error
     proposal = f"choose the preset {later[0]}" if later else smaller
-    return f"Out of memory in {stage}: {proposal}. {error}"
+    return MemoryError(f"There is not enough {memory or 'memory'} for {stage}: {proposal}.")
 
 
 # --------------------------------------------------------------------------------------------- runs
@@ -951,7 +955,7 @@ def _run(
     try:
         return registry.run(specs, lambda *parts: stages(work.begun(parts, specs)))
     except MemoryError as error:
-        raise MemoryError(out_of_memory(work.stage, base, settings.preset, error)) from error
+        raise out_of_memory(work.stage, base, settings.preset, error) from error.__cause__
     except (FileNotFoundError, ConnectionError) as error:
         message = flux.access_message(error)
         if message is None or base.name == "mini":

@@ -28,7 +28,7 @@ import cv2
 import numpy
 from numpy.typing import NDArray
 
-from pipelines.core import asset_files, geometry, images, limits, masks, transparency
+from pipelines.core import asset_files, geometry, images, limits, masks, transparency, troubles
 from pipelines.core.geometry import Alpha, Crop, Face, Mask, Picture
 from pipelines.core.paper import Paper
 from pipelines.core.stages import Cache, Preview, Stored, keeping
@@ -892,8 +892,10 @@ def portrait(job: Job, registry: Registry, request: Request, cache: Cache | None
             work.settle_for(leaner)
         return work.leased(registry, faces)
     except MemoryError as error:
-        smaller = "choose the preview" + (" or the mini set" if model_set != "mini" else "")
-        raise MemoryError(f"Out of memory in {work.stage}: make one candidate, or {smaller}. {error}") from error
+        memory = troubles.ran_out(error)
+        todo = ("make one candidate, or " if memory else "") + "choose the preview"
+        todo += " or the mini set" if model_set != "mini" else ""
+        raise MemoryError(f"There is not enough {memory or 'memory'} for {work.stage}: {todo}.") from error
     except (FileNotFoundError, ConnectionError) as error:
         if not portrait_person.named_by_us(error):
             raise

@@ -635,8 +635,11 @@ def train_person(
         return registry.run(wanted, work)
     except MemoryError as error:
         smaller = list(PRESETS[settings.model_set])[1:]
-        todo = f"choose the preset {smaller[-1]}" if smaller else "choose a smaller rank or batch"
-        raise MemoryError(f"Out of memory while learning the person: {todo}. {error}") from error
+        memory = troubles.ran_out(error)
+        if not memory and not smaller:
+            raise
+        todo = f"choose the preset {smaller[-1]}" if smaller else "give fewer pictures, or choose a smaller rank or batch"
+        raise MemoryError(f"There is not enough {memory or 'memory'} to learn the person: {todo}.") from error
     except (FileNotFoundError, ConnectionError) as error:
         if not named_by_us(error):
             raise

@@ -117,6 +117,38 @@ def counts(whole: bool = False) -> dict[str, Any]:
     }
 
 
+class Memory:
+    """Memory that ends in the middle of the work: every call of a layer from the `after`-th on raises, until told otherwise."""
+
+    def __init__(self) -> None:
+        self.calls = self.after = 0
+        self.kind = "python"
+
+    def ends(self, after: int, kind: str) -> int:
+        """From the `after`-th call on, 0: never; the calls since this was asked last."""
+        from torch.nn.modules import module
+
+        if self not in module._global_forward_pre_hooks.values():
+            module.register_module_forward_pre_hook(self)
+        calls, self.calls, self.after, self.kind = self.calls, 0, after, kind
+        return calls
+
+    def __call__(self, *_layer: Any) -> None:
+        self.calls += 1
+        if 0 < self.after <= self.calls:
+            import torch
+
+            if self.kind == "gpu":
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            bytearray(2**62) if self.kind == "python" else torch.empty(2**50)
+
+
+def loaded() -> dict[str, list[str]]:
+    """Of each part in memory the files that it was read from."""
+    parts = [part for held in registries for part in held._parts.values() if part.obj is not None]
+    return {part.spec.key: [f"{part.spec.source}/{name}" for name in part.spec.sha256] for part in parts}
+
+
 def end_with(parent: int) -> None:
     """A test that was killed leaves no server."""
     while os.getppid() == parent:
@@ -138,8 +170,21 @@ def main(port: int) -> None:
             gaps.clear()
         return JSONResponse(counts("collect" in request.query_params))
 
-    app.demo.app.router.routes.insert(0, Route("/counts", told))
-    app.demo.app.middleware_stack.own |= {"/counts"}  # through the door
+    memory = Memory()
+
+    def ends(request: Request) -> JSONResponse:
+        asked = request.query_params
+        return JSONResponse(memory.ends(int(asked.get("after", 0)), asked.get("kind", "python")))
+
+    def free(request: Request) -> JSONResponse:
+        parts = loaded()
+        for held in registries:
+            held.free()
+        return JSONResponse(parts)
+
+    for path, answer in (("/counts", told), ("/memory", ends), ("/free", free)):
+        app.demo.app.router.routes.insert(0, Route(path, answer))
+        app.demo.app.middleware_stack.own |= {path}  # through the door
     threading.Event().wait()
 
 

@@ -28,13 +28,13 @@ PROMPT = "a red cube to the left of a blue ball on a wooden floor"
 
 
 @contextlib.contextmanager
-def serving(**environment: str) -> Iterator[str]:
-    """The address of the app in a process of its own."""
+def serving(folder: Path = ROOT, **environment: str) -> Iterator[str]:
+    """The address of the app in a process of its own; ``folder``: that of a copy (`copies.studio_in`)."""
     port = free_port()
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.faults.server", str(port)],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join((str(folder), str(ROOT))), **environment},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
@@ -237,6 +237,25 @@ def write_pictures(folder: Path) -> dict[str, list[Path]]:
         for path, one in zip(paths[name], ones, strict=True):
             Image.fromarray(one).save(path)
     return paths
+
+
+SENT = {"image": "scene", "mask": "mask", "pictures": "person", "reference": "reference"}
+"""Parameter of an endpoint -> what of `write_pictures` is sent for it."""
+CHEAP = {"steps": 2, "seconds": 5, "max_tokens": 8, "candidates": 1, "consent": True}
+"""What a call asks for so that it costs little; other parameters have their defaults."""
+
+
+def call_of(visitor: Visitor, endpoint: str, files: dict[str, list[Path]]) -> list[Any]:
+    """A good and cheap call of any endpoint that the app lists; uploads what it needs."""
+    info = visitor.http.get("/info").json()["named_endpoints"][f"/{endpoint}"]
+    data = []
+    for one in info["parameters"]:
+        name, value = one["parameter_name"], one.get("parameter_default")
+        if name in SENT:
+            value = visitor.upload(*files[SENT[name]])
+            value = value if one["type"].get("title") == "ListFiles" else value[0]
+        data.append(CHEAP.get(name, value))
+    return data
 
 
 def noise(seed: int = 0, steps: int = 100) -> list[Any]:

@@ -16,6 +16,7 @@ from types import SimpleNamespace
 import cv2
 import numpy
 import pytest
+import torch
 from PIL import Image, ImageCms
 
 from pipelines import georemover
@@ -514,7 +515,7 @@ def test_stop_ends_within_a_step_and_keeps_what_is_finished(registry, request_, 
         if len(steps) > after:
             job.stop.set()
 
-    with registry.lease(*georemover.flux_fill.BASES["mini"].parts) as parts:
+    with registry.lease(*georemover.flux.BASES["mini"].parts) as parts:
         handle = parts[0].register_forward_hook(stop)
     try:
         if after == 0:
@@ -874,22 +875,35 @@ def test_a_photograph_is_told_what_the_small_models_know(base):
 )
 def test_out_of_memory_names_the_stage_and_what_to_choose(preset, says, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(georemover.importlib.util, "find_spec", lambda name: object())
-    told = georemover.out_of_memory("stage 2", flux.FULL, preset, MemoryError("The GPU is full"))
-    assert told == f"Out of memory in stage 2: {says}. The GPU is full"
+    told = georemover.out_of_memory("stage 2", flux.FULL, preset, no_memory())
+    assert str(told) == f"There is not enough GPU memory for stage 2: {says}."
+
+
+def no_memory() -> MemoryError:
+    """As the registry raises it."""
+    error = OutOfBudget("The GPU ran out of memory")
+    error.__cause__ = torch.OutOfMemoryError("CUDA out of memory")
+    return error
+
+
+def test_a_budget_that_cannot_suffice_keeps_its_own_advice():
+    told, small = OutOfBudget("needs 3 GiB: raise LATENT_STUDIO_RAM_GIB"), flux.FULL
+    assert georemover.out_of_memory("stage 2", small, "offload", told) is told
+    assert str(georemover.out_of_memory("stage 2", small, "4-bit", told)).endswith("choose the preset offload.")
 
 
 def test_presets_that_cannot_run_are_not_proposed(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(georemover.importlib.util, "find_spec", lambda name: None)
-    told = georemover.out_of_memory("stage 2", flux.FULL, "bf16", MemoryError("The GPU is full"))
-    assert told == "Out of memory in stage 2: choose the preset offload. The GPU is full"
+    told = georemover.out_of_memory("stage 2", flux.FULL, "bf16", no_memory())
+    assert str(told) == "There is not enough GPU memory for stage 2: choose the preset offload."
 
 
 def test_a_run_out_of_memory_says_where(registry, request_, monkeypatch: pytest.MonkeyPatch):
     def full(*_given):
-        raise OutOfBudget("RAM ran out of memory")
+        raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(georemover.GeoRemover, "render", full)
-    with pytest.raises(MemoryError, match="Out of memory in stage 2: make the picture smaller. RAM"):
+    with pytest.raises(MemoryError, match="^There is not enough GPU memory for stage 2: make the picture smaller.$"):
         remove(Job(), registry, request_)
 
 

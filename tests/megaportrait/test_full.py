@@ -229,7 +229,7 @@ def test_when_nothing_fits_the_stage_is_named(registry, request_, unet):
     handle = unet.register_forward_hook(lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory")))
     try:
         with pytest.raises(
-            MemoryError, match="Out of memory in the stage Identity: make one candidate, or choose the preview"
+            MemoryError, match="There is not enough GPU memory for the stage Identity: make one candidate, or choose"
         ):
             run(registry, request_, preset="12 GB")
     finally:
@@ -237,7 +237,7 @@ def test_when_nothing_fits_the_stage_is_named(registry, request_, unet):
 
 
 def test_training_that_does_not_fit_names_the_smallest_preset(hub, request_):
-    with pytest.raises(MemoryError, match="while learning the person: choose the preset 12 GB"):
+    with pytest.raises(MemoryError, match="There is not enough memory to learn the person: choose the preset 12 GB"):
         small = Registry("cpu", ram_bytes=2**27)
         portrait_person.train_person(Job(1e9), small, request_.pictures, TRAINING, consent=True)
 
