@@ -27,7 +27,8 @@ from pipelines.core.registry import Registry
 
 registries = [one for one in gc.get_objects() if isinstance(one, Registry)]
 gaps: dict[str, tuple[float, str]] = {}
-"""Of each kind of job, the longest time between two looks at whether it should end, and where it was then."""
+"""Of each kind of job, the longest time of the lane's thread between two looks at whether it should end, and where it was then:
+processor time, because that is the same on a busy machine."""
 
 
 def watch_checks() -> None:
@@ -35,8 +36,8 @@ def watch_checks() -> None:
     check = lane.Job.check
 
     def noting(job: lane.Job) -> None:
-        now = time.monotonic()
-        before = getattr(job, "looked", job.started)
+        now = time.thread_time()
+        before = getattr(job, "looked", None)
         if before is not None and now - before > gaps.get(job.kind, (0.0, ""))[0]:
             frames, frame = [], sys._getframe(1)
             while frame is not None and len(frames) < 6:
@@ -90,6 +91,7 @@ def counts(whole: bool = False) -> dict[str, Any]:
     readers: Readers = queue.push.__self__  # type: ignore[attr-defined]
     worker = lane._current_lane()
     return {
+        "worked": time.clock_gettime(time.pthread_getcpuclockid(worker.thread.ident)),
         "running": 0 if worker.running is None else 1,
         "waiting": lane.waiting(),
         "left": {

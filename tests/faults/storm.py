@@ -67,6 +67,12 @@ def until(true: Callable[[], object], seconds: float = 30.0, step: float = 0.02)
     return time.monotonic() - began
 
 
+def processor_s(pid: int) -> float:
+    """Processor time of a process so far, all its threads."""
+    numbers = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(numbers[11]) + int(numbers[12])) / os.sysconf("SC_CLK_TCK")
+
+
 @dataclass
 class Visitor:
     """One session of Gradio's protocol, without Gradio's client."""

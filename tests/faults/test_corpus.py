@@ -30,10 +30,13 @@ import httpx
 import pytest
 
 from tests.environment import free_port
+from tests.faults import storm
 
 ROOT = Path(__file__).resolve().parents[2]
 SEED = 16
 SLOW_S = 2.0
+BUSY = 10
+"""So many times longer an answer may take than the server computes for it: the machine may be busy."""
 """What is refused is refused within this time."""
 HUNG_S = 180.0
 CHEAP = {"steps": 4, "seconds": 1, "max_tokens": 4, "candidates": 1, "person": None}
@@ -288,7 +291,7 @@ class Server:
         return found
 
     def ask(self, case: Case, route: str) -> tuple[str, str, float]:
-        """("refused", "accepted" or "hung", what was said, seconds)."""
+        """("refused", "accepted" or "hung", what was said, seconds that the server computed)."""
         values = self.good(case.endpoint)
         if case.file is not None:
             case.value = self.upload(*case.file)
@@ -306,12 +309,13 @@ class Server:
             values[case.parameter] = [case.value] if listed and (case.file or case.foreign) else case.value
         data = list(values.values())
         data = {"a value too few": data[:-1], "no values": [], "a value too many": [*data, 1]}.get(case.label, data)
-        began = time.monotonic()
+        began, used = time.monotonic(), storm.processor_s(self.process.pid)
         try:
             kind, words = self._send(case, route, data, values)
         except httpx.TimeoutException:
             kind, words = "hung", ""
-        return kind, words, time.monotonic() - began
+        used = storm.processor_s(self.process.pid) - used
+        return kind, words, max(used, (time.monotonic() - began) / BUSY)
 
     def _send(self, case: Case, route: str, data: list[Any], values: dict[str, Any]) -> tuple[str, str]:
         name = case.endpoint.strip("/")
@@ -416,8 +420,7 @@ def test_the_corpus_covers_every_parameter_of_every_endpoint():
 @pytest.mark.slow
 def test_bad_values_get_one_sentence_soon(server: Server):
     count = run(server, 120)
-    faults = [fault for fault in count.faults if "later than 2 s" not in fault]  # the machine that tests may be busy
-    assert not faults, "\n".join(faults)
+    assert not count.faults, "\n".join(count.faults)
     assert count.seen["tried"] == 120 and count.seen["refused"] > 90
 
 

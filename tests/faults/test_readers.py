@@ -111,7 +111,9 @@ def idle() -> bool:
 def test_a_run_ends_within_a_step_however_its_visitor_went(studio: Studio, way, endpoint: str):
     visitor = Visitor(studio.address)
     way(visitor, endpoint, [60], lambda: until(lambda: lane.waiting() == 1))
-    took = until(idle)
+    before = len(studio.steps)
+    until(idle)
+    took = STEP_S * (len(studio.steps) - before)  # a busy machine makes them later, and not more of them
     assert took < SOON_S + (readers.OPEN_S if way in storm.UNREAD else 0.0), took
     visitor.close()
 

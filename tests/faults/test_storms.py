@@ -16,7 +16,7 @@ from tests.faults import storm
 from tests.faults.storm import Visitor, noise, until
 
 TURNS_S = 1.0
-"""The turns of lane, watch and network, beside the step of the run itself."""
+"""What the lane may still compute while watch and network take their turns, beside the step of the run itself."""
 SEEDS = (1, 2, 3)
 QUICK = ("golden_noise", "remove_object", "guide")
 """Whose models are there within seconds."""
@@ -51,13 +51,20 @@ class Server:
             assert self.visitor.run(endpoint, data)["success"], endpoint
 
     def abandon(self, endpoint: str, way: Any, delay: float) -> float:
-        """Start a run, leave it; seconds until the worker is free."""
+        """Start a run, leave it; seconds that the worker computed from then on until it was free."""
         visitor = Visitor(self.address)
         data = storm.run_of(visitor, endpoint, self.files)
-        way(visitor, endpoint, data, lambda: time.sleep(delay))
-        took = until(self.idle, 60)
+        worked = self.counts()["worked"]
+
+        def wait() -> None:
+            nonlocal worked
+            time.sleep(delay)
+            worked = self.counts()["worked"]
+
+        way(visitor, endpoint, data, wait)
+        until(self.idle, 60)
         visitor.close()
-        return took
+        return self.counts()["worked"] - worked
 
     def storm(self, count: int, seed: int, endpoints: tuple[str, ...]) -> None:
         dice = random.Random(seed)
@@ -84,7 +91,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 def check_nothing_is_left(server: Server, before: dict[str, Any]) -> dict[str, Any]:
     """Sessions may be kept for a while: until what nobody has read is given up."""
-    until(lambda: not any(server.counts()["left"].values()), 30, 0.2)
+    until(lambda: not any(server.counts()["left"].values()), 60, 0.2)
     after = server.counts(collect=1)
     assert after["leases"] == 0
     assert set(after["threads"]) <= set(before["threads"])
