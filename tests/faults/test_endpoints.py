@@ -102,9 +102,10 @@ def check_sentence(words: str, folder: Path) -> None:
 def test_memory_that_ends_in_the_middle_of_the_work(studio: Studio, endpoint: str, kind: str, share: float):
     _right, calls = studio.reference(endpoint)
     assert calls > 10, "it computes nothing"
-    studio.get("memory", after=max(int(share * calls), 1), kind=kind)
+    after = max(int(share * calls / (4 if endpoint in CLOCKED else 1)), 1)  # a busy machine comes less far
+    studio.get("memory", after=after, kind=kind)
     answer, why = studio.run(endpoint)
-    assert studio.get("memory") >= int(share * calls) and not answer, "it came to its end without memory"
+    assert studio.get("memory") >= after and not answer, "it came to its end without memory"
     check_sentence(why, studio.folder)
     assert ("GPU" if kind == "gpu" else "RAM") in why, why
     assert re.search(r": (make|choose|ask|give|close|start|measure)\b", why), f"what to do? {why}"
