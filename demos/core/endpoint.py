@@ -19,6 +19,7 @@ from gradio.data_classes import FileData, ListFiles
 from demos.core.handlers import GPU, on_gpu
 from demos.core.uploads import uploaded_path
 from pipelines.core import limits
+from pipelines.core.settings import Declared
 from pipelines.models.sdxl import BASES
 
 
@@ -88,6 +89,24 @@ class Parameter:
 
 MODEL_SET = Parameter("model_set", TEXT)
 """Where the model set stands among an endpoint's parameters. It is the server's own; no handler gets it."""
+
+
+_KINDS = {"text": TEXT, "choice": TEXT, "whole": WHOLE, "real": NUMBER, "switch": FLAG}
+
+
+def parameters_of(start: Declared, *names: str, **examples: Any) -> tuple[Parameter, ...]:
+    """The settings ``names`` (all that are declared, if none is given) as parameters, with the values of ``start`` as defaults.
+
+    ``examples`` are shown on the API page for those that have to be sent.
+    """
+    made = []
+    for name in names or start.fields():
+        if name == MODEL_SET.name:
+            made.append(MODEL_SET)
+        else:
+            default, kind = examples.get(name, getattr(start, name)), _KINDS[start.field(name).kind]
+            made.append(Parameter(name, kind, default, required=name in examples))
+    return tuple(made)
 
 
 @dataclass(frozen=True)

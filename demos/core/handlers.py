@@ -34,14 +34,14 @@ GOES_ON = "One run at a time: the one that this page began before it was loaded 
 def on_gpu(
     handler: Callable[..., Iterator[Any]], stopped: Any = None, broken: Any = None
 ) -> Callable[..., Iterator[Any]]:
-    """Wrap a generator `handler(visitor, *inputs)` that reads `lane.stream` for an event of the GPU queue.
+    """Wrap a generator `handler(visitor, *inputs, **named)` that reads `lane.stream` for an event of the GPU queue.
 
     `stopped` is the last update of a run that `stop_run` ended. It comes down the run's own stream, so that no
     late progress can overtake it; Gradio's `cancels=` cannot promise that. `broken` is the last update of a run
     that an error ended after it had shown something, so that the page does not look as if it went on.
     """
 
-    def guarded(request: gr.Request, *inputs: Any) -> Iterator[Any]:
+    def guarded(request: gr.Request, *inputs: Any, **named: Any) -> Iterator[Any]:
         public = getattr(guarded, "public", False)
         session = request.session_hash or secrets.token_hex(8)
         sender = getattr(request, "request", None)
@@ -53,7 +53,7 @@ def on_gpu(
             raise refusal(error, "Already running", public) from None
         began = False
         try:
-            with closing(handler(visitors.visitor(request), *inputs)) as updates:
+            with closing(handler(visitors.visitor(request), *inputs, **named)) as updates:
                 while True:
                     with lane.read_by(run):
                         update = next(updates, _END)

@@ -5,25 +5,26 @@ from __future__ import annotations
 import dataclasses
 import math
 import secrets
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from demos.core.endpoint import MODEL_SET, NUMBER, TEXT, WHOLE, Endpoint, Parameter, publish
+from demos.core.endpoint import MODEL_SET, Endpoint, parameters_of, publish
 from demos.core.figures import Line, bars, data_uri, lines, measured, safe, signed
-from demos.core.handlers import BROKE, GPU, LIGHT, TALKS, halt, on_gpu
+from demos.core.form import Form
+from demos.core.handlers import LIGHT, TALKS, halt, on_gpu
 from demos.core.hold import held, hold
+from demos.core.page import ends, pump, run_event
 from demos.core.tabs import Tab
 from demos.core.uploads import emptied, told
 from demos.core.visitors import new_folder
-from demos.core.widgets import Entry, History, paper_card, progress_line, running_line
+from demos.core.widgets import Entry, History, paper_card, progress_line
 from demos.golden_noise import lab
 from pipelines import golden_noise
 from pipelines.core import images
-from pipelines.core.lane import IDLE, Progress, Result, live
+from pipelines.core.lane import Result, live
 from pipelines.core.registry import Registry
 from pipelines.golden_noise import EXAMPLES, PAPER, Outcome, Preview, Settings, inspection
 from pipelines.models.sdxl import BASES
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
 SLUG = "golden_noise"
 LIMIT_S = 300.0
 NOTHING_YET = "Type a prompt or pick an example, then press Run."
-CONTROLS = ("prompt", "seed", "steps", "guidance", "strength", "source")
-"""The settings that have a widget, in the order in which the handlers get them."""
 
 HOW_IT_WORKS = """
 A diffusion model starts from random noise and removes it step by step. The noise is not neutral: some draws lead
@@ -116,19 +115,17 @@ outcome.golden.save("golden.png")
 
 def build(registry: Registry, model_set: str) -> None:
     """The widgets of the tab and what they do."""
-    base = BASES[model_set]
     choices = golden_noise.sources(model_set)
     for key in choices:
-        registry.declare(*golden_noise.specs(model_set, key))
+        registry.declare(*golden_noise.parts(model_set, key).values())
+    asked = Form(Settings.of(model_set))
     paper_card(PAPER)
     fetched = golden_noise.download(model_set)
     if fetched:
-        gr.HTML(f"<p class='remark'>{safe(base.title)}: {safe(fetched)}.</p>", padding=False)
+        gr.HTML(f"<p class='remark'>{safe(BASES[model_set].title)}: {safe(fetched)}.</p>", padding=False)
     with gr.Row(equal_height=False):
         with gr.Column(scale=4, min_width=320, elem_classes="studio-controls"):
-            prompt = gr.Textbox(
-                label="Prompt", value=EXAMPLES[0][0], lines=3, max_lines=6, elem_id="golden-prompt", container=True
-            )
+            asked.add("prompt", elem_id="golden-prompt", container=True)
             with gr.Row(elem_classes="run-row"):
                 run = gr.Button("Run", variant="primary", size="lg", scale=3, min_width=120, elem_classes="studio-run")
                 stop = gr.Button("Stop", size="lg", scale=1, min_width=90, elem_classes="studio-stop")
@@ -138,25 +135,12 @@ def build(registry: Registry, model_set: str) -> None:
                     chips = [gr.Button(text, size="sm", elem_classes="example") for text, _ in EXAMPLES]
                     surprise = gr.Button("Surprise me", size="sm", elem_classes="surprise")
             with gr.Row(elem_classes="seed-row"):
-                seed = gr.Number(label="Seed", value=EXAMPLES[0][1], precision=0, min_width=110, scale=3)
+                asked.add("seed", scale=3)
                 dice = gr.Button("New seed", size="sm", min_width=80, scale=1)
                 reuse = gr.Button("Last seed", size="sm", min_width=80, scale=1)
-            source = gr.Radio(
-                [(words, key) for key, words in choices.items()],
-                value=next(iter(choices)),
-                label="Golden noise from",
-                elem_classes="sources",
-            )
-            strength = gr.Slider(
-                *Settings.STRENGTH,
-                value=1.0,
-                step=0.1,
-                label="Golden strength",
-                info="0 keeps the noise as it is, 1 is the paper’s setting.",
-                elem_classes="gold-slider",
-            )
-            steps = gr.Slider(*Settings.STEPS, value=base.steps, step=1, label="Steps")
-            guidance = gr.Slider(*Settings.GUIDANCE, value=base.guidance, step=0.5, label="Guidance")
+            asked.add("source", choices=[(words, key) for key, words in choices.items()], elem_classes="sources")
+            asked.add("strength", elem_classes="gold-slider")
+            asked.add("steps", "guidance")
             dropped = gr.File(
                 label="Restore settings from a PNG made here",
                 file_types=[".png"],
@@ -186,7 +170,7 @@ def build(registry: Registry, model_set: str) -> None:
                         with gr.Accordion("Inspect the noise", open=False, elem_classes="inspector"):
                             inspected = gr.HTML(padding=False)
                 with gr.Tab("Win-rate lab", id="lab", render_children=True):
-                    lab.build(registry, model_set, [prompt, steps, guidance, strength])
+                    lab.build(registry, model_set, asked)
                 with gr.Tab("Measured figures", id="measured", render_children=True):
                     gr.HTML(measured(golden_noise.MANIFEST, lambda: lab.measured_html(model_set)), padding=False)
     history = History()
@@ -196,7 +180,6 @@ def build(registry: Registry, model_set: str) -> None:
     with gr.Accordion("Use it from Python", open=False):
         gr.Markdown(from_python(), elem_classes="reading")
 
-    controls = [prompt, seed, steps, guidance, strength, source]
     result = [line, standard, golden, verdict, details, slider, save_standard, save_golden, figures, inspected]
     result += [last_seed, parts]
 
@@ -216,62 +199,54 @@ def build(registry: Registry, model_set: str) -> None:
             last_seed: shown.outcome.settings.seed,
         }
 
-    def compare(session, prompt, seed, steps, guidance, strength, source, entries) -> Iterator[Any]:
-        settings = Settings(prompt, seed, steps, guidance, strength, model_set, source).validated()
+    def compare(session: str, entries: list[Entry], **values: Any) -> Iterator[Any]:
+        settings = asked.settings(values)
         yield {line: progress_line("Starting…", 0.0, "running"), parts: gr.Tabs(selected="picture")}
-        began = time.monotonic()
-        for item in live(golden_noise.generate, registry, settings, limit_s=LIMIT_S):
-            if item is IDLE:
-                yield gr.skip()
-            elif isinstance(item, Progress):
-                yield {line: running_line(item, began)}
-            elif isinstance(item, Preview):
-                yield {standard: item.standard, golden: item.golden}
-            elif isinstance(item, Result):
-                shown = write(item.value, session)
-                caption = f"{settings.prompt[:60]} · seed {settings.seed}"
-                text = f"Done: {settings.steps} steps in {time.monotonic() - began:.1f} s · {caption}"
-                entry = Entry(shown.golden, caption, shown)
-                yield {**show(shown, text), **history.add(entries, entry)}
+
+        def done(outcome: Outcome, seconds: float) -> dict[Any, Any]:
+            shown = write(outcome, session)
+            caption = f"{settings.prompt[:60]} · seed {settings.seed}"
+            text = f"Done: {settings.steps} steps in {seconds:.1f} s · {caption}"
+            return {**show(shown, text), **history.add(entries, Entry(shown.golden, caption, shown))}
+
+        items = live(golden_noise.generate, registry, settings, limit_s=LIMIT_S)
+        yield from pump(items, line, done, {Preview: lambda seen: {standard: seen.standard, golden: seen.golden}})
 
     def example(event: gr.EventData) -> list[Any]:
         return list(EXAMPLES[chips.index(event.target)])
 
-    def restored(settings: Settings) -> list[Any]:
+    def restored(settings: Settings) -> dict[Any, Any]:
         # A picture of another model set may name a source that this one has under another name.
-        known = settings.source if settings.source in choices else next(iter(choices))
-        return [getattr(dataclasses.replace(settings, source=known), name) for name in CONTROLS]
+        known = settings.source if settings.source in choices else asked.start.source
+        return asked.updates(dataclasses.replace(settings, source=known))
 
-    def restore(path: str | None) -> list[Any]:
+    def restore(path: str | None) -> Any:
         if path is None:
-            return [gr.skip()] * (len(controls) + 1)
+            return gr.skip()
         with told("Nothing was restored"):
-            values = restored(settings_inside(path))
+            updates = restored(settings_inside(path))
         gr.Info("Settings restored. Press Run to make the pictures again.", title="Restored")
-        return [*values, None]
+        return {**updates, dropped: None}
 
-    shared = {"inputs": [*controls, history.entries], "outputs": [*result, *history.outputs], "show_progress": "hidden"}
-    shared |= {"api_visibility": "private", "trigger_mode": "multiple", **GPU}
-    stopped = progress_line("Stopped. What was drawn so far stays; Run starts anew.", 0.0, "stopped")
-    broken = progress_line(BROKE, 0.0, "stopped")
-    handler = on_gpu(compare, stopped={line: stopped}, broken={line: broken})
-    run.click(handler, **shared)
+    handler = on_gpu(compare, **ends(line))
+    shared = run_event(handler, *result, *history.outputs, inputs=[history.entries], **asked.widgets)
+    run.click(**shared)
     pressed = [chip.click for chip in chips]
     there = hold(SLUG, *pressed)
-    there(gr.on(pressed, example, None, [prompt, seed], **LIGHT)).then(handler, **shared)
+    there(gr.on(pressed, example, None, [asked["prompt"], asked["seed"]], **LIGHT)).then(**shared)
     stop.click(halt, **LIGHT)
 
-    held(SLUG, surprise.click, lambda: golden_noise.surprise(secrets.randbelow(2**31)), None, prompt, **LIGHT)
-    held(SLUG, dice.click, lambda: secrets.randbelow(2**31), None, seed, **LIGHT)
-    held(SLUG, reuse.click, lambda last: gr.skip() if last is None else last, last_seed, seed, **LIGHT)
-    emptied(dropped, held(SLUG, dropped.upload, restore, dropped, [*controls, dropped], **TALKS))
+    held(SLUG, surprise.click, lambda: golden_noise.surprise(secrets.randbelow(2**31)), None, asked["prompt"], **LIGHT)
+    held(SLUG, dice.click, lambda: secrets.randbelow(2**31), None, asked["seed"], **LIGHT)
+    held(SLUG, reuse.click, lambda last: gr.skip() if last is None else last, last_seed, asked["seed"], **LIGHT)
+    emptied(dropped, held(SLUG, dropped.upload, restore, dropped, [*asked.outputs, dropped], **TALKS))
     history.on_pick(
         lambda entry: {
-            **dict(zip(controls, restored(entry.outcome.outcome.settings), strict=True)),
+            **restored(entry.outcome.outcome.settings),
             **show(entry.outcome, "Brought back from your results"),
             parts: gr.Tabs(selected="picture"),
         },
-        [*controls, *result],
+        [*asked.outputs, *result],
     )
     _endpoint(registry, model_set)
 
@@ -297,10 +272,10 @@ def _picture(label: str, kind: str) -> gr.Image:
 
 def _endpoint(registry: Registry, model_set: str) -> None:
     """The public endpoint `/golden_noise`."""
-    base = BASES[model_set]
+    start = dataclasses.replace(Settings.of(model_set), seed=0, source=Settings.source)
 
-    def answer(session, **asked) -> Iterator[Any]:
-        settings = Settings(model_set=model_set, **asked).validated()
+    def answer(session: str, **asked: Any) -> Iterator[Any]:
+        settings = dataclasses.replace(start, **asked).validated()
         for item in live(golden_noise.generate, registry, settings, limit_s=LIMIT_S):
             if isinstance(item, Result):
                 shown = write(item.value, session)
@@ -308,29 +283,12 @@ def _endpoint(registry: Registry, model_set: str) -> None:
             else:
                 yield gr.skip()
 
-    parameters = (
-        Parameter("prompt", TEXT, EXAMPLES[0][0], required=True),
-        Parameter("seed", WHOLE, 0),
-        Parameter("steps", WHOLE, base.steps),
-        Parameter("guidance", NUMBER, base.guidance),
-        Parameter("strength", NUMBER, 1.0),
-        MODEL_SET,
-        Parameter("source", TEXT, "npnet"),
-    )
     description = (
         "Two pictures of one prompt, from standard and from golden noise, with verdicts and the statistics of both "
-        f"noises. {_limits()}"
+        f"noises. {start.limits_in_words([name for name in start.fields() if name != MODEL_SET.name])}"
     )
     outputs = (("file", "standard"), ("file", "golden"), ("json", "measurements"))
-    publish(Endpoint(SLUG, parameters, outputs, description), answer, model_set)
-
-
-def _limits() -> str:
-    ranges = {"seed": Settings.SEED, "steps": Settings.STEPS, "guidance": Settings.GUIDANCE}
-    ranges["strength"] = Settings.STRENGTH
-    text = ", ".join(f"{name} {low} to {high}" for name, (low, high) in ranges.items())
-    listed = ", ".join(golden_noise.SOURCES)
-    return f"Limits: prompt at most {Settings.PROMPT_MAX} characters, {text}, source one of {listed}."
+    publish(Endpoint(SLUG, parameters_of(start, prompt=start.prompt), outputs, description), answer, model_set)
 
 
 # --- a run on the page ------------------------------------------------------------------------------------------
@@ -362,11 +320,7 @@ def write(outcome: Outcome, session: str) -> Shown:
 
 def settings_inside(path: str | Path) -> Settings:
     """The checked settings of a PNG that this tab wrote."""
-    found = images.read_settings(path, tab=SLUG)["settings"]
-    names = {field.name for field in dataclasses.fields(Settings)}
-    if "prompt" not in found:
-        raise ValueError("The settings in this PNG have no prompt: drop one that this page wrote.")
-    return Settings(**{name: value for name, value in found.items() if name in names}).validated()
+    return Settings.read(images.read_settings(path, tab=SLUG)["settings"], "this PNG")
 
 
 def facts(outcome: Outcome) -> dict[str, Any]:

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import gradio as gr
 
 from demos.core.figures import Interval, data_uri, intervals, safe, signed
-from demos.core.handlers import BROKE, GPU, LIGHT, halt, on_gpu
-from demos.core.widgets import progress_line, running_line
-from pipelines.core.lane import IDLE, Progress, Result, live
+from demos.core.form import Form
+from demos.core.handlers import BROKE, LIGHT, halt, on_gpu
+from demos.core.page import ends, pump, run_event
+from demos.core.widgets import progress_line
+from pipelines.core.lane import live
 from pipelines.core.registry import Registry
+from pipelines.golden_noise import EXAMPLES, Settings
 from pipelines.golden_noise import lab as noise_lab
 from pipelines.golden_noise.lab import ARMS, LabSettings, Tally
 
 LIMIT_S = 1800.0
 """A lab run may take this long; Continue starts another one."""
-MOST = 200
-"""Seeds that the slider offers; programs may ask for more (:data:`LabSettings.COUNT`)."""
 CHOSEN = ["npnet", "first_step"]
 
 INTRO = """
@@ -52,12 +52,13 @@ same or more compute buys otherwise, and controls that must not help.{fewer}</p>
 FEWER = " Ways on which no claim stands drew the first {others:,} of these prompts, and are compared on those."
 
 
-def build(registry: Registry, model_set: str, controls: Sequence[gr.components.Component]) -> None:
-    """The lab. ``controls``: the page's prompt, steps, guidance and golden strength."""
+def build(registry: Registry, model_set: str, asked: Form[Settings]) -> None:
+    """The lab; prompt, steps, guidance and golden strength are the page's, ``asked``."""
     if model_set != "mini":
         gr.HTML(NEEDS_JUDGE, padding=False)
         return
-    registry.declare(*noise_lab.specs())
+    registry.declare(*noise_lab.parts().values())
+    own = Form(LabSettings(EXAMPLES[0][0], seed=1))
     gr.HTML(f"<div class='lab-intro'>{INTRO.format(minutes=LIMIT_S / 60)}</div>", padding=False)
     arms = gr.CheckboxGroup(
         [
@@ -70,8 +71,8 @@ def build(registry: Registry, model_set: str, controls: Sequence[gr.components.C
         elem_classes="arms",
     )
     with gr.Row(elem_classes="lab-seeds"):
-        first = gr.Number(label="First seed", value=1, precision=0, min_width=130, scale=1)
-        count = gr.Slider(1, MOST, value=40, step=1, label="Number of seeds", min_width=200, scale=2)
+        own.add("seed", label="First seed", min_width=130, scale=1)
+        own.add("count", min_width=200, scale=2)
     with gr.Row(elem_classes="run-row lab-row"):
         run = gr.Button("Run the lab", variant="primary", size="lg", scale=3, min_width=110)
         stop = gr.Button("Stop the lab", size="lg", scale=2, min_width=90)
@@ -82,27 +83,22 @@ def build(registry: Registry, model_set: str, controls: Sequence[gr.components.C
 
     def count_up(settings: LabSettings, before: Tally | None) -> Iterator[Any]:
         yield {line: progress_line("Starting…", 0.0, "running"), **({board: "", tally: None} if before is None else {})}
-        began = time.monotonic()
+
+        def done(counted: Tally, _seconds: float) -> dict[Any, Any]:
+            return {line: progress_line(f"Done: {counted.done} seeds, {counted.seconds:.0f} s of drawing", 1.0, "done")}
+
+        items = live(noise_lab.compare, registry, settings, before, limit_s=LIMIT_S)
         try:
-            for item in live(noise_lab.compare, registry, settings, before, limit_s=LIMIT_S):
-                if item is IDLE:
-                    yield gr.skip()
-                elif isinstance(item, Progress):
-                    yield {line: running_line(item, began, 0)}
-                elif isinstance(item, Tally):
-                    yield {tally: item, board: board_html(item)}
-                elif isinstance(item, Result):
-                    text = f"Done: {item.value.done} seeds, {item.value.seconds:.0f} s of drawing"
-                    yield {line: progress_line(text, 1.0, "done")}
+            yield from pump(items, line, done, {Tally: lambda one: {tally: one, board: board_html(one)}}, digits=0)
         except TimeoutError:
             text = f"Stopped after {LIMIT_S / 60:.0f} minutes, the limit of one run. What was counted stays: press Continue."
             yield {line: progress_line(text, 0.0, "stopped")}
 
-    def lab(session, prompt, steps, guidance, strength, first, count, arms) -> Iterator[Any]:
-        yield from count_up(asked(prompt, steps, guidance, strength, first, count, arms), None)
+    def lab(session: str, arms: list[str], **values: Any) -> Iterator[Any]:
+        yield from count_up(own.settings(values, arms=tuple(arms)), None)
 
-    def lab_continued(session, prompt, steps, guidance, strength, first, count, arms, before) -> Iterator[Any]:
-        settings = asked(prompt, steps, guidance, strength, first, count, arms)
+    def lab_continued(session: str, arms: list[str], before: Tally | None, **values: Any) -> Iterator[Any]:
+        settings = own.settings(values, arms=tuple(arms))
         if before is not None and not before.fits(settings):
             gr.Info(
                 "The prompt or the settings are not those of the count on the page, so it starts anew.", title="Lab"
@@ -114,23 +110,11 @@ def build(registry: Registry, model_set: str, controls: Sequence[gr.components.C
             return
         yield from count_up(settings, before)
 
-    inputs = [*controls, first, count, arms]
-    shared = {"outputs": [line, board, tally], "show_progress": "hidden", "api_visibility": "private"}
-    shared |= {"trigger_mode": "multiple", **GPU}
-    ends = {
-        "stopped": {line: progress_line(STOPPED, 0.0, "stopped")},
-        "broken": {line: progress_line(f"{BROKE} What was counted stays.", 0.0, "stopped")},
-    }
-    run.click(on_gpu(lab, **ends), inputs, **shared)
-    further.click(on_gpu(lab_continued, **ends), [*inputs, tally], **shared)
+    ending = ends(line, STOPPED, f"{BROKE} What was counted stays.")
+    named = {name: asked[name] for name in ("prompt", "steps", "guidance", "strength")} | own.widgets
+    run.click(**run_event(on_gpu(lab, **ending), line, board, tally, inputs=[arms], **named))
+    further.click(**run_event(on_gpu(lab_continued, **ending), line, board, tally, inputs=[arms, tally], **named))
     stop.click(halt, **LIGHT)
-
-
-def asked(
-    prompt: str, steps: float, guidance: float, strength: float, first: float | None, count: float, arms: list[str]
-) -> LabSettings:
-    """Checked settings from what the page's widgets hold."""
-    return LabSettings(prompt, first, count, steps, guidance, strength, tuple(arms)).validated()
 
 
 def measured_html(model_set: str) -> str:

@@ -94,6 +94,13 @@ def number(name: str, value: Any, low: float, high: float, whole: bool = False) 
     return value + 0  # type: ignore[no-any-return]
 
 
+def switch(name: str, value: Any) -> bool:
+    """On or off; 1 and "true" are neither."""
+    if not isinstance(value, bool):
+        raise ValueError(f"The switch {name} is {described(value)} but must be on or off: send true or false.")
+    return value
+
+
 def is_number(value: Any) -> bool:
     """Whether it is a finite int or float: True and NaN are none, whatever the size of an int."""
     return (isinstance(value, int) and not isinstance(value, bool)) or (

@@ -162,7 +162,7 @@ class Registry:
         if self.mode == "zero" and threading.current_thread() is not threading.main_thread():
             raise RuntimeError("ZeroGPU emulates CUDA on the main thread only: declare models at import")
         for spec in specs:
-            part = self.part_folder(spec)
+            part = self._part(spec)
             if self.mode == "zero" and part.obj is None:
                 self._load(part)
                 if part.is_module:
@@ -180,7 +180,7 @@ class Registry:
             return
         self._bring_files(specs)
         with self._lock:
-            parts = list(dict.fromkeys(self.part_folder(spec) for spec in specs))
+            parts = list(dict.fromkeys(self._part(spec) for spec in specs))
             for part in parts:
                 part.pins += 1
             try:
@@ -194,16 +194,27 @@ class Registry:
                     part.used = now
 
     def run(
-        self, specs: ModelSpec | Sequence[ModelSpec], fn: Callable[..., Any], smaller: str = troubles.SMALLER
+        self,
+        specs: ModelSpec | Sequence[ModelSpec] | Mapping[str, ModelSpec],
+        fn: Callable[..., Any],
+        smaller: str = troubles.SMALLER,
     ) -> Any:
-        """`fn(*parts)` in a lease. Out of memory: evict everything idle, try once more, then one sentence.
+        """`fn(*parts)` in a lease; with `specs` by name, `fn(**parts)`. Out of memory: evict everything idle, try once more,
+        then one sentence.
 
         `fn` may therefore be called twice. What else it raises passes through. `smaller` is what a visitor can do to
         need less memory, for the end of that sentence.
         """
-        specs = [specs] if isinstance(specs, ModelSpec) else list(specs)
-        with self.lease(*specs) as parts:
-            return self._retried(lambda: fn(*parts), [self.part_folder(spec) for spec in specs], smaller)
+        names = list(specs) if isinstance(specs, Mapping) else []
+        wanted = (
+            [specs] if isinstance(specs, ModelSpec) else list(specs.values() if isinstance(specs, Mapping) else specs)
+        )
+
+        def work() -> Any:
+            return fn(**dict(zip(names, parts, strict=True))) if names else fn(*parts)
+
+        with self.lease(*wanted) as parts:
+            return self._retried(work, [self._part(spec) for spec in wanted], smaller)
 
     def free(self) -> int:
         """Let go of everything idle; returns the bytes freed on the device. Waits for other threads' leases.
@@ -264,7 +275,7 @@ class Registry:
     def _bring_files(self, specs: Sequence[ModelSpec]) -> None:
         """Fetch and check the files of parts that are not loaded, without a lock: a download may take an hour."""
         with self._lock:
-            parts = list(dict.fromkeys(self.part_folder(spec) for spec in specs))
+            parts = list(dict.fromkeys(self._part(spec) for spec in specs))
             cold = [part for part in parts if part.obj is None]
             if cold:
                 self._check_fit(parts)  # nothing is fetched that has no room
@@ -285,7 +296,7 @@ class Registry:
 
     # ---- below: with the lock held, except in the zero mode's import ----
 
-    def part_folder(self, spec: ModelSpec) -> _Part:
+    def _part(self, spec: ModelSpec) -> _Part:
         # setdefault: `declare` may run on another thread while a lease holds the lock
         part = self._parts.setdefault(spec.key, _Part(spec, spec.bytes))
         known = part.spec
@@ -297,7 +308,7 @@ class Registry:
         return part
 
     def _lease_zero(self, specs: Sequence[ModelSpec]) -> tuple[Any, ...]:
-        parts = [self.part_folder(spec) for spec in specs]
+        parts = [self._part(spec) for spec in specs]
         missing = [part.spec.key for part in parts if part.obj is None]
         if missing:
             raise RuntimeError(

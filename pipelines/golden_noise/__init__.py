@@ -14,15 +14,15 @@ from __future__ import annotations
 import json
 import math
 import os
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
-from pipelines.core import limits
 from pipelines.core.paper import Paper
 from pipelines.core.registry import ModelSpec, resolve
+from pipelines.core.run import Run
+from pipelines.core.settings import Declared, choice, real, seed, text, whole
 from pipelines.models import sdxl
 from pipelines.models.judges import JUDGE
 from pipelines.models.sdxl import draw_noise
@@ -36,10 +36,7 @@ if TYPE_CHECKING:
     from pipelines.core.registry import Registry
     from pipelines.models.verifier import Verdict
 
-__all__ = [
-    "EXAMPLES", "PAPER", "Outcome", "Preview", "Settings", "draw_noise", "generate", "redenoise", "surprise",
-    "with_signal",
-]  # fmt: skip
+__all__ = ["EXAMPLES", "PAPER", "GoldenNoise", "Outcome", "Preview", "Settings", "generate", "redenoise", "surprise"]
 
 PAPER = Paper(
     title="Golden Noise for Diffusion Models: A Learning Framework",
@@ -87,42 +84,31 @@ the looks (times LOOKS it lies above every visitor's seed)."""
 
 
 @dataclass(frozen=True)
-class Settings:
+class Drawing(Declared):
+    """What decides a pair of pictures but where its golden noise comes from."""
+
+    prompt: str = text("Prompt", 300, "The prompt is empty: describe a picture, or press an example.")
+    seed: int = seed()
+    steps: int = whole("Steps", 25, 1, 100, name="number of steps")
+    guidance: float = real("Guidance", 5.5, 1.0, 20.0, step=0.5)
+    strength: float = real(
+        "Golden strength", 1.0, -1.0, 4.0, step=0.1, info="0 keeps the noise as it is, 1 is the paper’s setting."
+    )
+    model_set: str = choice("Model set", "mini", sdxl.BASES, shown=False)
+
+
+@dataclass(frozen=True)
+class Settings(Drawing):
     """Everything that decides a run; the same settings give the same pictures, byte for byte, on the same machine."""
 
-    prompt: str
-    seed: int = 0
-    steps: int = 25
-    guidance: float = 5.5
-    strength: float = 1.0
-    model_set: str = "mini"
-    source: str = "npnet"
+    source: str = choice("Golden noise from", "npnet", SOURCES)
 
-    PROMPT_MAX: ClassVar[int] = 300
-    SEED: ClassVar[tuple[int, int]] = (0, 2**31 - 1)
-    STEPS: ClassVar[tuple[int, int]] = (1, 100)
-    GUIDANCE: ClassVar[tuple[float, float]] = (1.0, 20.0)
-    STRENGTH: ClassVar[tuple[float, float]] = (-1.0, 4.0)
-
-    def validated(self) -> Settings:
-        """These settings with exact types.
-
-        Raises:
-            ValueError: one sentence that says what came, what was wanted and what to do.
-        """
-        empty = "The prompt is empty: describe a picture, or press an example."
-        prompt = limits.text("prompt", self.prompt, self.PROMPT_MAX, empty)
-        limits.choice("Model set", self.model_set, sdxl.BASES)
-        limits.choice("Golden noise from", self.source, SOURCES)
-        return Settings(
-            prompt.strip(),
-            int(limits.number("seed", self.seed, *self.SEED, whole=True)),
-            int(limits.number("number of steps", self.steps, *self.STEPS, whole=True)),
-            float(limits.number("guidance", self.guidance, *self.GUIDANCE)),
-            float(limits.number("golden strength", self.strength, *self.STRENGTH)),
-            self.model_set,
-            self.source,
-        )
+    @classmethod
+    def of(cls, model_set: str) -> Settings:
+        """The defaults of a model set, with the first example."""
+        base, (prompt, seed) = sdxl.BASES[model_set], EXAMPLES[0]
+        source = next(iter(sources(model_set)))
+        return cls(prompt, seed, steps=base.steps, guidance=base.guidance, model_set=model_set, source=source)
 
 
 @dataclass
@@ -215,11 +201,11 @@ def download(model_set: str) -> str:
     return f"{base}; NPNet is {npnet}, and is left out where golden noise comes from re-denoising"
 
 
-def specs(model_set: str, source: str = "npnet") -> tuple[ModelSpec, ...]:
-    """The parts that a run leases: the base model's, then NPNet (unless nothing but re-denoising is asked for), then,
-    for our own world, the judge."""
-    network = () if source == "redenoise" else (NPNETS[model_set][source],)
-    return (*sdxl.BASES[model_set].parts, *network, *((JUDGE,) if model_set == "mini" else ()))
+def parts(model_set: str, source: str = "npnet") -> dict[str, ModelSpec]:
+    """The parts that a run leases, by name: the base model's, NPNet (unless nothing but re-denoising is asked for) and, for
+    our own world, the judge."""
+    network = {} if source == "redenoise" else {"npnet": NPNETS[model_set][source]}
+    return {**sdxl.BASES[model_set].named, **network, **({"judge": JUDGE} if model_set == "mini" else {})}
 
 
 # ------------------------------------------------------------------------------------------- stages
@@ -293,6 +279,64 @@ class GoldenNoise:
 
     def __init__(self, pipe: Any, npnet: Any) -> None:
         self.pipe, self.npnet = pipe, npnet
+
+    def __call__(self, run: Run[Settings], judge: Any = None) -> Outcome:
+        """Both pictures of the run's settings, from noises that differ in nothing but NPNet's change."""
+        import torch
+
+        settings = run.settings
+        cut = sdxl.unread(self.pipe, settings.prompt)
+        run.note(sdxl.unread_note(settings.prompt, cut))
+        with torch.inference_mode(), run.stage("all"):
+            embeds = self.embed([settings.prompt] * 2)
+            with run.stage("npnet"):
+                standard, golden = self.noises(settings.seed, settings.strength, embeds)
+            on_step = self._previews(run)
+            noises = torch.cat((standard, golden))
+            pictures = self.draw(noises, embeds, settings.steps, settings.guidance, on_step)
+        return self._outcome(run, pictures, standard, golden, judge, cut)
+
+    def _previews(self, run: Run[Settings]) -> Callable[[int, Tensor], None]:
+        steps = run.settings.steps
+        every = max(1, steps // 8)
+
+        def on_step(step: int, clean: Tensor) -> None:
+            run.progress(step / steps, f"step {step} of {steps}")
+            if step % every == 0 and step < steps:
+                run.show(Preview(step, steps, *sdxl.preview(self.pipe.vae, clean)))
+
+        return on_step
+
+    def _outcome(
+        self, run: Run[Settings], pictures: Tensor, standard: Tensor, golden: Tensor, judge: Any, cut: int | None
+    ) -> Outcome:
+        """The verdicts and the measurements of what was drawn; ``cut`` is where the words begin that were not read."""
+        from pipelines.core.images import to_pil
+        from pipelines.core.text import words
+        from pipelines.golden_noise import inspection
+        from pipelines.models import verifier
+        from pipelines.worlds.prompts import read_prompt
+
+        settings = run.settings
+        # The judge knows our own world only; of SDXL's pictures it would say something, and be wrong.
+        verdicts = verifier.verify(judge, pictures, settings.prompt, cut) if judge is not None else ([], [])
+        heat, peak = inspection.heat_map(standard, golden)
+        measurements = run.measurements(
+            seconds=round(run.seconds["all"], 3),
+            npnet_seconds=round(run.seconds["npnet"], 4),
+            noise=inspection.noise_statistics(standard, golden)
+            | {"change_peak": round(peak, 4)}
+            | inspection.noise_portrait(standard, golden),
+            fully_right={
+                name: (_fully_right(rows, cut is None) if rows else None)
+                for name, rows in zip(("standard", "golden"), verdicts, strict=True)
+            },
+            unread_words=[] if cut is None else words(settings.prompt[cut:]),
+            unknown_words=list(read_prompt(settings.prompt).unknown) if settings.model_set == "mini" else [],
+            claim=claim(),
+        )
+        first, second = to_pil(pictures)
+        return Outcome(settings, first, second, verdicts[0], verdicts[1], measurements, heat)
 
     def embed(self, prompts: list[str]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Prompt, negative, pooled and negative pooled embeddings, one row per prompt (the negative is empty)."""
@@ -399,78 +443,21 @@ def generate(job: Job, registry: Registry, settings: Settings) -> Outcome:
     Raises:
         ValueError: settings outside their limits.
     """
-    settings = settings.validated()
-    base = sdxl.BASES[settings.model_set]
-    wanted = specs(settings.model_set, settings.source)
-    job.progress(0.0, f"loading {base.title}")
+    run = Run(job, registry, settings)
+    base = sdxl.BASES[run.settings.model_set]
 
-    def work(*models: Any) -> Outcome:
-        parts, rest = models[: len(base.parts)], list(models[len(base.parts) :])
-        npnet = None if settings.source == "redenoise" else rest.pop(0)
-        judge = rest.pop(0) if rest else None
-        return _run(job, registry.device, settings, GoldenNoise(sdxl.build(parts), npnet), judge)
+    def work(npnet: Any = None, judge: Any = None, **parts: Any) -> Outcome:
+        return GoldenNoise(sdxl.build(parts), npnet)(run, judge)
 
-    outcome = registry.run(wanted, work, "close other programs on that machine and try again")
-    outcome.measurements["models"] = [
-        {"key": s.key, "source": _told_source(s), "licence": s.licence}
-        for s in wanted
-        if s not in base.parts or s.key.endswith("unet")
-    ]
-    return outcome
-
-
-def _told_source(spec: ModelSpec) -> str:
-    return f"a local file, named by {LOCAL}" if spec is _OFFICIAL and os.environ.get(LOCAL) else spec.source
-
-
-def _run(job: Job, device: str, settings: Settings, golden_noise: GoldenNoise, judge: Any) -> Outcome:
-    import torch
-
-    from pipelines.core.images import to_pil
-    from pipelines.core.text import words
-    from pipelines.golden_noise import inspection
-    from pipelines.models import verifier
-    from pipelines.worlds.prompts import read_prompt
-
-    cut = sdxl.unread(golden_noise.pipe, settings.prompt)
-    with torch.inference_mode():
-        started = time.perf_counter()
-        embeds = golden_noise.embed([settings.prompt] * 2)
-        before = time.perf_counter()
-        standard, golden = golden_noise.noises(settings.seed, settings.strength, embeds)
-        npnet_seconds = time.perf_counter() - before
-        every = max(1, settings.steps // 8)
-
-        def on_step(step: int, clean: Tensor) -> None:
-            job.progress(step / settings.steps, f"step {step} of {settings.steps}")
-            if step % every == 0 and step < settings.steps:
-                job.emit(Preview(step, settings.steps, *sdxl.preview(golden_noise.pipe.vae, clean)))
-
-        pictures = golden_noise.draw(torch.cat((standard, golden)), embeds, settings.steps, settings.guidance, on_step)
-        seconds = time.perf_counter() - started
-        # The judge knows our own world only; of SDXL's pictures it would say something, and be wrong.
-        verdicts = verifier.verify(judge, pictures, settings.prompt, cut) if judge is not None else ([], [])
-    asked = read_prompt(settings.prompt)
-    heat, peak = inspection.heat_map(standard, golden)
-    measurements = {
-        "seconds": round(seconds, 3),
-        "npnet_seconds": round(npnet_seconds, 4),
-        "device": device,
-        "noise": inspection.noise_statistics(standard, golden)
-        | {"change_peak": round(peak, 4)}
-        | inspection.noise_portrait(standard, golden),
-        "fully_right": {
-            name: (_fully_right(rows, cut is None) if rows else None)
-            for name, rows in zip(("standard", "golden"), verdicts, strict=True)
-        },
-        "unread_words": [] if cut is None else words(settings.prompt[cut:]),
-        "notes": list(filter(None, [sdxl.unread_note(settings.prompt, cut)])),
-        "unknown_words": list(asked.unknown) if settings.model_set == "mini" else [],
-        "claim": claim(),
-        "settings": asdict(settings),
-    }
-    first, second = to_pil(pictures)
-    return Outcome(settings, first, second, verdicts[0], verdicts[1], measurements, heat)
+    local = run.settings.model_set == "full" and LOCAL in os.environ
+    return run.lease(
+        parts(run.settings.model_set, run.settings.source),
+        work,
+        loading=base.title,
+        unnamed=set(base.named) - {"unet"},
+        sources={"npnet": f"a local file, named by {LOCAL}"} if local else {},
+        smaller="close other programs on that machine and try again",
+    )
 
 
 def _fully_right(verdicts: Sequence[Verdict], read: bool) -> bool | None:

@@ -12,12 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from pipelines import golden_noise
 from pipelines.core import limits
+from pipelines.core.run import Run
 from pipelines.core.scores import Paired, mcnemar
-from pipelines.golden_noise import GoldenNoise, Settings
+from pipelines.core.settings import whole
+from pipelines.golden_noise import Drawing, GoldenNoise
 from pipelines.golden_noise.inspection import rms
 from pipelines.models import judges, sdxl
 
@@ -96,7 +98,7 @@ def start_noise(seeds: Sequence[int], pipe: Any) -> Tensor:
     import torch
 
     side, channels = pipe.unet.config.sample_size, pipe.unet.config.in_channels
-    noises = [golden_noise.draw_noise(seed, (1, channels, side, side)) for seed in seeds]
+    noises = [sdxl.draw_noise(seed, (1, channels, side, side)) for seed in seeds]
     return torch.cat(noises).to(pipe.unet.device)
 
 
@@ -211,19 +213,11 @@ def fully_right(judge: Any, pictures: Tensor, prompts: Sequence[str]) -> list[bo
 
 
 @dataclass(frozen=True)
-class LabSettings:
+class LabSettings(Drawing):
     """One prompt, ``count`` seeds from ``seed`` on, standard noise against the chosen ``arms``."""
 
-    prompt: str
-    seed: int = 0
-    count: int = 40
-    steps: int = 25
-    guidance: float = 5.5
-    strength: float = 1.0
+    count: int = whole("Number of seeds", 40, 1, 1000, offered=(1, 200))
     arms: tuple[str, ...] = ("npnet",)
-    model_set: str = "mini"
-
-    COUNT: ClassVar[tuple[int, int]] = (1, 1000)
 
     def validated(self) -> LabSettings:
         """These settings with exact types.
@@ -233,11 +227,10 @@ class LabSettings:
         """
         from pipelines.worlds.prompts import read_prompt
 
-        base = Settings(self.prompt, self.seed, self.steps, self.guidance, self.strength, self.model_set).validated()
-        count = int(limits.number("number of seeds", self.count, *self.COUNT, whole=True))
-        if base.model_set != "mini":
+        made = super().validated()
+        if made.model_set != "mini":
             raise ValueError(
-                f"The lab was asked to judge the model set {base.model_set}, but only the mini set's world has a judge "
+                f"The lab was asked to judge the model set {made.model_set}, but only the mini set's world has a judge "
                 "that knows the truth: choose mini."
             )
         listed = list(self.arms) if isinstance(self.arms, list | tuple) else [self.arms]
@@ -249,17 +242,15 @@ class LabSettings:
             raise ValueError(
                 f"The lab was asked to compare {shown}: choose at least one of {', '.join(list(ARMS)[1:])}."
             )
-        if not _judgeable(read_prompt(base.prompt)):
+        if not _judgeable(read_prompt(made.prompt)):
             raise ValueError(
                 "The prompt names nothing that the judge knows, so no picture could be right or wrong: name solids, "
                 "colours, a floor, or a portrait's features."
             )
-        if base.seed + count - 1 > Settings.SEED[1]:
-            raise ValueError(
-                f"The last of {count:,} seeds from {base.seed} would be above {Settings.SEED[1]}: start lower."
-            )
-        plain = (base.prompt, base.seed, count, base.steps, base.guidance, base.strength, arms, base.model_set)
-        return LabSettings(*plain)
+        last = int(self.field("seed").high)
+        if made.seed + made.count - 1 > last:
+            raise ValueError(f"The last of {made.count:,} seeds from {made.seed} would be above {last}: start lower.")
+        return replace(made, arms=arms)
 
 
 def _judgeable(request: Any) -> bool:
@@ -301,10 +292,9 @@ SHOWN = 6
 CHUNK = 4
 
 
-def specs() -> tuple[ModelSpec, ...]:
-    """The parts that the lab leases, in the order in which :func:`compare` takes them."""
-    mini = golden_noise.NPNETS["mini"]
-    return (*sdxl.MINI.parts, mini["npnet"], mini["npnet_paper"], judges.REWARD, judges.JUDGE)
+def parts() -> dict[str, ModelSpec]:
+    """The parts that the lab leases, by name."""
+    return {**sdxl.MINI.named, **golden_noise.NPNETS["mini"], "reward": judges.REWARD, "judge": judges.JUDGE}
 
 
 def compare(job: Job, registry: Registry, settings: LabSettings, before: Tally | None = None) -> Tally:
@@ -316,24 +306,29 @@ def compare(job: Job, registry: Registry, settings: LabSettings, before: Tally |
     Raises:
         ValueError: settings outside their limits.
     """
-    settings = settings.validated()
+    run = Run(job, registry, settings)
+    settings = run.settings
     tally = Tally(settings)
     if before is not None and before.fits(settings):
         tally = Tally(settings, {k: list(v) for k, v in before.right.items()}, before.seconds, list(before.shown))
-    job.progress(tally.done / settings.count, "loading the models")
 
-    def work(*parts: Any) -> Tally:
-        *base, npnet, paper, reward, judge = parts
+    def work(npnet: Any, npnet_paper: Any, reward: Any, judge: Any, **base: Any) -> Tally:
         golden = GoldenNoise(sdxl.build(base), npnet)
         cut = sdxl.unread(golden.pipe, settings.prompt)
         if cut is not None:
+            unread = " ".join(settings.prompt[cut:].split())
             raise ValueError(
-                f"The model does not read the end of this prompt, “{' '.join(settings.prompt[cut:].split())}”, so that no picture could be right: "
-                "shorten it."
+                f"The model does not read the end of this prompt, “{unread}”, so that no picture could be right: shorten it."
             )
-        return _count(job, Models(golden, {"npnet": npnet, "npnet_paper": paper}, reward), judge, tally)
+        return _count(job, Models(golden, {"npnet": npnet, "npnet_paper": npnet_paper}, reward), judge, tally)
 
-    return registry.run(specs(), work, "close other programs on that machine and try again")
+    return run.lease(
+        parts(),
+        work,
+        loading="the models",
+        at=tally.done / settings.count,
+        smaller="close other programs on that machine and try again",
+    )
 
 
 def _count(job: Job, models: Models, judge: Any, tally: Tally) -> Tally:

@@ -8,7 +8,7 @@ scheduler is made anew each time, because schedulers keep step state.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,6 +46,11 @@ class Base:
     steps: int
     download: str = ""
     """What choosing it would fetch, in words; empty where everything is shipped."""
+
+    @property
+    def named(self) -> dict[str, ModelSpec]:
+        """The parts by their names."""
+        return dict(zip(PARTS, self.parts, strict=True))
 
 
 def _load_part(spec: ModelSpec) -> Any:
@@ -124,14 +129,14 @@ FULL = _full()
 BASES: dict[str, Base] = {base.name: base for base in (MINI, FULL)}
 
 
-def build(parts: Sequence[Any], kind: str = "", **more: Any) -> Any:
-    """A ``StableDiffusionXLPipeline`` around the leased ``parts`` (in the order of :data:`PARTS`) and a new scheduler; ``kind``
+def build(parts: Sequence[Any] | Mapping[str, Any], kind: str = "", **more: Any) -> Any:
+    """A ``StableDiffusionXLPipeline`` around the leased ``parts`` (by name, or in the order of :data:`PARTS`) and a new scheduler; ``kind``
     "Img2Img", "ControlNetInpaint" and so on makes that one, with what it takes ``more``."""
     import diffusers
 
     from pipelines.core.patching import fresh_scheduler
 
-    components = dict(zip(PARTS, parts, strict=True))
+    components = dict(parts) if isinstance(parts, Mapping) else dict(zip(PARTS, parts, strict=True))
     components["scheduler"] = fresh_scheduler(components["scheduler"])
     # The class says AutoencoderKL in its signature and would warn, at every run, of the AutoencoderTiny that it accepts.
     logger = diffusers.utils.logging.get_logger("diffusers.pipelines.pipeline_utils")

@@ -349,8 +349,8 @@ def tallies(updates: list) -> list[Tally]:
 
 @pytest.mark.slow
 def test_the_lab_stops_goes_on_and_starts_anew(monkeypatch: pytest.MonkeyPatch):
-    asked = [PROMPT, 1, 3.0, 1.0, 3, 8, ["npnet", "first_step"]]
-    straight = list(handler("lab")(visit("lab"), *asked))
+    asked = dict(prompt=PROMPT, steps=1, guidance=3.0, strength=1.0, seed=3, count=8, arms=["npnet", "first_step"])
+    straight = list(handler("lab")(visit("lab"), **asked))
     assert [tally.done for tally in tallies(straight)] == [4, 8]
     page = shown(straight)
     for words in ("8 of 8 seeds counted", "Head to head", "Done: 8 seeds", "Decide how many seeds"):
@@ -358,37 +358,38 @@ def test_the_lab_stops_goes_on_and_starts_anew(monkeypatch: pytest.MonkeyPatch):
     assert page.count("✓ right") + page.count("✗ wrong") == page.count("<li><img") == (4 + 6) * 3
     assert page.count("<li><img") == page.count(" alt='Seed "), "a mark has its word, a picture its description"
 
-    run, seen = handler("lab")(visit("lab"), *asked), []
+    run, seen = handler("lab")(visit("lab"), **asked), []
     while not tallies(seen):
         seen.append(next(run))
     assert handlers.stop_run(visit("lab"))
     rest = list(run)
     assert "What was counted stays" in shown(rest) and not tallies(rest)
     (kept,) = tallies(seen)
-    on = list(handler("lab_continued")(visit("lab"), *asked, kept))
+    on = list(handler("lab_continued")(visit("lab"), **asked, before=kept))
     assert [tally.done for tally in tallies(on)] == [8] and tallies(on)[0].right == tallies(straight)[-1].right
 
-    assert not tallies(list(handler("lab_continued")(visit("lab"), *asked, tallies(on)[0]))), "nothing is left to count"
-    other = ["a shiny purple sphere on tiles", *asked[1:5], 2, asked[6]]
-    anew = list(handler("lab_continued")(visit("lab"), *other, kept))
-    assert [tally.done for tally in tallies(anew)] == [2] and tallies(anew)[0].settings.prompt == other[0]
+    assert not tallies(list(handler("lab_continued")(visit("lab"), **asked, before=tallies(on)[0]))), (
+        "nothing is left to count"
+    )
+    other = asked | {"prompt": "a shiny purple sphere on tiles", "count": 2}
+    anew = list(handler("lab_continued")(visit("lab"), **other, before=kept))
+    assert [tally.done for tally in tallies(anew)] == [2] and tallies(anew)[0].settings.prompt == other["prompt"]
 
     monkeypatch.setattr(lab, "LIMIT_S", 0.0)
-    late = list(handler("lab_continued")(visit("lab"), *asked, kept))
+    late = list(handler("lab_continued")(visit("lab"), **asked, before=kept))
     assert "the limit of one run. What was counted stays" in shown(late) and not tallies(late)
 
 
 @pytest.mark.parametrize(
-    ("place", "value", "words"),
-    [(0, "", "prompt is empty"), (0, "zebra", "nothing that the judge knows"), (4, None, "seed is nothing"),
-     (5, 0, "number of seeds"), (6, [], "compare nothing"), (6, ["magic"], "'magic'")],
+    ("name", "value", "words"),
+    [("prompt", "", "prompt is empty"), ("prompt", "zebra", "nothing that the judge knows"), ("seed", None, "seed is nothing"),
+     ("count", 0, "number of seeds"), ("arms", [], "compare nothing"), ("arms", ["magic"], "'magic'")],
 )  # fmt: skip
-def test_the_lab_tells_what_is_wrong_and_clears_nothing(place: int, value: object, words: str):
-    asked = [PROMPT, 1, 3.0, 1.0, 3, 8, ["npnet"]]
-    asked[place] = value
-    for name, more in (("lab", []), ("lab_continued", [None])):
+def test_the_lab_tells_what_is_wrong_and_clears_nothing(name: str, value: object, words: str):
+    asked = dict(prompt=PROMPT, steps=1, guidance=3.0, strength=1.0, seed=3, count=8, arms=["npnet"]) | {name: value}
+    for event, more in (("lab", {}), ("lab_continued", {"before": None})):
         with pytest.raises(gr.Error) as caught:
-            next(handler(name)(visit("lab"), *asked, *more))
+            next(handler(event)(visit("lab"), **asked, **more))
         assert words in caught.value.message and caught.value.message.endswith(".")
 
 
@@ -399,12 +400,12 @@ def test_a_run_that_breaks_does_not_look_as_if_it_went_on(monkeypatch: pytest.Mo
     monkeypatch.setattr(noise_lab, "compare", breaks)
     monkeypatch.setattr(golden_noise, "generate", breaks)
     for name, asked in (
-        ("lab", [PROMPT, 1, 3.0, 1.0, 3, 8, ["npnet"]]),
-        ("compare", [PROMPT, 1, 1, 3.0, 1.0, "npnet", []]),
+        ("lab", dict(prompt=PROMPT, arms=["npnet"])),
+        ("compare", dict(prompt=PROMPT, entries=[])),
     ):
         seen = []
         with pytest.raises(gr.Error, match="There is no room."):
-            for update in handler(name)(visit("lab"), *asked):
+            for update in handler(name)(visit("lab"), **asked):
                 seen.append(update)  # not a comprehension: what came before the error is kept
         assert "running" in shown(seen[:1]) and "progress-line stopped" in shown(seen[-1:])
 

@@ -129,8 +129,8 @@ def tried(spec: ModelSpec, folder: Path, faults: list[str]) -> None:
 
 
 def test_a_damaged_part_is_named_with_what_to_do_and_the_right_file_is_enough(copy: Path):
-    spec = golden_noise.specs("mini", "npnet")[0]
-    for one in (next(s for s in golden_noise.specs("mini", "npnet") if s.key.endswith("/unet")), spec):
+    spec = golden_noise.parts("mini", "npnet")["unet"]
+    for one in (next(s for s in golden_noise.parts("mini", "npnet").values() if s.key.endswith("/unet")), spec):
         tried(one, copy, ["cut short", "garbage"])
 
 

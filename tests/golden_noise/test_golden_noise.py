@@ -13,7 +13,7 @@ from pipelines.core.lane import Cancelled, Job, Progress
 from pipelines.core.patching import fingerprint
 from pipelines.core.registry import Registry, resolve
 from pipelines.golden_noise import Outcome, Preview, Settings
-from pipelines.models import judges, sdxl, sdxl_tiny
+from pipelines.models import sdxl, sdxl_tiny
 
 PROMPT = "a red cube to the left of a blue ball on a wooden floor"
 
@@ -164,7 +164,7 @@ def test_stop_ends_within_one_step_and_changes_no_model(registry):
                 self.stop.set()
             super().progress(fraction, text)
 
-    with registry.lease(*golden_noise.specs("mini")) as models:
+    with registry.lease(*golden_noise.parts("mini").values()) as models:
         modules = [m for m in models if isinstance(m, torch.nn.Module)]
         before = [fingerprint(m) for m in modules]
     job = StopsAtStepTwo()
@@ -299,9 +299,9 @@ def test_the_full_set_is_declared_and_says_what_it_fetches():
     assert sdxl.FULL.download and "GB" in sdxl.FULL.download
     assert {spec.key.split("/")[0] for spec in sdxl.FULL.parts} == {"sdxl-base-1.0"}
     assert {spec.source for spec in golden_noise.NPNETS["full"].values()} == {"Klayand/GoldenNoiseModel"}
-    keys = [spec.key for spec in golden_noise.specs("full", "npnet_paper")]
+    keys = [spec.key for spec in golden_noise.parts("full", "npnet_paper").values()]
     assert "npnet-sdxl" in keys and "verifier/judge" not in keys, "the judge knows our own world only"
-    assert "npnet-sdxl" not in [spec.key for spec in golden_noise.specs("full", "redenoise")]
+    assert "npnet-sdxl" not in [spec.key for spec in golden_noise.parts("full", "redenoise").values()]
 
 
 def test_what_would_be_fetched_is_said_before(monkeypatch):
@@ -311,10 +311,6 @@ def test_what_would_be_fetched_is_said_before(monkeypatch):
     monkeypatch.setenv(golden_noise.LOCAL, "/somewhere/sdxl.pth")
     told = golden_noise.download("full")
     assert "LATENT_STUDIO_NPNET" in told and "122 MB" not in told and "/somewhere" not in told
-    assert (
-        golden_noise._told_source(golden_noise.NPNETS["full"]["npnet"]) == "a local file, named by LATENT_STUDIO_NPNET"
-    )
-    assert golden_noise._told_source(judges.JUDGE) == judges.JUDGE.source
 
 
 def test_a_missing_checkpoint_of_the_authors_is_one_sentence(tmp_path, monkeypatch):

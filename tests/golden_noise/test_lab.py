@@ -138,8 +138,10 @@ def test_wrong_settings_get_one_sentence(change, says):
 
 
 def test_right_settings_come_back_with_exact_types():
-    settings = LabSettings(PROMPT + " ", 3.0, 5.0, 4.0, 2, 1, ["first_step", "npnet", "standard", "npnet"]).validated()
-    assert settings == LabSettings(PROMPT, 3, 5, 4, 2.0, 1.0, ("npnet", "first_step"))
+    settings = LabSettings(
+        PROMPT + " ", 3.0, 4.0, 2, 1, count=5.0, arms=["first_step", "npnet", "standard", "npnet"]
+    ).validated()
+    assert settings == LabSettings(PROMPT, 3, 4, 2.0, 1.0, count=5, arms=("npnet", "first_step"))
     assert all(type(value) is int for value in (settings.seed, settings.count, settings.steps))
     assert type(settings.guidance) is float and settings.validated() == settings
 
@@ -327,7 +329,7 @@ def registry():
 
 @pytest.fixture(scope="module")
 def models(registry):
-    with registry.lease(*lab.specs()) as (*parts, npnet, paper, reward, _judge):
+    with registry.lease(*lab.parts().values()) as (*parts, npnet, paper, reward, _judge):
         yield lab.Models(GoldenNoise(sdxl.build(parts), npnet), {"npnet": npnet, "npnet_paper": paper}, reward)
 
 
@@ -546,14 +548,14 @@ def test_what_is_shown_are_the_last_seeds_with_their_verdicts(straight):
 
 
 def test_the_counts_are_the_judges_verdicts(straight, registry):
-    with registry.lease(*lab.specs()) as (*parts, npnet, paper, reward, judge), torch.inference_mode():
+    with registry.lease(*lab.parts().values()) as (*parts, npnet, paper, reward, judge), torch.inference_mode():
         models = lab.Models(GoldenNoise(sdxl.build(parts), npnet), {"npnet": npnet, "npnet_paper": paper}, reward)
         pictures = lab.draw_arm("npnet", models, [PROMPT] * 4, [3, 4, 5, 6], 1, 3.0)
         assert lab.fully_right(judge, pictures, [PROMPT] * 4) == straight[0].right["npnet"][:4]
 
 
 def test_stop_keeps_the_tally_and_continue_repeats_no_seed(straight, registry):
-    with registry.lease(*lab.specs()) as parts:
+    with registry.lease(*lab.parts().values()) as parts:
         modules = [part for part in parts if isinstance(part, torch.nn.Module)]
         before = [fingerprint(module) for module in modules]
     job = Listens(stop_after=1)
