@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import importlib.metadata
 import inspect
@@ -101,6 +102,46 @@ def test_a_tab_is_three_files_and_imports_no_other_paper(tab: tabs.Tab):
     for place in (ROOT / "pipelines", ROOT / "demos"):
         assert (place / tab.slug / "__init__.py").exists(), f"{place.name} has no folder for the tab {tab.slug}"
     assert list((ROOT / "tests" / tab.slug).glob("test_*.py")), f"the tab {tab.slug} has no test"
+
+
+OWN = ("app", "pipelines", "demos", "assets", "tests")
+
+
+def module_file(name: str) -> Path | None:
+    """The file of one of our modules; None where there is none."""
+    place = ROOT.joinpath(*name.split("."))
+    files = (place.with_suffix(".py"), place / "__init__.py")
+    return next((file for file in files if file.exists()), place if place.is_dir() else None)
+
+
+def defined_in(path: Path) -> set[str]:
+    """The names that a module has at its top level, those of ``if`` and ``try`` blocks included."""
+    if path.is_dir():
+        return set()
+    tree, names = ast.parse(path.read_text(encoding="utf-8")), set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            names |= {alias.asname or alias.name for alias in node.names}
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+    return names
+
+
+@pytest.mark.parametrize("tree", ["pipelines", "demos", "assets", "tests"])
+def test_every_import_is_there(tree: str):
+    """Also those inside functions, which would fail only when somebody needs them."""
+    defined = functools.cache(defined_in)
+    for path in (ROOT / tree).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.ImportFrom) or node.level or node.module.split(".")[0] not in OWN:
+                continue
+            file = module_file(node.module)
+            assert file is not None, f"{path}: {node.module}"
+            for alias in node.names:
+                here = alias.name in defined(file) or "__getattr__" in defined(file)
+                assert here or module_file(f"{node.module}.{alias.name}"), f"{path}: {node.module}.{alias.name}"
 
 
 def test_importing_the_app_imports_no_model_library():
