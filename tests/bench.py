@@ -153,6 +153,7 @@ def guided(repeats: int) -> dict:
 def removals(times: int) -> dict:
     """Seconds of one removal on a rendered scene after a warm-up, at the defaults and with the faster preset."""
     import torch
+    from PIL import Image
 
     from pipelines import georemover
     from pipelines.core.lane import run_blocking
@@ -164,7 +165,7 @@ def removals(times: int) -> dict:
         seconds = []
         for turn in range(times + 1):
             pair = georemover.EXAMPLES[turn % len(georemover.EXAMPLES)].pair()
-            request = Request(georemover.to_pil(pair.image), pair.mask, Settings.of("mini", fast=name == "faster"))
+            request = Request(Image.fromarray(pair.image), pair.mask, Settings.of("mini", fast=name == "faster"))
             began = time.perf_counter()
             run_blocking(georemover.remove, registry, request, Cache())
             seconds.append(round(time.perf_counter() - began, 3))

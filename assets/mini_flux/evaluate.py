@@ -21,14 +21,17 @@ from typing import Any
 
 import numpy
 import torch
+from PIL import Image
 
 from assets import chunks, training
 from assets.mini_flux import train
 from pipelines import georemover
 from pipelines.core import depth as depth_maps
+from pipelines.core import masks
 from pipelines.core.lane import run_blocking
 from pipelines.core.registry import ModelSpec, Registry
-from pipelines.georemover import Cache, GeoRemover, Outcome, Request, Settings, metrics, recolour
+from pipelines.georemover import Cache, Outcome, Request, Settings, composite, metrics, recolour
+from pipelines.georemover.stages import Stages, to_array
 from pipelines.models import flux
 from pipelines.worlds import removal
 from pipelines.worlds.removal import Pair
@@ -80,7 +83,7 @@ def registry_with_ablation() -> Registry:
     return Registry("cpu")
 
 
-def measures(pair: Pair, picture: numpy.ndarray, model: GeoRemover) -> dict[str, Any]:
+def measures(pair: Pair, picture: numpy.ndarray, model: Stages) -> dict[str, Any]:
     """Everything that is told of one picture; flat, JSON-able."""
     true = model.raw_depth(pair.clean)
     found = metrics.against_truth(
@@ -96,7 +99,7 @@ def measures(pair: Pair, picture: numpy.ndarray, model: GeoRemover) -> dict[str,
     return {**found, **scores}
 
 
-def told(pair: Pair, outcome: Outcome, model: GeoRemover, raw: bool) -> dict[str, Any]:
+def told(pair: Pair, outcome: Outcome, model: Stages, raw: bool) -> dict[str, Any]:
     picture = outcome.results[0] if raw else numpy.asarray(outcome.composites[0])
     depth = outcome.metrics[0].get("depth", {})
     return {
@@ -106,7 +109,7 @@ def told(pair: Pair, outcome: Outcome, model: GeoRemover, raw: bool) -> dict[str
     }
 
 
-def one_stage(model: GeoRemover, pair: Pair, mask: numpy.ndarray, steps: int, seed: int) -> numpy.ndarray:
+def one_stage(model: Stages, pair: Pair, mask: numpy.ndarray, steps: int, seed: int) -> numpy.ndarray:
     """Picture and mask in, picture out, by the ablation's adapter: a plain Euler loop over FLUX's own levels."""
     from diffusers.pipelines.flux.pipeline_flux_fill import calculate_shift
     from safetensors.torch import load_file
@@ -139,22 +142,22 @@ def one_stage(model: GeoRemover, pair: Pair, mask: numpy.ndarray, steps: int, se
             )[0]
             latents = scheduler.step(found, level, latents, return_dict=False)[0]
         latents = pipe._unpack_latents(latents, *mask.shape, pipe.vae_scale_factor) / vae.config.scaling_factor
-        return georemover._to_array(vae.decode(latents, return_dict=False)[0])
+        return to_array(vae.decode(latents, return_dict=False)[0])
 
 
 def run_arm(registry: Registry, arm: str, pair: Pair) -> dict[str, dict[str, Any]]:
     """Rows by arm for one scene."""
     settings = Settings.of("mini", fast=arm == "fast")
-    image = georemover.to_pil(pair.image)
+    image = Image.fromarray(pair.image)
     base = flux.BASES["mini"]
     if arm == "one_stage":
         with registry.lease(*base.parts) as parts:
-            model = GeoRemover(parts, base)
-            mask = georemover.masks.grow(pair.mask, settings.grow)
+            model = Stages(parts, base)
+            mask = masks.grow(pair.mask, settings.grow)
             picture = one_stage(model, pair, mask, settings.steps_2, settings.seed)
             through = model.through_vae(pair.image)
             light = model.light(pair.image, picture, through)
-            made, _ = georemover.composite(image, picture, pair.image, mask, settings, through, light)
+            made, _ = composite.compose(image, picture, pair.image, mask, settings, through, light)
             return {arm: measures(pair, numpy.asarray(made), model)}
     if arm == "no_preference":
         settings = dataclasses.replace(settings, model_set="no_preference")
@@ -163,19 +166,17 @@ def run_arm(registry: Registry, arm: str, pair: Pair) -> dict[str, dict[str, Any
         request.depth_before, request.depth_after = pair.depth, pair.depth_clean
     outcome = run_blocking(georemover.remove, registry, request, Cache())
     with registry.lease(*base.parts) as parts:
-        model = GeoRemover(parts, base)
+        model = Stages(parts, base)
         rows = {arm: told(pair, outcome, model, raw=False)}
         rows[arm]["seconds"] = sum(v for k, v in outcome.seconds.items() if k not in ("fill only", "metrics"))
         if arm == "ours":
             rows["raw"] = told(pair, outcome, model, raw=True)
             through = model.through_vae(pair.image)
-            plain, _ = georemover.composite(
-                image, outcome.results[0], pair.image, outcome.mask, outcome.settings, through
-            )
+            plain, _ = composite.compose(image, outcome.results[0], pair.image, outcome.mask, outcome.settings, through)
             rows["no_recolouring"] = measures(pair, numpy.asarray(plain), model)
             light = model.light(pair.image, through, through)
             if light is not None:
-                alone = recolour.recoloured(pair.image, *light).round().astype(numpy.uint8)
+                alone = composite.recoloured(pair.image, *light).round().astype(numpy.uint8)
                 rows["recolouring_alone"] = measures(pair, alone, model)
             assert outcome.fill_only is not None
             rows["fill_only"] = measures(pair, outcome.fill_only, model)
@@ -245,15 +246,13 @@ def report(rows: dict[str, list[dict[str, Any]]], stream: str) -> dict[str, Any]
 
 def sheet(registry: Registry, stream: str, numbers: Sequence[int], path: Path) -> None:
     """Pictures of removals: input with the mask outlined, depth after, result, truth; two scenes a row."""
-    from PIL import Image
-
     tiles = []
     for number in numbers:
         pair = case(stream, number)
         outcome = run_blocking(
-            georemover.remove, registry, Request(georemover.to_pil(pair.image), pair.mask, truth=pair), Cache()
+            georemover.remove, registry, Request(Image.fromarray(pair.image), pair.mask, truth=pair), Cache()
         )
-        seen = numpy.asarray(georemover.masks.overlay(georemover.to_pil(pair.image), pair.mask).convert("RGB"))
+        seen = numpy.asarray(masks.overlay(Image.fromarray(pair.image), pair.mask).convert("RGB"))
         after = depth_maps.to_colours(outcome.depth_after)
         tiles.append(numpy.concatenate((seen, after, numpy.asarray(outcome.composites[0]), pair.clean), 1))
     rows = [numpy.concatenate(tiles[i : i + 2], 1) for i in range(0, len(tiles) - 1, 2)]

@@ -24,7 +24,7 @@ from assets import training
 from assets.data import make_shards
 from assets.mini_flux import train
 from assets.mini_flux.train import DATA, HERE, RUNS, SEED, Scenes
-from pipelines.georemover import recolour
+from pipelines.georemover import composite, recolour
 from pipelines.models.flux_tiny import HEIGHT, WIDTH
 
 LEAST_EFFECT = 0.002
@@ -136,7 +136,7 @@ class Renders:
             parts = [self.table[name][row] for name in ("picture", "render", "through", "wanted")]
             mask = numpy.unpackbits(self.table["mask"][row]).reshape(HEIGHT, WIDTH)
             outside = 1 - cv2.dilate(mask, numpy.ones((5, 5), numpy.uint8))
-            weight = recolour.texture_weight(parts[1], parts[2])
+            weight = composite.texture_weight(parts[1], parts[2])
             planes = [*parts, weight[..., None], outside[..., None]]
             if rng is not None and not whole:
                 top, left = self._corner(parts[0], parts[3], rng)

@@ -32,7 +32,8 @@ from torch import Tensor
 
 from assets import training
 from pipelines.core import depth as depth_maps
-from pipelines.georemover import IMAGENET_DEVIATION, IMAGENET_MEAN, kept_outside
+from pipelines.georemover.depth import kept_outside
+from pipelines.georemover.stages import IMAGENET_DEVIATION, IMAGENET_MEAN
 from pipelines.models import flux, flux_tiny
 from pipelines.models.flux_tiny import HEIGHT, WIDTH
 from pipelines.worlds import removal

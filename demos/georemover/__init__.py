@@ -22,9 +22,8 @@ from demos.georemover import view as removal_view
 from demos.georemover.files import SLUG, settings_inside
 from demos.georemover.measured import measured_html
 from demos.georemover.view import PASTED
-from pipelines import georemover
 from pipelines.core.registry import Registry
-from pipelines.georemover import PAPER, Cache, Settings
+from pipelines.georemover import PAPER, Cache, Settings, export
 from pipelines.models import flux
 
 HOW_IT_WORKS = """
@@ -123,7 +122,7 @@ def build(registry: Registry, model_set: str) -> None:
         with gr.Tab("Batch", id="batch", render_children=True):
             batch.build(registry, model_set, given, controls)
         with gr.Tab("Measured figures", id="measured", render_children=True):
-            gr.HTML(measured_figures(georemover.MEASURED, lambda: measured_html(model_set)), padding=False)
+            gr.HTML(measured_figures(export.MEASURED, lambda: measured_html(model_set)), padding=False)
     history = History()
     with gr.Accordion("How it works", open=False):
         gr.Markdown(HOW_IT_WORKS, elem_classes="reading")

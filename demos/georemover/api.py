@@ -17,7 +17,7 @@ from pipelines import georemover
 from pipelines.core import images
 from pipelines.core.lane import Result, stream
 from pipelines.core.registry import Registry
-from pipelines.georemover import Outcome, Request, Settings, views
+from pipelines.georemover import Outcome, Request, Settings, export, views
 from pipelines.models import flux
 
 API = "remove_object"
@@ -27,7 +27,7 @@ LIMIT_S = 900.0
 def answer(outcome: Outcome, session: str) -> tuple[str, str, str, dict[str, Any]]:
     """The composite, both depth maps in inferno, and what there is to know."""
     with new_folder(session) as folder:
-        told = georemover.facts(outcome)
+        told = export.facts(outcome)
         models = [str(model["key"]) for model in outcome.models]
         path = images.save_png(
             outcome.composites[0],

@@ -21,11 +21,11 @@ from demos.core.widgets import progress_line, running_line
 from demos.georemover.files import SLUG
 from demos.georemover.input import Input
 from demos.georemover.settings import Controls
-from pipelines import georemover
 from pipelines.core import saving
 from pipelines.core.lane import IDLE, Progress, Result, live
 from pipelines.core.registry import Registry
-from pipelines.georemover import BatchRow, Planned
+from pipelines.georemover import batch as pairs
+from pipelines.georemover.batch import BatchRow, Planned
 
 LIMIT_S = 3600.0
 READY = "Drop a zip, then press Run the batch."
@@ -76,7 +76,7 @@ def build(registry: Registry, model_set: str, given: Input, controls: Controls) 
             save_csv: gr.DownloadButton(value=None, interactive=False), save_zip: gr.Button(interactive=False),
         }  # fmt: skip
         try:
-            for item in live(georemover.run_batch, registry, path, settings, bool(keep), limit_s=LIMIT_S):
+            for item in live(pairs.run, registry, path, settings, bool(keep), limit_s=LIMIT_S):
                 if item is IDLE:
                     yield gr.skip()
                 elif isinstance(item, Progress):
@@ -104,7 +104,7 @@ def build(registry: Registry, model_set: str, given: Input, controls: Controls) 
         """A zip is opened when it comes, so that one that is refused does not stay; the table of another one goes."""
         if path is not None:
             with told("This zip was not taken"):
-                georemover.check_batch(path)
+                pairs.check_batch(path)
         return {
             line: progress_line(READY), board: "", place: "",
             save_csv: gr.DownloadButton(value=None, interactive=False), save_zip: gr.Button(interactive=False),
@@ -127,7 +127,7 @@ def build(registry: Registry, model_set: str, given: Input, controls: Controls) 
 
 def write_table(rows: Sequence[BatchRow], folder: Path) -> str:
     """The table of what is done."""
-    return str(saving.write_text(folder / TABLE, georemover.rows_to_csv(rows)))
+    return str(saving.write_text(folder / TABLE, pairs.rows_to_csv(rows)))
 
 
 @contextmanager

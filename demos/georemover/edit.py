@@ -17,8 +17,8 @@ from demos.core.handlers import LIGHT, TALKS
 from demos.core.hold import STARTS, held
 from demos.core.uploads import emptied, told
 from demos.georemover.files import SLUG
-from pipelines import georemover
 from pipelines.georemover import views
+from pipelines.georemover.depth import open_depth
 
 EDITOR_SIDE = 576
 UNTOUCHED = 1.5 / 255
@@ -130,7 +130,7 @@ def bind(edit: Edit, view: Any) -> None:
         with told("This depth map was not taken"):
             shape = known(shown).depth_before.shape
             # In the normalisation of the depth before, or the two could not be compared: grey is taken as it is.
-            depth, _limits = georemover.open_depth(path, bool(near_is_dark), (0.0, 1.0), fits(shape))
+            depth, _limits = open_depth(path, bool(near_is_dark), (0.0, 1.0), fits(shape))
             depth = cv2.resize(depth, shape[::-1], interpolation=cv2.INTER_AREA)
         return {**taken(shown, depth, kind), edit.drop: None}
 

@@ -14,9 +14,8 @@ from PIL import Image
 
 from demos.core.visitors import new_folder
 from demos.georemover.scenes import HELD_OUT, Picture
-from pipelines import georemover
 from pipelines.core import images
-from pipelines.georemover import Geometry, Outcome, Recipe, Settings
+from pipelines.georemover import Geometry, Outcome, Recipe, Settings, export
 from pipelines.worlds.grammar import FLOORS
 
 SLUG = "georemover"
@@ -80,7 +79,7 @@ def write(
         Image.fromarray(numpy.asarray(outcome.image)).save(ground)
         (picture.layered or picture.image).save(original, compress_level=1)
         more = {"mask": record["mask"], "compare": record["compare"]}
-        everything = georemover.save_zip(outcome, folder / f"{SLUG}_{picture.name}_{outcome.settings.seed}.zip", more)
+        everything = export.save_zip(outcome, folder / f"{SLUG}_{picture.name}_{outcome.settings.seed}.zip", more)
         if picture.recipe is not None:
             with zipfile.ZipFile(everything, "a") as archive:
                 archive.writestr("scene.json", json.dumps(record["scene"], indent=1))

@@ -30,7 +30,6 @@ from demos.georemover.mask import (
     solid_mask,
 )
 from demos.georemover.scenes import HELD_OUT, Picture
-from pipelines import georemover
 from pipelines.core import images, limits
 from pipelines.georemover import EXAMPLES, Recipe, Settings
 from pipelines.models import flux
@@ -221,7 +220,7 @@ def build(model_set: str, licence: str) -> Input:
             return gr.skip()
         with told("This picture was not taken"):
             opened = images.open_upload(path)
-            georemover.working_size(opened.image.size, base)  # says in one sentence what is too small
+            base.working_size(opened.image.size)  # says in one sentence what is too small
         new = scenes.own(opened, Path(path).stem[:60])
         return {**load(new, pixels, holes), dropped: None}
 

@@ -12,8 +12,8 @@ from PIL import Image
 from demos.core.visitors import new_folder
 from demos.georemover import painter
 from demos.georemover.scenes import SIDE, Picture
-from pipelines import georemover
 from pipelines.core import masks
+from pipelines.georemover import composite
 from pipelines.models.flux import FillBase
 
 CLICK, BRUSH = "click", "brush"
@@ -81,7 +81,7 @@ def shown_scale(picture: Picture) -> float:
 
 def worked(picture: Picture, mask: NDArray[numpy.bool_], base: FillBase, grow: int, fill: bool) -> NDArray[numpy.bool_]:
     """The mask as the model gets it, at the model's size."""
-    small = masks.resized(mask, georemover.working_size(picture.image.size, base))
+    small = masks.resized(mask, base.working_size(picture.image.size))
     return masks.grow(masks.fill_holes(small) if fill else small, grow)
 
 
@@ -125,7 +125,7 @@ def snapped(picture: Picture, mask: NDArray[numpy.bool_]) -> NDArray[numpy.bool_
     rows, columns = numpy.nonzero(masks.resized(mask, size))
     room = 2 + round(0.1 * max(numpy.ptp(rows), numpy.ptp(columns)))
     box = (int(columns.min()) - room, int(rows.min()) - room, int(columns.max()) + room + 1, int(rows.max()) + room + 1)
-    found = masks.around(georemover.at_size(picture.image, size), box)
+    found = masks.around(composite.at_size(picture.image, size), box)
     if not found.any():
         raise ValueError("No object stands out there by its colours: brush it by hand.")
     return masks.resized(found, picture.image.size)

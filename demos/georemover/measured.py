@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from demos.core.figures import Interval, data_uri, intervals, safe, ways
-from pipelines import georemover
 from pipelines.core import asset_files, images
 from pipelines.core.registry import ROOT
+from pipelines.georemover import export
 from pipelines.models import flux
 
 WORST = ROOT / flux.FOLDER / "worst.png"
@@ -38,7 +38,7 @@ SHEET = (
 
 def measured_html(model_set: str, found: Mapping[str, Any] | None = None) -> str:
     """The part of the page; one sentence where nothing was measured."""
-    found = georemover.measured() if found is None else found
+    found = export.measured() if found is None else found
     if not found or "ours" not in found.get("rows", {}):
         return f"<p class='remark'>{NOT_MEASURED}</p>"
     rows = {arm: found["rows"][arm] for arm in found.get("order", found["rows"])}

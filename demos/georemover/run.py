@@ -26,7 +26,8 @@ from demos.georemover.view import View
 from pipelines import georemover
 from pipelines.core.lane import IDLE, Progress, Result, live
 from pipelines.core.registry import Registry
-from pipelines.georemover import EXAMPLES, Cache, Geometry, Preview, Request
+from pipelines.core.stages import Preview, keeping
+from pipelines.georemover import EXAMPLES, Cache, Geometry, Request, checks
 
 LIMIT_S = 900.0
 STOPPED = "Stopped. Stages that were finished are kept; Remove goes on from them."
@@ -81,7 +82,7 @@ def bind(
         work = [georemover.geometry, registry, asked, kept, until == georemover.DEPTH_AFTER] if until else [
             georemover.remove, registry, asked, kept,
         ]  # fmt: skip
-        for item in georemover.keeping(live(*work, limit_s=LIMIT_S), kept):
+        for item in keeping(live(*work, limit_s=LIMIT_S), kept):
             if item is IDLE:
                 yield gr.skip()
             elif isinstance(item, Progress):
@@ -119,7 +120,7 @@ def bind(
             asked = request_of(picture, mask, settings, depth_after=after, compare=bool(compare))
             try:
                 yield from going(session, asked, kept, picture, mode, (colours, which, threshold), entries, page, until)
-            except georemover.NoWeights:
+            except checks.NoWeights:
                 if not until and page.key == picture.key:
                     yield view.stand_in(*georemover.without_weights(asked))
                 raise

@@ -15,7 +15,8 @@ from demos.georemover.edit import Edit
 from demos.georemover.files import Shown
 from demos.georemover.shown import comparison_html, figures_html, heat_of, metrics_html, moved_words, notes_html
 from pipelines import georemover
-from pipelines.georemover import Geometry, Outcome, Preview, views
+from pipelines.core.stages import Preview
+from pipelines.georemover import Geometry, Outcome, views
 
 NOTHING_YET = "Mark what is to go, press Remove and see what goes with it."
 RAW, PASTED = "result", "composite"

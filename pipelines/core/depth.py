@@ -12,6 +12,9 @@ import cv2
 import numpy
 from numpy.typing import NDArray
 
+Depth = NDArray[numpy.float32]
+"""(H, W), inverse, in [0, 1]."""
+
 
 @cache
 def palette() -> NDArray[numpy.uint8]:

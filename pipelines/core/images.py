@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+Picture = NDArray[numpy.uint8]
+"""(H, W, 3) RGB."""
 SOFTWARE = "Latent Studio"
 KEYWORD = "latent-studio"
 """The PNG text chunk that holds the settings."""

@@ -18,10 +18,9 @@ import numpy
 from numpy.typing import NDArray
 
 from pipelines.core import masks
+from pipelines.core.images import Picture
+from pipelines.core.masks import Mask
 from pipelines.core.scores import PERFECT
-
-Picture = NDArray[numpy.uint8]
-Mask = NDArray[numpy.bool_]
 
 REFERENCE = 960 * 540
 SIGMA, MARGIN = 2.0, 9.0

@@ -13,16 +13,17 @@ enlarged are those of the guided filter (He et al., PAMI 2013). It is ours and n
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import cv2
 import numpy
+import torch
+import torch.nn.functional as F
+from diffusers import UNet2DModel
 from numpy.typing import NDArray
+from torch import Tensor
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-Picture = NDArray[numpy.uint8]
+from pipelines.core.images import Picture
+from pipelines.georemover.composite import texture_weight
 
 CELL = 2
 """Pixels of a cell's side: the network works on cells, its answer is for pixels."""
@@ -31,20 +32,8 @@ SLOPES = (-1.0, 9.0)
 """What a slope may be: nothing of the original stays, or light rises to ten times what it was."""
 
 
-def texture_weight(render: Picture, through: Picture) -> NDArray[numpy.float32]:
-    """How much of the texture that the autoencoder loses of a picture belongs into stage 2's ``render`` of it, (h, w): all, except along
-    edges of what the render changes, where it is the outline of what is to go. ``through``: the picture's round trip."""
-    change = cv2.GaussianBlur((render.astype(numpy.float32) - through).mean(-1), (0, 0), 1.0)
-    slopes = (cv2.Sobel(change, cv2.CV_32F, *way) / 8 for way in ((1, 0), (0, 1)))
-    edge = cv2.dilate(numpy.hypot(*slopes), numpy.ones((3, 3)))  # grey levels a pixel
-    return numpy.exp(-(edge**2)).astype(numpy.float32)
-
-
 def network(levels: tuple[int, ...] = LEVELS) -> Any:
     """A new network, which answers 0 everywhere: then the render is given back the texture that the autoencoder lost."""
-    import torch
-    from diffusers import UNet2DModel
-
     unet = UNet2DModel(
         in_channels=10 * CELL**2,
         out_channels=6 * CELL**2,
@@ -65,9 +54,6 @@ def predicted(unet: Any, picture: Tensor, render: Tensor, through: Tensor, weigh
 
     They are what gives back the lost texture, weight * (picture - through) + render, plus the network's answer.
     """
-    import torch
-    import torch.nn.functional as F
-
     height, width = picture.shape[-2:]
     whole = CELL * 2 ** (len(unet.config.block_out_channels) - 1)
     right, below = -width % whole, -height % whole
@@ -86,8 +72,6 @@ def factors(
 
     All (h, w, 3); the offset is in grey levels of 255.
     """
-    import torch
-
     place = next(unet.parameters()).device
     given = [
         torch.from_numpy(numpy.ascontiguousarray(part)).to(place).permute(2, 0, 1)[None].float() / 255
@@ -99,10 +83,3 @@ def factors(
         slope, offset = ((part[:1] + part[1:].flip(-1)) / 2 for part in both)
     back = [part[0].permute(1, 2, 0).cpu().numpy() for part in (slope.clamp(*SLOPES), offset * 255)]
     return back[0], back[1]
-
-
-def recoloured(
-    picture: Picture, slope: NDArray[numpy.float32], offset: NDArray[numpy.float32]
-) -> NDArray[numpy.float32]:
-    """``picture`` (h, w, 3) with the light that ``slope`` and ``offset`` (h, w, 3) say, in float."""
-    return ((1 + slope) * picture + offset).clip(0, 255).astype(numpy.float32)

@@ -5,25 +5,19 @@ Depth (H, W) is float32 in [0, 1], near is 1; RGB (H, W, 3) is uint8; masks (H, 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import cv2
 import numpy
 from numpy.typing import NDArray
+from PIL import Image
 
 from pipelines.core import depth as depth_maps
 from pipelines.georemover.metrics import CHANGED, difference
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
 COLOURS = ("inferno", "grey")
 
 
-def depth_picture(depth: NDArray[numpy.floating], colours: str = "inferno") -> Image:
+def depth_picture(depth: NDArray[numpy.floating], colours: str = "inferno") -> Image.Image:
     """A depth map as the models see it, or in grey; near is bright in both."""
-    from PIL import Image
-
     if colours == "grey":
         return Image.fromarray((numpy.clip(depth, 0, 1) * 255).round().astype(numpy.uint8)).convert("RGB")
     return Image.fromarray(depth_maps.to_colours(depth))
@@ -31,7 +25,7 @@ def depth_picture(depth: NDArray[numpy.floating], colours: str = "inferno") -> I
 
 def difference_picture(
     before: NDArray[numpy.floating], after: NDArray[numpy.floating], colours: str = "inferno"
-) -> tuple[Image, float]:
+) -> tuple[Image.Image, float]:
     """|after - before| from 0 to its peak, and that peak."""
     change = numpy.abs(after - before)
     peak = float(change.max())
@@ -43,11 +37,9 @@ def change_picture(
     after: NDArray[numpy.uint8],
     mask: NDArray[numpy.bool_],
     threshold: float = CHANGED,
-) -> tuple[Image, float]:
+) -> tuple[Image.Image, float]:
     """A heat map of what changed by more than ``threshold`` (8-bit Lab), the mask outlined, and the share that changed of what
     lies outside the mask."""
-    from PIL import Image
-
     change = difference(before, after)
     shown = numpy.where(change > threshold, change, 0) / 64
     picture = depth_maps.to_colours(shown)

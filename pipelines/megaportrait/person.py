@@ -638,7 +638,9 @@ def train_person(
         memory = troubles.ran_out(error)
         if not memory and not smaller:
             raise
-        todo = f"choose the preset {smaller[-1]}" if smaller else "give fewer pictures, or choose a smaller rank or batch"
+        todo = (
+            f"choose the preset {smaller[-1]}" if smaller else "give fewer pictures, or choose a smaller rank or batch"
+        )
         raise MemoryError(f"There is not enough {memory or 'memory'} to learn the person: {todo}.") from error
     except (FileNotFoundError, ConnectionError) as error:
         if not named_by_us(error):

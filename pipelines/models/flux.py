@@ -86,6 +86,32 @@ class FillBase:
         """Steps of the base model alone where stage 2 takes ``steps``."""
         return max(steps, self.fill_least)
 
+    def working_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(width, height) at which the model works on a picture of ``size``.
+
+        As in the official script: a longer side above ``long_side`` is scaled down to it, then each side is cut down to a multiple of
+        ``multiple``. The small model also enlarges small pictures, and takes the nearest multiple, because at 192 pixels cutting down
+        would press a picture of 16:9 together to 3:1.
+
+        Raises:
+            ValueError: a side would have less than one multiple.
+        """
+        width, height = size
+        least, longest = self.multiple, max(width, height)
+        factor = self.long_side / longest if self.upscale else min(1.0, self.long_side / longest)
+        sides = [round(side * factor, 6) for side in size]
+        made = [int(side / least + (0.5 if self.upscale else 0)) * least for side in sides]
+        if min(size) < least:
+            raise ValueError(
+                f"The picture is {width} x {height} pixels and each side needs at least {least}: choose a larger one."
+            )
+        if min(made) < least:
+            raise ValueError(
+                f"The picture is {width} x {height} pixels, at the model's size {sides[0]:.0f} x {sides[1]:.0f}, where each "
+                f"side needs at least {least}: cut off some of its length."
+            )
+        return made[0], made[1]
+
     def specs(self, preset: str = "") -> tuple[ModelSpec, ...]:
         """The parts to lease with ``preset`` (empty: the first).
 

@@ -25,8 +25,22 @@ from pipelines.core import images, lane, masks
 from pipelines.core.lane import Cancelled, Job, Progress
 from pipelines.core.patching import fingerprint
 from pipelines.core.registry import OutOfBudget, Registry
-from pipelines.georemover import Cache, Outcome, Preview, Recipe, Request, Settings, remove
+from pipelines.core.stages import Preview, Stored, keeping
+from pipelines.georemover import (
+    Cache,
+    Outcome,
+    Recipe,
+    Request,
+    Settings,
+    batch,
+    checks,
+    composite,
+    export,
+    remove,
+)
 from pipelines.georemover import metrics as removal_metrics
+from pipelines.georemover.depth import assisted, open_depth, panels_error
+from pipelines.georemover.stages import Stages
 from pipelines.models import flux
 from tests.toys import flux as toy_flux
 
@@ -51,7 +65,7 @@ def pair():
 
 @pytest.fixture
 def request_(pair):
-    return Request(georemover.to_pil(pair.image), pair.mask, FAST, truth=pair)
+    return Request(Image.fromarray(pair.image), pair.mask, FAST, truth=pair)
 
 
 @pytest.fixture
@@ -127,61 +141,61 @@ def palette_with_hole() -> io.BytesIO:
     ids=["png", "jpeg", "exif", "cmyk", "animated", "palette", "alpha"],
 )
 def test_odd_files_are_read_upright_in_their_colours(file, tolerance):
-    assert near(georemover.open_picture(file()), photograph(), tolerance)
+    assert near(images.open_picture(file()), photograph(), tolerance)
 
 
 def test_grey_files_of_8_16_32_bits_and_floats():
     grey = photograph().convert("L")
-    assert near(georemover.open_picture(sixteen_bits()), grey, 0.6)
-    assert near(georemover.open_picture(saved(grey)), grey, 0.1)
-    assert near(georemover.open_picture(saved(grey.convert("LA"))), grey, 0.1)
+    assert near(images.open_picture(sixteen_bits()), grey, 0.6)
+    assert near(images.open_picture(saved(grey)), grey, 0.1)
+    assert near(images.open_picture(saved(grey.convert("LA"))), grey, 0.1)
     wide = Image.fromarray(numpy.asarray(grey).astype(numpy.int32) * 257)
-    assert near(georemover.open_picture(wide), grey, 0.6)
+    assert near(images.open_picture(wide), grey, 0.6)
     floats = numpy.asarray(grey).astype(numpy.float32)
     for levels in (floats, floats / 255):
-        assert near(georemover.open_picture(Image.fromarray(levels)), grey, 0.6)
+        assert near(images.open_picture(Image.fromarray(levels)), grey, 0.6)
     two = grey.convert("1")
-    assert near(georemover.open_picture(saved(two)), two.convert("L"), 0.1)
+    assert near(images.open_picture(saved(two)), two.convert("L"), 0.1)
 
 
 def test_transparent_areas_lie_over_white():
     pixels = numpy.zeros((8, 8, 4), numpy.uint8)
     pixels[:4] = (10, 20, 30, 255)
     for image in (Image.fromarray(pixels), Image.fromarray(pixels).convert("RGBa")):
-        shown = numpy.asarray(georemover.open_picture(image))
+        shown = numpy.asarray(images.open_picture(image))
         assert (shown[:4] == (10, 20, 30)).all() and (shown[4:] == 255).all()
-    assert (numpy.asarray(georemover.open_picture(palette_with_hole())) == 255).all(-1).any()
+    assert (numpy.asarray(images.open_picture(palette_with_hole())) == 255).all(-1).any()
 
 
 def test_a_colour_profile_is_applied_and_a_broken_one_passed_over():
     lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     for profile in (b"broken", lab, srgb):  # broken; of other channels; already what we want
-        assert near(georemover.open_picture(saved(photograph(), icc_profile=profile)), photograph(), 0.1)
+        assert near(images.open_picture(saved(photograph(), icc_profile=profile)), photograph(), 0.1)
     name, other = ("".join(f"\0{letter}" for letter in word).encode() for word in ("sRGB", "mine"))
     assert name in srgb
     named = srgb.replace(name, other)  # the same colours under another name: converted, and nothing changes
-    assert near(georemover.open_picture(saved(photograph(), icc_profile=named)), photograph(), 3)
+    assert near(images.open_picture(saved(photograph(), icc_profile=named)), photograph(), 3)
 
 
 def test_no_metadata_goes_on():
     exif = Image.Exif()
     exif[0x013B] = "a name"
-    assert not georemover.open_picture(saved(photograph(), "JPEG", exif=exif)).info
-    assert not georemover.open_picture(turned()).getexif()
+    assert not images.open_picture(saved(photograph(), "JPEG", exif=exif)).info
+    assert not images.open_picture(turned()).getexif()
 
 
 def test_files_that_are_too_large_or_no_pictures_get_one_sentence(tmp_path: Path):
     wide = Image.new("1", (images.MAX_PIXELS // 4000 + 1, 4000))
     for source in (saved(wide), wide):
         with pytest.raises(ValueError, match="make it smaller first"):
-            georemover.open_picture(source)
+            images.open_picture(source)
     (tmp_path / "a.png").write_bytes(saved(photograph()).getvalue()[:500])
     with pytest.raises(ValueError, match="damaged or cut short"):
-        georemover.open_picture(tmp_path / "a.png")
+        images.open_picture(tmp_path / "a.png")
     (tmp_path / "b.png").write_text("no picture")
     with pytest.raises(ValueError, match="not a picture that can be read"):
-        georemover.open_picture(tmp_path / "b.png")
+        images.open_picture(tmp_path / "b.png")
 
 
 @pytest.mark.parametrize(
@@ -198,17 +212,17 @@ def test_files_that_are_too_large_or_no_pictures_get_one_sentence(tmp_path: Path
     ],
 )
 def test_sizes_are_rounded_per_panel(size, full, mini):
-    assert georemover.working_size(size, flux.FULL) == full
-    assert georemover.working_size(size, flux.MINI) == mini
+    assert flux.FULL.working_size(size) == full
+    assert flux.MINI.working_size(size) == mini
 
 
 @pytest.mark.parametrize("base_", [flux.FULL, flux.MINI], ids=lambda b: b.name)
 def test_sides_below_64_are_refused_with_what_came_and_what_is_needed(base_):
     for size in ((63, 63), (63, 400), (400, 63)):
         with pytest.raises(ValueError, match=f"is {size[0]} x {size[1]} pixels and each side needs at least 64"):
-            georemover.working_size(size, base_)
+            base_.working_size(size)
     with pytest.raises(ValueError, match="is 4000 x 100 pixels, at the model's size .* needs at least 64: cut off"):
-        georemover.working_size((4000, 100), base_)
+        base_.working_size((4000, 100))
 
 
 # -------------------------------------------------------------------------------------------- depth
@@ -239,13 +253,13 @@ RAMP = numpy.linspace(0.2, 0.8, 64 * 96, dtype=numpy.float32).reshape(64, 96)
     ids=["L", "I;16", "I", "F", "inferno", "RGBA", "P"],
 )
 def test_depth_files_of_every_kind(picture):
-    depth, limits = georemover.open_depth(picture())
+    depth, limits = open_depth(picture())
     wanted = (RAMP - 0.2) / 0.6
     assert depth.dtype == numpy.float32 and numpy.abs(depth - wanted).max() < 0.01
     assert limits == pytest.approx((0.2, 0.8), abs=0.01)
-    same_scale, _ = georemover.open_depth(picture(), limits_=(0.0, 1.0))
+    same_scale, _ = open_depth(picture(), limits_=(0.0, 1.0))
     assert numpy.abs(same_scale - RAMP).max() < 0.01
-    turned_round, _ = georemover.open_depth(picture(), near_is_dark=True)
+    turned_round, _ = open_depth(picture(), near_is_dark=True)
     assert numpy.abs(turned_round - (1 - wanted)).max() < 0.01
 
 
@@ -255,12 +269,12 @@ def test_a_large_map_is_refused_or_read_in_a_second():
     plain = saved(Image.fromarray(colours).resize((5000, 5000), Image.Resampling.NEAREST)).getvalue()
     began = time.process_time()
     with pytest.raises(ValueError, match="no depth map"):
-        georemover.open_depth(plain)
+        open_depth(plain)
     assert time.process_time() - began < 1
     ramp = numpy.tile(numpy.linspace(0, 1, 4000, dtype=numpy.float32), (3000, 1))
-    depth, _limits = georemover.open_depth(Image.fromarray(depth_maps.to_colours(ramp)))
+    depth, _limits = open_depth(Image.fromarray(depth_maps.to_colours(ramp)))
     assert depth.shape == (1536, 2048) and numpy.abs(depth - numpy.linspace(0, 1, 2048)).max() < 0.01
-    grey, _limits = georemover.open_depth(Image.fromarray((ramp * 255).round().astype(numpy.uint8)))
+    grey, _limits = open_depth(Image.fromarray((ramp * 255).round().astype(numpy.uint8)))
     assert grey.shape == (1536, 2048) and numpy.abs(grey - depth).max() < 0.01
 
 
@@ -277,16 +291,16 @@ def test_reading_colours_once_changes_nothing():
 
 def test_depth_files_that_say_nothing_are_refused(tmp_path: Path):
     with pytest.raises(ValueError, match="This depth map is flat"):
-        georemover.open_depth(Image.new("L", (64, 64), 90))
+        open_depth(Image.new("L", (64, 64), 90))
     with pytest.raises(ValueError, match="This is no depth map: use grey levels, or inferno colours"):
-        georemover.open_depth(Image.new("RGB", (64, 64), (0, 255, 0)))
+        open_depth(Image.new("RGB", (64, 64), (0, 255, 0)))
     (tmp_path / "x").write_text("no")
     with pytest.raises(ValueError, match="not a picture"):
-        georemover.open_depth(tmp_path / "x")
+        open_depth(tmp_path / "x")
 
 
 def test_distances_of_a_metric_network_are_turned_round(base):
-    model = georemover.GeoRemover(toy_flux.parts(), base)
+    model = Stages(toy_flux.parts(), base)
     rgb = numpy.asarray(photograph((192, 128)))
     near_is_large = model.estimate_depth(rgb)
     assert near_is_large.shape == (128, 192) and near_is_large.min() == 0 and near_is_large.max() == 1
@@ -297,7 +311,7 @@ def test_distances_of_a_metric_network_are_turned_round(base):
 
 @pytest.mark.parametrize("size", [(192, 128), (128, 192), (192, 192), (192, 64)])
 def test_depth_is_estimated_in_every_format(base, size):
-    model = georemover.GeoRemover(toy_flux.parts(), base)
+    model = Stages(toy_flux.parts(), base)
     assert model.estimate_depth(numpy.asarray(photograph(size))).shape == size[::-1]
     assert model._depth_size(128, 192) == (126, 168), "as it was trained"
     model.base = flux.FULL
@@ -310,21 +324,21 @@ def test_the_published_depth_network_gets_the_size_that_its_processor_would_make
 
     wanted = get_resize_output_image_size(numpy.empty((3, *size)), (518, 518), True, 14)
     full = SimpleNamespace(base=flux.FULL)
-    assert georemover.GeoRemover._depth_size(full, *size) == (wanted.height, wanted.width)
+    assert Stages._depth_size(full, *size) == (wanted.height, wanted.width)
 
 
 def test_depth_assist_takes_the_nearest_within_the_mask():
     depth = numpy.tile(numpy.linspace(0, 1, 40, dtype=numpy.float32), (30, 1))
     mask = numpy.zeros(depth.shape, bool)
     mask[10:20, 10:30] = True
-    helped = georemover.assisted(depth, mask)
+    helped = assisted(depth, mask)
     assert numpy.array_equal(helped[~mask], depth[~mask]) and (helped[mask] >= depth[mask]).all()
     assert helped[mask].max() == depth[mask].max(), "nothing comes in from outside"
     assert (helped - depth)[12:18, 12:24].mean() > 3 / 40
 
 
 def test_a_fill_without_a_model_leaves_the_rest_alone(pair):
-    filled = georemover.telea(pair.image, pair.mask)
+    filled = composite.telea(pair.image, pair.mask)
     assert numpy.array_equal(filled[~pair.mask], pair.image[~pair.mask])
 
 
@@ -388,7 +402,7 @@ def test_every_example_is_a_removal_with_an_effect():
 
 
 def test_keeping_the_depth_changes_only_the_mask(base, pair):
-    model = georemover.GeoRemover(toy_flux.parts(), base)
+    model = Stages(toy_flux.parts(), base)
     mask = masks.grow(pair.mask, 2)
     kept, off = model.remove_from_depth(pair.depth, mask, FAST)
     painted, same_off = model.remove_from_depth(pair.depth, mask, dataclasses.replace(FAST, keep_depth=False))
@@ -399,7 +413,7 @@ def test_keeping_the_depth_changes_only_the_mask(base, pair):
 
 
 def test_stages_report_every_step_and_may_be_looked_at(base, pair):
-    model, seen = georemover.GeoRemover(toy_flux.parts(), base), []
+    model, seen = Stages(toy_flux.parts(), base), []
 
     def on_step(step, steps, look):
         seen.append((step, steps, look().shape))
@@ -409,14 +423,14 @@ def test_stages_report_every_step_and_may_be_looked_at(base, pair):
 
 
 def test_the_last_look_is_the_result(base, pair):
-    model, looks = georemover.GeoRemover(toy_flux.parts(), base), []
+    model, looks = Stages(toy_flux.parts(), base), []
     result = model.fill_only(pair.image, pair.mask, FAST, lambda step, steps, look: looks.append(look()))
     assert numpy.abs(looks[-1].astype(int) - result).max() <= 1
     assert numpy.abs(looks[0].astype(int) - result).mean() > 1
 
 
 def test_a_mask_of_another_size_is_refused(base, pair):
-    model = georemover.GeoRemover(toy_flux.parts(), base)
+    model = Stages(toy_flux.parts(), base)
     with pytest.raises(ValueError, match="is 192 x 128 and the mask 60 x 40"):
         model.fill_only(pair.image, numpy.zeros((40, 60), bool), FAST)
 
@@ -446,7 +460,7 @@ def test_a_run_returns_everything_and_changes_no_model(registry, base, request_,
     )
     assert set(outcome.baselines) == {"telea", "fill_only"}
     assert outcome.baselines["telea"]["residual_effect"] == pytest.approx(1.0, abs=0.05)
-    json.dumps(georemover.facts(outcome), allow_nan=False)
+    json.dumps(export.facts(outcome), allow_nan=False)
     items = drain(job)
     progress = [item.fraction for item in items if isinstance(item, Progress)]
     assert progress == sorted(progress) and progress[-1] < 1
@@ -502,7 +516,7 @@ def test_a_given_depth_after_replaces_stage_1(registry, request_, pair, steps):
     outcome = remove(Job(), registry, given)
     assert steps == [288] * 4
     assert numpy.array_equal(outcome.depth_after, pair.depth_clean) and outcome.off_palette is None
-    assert georemover.facts(outcome)["depth"] == "given" and outcome.original_size == (192, 128)
+    assert export.facts(outcome)["depth"] == "given" and outcome.original_size == (192, 128)
     small = cv2.resize(pair.depth_clean, (96, 64))
     assert remove(Job(), registry, dataclasses.replace(given, depth_after=small)).depth_after.shape == (128, 192)
 
@@ -515,7 +529,7 @@ def test_stop_ends_within_a_step_and_keeps_what_is_finished(registry, request_, 
         if len(steps) > after:
             job.stop.set()
 
-    with registry.lease(*georemover.flux.BASES["mini"].parts) as parts:
+    with registry.lease(*flux.BASES["mini"].parts) as parts:
         handle = parts[0].register_forward_hook(stop)
     try:
         if after == 0:
@@ -575,10 +589,10 @@ def test_a_cache_is_filled_from_another_process(registry, request_, steps):
     lane.send_elsewhere(lambda *given: crosses(registry, *given))
     try:
         request_ = dataclasses.replace(request_, truth=None)
-        *items, first = georemover.keeping(lane.stream(remove, registry, request_, cache), cache)
-        assert steps == [96] * 4 + [288] * 4 and not any(isinstance(item, georemover.Stored) for item in items)
+        *items, first = keeping(lane.stream(remove, registry, request_, cache), cache)
+        assert steps == [96] * 4 + [288] * 4 and not any(isinstance(item, Stored) for item in items)
         assert len(cache) == 4, "depth, both stages, autoencoder"
-        *_items, second = georemover.keeping(lane.stream(remove, registry, request_, cache), cache)
+        *_items, second = keeping(lane.stream(remove, registry, request_, cache), cache)
     finally:
         lane.send_elsewhere(None)
     assert len(steps) == 8 and numpy.array_equal(first.value.results[0], second.value.results[0])
@@ -614,7 +628,7 @@ def test_a_run_past_its_time_is_told(registry, request_):
     ids=["exif", "cmyk", "16 bit", "palette", "portrait", "12 megapixels", "tiny"],
 )  # fmt: skip
 def test_any_photograph_goes_through_and_keeps_every_other_pixel(registry, file):
-    image = georemover.open_picture(file())
+    image = images.open_picture(file())
     width, height = image.size
     mask = numpy.zeros((height, width), bool)
     mask[height // 3 : height // 2, width // 3 : width // 2] = True
@@ -627,7 +641,7 @@ def test_any_photograph_goes_through_and_keeps_every_other_pixel(registry, file)
 
 
 def test_a_truth_may_be_a_picture(registry, request_, pair):
-    given = dataclasses.replace(request_, truth=None, clean=georemover.to_pil(pair.clean))
+    given = dataclasses.replace(request_, truth=None, clean=Image.fromarray(pair.clean))
     found = remove(Job(), registry, given).metrics[0]
     assert found["truth"] is True and found["residual_effect"] is not None and "depth" not in found
 
@@ -678,13 +692,13 @@ def noisy(picture: numpy.ndarray, seed: int) -> numpy.ndarray:
 
 
 def test_nothing_is_pasted_where_nothing_changed(pair):
-    image = georemover.to_pil(pair.image)
+    image = Image.fromarray(pair.image)
     nothing = numpy.zeros_like(pair.mask)
-    made, changed = georemover.composite(image, pair.image, pair.image, nothing, FAST)
+    made, changed = composite.compose(image, pair.image, pair.image, nothing, FAST)
     assert made.tobytes() == image.tobytes() and not changed.any()
     # what the autoencoder loses everywhere is no change
     through = noisy(pair.image, 0)
-    made, changed = georemover.composite(image, through, pair.image, pair.mask, FAST, through)
+    made, changed = composite.compose(image, through, pair.image, pair.mask, FAST, through)
     assert numpy.array_equal(changed, pair.mask)
     assert numpy.asarray(made)[~changed].tobytes() == pair.image[~changed].tobytes()
 
@@ -695,9 +709,9 @@ def test_object_shadow_and_reflection_go_at_full_resolution(example, size):
 
     image, clean, mask = scene_at(size, georemover.EXAMPLES[example])
     factor = size[0] // 192
-    small, small_clean = (georemover.at_size(georemover.to_pil(p), (192, 128)) for p in (image, clean))
-    made, changed = georemover.composite(
-        georemover.to_pil(image),
+    small, small_clean = (composite.at_size(Image.fromarray(p), (192, 128)) for p in (image, clean))
+    made, changed = composite.compose(
+        Image.fromarray(image),
         noisy(small_clean, 0),
         small,
         masks.grow(mask, 2 * factor),
@@ -722,8 +736,8 @@ def test_texture_that_only_the_original_has_stays_under_a_shadow():
     clean = clean.round().astype(numpy.uint8)
     mask = (rows > 200) & (rows < 390) & (columns > 360) & (columns < 440)
     image[mask] = (200, 30, 30)
-    small, result = (georemover.at_size(georemover.to_pil(p), (192, 128)) for p in (image, clean))
-    made, _changed = georemover.composite(georemover.to_pil(image), result, small, masks.grow(mask, 8), Settings())
+    small, result = (composite.at_size(Image.fromarray(p), (192, 128)) for p in (image, clean))
+    made, _changed = composite.compose(Image.fromarray(image), result, small, masks.grow(mask, 8), Settings())
     inside = (weight > 0.99) & ~masks.grow(mask, 30)
     out = numpy.asarray(made).astype(float)
     assert abs(out[inside].mean() - clean[inside].mean()) < 3
@@ -734,11 +748,9 @@ def test_texture_that_only_the_original_has_stays_under_a_shadow():
 def test_a_change_far_from_the_object_is_not_pasted(pair):
     result = pair.clean.copy()
     result[2:22, 2:32] = (255, 0, 0)
-    made, changed = georemover.composite(
-        georemover.to_pil(pair.image), result, pair.image, masks.grow(pair.mask, 2), FAST
-    )
+    made, changed = composite.compose(Image.fromarray(pair.image), result, pair.image, masks.grow(pair.mask, 2), FAST)
     assert not changed[:24, :34].any() and numpy.array_equal(numpy.asarray(made)[:24, :34], pair.image[:24, :34])
-    effect, far = georemover.change_areas(result, pair.image, pair.mask)
+    effect, far = composite.change_areas(result, pair.image, pair.mask)
     assert far[5:18, 5:28].all() and not (effect & far).any() and effect.any()
 
 
@@ -748,16 +760,16 @@ def test_where_the_model_does_not_know_the_world_only_large_differences_are_an_e
     waves = cv2.GaussianBlur(noise, (0, 0), 4)
     waves *= 12 / waves.std()
     result = numpy.clip(pair.clean + waves[..., None], 0, 255).astype(numpy.uint8)
-    known, _ = georemover.change_areas(pair.clean, pair.image, pair.mask)
-    effect, _ = georemover.change_areas(result, pair.image, pair.mask)
-    wavy = removal_metrics.difference(result, pair.image) > georemover.CHANGE_SEED
+    known, _ = composite.change_areas(pair.clean, pair.image, pair.mask)
+    effect, _ = composite.change_areas(result, pair.image, pair.mask)
+    wavy = removal_metrics.difference(result, pair.image) > composite.CHANGE_SEED
     assert known.mean() < 0.2 and wavy.mean() > 0.2
     assert effect.mean() < known.mean() + 0.1 < wavy.mean()
 
 
 def test_without_growth_the_object_s_edge_does_not_come_back(pair):
     settings = dataclasses.replace(FAST, grow=0, feather=6)
-    made, _changed = georemover.composite(georemover.to_pil(pair.image), pair.clean, pair.image, pair.mask, settings)
+    made, _changed = composite.compose(Image.fromarray(pair.image), pair.clean, pair.image, pair.mask, settings)
     assert numpy.array_equal(numpy.asarray(made)[pair.mask], pair.clean[pair.mask])
 
 
@@ -793,7 +805,7 @@ def test_no_picture_and_no_mask(registry, request_, pair):
 def test_a_mask_or_a_truth_of_another_format_is_refused(registry, request_, pair):
     told = refused(registry, dataclasses.replace(request_, mask=pair.mask.T))
     assert told.startswith("The mask is 128 x 192 pixels and the picture 192 x 128") and one_sentence(told)
-    cropped = georemover.to_pil(pair.clean[:, :128])
+    cropped = Image.fromarray(pair.clean[:, :128])
     told = refused(registry, dataclasses.replace(request_, truth=None, clean=cropped))
     assert told.startswith("The picture of the truth is 128 x 128 pixels") and one_sentence(told)
 
@@ -804,33 +816,31 @@ def test_a_mask_over_most_of_the_picture_runs_and_is_told(registry, request_, pa
     notes = remove(Job(), registry, dataclasses.replace(request_, mask=wide)).notes
     told = next(note for note in notes if note.startswith("The mask covers"))
     assert "most of it: the fill will be invented" in told and one_sentence(told)
-    assert georemover.warn_large_mask(pair.mask) is None
+    assert checks.warn_large_mask(pair.mask) is None
 
 
 def test_a_mask_that_misses_a_part_is_told(pair):
     half = pair.mask.copy()
     half[:, : int(numpy.nonzero(pair.mask.any(0))[0].mean())] = False
-    told = georemover.warn_partial_mask(pair.depth, masks.grow(half, 2), pair.image)
+    told = checks.warn_partial_mask(pair.depth, masks.grow(half, 2), pair.image)
     assert one_sentence(told) and "completed instead of removed" in told
-    assert georemover.warn_partial_mask(pair.depth, masks.grow(pair.mask, 2), pair.image) is None
+    assert checks.warn_partial_mask(pair.depth, masks.grow(pair.mask, 2), pair.image) is None
 
 
 def test_flat_depth_is_refused(registry, request_, base, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(
-        georemover.GeoRemover, "raw_depth", lambda self, rgb: numpy.full(rgb.shape[:2], 0.4, numpy.float32)
-    )
+    monkeypatch.setattr(Stages, "raw_depth", lambda self, rgb: numpy.full(rgb.shape[:2], 0.4, numpy.float32))
     told = refused(registry, request_)
     assert told.startswith("No usable depth in this image") and one_sentence(told)
-    assert georemover.warn_flat_depth(RAMP) is None and georemover.warn_flat_depth(RAMP * 20) is None
+    assert checks.warn_flat_depth(RAMP) is None and checks.warn_flat_depth(RAMP * 20) is None
 
 
 def test_depth_that_did_not_change_is_told(registry, request_, pair):
     given = dataclasses.replace(request_, depth_before=pair.depth, depth_after=pair.depth)
     told = [note for note in remove(Job(), registry, given).notes if note.startswith("The depth did not change here")]
     assert len(told) == 1 and one_sentence(told[0]) and "try depth assist" in told[0]
-    assert georemover.warn_unchanged_depth(pair.depth, pair.depth_clean, pair.mask) is None
+    assert checks.warn_unchanged_depth(pair.depth, pair.depth_clean, pair.mask) is None
     two = pair.mask | pair.others
-    assert "in 1 of 2 masked areas" in (georemover.warn_unchanged_depth(pair.depth, pair.depth_clean, two) or "")
+    assert "in 1 of 2 masked areas" in (checks.warn_unchanged_depth(pair.depth, pair.depth_clean, two) or "")
 
 
 def test_a_depth_result_off_the_palette_is_told(registry, request_):
@@ -838,7 +848,7 @@ def test_a_depth_result_off_the_palette_is_told(registry, request_):
     notes = remove(Job(), registry, request_).notes
     told = next(note for note in notes if "does not look like a depth map" in note)
     assert told.endswith("wrong LoRA or grey depth?")
-    assert georemover.warn_off_palette(3.8) is None and georemover.warn_off_palette(None) is None
+    assert checks.warn_off_palette(3.8) is None and checks.warn_off_palette(None) is None
 
 
 def test_panels_that_differ_from_the_maps_are_told(registry, request_, pair):
@@ -846,21 +856,21 @@ def test_panels_that_differ_from_the_maps_are_told(registry, request_, pair):
     assert any(one_sentence(note) and note.startswith("Unstable render") for note in notes)
     colours = [depth_maps.to_colours(d) for d in (pair.depth_clean, pair.depth)]
     good = numpy.concatenate([pair.clean, *colours], 1)
-    assert georemover.panels_error(good, pair.depth_clean, pair.depth) < 0.003
-    assert georemover.warn_unstable(georemover.panels_error(good, pair.depth_clean, pair.depth)) is None
+    assert panels_error(good, pair.depth_clean, pair.depth) < 0.003
+    assert checks.warn_unstable(panels_error(good, pair.depth_clean, pair.depth)) is None
 
 
 def test_changes_far_from_the_object_are_told(pair):
     result = pair.clean.copy()
     result[2:30, 2:40] = (255, 0, 0)
-    told = georemover.warn_far_changes(georemover.change_areas(result, pair.image, pair.mask)[1])
+    told = checks.warn_far_changes(composite.change_areas(result, pair.image, pair.mask)[1])
     assert told is not None and told.startswith("Areas far from the object changed") and "composite" in told
-    assert georemover.warn_far_changes(georemover.change_areas(pair.clean, pair.image, pair.mask)[1]) is None
+    assert checks.warn_far_changes(composite.change_areas(pair.clean, pair.image, pair.mask)[1]) is None
 
 
 def test_a_photograph_is_told_what_the_small_models_know(base):
-    assert one_sentence(georemover.warn_photograph(base, False))
-    assert georemover.warn_photograph(base, True) is None and georemover.warn_photograph(flux.FULL, False) is None
+    assert one_sentence(checks.warn_photograph(base, False))
+    assert checks.warn_photograph(base, True) is None and checks.warn_photograph(flux.FULL, False) is None
 
 
 @pytest.mark.parametrize(
@@ -874,8 +884,8 @@ def test_a_photograph_is_told_what_the_small_models_know(base):
     ],
 )
 def test_out_of_memory_names_the_stage_and_what_to_choose(preset, says, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(georemover.importlib.util, "find_spec", lambda name: object())
-    told = georemover.out_of_memory("stage 2", flux.FULL, preset, no_memory())
+    monkeypatch.setattr(checks.importlib.util, "find_spec", lambda name: object())
+    told = checks.out_of_memory("stage 2", flux.FULL, preset, no_memory())
     assert str(told) == f"There is not enough GPU memory for stage 2: {says}."
 
 
@@ -888,13 +898,13 @@ def no_memory() -> MemoryError:
 
 def test_a_budget_that_cannot_suffice_keeps_its_own_advice():
     told, small = OutOfBudget("needs 3 GiB: raise LATENT_STUDIO_RAM_GIB"), flux.FULL
-    assert georemover.out_of_memory("stage 2", small, "offload", told) is told
-    assert str(georemover.out_of_memory("stage 2", small, "4-bit", told)).endswith("choose the preset offload.")
+    assert checks.out_of_memory("stage 2", small, "offload", told) is told
+    assert str(checks.out_of_memory("stage 2", small, "4-bit", told)).endswith("choose the preset offload.")
 
 
 def test_presets_that_cannot_run_are_not_proposed(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(georemover.importlib.util, "find_spec", lambda name: None)
-    told = georemover.out_of_memory("stage 2", flux.FULL, "bf16", no_memory())
+    monkeypatch.setattr(checks.importlib.util, "find_spec", lambda name: None)
+    told = checks.out_of_memory("stage 2", flux.FULL, "bf16", no_memory())
     assert str(told) == "There is not enough GPU memory for stage 2: choose the preset offload."
 
 
@@ -902,7 +912,7 @@ def test_a_run_out_of_memory_says_where(registry, request_, monkeypatch: pytest.
     def full(*_given):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(georemover.GeoRemover, "render", full)
+    monkeypatch.setattr(Stages, "render", full)
     with pytest.raises(MemoryError, match="^There is not enough GPU memory for stage 2: make the picture smaller.$"):
         remove(Job(), registry, request_)
 
@@ -942,9 +952,9 @@ def test_transparency_and_what_the_file_loses_are_told(registry, request_, pair)
     made, changed = numpy.asarray(outcome.composites[0]), outcome.changed[0]
     assert made.shape == pixels.shape and changed.any() and (made[~changed] == pixels[~changed]).all()
     assert (made[mask, 3] == 255).all() and (made[~masks.grow(mask, 8), 3] == pixels[~masks.grow(mask, 8), 3]).all()
-    assert outcome.notes[0] == "A sentence about the file." and georemover.TRANSPARENT in outcome.notes
+    assert outcome.notes[0] == "A sentence about the file." and checks.TRANSPARENT in outcome.notes
     plain = remove(Job(), registry, dataclasses.replace(asked, layered=None, lost=()))
-    assert plain.composites[0].mode == "RGB" and georemover.TRANSPARENT not in plain.notes
+    assert plain.composites[0].mode == "RGB" and checks.TRANSPARENT not in plain.notes
 
 
 def test_what_is_painted_small_is_told_and_follows_the_picture_s_look(registry, pair):
@@ -985,14 +995,14 @@ def test_a_zip_is_done_pair_by_pair_and_a_bad_pair_stops_nothing(registry, pair)
         "__MACOSX/._a.png": b"x", "notes.txt": b"x",
     }  # fmt: skip
     job = Job()
-    count = georemover.run_batch(job, registry, archive_of(files), FAST)
+    count = batch.run(job, registry, archive_of(files), FAST)
     sent = drain(job)
     planned = sent.pop(0)
-    rows = [item for item in sent if isinstance(item, georemover.BatchRow)]
+    rows = [item for item in sent if isinstance(item, batch.BatchRow)]
     assert count == len(rows) == len(sent) - sum(isinstance(item, Progress) for item in sent)
     assert [row.name for row in planned.rows] == ["c", "d", "e", "set/a", "set/b", "__MACOSX/._a.png", "notes.txt"]
     assert sorted(", ".join(row.files for row in planned.rows).split(", ")) == sorted(files), "every file is in one row"
-    assert [row.error == georemover.WAITS for row in planned.rows] == [False] + 4 * [True] + 2 * [False]
+    assert [row.error == batch.WAITS for row in planned.rows] == [False] + 4 * [True] + 2 * [False]
     assert planned.rows[0].error == "There is no c_mask.png in its folder: add the mask."
     rows = [planned.rows[0], *rows]
     assert [row.name for row in rows] == ["c", "d", "e", "set/a", "set/b"]
@@ -1004,18 +1014,18 @@ def test_a_zip_is_done_pair_by_pair_and_a_bad_pair_stops_nothing(registry, pair)
     told = [item for item in sent if isinstance(item, Progress)]
     assert told[0].text.startswith("3 of 4: loading") and any(item.text.startswith("4 of 4: Result") for item in told)
     assert [item.fraction for item in told] == sorted(item.fraction for item in told) and told[0].fraction == 0.5
-    table = list(csv.DictReader(io.StringIO(georemover.rows_to_csv(rows))))
+    table = list(csv.DictReader(io.StringIO(batch.rows_to_csv(rows))))
     assert [row["name"] for row in table] == [row.name for row in rows]
     assert float(table[3]["residual_effect"]) == rows[3].outcome.metrics[0]["residual_effect"]
     assert table[4]["residual_effect"] == "" and float(table[4]["changed_outside"]) >= 0
     white = archive_of({"a.png": png(pair.image), "a_mask.png": png(keep)})
-    _planned, row = georemover.batch(Job(), registry, white, FAST, white_is_keep=True)
+    _planned, row = batch.remove_all(Job(), registry, white, FAST, white_is_keep=True)
     assert numpy.array_equal(row.outcome.mask, rows[3].outcome.mask)
 
 
 def test_zips_that_are_none_are_refused(registry, monkeypatch: pytest.MonkeyPatch, pair):
     def first(data):
-        return next(georemover.batch(Job(), registry, data, FAST))
+        return next(batch.remove_all(Job(), registry, data, FAST))
 
     with pytest.raises(ValueError, match="not a zip that can be read"):
         first(io.BytesIO(b"x"))
@@ -1024,9 +1034,9 @@ def test_zips_that_are_none_are_refused(registry, monkeypatch: pytest.MonkeyPatc
             first(archive_of(files))
     with pytest.raises(ValueError, match="holds 601 files and at most 600"):
         first(archive_of({f"{i}.png": b"" for i in range(601)}))
-    monkeypatch.setattr(georemover, "BATCH_BYTES", 100)
+    monkeypatch.setattr(batch, "MOST_BYTES", 100)
     large = archive_of({"a.png": png(pair.image), "a_mask.png": png(pair.image)})
-    _planned, row = georemover.batch(Job(), registry, large, FAST)
+    _planned, row = batch.remove_all(Job(), registry, large, FAST)
     assert "unpacks to more than 100 bytes" in row.error
 
 
@@ -1041,20 +1051,20 @@ def test_a_pair_says_which_of_its_files_is_at_fault(registry, pair):
         "c_mask": mask,
     }
     sent = list(
-        georemover.batch(Job(), registry, archive_of({f"{name}.png": data for name, data in files.items()}), FAST)
+        batch.remove_all(Job(), registry, archive_of({f"{name}.png": data for name, data in files.items()}), FAST)
     )
     assert "a.png: This file is a PostScript file" in sent[1].error and "b_mask.png marks nothing" in sent[2].error
     assert sent[3].error == "c.png is empty: pack it again."
 
 
 def test_no_cell_of_the_table_is_a_formula():
-    table = georemover.rows_to_csv([georemover.BatchRow("=1+1", error="-x")])
+    table = batch.rows_to_csv([batch.BatchRow("=1+1", error="-x")])
     assert "'=1+1" in table and "'-x" in table
 
 
 def test_a_zip_of_a_run_holds_everything(registry, request_, tmp_path: Path):
     outcome = remove(Job(), registry, dataclasses.replace(request_, compare=True))
-    with zipfile.ZipFile(georemover.save_zip(outcome, tmp_path / "a.zip")) as archive:
+    with zipfile.ZipFile(export.save_zip(outcome, tmp_path / "a.zip")) as archive:
         names = set(archive.namelist())
         assert names == {
             "input.png", "mask.png", "depth_before.png", "depth_after.png", "telea.png", "fill_only.png", "result_3.png",
@@ -1062,26 +1072,26 @@ def test_a_zip_of_a_run_holds_everything(registry, request_, tmp_path: Path):
         }  # fmt: skip
         told = json.loads(archive.read("settings.json"))
         again = numpy.asarray(Image.open(io.BytesIO(archive.read("result_3.png"))))
-        depth, _limits = georemover.open_depth(io.BytesIO(archive.read("depth_before.png")), limits_=(0.0, 1.0))
+        depth, _limits = open_depth(io.BytesIO(archive.read("depth_before.png")), limits_=(0.0, 1.0))
     assert numpy.array_equal(again, outcome.results[0])
     assert numpy.abs(depth - outcome.depth_before).max() <= 0.5 / 255 + 1e-6
     assert Settings(**told["settings"]).validated() == outcome.settings
     assert told["working_size"] == told["original_size"] == [192, 128] and "torch" in told["versions"]
     assert told["depth"] == "stage 1"
-    row = georemover.BatchRow("a", outcome)
-    table = georemover.rows_to_csv([row])
+    row = batch.BatchRow("a", outcome)
+    table = batch.rows_to_csv([row])
     row.outcome = None
-    assert georemover.rows_to_csv([row]) == table and str(outcome.metrics[0]["panels"]) in table
+    assert batch.rows_to_csv([row]) == table and str(outcome.metrics[0]["panels"]) in table
     # After the largest seed comes 0, in the names as in the pictures.
     two = {name: getattr(outcome, name) * 2 for name in ("results", "strips", "composites")}
     last = dataclasses.replace(outcome, settings=dataclasses.replace(FAST, seed=2**31 - 1, variants=2), **two)
-    with zipfile.ZipFile(georemover.save_zip(last, tmp_path / "b.zip", {"mask": "drawn"})) as archive:
+    with zipfile.ZipFile(export.save_zip(last, tmp_path / "b.zip", {"mask": "drawn"})) as archive:
         assert {"result_2147483647.png", "result_0.png", "composite_0.png"} <= set(archive.namelist())
         assert json.loads(archive.read("settings.json"))["mask"] == "drawn"
 
 
 def test_what_was_measured_may_be_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    monkeypatch.setattr(georemover, "MEASURED", tmp_path / "evaluation.json")
-    assert georemover.measured() is None
+    monkeypatch.setattr(export, "MEASURED", tmp_path / "evaluation.json")
+    assert export.measured() is None
     (tmp_path / "evaluation.json").write_text('{"rows": {"ours": {"n": 200}}}')
-    assert georemover.measured() == {"rows": {"ours": {"n": 200}}}
+    assert export.measured() == {"rows": {"ours": {"n": 200}}}

@@ -7,13 +7,14 @@ import dataclasses
 import numpy
 import pytest
 import torch
+from PIL import Image
 
 from assets.mini_flux import evaluate
 from assets.mini_flux import recolour as teaching
-from pipelines import georemover
 from pipelines.core import masks
 from pipelines.core.registry import ROOT, Registry
-from pipelines.georemover import GeoRemover, Settings, metrics, recolour
+from pipelines.georemover import Settings, composite, metrics, recolour
+from pipelines.georemover.stages import Stages
 from pipelines.models import flux
 
 trained = pytest.mark.skipif(not (ROOT / flux.FOLDER / flux.RECOLOUR).exists(), reason="the network is not trained yet")
@@ -30,17 +31,17 @@ def test_untaught_it_gives_the_lost_texture_back(shape):
     picture, render, through = pictures(shape)
     slope, offset = recolour.factors(recolour.network((8, 8)).eval(), picture, render, through)
     assert slope.shape == offset.shape == picture.shape
-    wanted = render + recolour.texture_weight(render, through)[..., None] * (picture.astype(float) - through)
-    assert numpy.abs(recolour.recoloured(picture, slope, offset) - wanted.clip(0, 255)).max() < 0.01
+    wanted = render + composite.texture_weight(render, through)[..., None] * (picture.astype(float) - through)
+    assert numpy.abs(composite.recoloured(picture, slope, offset) - wanted.clip(0, 255)).max() < 0.01
 
 
 def test_texture_belongs_where_the_change_has_no_edge():
     through = numpy.full((32, 48, 3), 100, numpy.uint8)
     render = through.copy()
     render[:, 24:] = 160
-    weight = recolour.texture_weight(render, through)
+    weight = composite.texture_weight(render, through)
     assert weight[:, 23:25].max() < 1e-6 and weight[:, :16].min() == weight[:, 32:].min() == 1
-    assert (recolour.texture_weight(through, through) == 1).all()
+    assert (composite.texture_weight(through, through) == 1).all()
 
 
 def test_its_answer_is_added_pixel_by_pixel_and_cell_by_cell():
@@ -85,8 +86,8 @@ def test_the_composite_recolours_the_original_and_keeps_its_texture(factor):
     seen = original if factor == 1 else small
     shadow = (small[..., :1] == 60).astype(numpy.float32).repeat(3, -1)
     light = shadow, -3 * shadow
-    made, changed = georemover.composite(
-        georemover.to_pil(original),
+    made, changed = composite.compose(
+        Image.fromarray(original),
         clean,
         seen,
         mask,
@@ -108,7 +109,7 @@ def test_it_follows_the_render_and_removes_nothing_on_its_own():
     """On unseen scenes: with the truth as the render little is left; where the render removes nothing, everything stays."""
     base = flux.BASES["mini"]
     with Registry("cpu").lease(*base.parts) as parts:
-        model = GeoRemover(parts, base)
+        model = Stages(parts, base)
         assert model.recolouring is not None
         alone, guided, plain = [], [], []
         for number in range(6):
@@ -125,15 +126,15 @@ def test_it_follows_the_render_and_removes_nothing_on_its_own():
                 render: numpy.ndarray, with_net: bool, pair=pair, through=through, mask=mask, effect=effect
             ) -> float:
                 light = model.light(pair.image, render, through) if with_net else None
-                image = georemover.to_pil(pair.image)
-                made, _ = georemover.composite(image, render, pair.image, mask, Settings.of("mini"), through, light)
+                image = Image.fromarray(pair.image)
+                made, _ = composite.compose(image, render, pair.image, mask, Settings.of("mini"), through, light)
                 found = metrics.residual_effect(pair.image, numpy.asarray(made), pair.clean, pair.mask, effect)
                 assert found is not None
                 return found
 
             light = model.light(pair.image, through, through)
             assert light is not None
-            same = recolour.recoloured(pair.image, *light).round().astype(numpy.uint8)
+            same = composite.recoloured(pair.image, *light).round().astype(numpy.uint8)
             alone.append(metrics.residual_effect(pair.image, same, pair.clean, pair.mask, effect))
             guided.append(left(rendered, True))
             plain.append(left(rendered, False))
@@ -145,6 +146,6 @@ def test_it_follows_the_render_and_removes_nothing_on_its_own():
 def test_a_model_set_without_the_network_has_no_light():
     base = flux.BASES["mini"]
     with Registry("cpu").lease(*base.parts[: len(flux.PARTS)]) as parts:
-        model = GeoRemover(parts, base)
+        model = Stages(parts, base)
         picture, render, through = pictures((128, 192))
         assert model.recolouring is None and model.light(picture, render, through) is None

@@ -33,7 +33,8 @@ from demos.georemover.mask import BRUSH, CLICK, asked_mask, current_mask, mask_l
 from pipelines import georemover
 from pipelines.core import images, masks
 from pipelines.core.registry import Registry
-from pipelines.georemover import Cache, Recipe, Settings
+from pipelines.georemover import Cache, Recipe, Settings, export
+from pipelines.georemover.batch import BatchRow
 from pipelines.models import flux
 from tests.core.test_app import shown, visit
 from tests.environment import free_port
@@ -533,7 +534,7 @@ def test_the_measured_figures_are_a_table_or_one_sentence(monkeypatch: pytest.Mo
     assert "of the mini set, not of FLUX" not in told and "of the mini set, not of FLUX" in measured.measured_html(
         "full", found
     )
-    monkeypatch.setattr(georemover, "measured", lambda: None)
+    monkeypatch.setattr(export, "measured", lambda: None)
     assert measured.NOT_MEASURED in measured.measured_html("mini")
 
 
@@ -617,7 +618,7 @@ def test_on_zerogpu_there_is_one_preset(monkeypatch: pytest.MonkeyPatch):
 
 def test_a_finished_picture_of_a_batch_is_on_the_disk_and_not_in_memory(tmp_path: Path):
     made = SimpleNamespace(composites=[Image.new("RGB", (6, 4), "red")], metrics=[{}], seconds={}, notes=[])
-    rows = [batch.pack(georemover.BatchRow(name, made), tmp_path) for name in ("set/a", "b")]
+    rows = [batch.pack(BatchRow(name, made), tmp_path) for name in ("set/a", "b")]
     assert [row.outcome for row in rows] == [None, None]
     with zipfile.ZipFile(tmp_path / batch.PACKED) as archive:
         assert archive.namelist() == ["set/a_composite.png", "b_composite.png"]
@@ -658,7 +659,7 @@ def test_a_batch_goes_on_over_what_cannot_be_done(page, tmp_path: Path):
 
 
 def test_rows_of_a_batch_are_escaped():
-    row = georemover.BatchRow("<img>", error="<b>no</b>.")
+    row = BatchRow("<img>", error="<b>no</b>.")
     assert "<img>" not in batch.board_html([row]) and "&lt;b&gt;no" in batch.board_html([row])
 
 

@@ -20,6 +20,8 @@ from pipelines import georemover
 from pipelines.core import depth as depth_maps
 from pipelines.core import masks
 from pipelines.core.registry import from_environment
+from pipelines.georemover import checks
+from pipelines.georemover.stages import Stages
 from pipelines.models import flux
 from pipelines.worlds import removal
 
@@ -49,7 +51,7 @@ def scenes() -> list[Scene]:
     base, made = flux.BASES["mini"], []
 
     def estimate(*parts: object) -> None:
-        model = georemover.GeoRemover(parts, base)
+        model = Stages(parts, base)
         for scene in [*(recipe.pair().scene for recipe in georemover.EXAMPLES), *map(removal.sample, SEEDS)]:
             image = removal.pictures(scene)
             made.append(Scene(image, depth_maps.normalised(model.raw_depth(image)), removal.masks(scene)))
@@ -122,7 +124,7 @@ def test_a_mask_that_misses_a_part_is_told_and_no_other(scenes):
             mask = masks.grow(masks.fill_holes(mask), GROW)
             true = misses(mask, scene.solids)
             if true is not None and mask.sum() >= 20:
-                hits[georemover.warn_partial_mask(scene.depth, mask, scene.image) is not None, true] += 1
+                hits[checks.warn_partial_mask(scene.depth, mask, scene.image) is not None, true] += 1
     right = hits[True, True]
     precision, recall = right / (right + hits[True, False]), right / (right + hits[False, True])
     assert sum(hits.values()) > 300 and precision >= 0.9 and recall >= 0.9, (precision, recall, hits)
@@ -134,5 +136,5 @@ def test_our_own_examples_are_not_warned_of(scenes):
         solid = scene.solids[recipe.index]
         for grown in range(5):
             mask = masks.grow(solid, grown)
-            assert georemover.warn_partial_mask(scene.depth, mask, scene.image) is None, (recipe.title, grown)
-            assert georemover.warn_large_mask(mask) is None
+            assert checks.warn_partial_mask(scene.depth, mask, scene.image) is None, (recipe.title, grown)
+            assert checks.warn_large_mask(mask) is None

@@ -20,7 +20,8 @@ from pipelines.core import depth as depth_maps
 from pipelines.core import offload
 from pipelines.core.patching import fingerprint
 from pipelines.core.registry import ModelSpec, Registry, resolve
-from pipelines.georemover import GeoRemover, Settings
+from pipelines.georemover import Settings
+from pipelines.georemover.stages import Stages
 from pipelines.models import flux, flux_tiny
 from pipelines.models.flux import PARTS, FillBase, add_adapter, build, check_adapter, strip_ids, wearing
 from tests.toys import flux as toy_flux
@@ -35,8 +36,8 @@ def parts():
 
 
 @pytest.fixture(scope="module")
-def model(parts) -> GeoRemover:
-    return GeoRemover(parts, toy_flux.toy_base())
+def model(parts) -> Stages:
+    return Stages(parts, toy_flux.toy_base())
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +52,7 @@ def scene():
     return rgb, before, after, mask
 
 
-def inputs_of(model: GeoRemover, call) -> list[Tensor]:
+def inputs_of(model: Stages, call) -> list[Tensor]:
     """What the real transformer gets in each step of ``call()``."""
     seen: list[Tensor] = []
 
@@ -99,7 +100,7 @@ def test_packing_against_a_table_written_by_hand():
     assert torch.equal(FluxFillPipeline._unpack_latents(packed, 16, 32, 8), latents)
 
 
-def test_the_384_channels_are_noise_condition_and_the_mask_s_pixels(model: GeoRemover, scene):
+def test_the_384_channels_are_noise_condition_and_the_mask_s_pixels(model: Stages, scene):
     rgb, before, after, mask = scene
     first = inputs_of(model, lambda: model.remove_from_depth(before, mask, SETTINGS))[0][0]
     assert first.shape == (HEIGHT // 16 * WIDTH // 16, 384)
@@ -205,7 +206,7 @@ def close(first: numpy.ndarray, second: numpy.ndarray) -> bool:
     return bool(off.max() <= 1 and (off > 0).mean() < 0.01)
 
 
-def test_stage_1_equals_the_loop_written_by_hand(parts, model: GeoRemover, scene):
+def test_stage_1_equals_the_loop_written_by_hand(parts, model: Stages, scene):
     _rgb, before, _after, mask = scene
     ids = [(0, row, column) for row in range(HEIGHT // 16) for column in range(WIDTH // 16)]
     wanted = reference(parts, 1, depth_maps.to_colours(before), mask, ids, 4, 7, 30.0)
@@ -220,7 +221,7 @@ def test_stage_1_equals_the_loop_written_by_hand(parts, model: GeoRemover, scene
     assert close(painted, wanted)
 
 
-def test_stage_2_equals_the_loop_written_by_hand(parts, model: GeoRemover, scene):
+def test_stage_2_equals_the_loop_written_by_hand(parts, model: Stages, scene):
     rgb, before, after, _mask = scene
     strip = numpy.concatenate([rgb, depth_maps.to_colours(after), depth_maps.to_colours(before)], 1)
     ids = [
@@ -242,13 +243,13 @@ def test_stage_2_equals_the_loop_written_by_hand(parts, model: GeoRemover, scene
     assert not close(rendered.strip, reference(parts, 2, strip, numpy.zeros(strip.shape[:2]), stock, 5, 7, 30.0))
 
 
-def test_filling_alone_is_the_base_model(parts, model: GeoRemover, scene):
+def test_filling_alone_is_the_base_model(parts, model: Stages, scene):
     rgb, _before, _after, mask = scene
     ids = [(0, row, column) for row in range(HEIGHT // 16) for column in range(WIDTH // 16)]
     assert close(model.fill_only(rgb, mask, SETTINGS), reference(parts, None, rgb, mask, ids, 5, 7, 30.0))
 
 
-def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(model: GeoRemover, scene):
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(model: Stages, scene):
     rgb, before, after, _mask = scene
     first, second = (model.render(rgb, after, before, SETTINGS).strip for _ in range(2))
     assert numpy.array_equal(first, second)
@@ -398,14 +399,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory, parts) -> Path:
     return root
 
 
-def test_saved_and_read_again_it_paints_the_same(folder: Path, model: GeoRemover, scene):
+def test_saved_and_read_again_it_paints_the_same(folder: Path, model: Stages, scene):
     rgb, before, after, mask = scene
     specs = tuple(
         dataclasses.replace(spec, source=str(folder), sha256={}, key=f"again/{part}")
         for spec, part in zip(flux.MINI.parts, PARTS, strict=False)
     )
     with Registry("cpu").lease(*specs) as leased:
-        again = GeoRemover(leased, toy_flux.toy_base())
+        again = Stages(leased, toy_flux.toy_base())
         # Weights that were read lie elsewhere in memory, where vector units add in another order.
         assert close(again.render(rgb, after, before, SETTINGS).strip, model.render(rgb, after, before, SETTINGS).strip)
         assert close(again.fill_only(rgb, mask, SETTINGS), model.fill_only(rgb, mask, SETTINGS))
@@ -625,7 +626,7 @@ def test_a_local_folder_serves_the_full_set(folder: Path, monkeypatch: pytest.Mo
         pipe = build(leased)
         assert pipe.transformer.dtype == torch.bfloat16 and set(pipe.transformer.peft_config) == {"geo1", "geo2"}
         assert pipe.vae.dtype == torch.bfloat16
-        again = GeoRemover(leased, dataclasses.replace(flux.FULL, depth_patches=None))
+        again = Stages(leased, dataclasses.replace(flux.FULL, depth_patches=None))
         rgb = numpy.random.default_rng(0).integers(0, 255, (64, 128, 3), dtype=numpy.uint8)
         mask = numpy.zeros((64, 128), bool)
         mask[20:40, 30:60] = True

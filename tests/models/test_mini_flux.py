@@ -8,14 +8,17 @@ import json
 import numpy
 import pytest
 import torch
+from PIL import Image
 
 from assets import cards
 from assets.mini_flux import data, evaluate, train
 from pipelines import georemover
 from pipelines.core import depth as depth_maps
+from pipelines.core import masks
 from pipelines.core.lane import run_blocking
 from pipelines.core.registry import ROOT, Registry
-from pipelines.georemover import Cache, GeoRemover, Request, Settings, metrics
+from pipelines.georemover import Cache, Request, Settings, metrics
+from pipelines.georemover.stages import Stages
 from pipelines.models import flux, flux_tiny
 from pipelines.worlds import removal
 
@@ -32,7 +35,7 @@ def registry() -> Registry:
 def model():
     base = flux.BASES["mini"]
     with Registry("cpu").lease(*base.parts) as parts:  # a registry of its own: a lease keeps the lane out
-        yield GeoRemover(parts, base)
+        yield Stages(parts, base)
 
 
 # ------------------------------------------------------------------------------------- how it was taught
@@ -156,7 +159,7 @@ def test_stage_1_takes_the_object_out_of_the_depth(model):
     errors, before = [], []
     for number in range(4):
         pair = evaluate.case("first", number)
-        after, off = model.remove_from_depth(pair.depth, georemover.masks.grow(pair.mask, 2), Settings.of("mini"))
+        after, off = model.remove_from_depth(pair.depth, masks.grow(pair.mask, 2), Settings.of("mini"))
         errors.append(numpy.abs(after - pair.depth_clean)[pair.mask].mean())
         before.append(numpy.abs(pair.depth - pair.depth_clean)[pair.mask].mean())
         assert off < 25
@@ -208,6 +211,6 @@ def test_a_summary_leaves_out_what_is_not_defined():
 @trained
 def test_the_same_settings_give_the_same_bytes(registry):
     pair = evaluate.case("first", 0)
-    request = Request(georemover.to_pil(pair.image), pair.mask, dataclasses.replace(Settings(), steps_1=4, steps_2=4))
+    request = Request(Image.fromarray(pair.image), pair.mask, dataclasses.replace(Settings(), steps_1=4, steps_2=4))
     first, second = (run_blocking(georemover.remove, registry, request, Cache()) for _ in range(2))
     assert numpy.array_equal(first.results[0], second.results[0])
