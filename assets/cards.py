@@ -332,7 +332,7 @@ FLUX_STAGES = {
 
 
 def flux_card() -> str:
-    found, measured = facts("mini_flux"), facts("mini_flux", "evaluation.json")
+    found, measured = facts("mini_flux"), facts("georemover", "evaluation.json")
     training = found.get("training", {})
     text = HEAD.format(
         library="diffusers", tags="image-inpainting, object-removal, rendered-scenes", title="mini-flux"
@@ -396,9 +396,9 @@ def flux_card() -> str:
         text += (
             "## Measured\n\n"
             + ("" if plan else "**A first look**, on scenes of another stream; the plan's full run has not been made. ")
-            + f"`OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 -m assets.mini_flux.evaluate --write{wish}`: {measured['scenes']} held-out scenes, "
+            + f"`OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 -m assets.georemover.evaluate --write{wish}`: {measured['scenes']} held-out scenes, "
             + f"masks on the object only, {measured['steps'][0]} and {measured['steps'][1]} steps (faster preset {measured['fast'][0]} and {measured['fast'][1]}), seed 0. "
-            "Plan: `PLAN.md`. *Residual*: what is left of shadow and mirror image, 0 clean, 1 untouched, over the "
+            "Plan: `assets/georemover/PLAN.md`. *Residual*: what is left of shadow and mirror image, 0 clean, 1 untouched, over the "
             f"{measured['rows']['ours']['residual']['n']} scenes that have such an area. *Inserted*: the depth network sees something in the mask that is not in the "
             "true picture. *Over-erasure*: share of pixels that have nothing to do with the object and changed. Figures for the result as the page gives it out "
             "(composed into the picture), except where said; the fill model's picture is pasted through the mask.\n\n"
@@ -439,7 +439,7 @@ def flux_card() -> str:
                 f"The ablation of one stage was taught for {training['one_stage']['minutes']:g} minutes, stage 2 for {sum(_minutes(training['stage2'])):g}: "
                 "their rows differ by that as well.\n\n"
             )
-        text += "The ten scenes of the highest residual (picture with the mask, depth after, result, truth):\n\n![worst](worst.png)\n\n"
+        text += "The ten scenes of the highest residual (picture with the mask, depth after, result, truth):\n\n![worst](../georemover/worst.png)\n\n"
     return text + hashes("mini_flux") + tried("mini_flux")
 
 

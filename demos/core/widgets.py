@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import importlib.resources
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,11 @@ from pipelines.core.registry import Registry
 
 INTERRUPTED = "Interrupted: the connection or the server went away before this was done."
 """Of a run that ended without a word, when its page comes back."""
+
+
+def words_of(package: str, name: str) -> str:
+    """The text of a file that lies beside the code of ``package``."""
+    return importlib.resources.files(package).joinpath(name).read_text(encoding="utf-8")
 
 
 def paper_card(paper: Paper) -> gr.HTML:

@@ -13,7 +13,7 @@ from demos.core.handlers import TALKS
 from demos.core.hold import held
 from demos.core.tabs import Tab
 from demos.core.uploads import emptied, told
-from demos.core.widgets import Entry, History, paper_card, progress_line
+from demos.core.widgets import Entry, History, paper_card, progress_line, words_of
 from demos.georemover import api, batch, run, scenes
 from demos.georemover import edit as removal_edit
 from demos.georemover import input as removal_input
@@ -26,77 +26,6 @@ from pipelines.core.registry import Registry
 from pipelines.georemover import PAPER, Cache, Settings, export
 from pipelines.models import flux
 
-HOW_IT_WORKS = """
-Whoever takes an object out of a photograph has to take its shadow and its mirror image out, too. Tools that fill the brushed area
-leave both: they were not brushed. **GeoRemover** goes round: shadows and mirror images are no geometry. So it takes the
-object out of the *depth map* first, where there is nothing but the object, and then renders the picture anew from the changed
-depth. A renderer that sees that nothing stands there any more has no reason to paint its shadow.
-
-**Three steps.**
-
-1. *Estimate depth.* A depth network reads the picture. Its map is normalised to 0 (far) to 1 (near) and painted in the inferno
-   colours, because the models know depth as pictures in these colours.
-2. *Remove from depth* (stage 1). A fill model for pictures, FLUX.1-Fill in the paper, fills the marked area of the depth map. An adapter
-   (LoRA) was trained to put the background there, never another object: in training it was also told, by a preference term, which
-   of two depth maps is the worse.
-3. *Render* (stage 2). The same model with another adapter gets a strip of three panels, the picture, the depth after and the depth
-   before, and paints all three. The left panel is the result. **It gets no mask**: what is to go reaches it only as the
-   difference of both depth maps. If the depth did not change, nothing can go; the button *What if the depth had not changed?* shows it.
-
-**What is compared.** *Mask only* is the same base model without either adapter, filling the marked area: that is what removers without
-geometry do. *Telea* is a classical fill. Both cannot change a pixel outside the marked area, so their residual effect is 1 wherever
-the object shades or mirrors.
-
-**What is measured.** A rendered scene is rendered once more without the object, so the truth is known. *Residual effect* is the error that
-is left where shadow and reflection were, as a share of the error of doing nothing: 0 clean, 1 untouched. Where an object has no
-visible effect beyond itself, it is *not defined*. *Over-erasure* is the share of everything else that changed. For pictures of your
-own there is no truth, so there are self-checks only.
-
-**The composite** pastes what belongs to the removal into the original at its full resolution: the marked area, and connected changes around it.
-All other pixels stay as they are, one by one, with their transparency. It is a PNG of 8 bits a channel in sRGB, without what the file said
-of its owner, place and camera; whatever else a file has and a result cannot (16 bits, another profile, more than one picture) is named beside
-the result. Where the picture is black and white, grainy, soft or strongly compressed, what was painted is made so, and the notes say it.
-
-**What to keep in mind.** Glass, mirrors and flat prints hardly show in depth, so there is little to take away. A mask that
-misses part of an object makes stage 1 complete it. Self-luminous objects leave their glow. And the small models have seen nothing but
-rendered solids on a floor.
-"""
-FROM_PYTHON = """
-The tab has one public endpoint, `/remove_object`. The same seed gives the same pictures on the same machine.
-
-```python
-from gradio_client import Client, handle_file
-
-client = Client("http://127.0.0.1:7860")
-result, depth_before, depth_after, facts = client.predict(
-    image=handle_file("picture.png"),
-    mask=handle_file("mask.png"),  # white is what goes
-    seed=0,
-    steps=0,  # the page's own; from 1 on, so many in each stage
-    model_set="mini",
-    api_name="/remove_object",
-)
-print(result, facts["metrics"][0], facts["notes"])
-```
-
-Without a server, from a checkout, with a rendered scene and its truth:
-
-```python
-from PIL import Image
-
-from pipelines import georemover
-from pipelines.georemover import Cache, Request, Settings
-from pipelines.core.lane import run_blocking
-from pipelines.core.registry import from_environment
-from pipelines.worlds import removal
-
-pair = removal.pair(removal.sample(10, count=2, mirror=True), 1)
-request = Request(Image.fromarray(pair.image), pair.mask, Settings(seed=0), truth=pair, compare=True)
-outcome = run_blocking(georemover.remove, from_environment(), request, Cache())
-outcome.composites[0].save("removed.png")
-print(outcome.metrics[0]["residual_effect"])
-```
-"""
 NOT_COMMERCIAL = (
     "<b>Non-commercial use only.</b> FLUX.1 [dev] Non-Commercial License: accept it at huggingface.co/black-forest-labs/FLUX.1-Fill-dev "
     "and give the server a token (HF_TOKEN), or a local copy. The authors’ adapters carry no licence of their own."
@@ -125,7 +54,7 @@ def build(registry: Registry, model_set: str) -> None:
             gr.HTML(measured_figures(export.MEASURED, lambda: measured_html(model_set)), padding=False)
     history = History()
     with gr.Accordion("How it works", open=False):
-        gr.Markdown(HOW_IT_WORKS, elem_classes="reading")
+        gr.Markdown(words_of(__package__, "story.md"), elem_classes="reading")
     with gr.Accordion("Use it from Python", open=False):
         gr.Markdown(from_python(model_set), elem_classes="reading")
 
@@ -187,9 +116,7 @@ def _licence(model_set: str) -> str:
 
 def from_python(model_set: str = "mini") -> str:
     """The words and programs under "Use it from Python"."""
-    return FROM_PYTHON.replace('model_set="mini"', f'model_set="{model_set}"')
+    return words_of(__package__, "python.md").replace('model_set="mini"', f'model_set="{model_set}"')
 
 
-# Without its model the tab is not shown.
-if flux.shipped():
-    TAB = Tab("GeoRemover", SLUG, 20, build, PAPER)
+TAB = Tab("GeoRemover", SLUG, 20, build, PAPER)

@@ -7,11 +7,9 @@ from typing import Any
 
 from demos.core.figures import Interval, data_uri, intervals, safe, ways
 from pipelines.core import asset_files, images
-from pipelines.core.registry import ROOT
 from pipelines.georemover import export
-from pipelines.models import flux
 
-WORST = ROOT / flux.FOLDER / "worst.png"
+WORST = export.MEASURED.with_name("worst.png")
 NOT_MEASURED = "There are no figures over many scenes yet: roll scenes and look at what each run measures."
 INTRO = """<p>All ways on the same {scenes} held-out scenes, each with one object to be removed, marked without its shadow and reflection. The
 truth is the same scene rendered without the object. <b>Residual effect</b> is what is left where shadow and reflection were: 0 is clean, 1 is

@@ -16,8 +16,8 @@ from PIL import Image
 
 from pipelines.core import asset_files, masks
 from pipelines.core import depth as depth_maps
+from pipelines.core.registry import ROOT
 from pipelines.georemover import Outcome
-from pipelines.models import flux
 
 
 def facts(outcome: Outcome) -> dict[str, Any]:
@@ -62,7 +62,7 @@ def save_zip(outcome: Outcome, path: str | Path, more: Mapping[str, Any] | None 
     return path
 
 
-MEASURED = flux.sdxl.ROOT / flux.FOLDER / "evaluation.json"
+MEASURED = ROOT / "assets" / "georemover" / "evaluation.json"
 
 
 def measured() -> Mapping[str, Any] | None:

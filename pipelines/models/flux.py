@@ -509,17 +509,6 @@ FULL = _full()
 BASES: dict[str, FillBase] = {base.name: base for base in (MINI, FULL)}
 
 
-def shipped() -> bool:
-    """Whether the small model's weights are in this copy of the studio, all of them."""
-    wanted = (
-        "manifest.json",
-        "prompt.safetensors",
-        *(f"{part}/config.json" for part in ("transformer", "vae", "depth")),
-    )
-    files = (*wanted, *(f"stage{number}/{ADAPTER_FILE}" for number in (1, 2)))
-    return all((sdxl.ROOT / FOLDER / name).is_file() for name in files)
-
-
 def access_message(error: BaseException) -> str | None:
     """One sentence about why the full set's files cannot be had, with what to do; None where the error is another.
 

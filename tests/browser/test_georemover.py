@@ -1,6 +1,6 @@
 """A visitor of the GeoRemover tab in a real browser: wide and on a phone, light and dark.
 
-The tab is on its own models where they are shipped, on random ones of toy size otherwise; nothing here says how good a result is.
+The tab is on its own models; nothing here says how good a result is.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from demos.georemover.scenes import FIRST_MASK, first
 from pipelines.core import images
 from tests.browser.test_studio import CHROMIUM, WIDE, Visit, browser, expect, sync_api  # noqa: F401
 from tests.environment import free_port
-from tests.toys import georemover_page
 
 PHONE = {"viewport": {"width": 375, "height": 812}, "is_mobile": True, "has_touch": True}
 RUN_MS = 240_000
@@ -36,13 +35,12 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
     """A studio with the tab, launched in this process."""
-    with georemover_page.shown(toy=False):
-        import app
+    import app
 
-        page, port = app.build(app.from_environment()), free_port()
-        app.serve(page, "127.0.0.1", port, block=False)
-        yield f"http://127.0.0.1:{port}"
-        page.close()
+    page, port = app.build(app.from_environment()), free_port()
+    app.serve(page, "127.0.0.1", port, block=False)
+    yield f"http://127.0.0.1:{port}"
+    page.close()
 
 
 class Remover(Visit):

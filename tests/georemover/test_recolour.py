@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from assets.mini_flux import evaluate
+from assets.georemover import evaluate
 from assets.mini_flux import recolour as teaching
 from pipelines.core import masks
 from pipelines.core.registry import ROOT, Registry

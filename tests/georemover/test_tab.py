@@ -39,14 +39,14 @@ from pipelines.models import flux
 from tests.core.test_app import shown, visit
 from tests.environment import free_port
 from tests.toys import flux as toy_flux
-from tests.toys import georemover_page
 
 WIDTH, HEIGHT = 192, 128
+TOY = dataclasses.replace(toy_flux.toy_base(), steps=(4, 4), fast=(4, 4))
 
 
 @pytest.fixture(scope="module")
 def page() -> Iterator[gr.Blocks]:
-    with georemover_page.shown():
+    with toy_flux.installed(TOY):
         yield app.build(app.from_environment())
 
 
@@ -727,7 +727,7 @@ def test_wrong_input_gets_one_clear_sentence(address: str, files: tuple[Path, Pa
 
 
 def test_the_full_set_says_its_licence_next_to_the_button():
-    with georemover_page.shown():
+    with toy_flux.installed(TOY):
         page = app.build(app.from_environment(), "full")
     words = " ".join(str(block.value) for block in page.blocks.values() if isinstance(block, gr.HTML))
     assert "Non-commercial use only" in words and "huggingface.co/black-forest-labs/FLUX.1-Fill-dev" in words
@@ -741,7 +741,7 @@ def test_without_the_full_weights_a_classical_fill_stands_in(monkeypatch: pytest
     monkeypatch.setenv("LATENT_STUDIO_MODELS", str(tmp_path))
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setenv("LATENT_STUDIO_RAM_GIB", "64")  # nothing of it is loaded
-    with georemover_page.shown():
+    with toy_flux.installed(TOY):
         page = app.build(app.from_environment(), "full")
     picture, seen = own_picture(), []
     with pytest.raises(gr.Error, match="The full set is not in the local cache"):

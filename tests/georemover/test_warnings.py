@@ -33,10 +33,7 @@ GRAZED = 0.12
 """Of an object that is covered by less it is not asked whether the mask misses it: nobody meant it."""
 WHOLE, PART = 0.97, 0.8
 """Share of an object from which on, and up to which, the mask covers it whole or misses a part; in between both are right."""
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not flux.shipped(), reason="the embedded models are not here"),
-]
+pytestmark = pytest.mark.slow
 
 
 class Scene(NamedTuple):

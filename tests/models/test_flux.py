@@ -634,22 +634,6 @@ def test_a_local_folder_serves_the_full_set(folder: Path, monkeypatch: pytest.Mo
         assert after.shape == (64, 128) and numpy.isfinite(after).all()
 
 
-def test_what_is_shipped_is_all_or_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    monkeypatch.setattr(flux.sdxl, "ROOT", tmp_path)
-    assert not flux.shipped()
-    root = tmp_path / flux.FOLDER
-    root.mkdir(parents=True)
-    (root / "manifest.json").write_text("{}")
-    assert not flux.shipped()
-    for name in ("transformer/config.json", "vae/config.json", "depth/config.json", "prompt.safetensors"):
-        (root / name).parent.mkdir(exist_ok=True)
-        (root / name).touch()
-    for stage in (1, 2):
-        (root / f"stage{stage}").mkdir()
-        (root / f"stage{stage}" / flux.ADAPTER_FILE).touch()
-    assert flux.shipped()
-
-
 def test_a_spec_names_each_part_once():
     for base in (*flux.BASES.values(), toy_flux.toy_base()):
         assert isinstance(base, FillBase)

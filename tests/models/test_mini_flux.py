@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 
 from assets import cards
-from assets.mini_flux import data, evaluate, train
+from assets.georemover import evaluate
+from assets.mini_flux import data, train
 from pipelines import georemover
 from pipelines.core import depth as depth_maps
 from pipelines.core import masks
@@ -137,7 +138,7 @@ def test_shadow_and_mirror_image_go_and_a_fill_leaves_them(registry):
         fill.append(rows["fill_only"]["residual_effect"])
         if len(ours) == 4:
             break
-    told = json.loads((FOLDER / "evaluation.json").read_text())["rows"]
+    told = json.loads((evaluate.HERE / "evaluation.json").read_text())["rows"]
     assert numpy.mean(ours) < told["ours"]["residual"]["mean"] + 0.12 and numpy.mean(fill) > numpy.mean(ours) + 0.25
     assert numpy.mean(decibels) > 25
 
@@ -192,7 +193,7 @@ def test_the_autoencoder_keeps_pictures_and_depth(model):
 @trained
 def test_the_evaluation_is_what_the_card_says():
     """The plan's run has 200 scenes of the test stream and every arm; until it is made, the card must call its figures a first look."""
-    found, card = json.loads((FOLDER / "evaluation.json").read_text()), cards.CARDS["mini_flux"]()
+    found, card = json.loads((evaluate.HERE / "evaluation.json").read_text()), cards.CARDS["mini_flux"]()
     assert len(found["worst"]) == 10 and found["steps"] == list(flux.BASES["mini"].steps)
     rows = found["rows"]
     if found["stream"] == "test":

@@ -1,8 +1,8 @@
 """What a removal leaves behind, against the renderer's truth, on held-out scenes; beside baselines and ablations (PLAN.md).
 
-    OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 -m assets.mini_flux.evaluate --write      # the card's figures
-    python -m assets.mini_flux.evaluate --scenes 20 --arms ours                             # a look
-    python -m assets.mini_flux.evaluate --scenes 20 --stream validation --arms ours         # for choices
+    OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 -m assets.georemover.evaluate --write      # the card's figures
+    python -m assets.georemover.evaluate --scenes 20 --arms ours                             # a look
+    python -m assets.georemover.evaluate --scenes 20 --stream validation --arms ours         # for choices
 
 Pieces are files under ``data/evaluation/removal``, marked with a hash over the weights, so that a killed run goes on and processes
 share the work. ``--write`` writes ``evaluation.json`` and ``worst.png`` (the ten scenes of the highest residual).
@@ -30,13 +30,14 @@ from pipelines.core import depth as depth_maps
 from pipelines.core import masks
 from pipelines.core.lane import run_blocking
 from pipelines.core.registry import ModelSpec, Registry
-from pipelines.georemover import Cache, Outcome, Request, Settings, composite, metrics, recolour
+from pipelines.georemover import Cache, Outcome, Request, Settings, composite, metrics
 from pipelines.georemover.stages import Stages, to_array
 from pipelines.models import flux
 from pipelines.worlds import removal
 from pipelines.worlds.removal import Pair
 
 HERE = Path(__file__).parent
+WEIGHTS = HERE.parent / "mini_flux"
 DONE = Path("data/evaluation/removal")
 STREAMS = {"test": 700_000, "validation": 500_000, "first": 600_000}
 PIECE = 5
@@ -70,8 +71,8 @@ def _without_preference(spec: ModelSpec) -> Any:
     from diffusers import FluxTransformer2DModel
     from safetensors.torch import load_file
 
-    model = FluxTransformer2DModel.from_pretrained(HERE / "transformer", torch_dtype=torch.float32)
-    for name, folder in (("geo1", HERE / "ablations" / "stage1_plain"), ("geo2", HERE / "stage2")):
+    model = FluxTransformer2DModel.from_pretrained(WEIGHTS / "transformer", torch_dtype=torch.float32)
+    for name, folder in (("geo1", WEIGHTS / "ablations" / "stage1_plain"), ("geo2", WEIGHTS / "stage2")):
         flux.add_adapter(model, load_file(folder / flux.ADAPTER_FILE), name)
     return model
 
@@ -118,7 +119,7 @@ def one_stage(model: Stages, pair: Pair, mask: numpy.ndarray, steps: int, seed: 
 
     transformer, vae, pipe = model.transformer, model.vae, model._fill
     if "one_stage" not in transformer.peft_config:
-        state = load_file(HERE / "ablations" / "one_stage" / flux.ADAPTER_FILE)
+        state = load_file(WEIGHTS / "ablations" / "one_stage" / flux.ADAPTER_FILE)
         flux.add_adapter(transformer, state, "one_stage")
     scheduler = fresh_scheduler(pipe.scheduler)
     tokens = mask.size // 256
@@ -185,11 +186,9 @@ def run_arm(registry: Registry, arm: str, pair: Pair) -> dict[str, dict[str, Any
 
 
 def mark() -> str:
-    """Short hash over what decides a figure: weights, defaults, and the code that composes and measures."""
-    modules = (georemover, recolour, metrics, georemover.masks, removal)
-    sources = [hashlib.sha256(Path(str(module.__file__)).read_bytes()).hexdigest() for module in modules]
+    """Short hash over weights and defaults; after a change of the code that composes or measures, empty :data:`DONE`."""
     defaults = [dataclasses.asdict(Settings.of("mini", fast=fast)) for fast in (False, True)]
-    facts = [training.hashes(HERE), sources, defaults]
+    facts = [training.hashes(WEIGHTS), defaults]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -283,7 +282,7 @@ def main() -> None:
     torch.set_num_threads(1)
     registry, hashed = registry_with_ablation(), mark()
     wanted = given.arms.split(",")
-    arms = [arm for arm in wanted if arm not in NEEDS or (HERE / "ablations" / NEEDS[arm]).exists()]
+    arms = [arm for arm in wanted if arm not in NEEDS or (WEIGHTS / "ablations" / NEEDS[arm]).exists()]
     if missing := sorted(set(wanted) - set(arms)):
         print(f"left out, because no adapter has been trained for it: {', '.join(missing)}", flush=True)
     work = [(arm, start) for arm in arms for start in range(0, given.scenes, PIECE)]

@@ -1,0 +1,1 @@
+"""What GeoRemover leaves behind, measured on held-out scenes."""
