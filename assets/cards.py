@@ -223,7 +223,7 @@ def npnet_card() -> str:
 
 
 def llama_card() -> str:
-    found, sweeps = facts("mini_llama"), facts("mini_llama", "sweeps.json")
+    found, sweeps = facts("mini_llama"), facts("concept_guidance", "evaluation.json")
     run, size = found.get("training", {}), {name: found.get(name, 0) for name in ("parameters", "vocabulary")}
     text = HEAD.format(
         library="transformers", tags="text-generation, concept-guidance, synthetic", title="mini-llama"
@@ -284,7 +284,7 @@ def llama_card() -> str:
         + "\n"
     )
     text += (
-        f"## Guided\n\n`OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 -m assets.mini_llama.evaluate --write`: "
+        f"## Guided\n\n`OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 -m assets.concept_guidance.evaluate --write`: "
         f"{sweeps['prompts']} held-out questions at each of {len(sweeps['strengths'])} strengths from {min(sweeps['strengths']):g} to "
         f"{max(sweeps['strengths']):g} (shares of each token's norm), the page's sampling, read by the parser. *Moved*: the largest change "
         "of the trait rate between two strengths at which at least 0.9 of the unguided share of answers is still grammatical. "

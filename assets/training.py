@@ -191,7 +191,7 @@ def settings_hashes(folder: Path) -> dict[str, str]:
     return {p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 
-MEASURED = ("manifest.json", "evaluation.json", "sweeps.json", "model_index.json")
+MEASURED = ("manifest.json", "evaluation.json", "model_index.json")
 
 
 def read_json(path: Path) -> dict[str, object]:

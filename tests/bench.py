@@ -21,7 +21,9 @@ import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from operator import truediv
 from pathlib import Path
+from typing import Any
 
 from tests.environment import free_port
 
@@ -130,24 +132,67 @@ def guided(repeats: int) -> dict:
     import torch
     from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-    from pipelines.concept_guidance import bench_guided_speed
-
     mini = AutoModelForCausalLM.from_pretrained(ROOT / "assets/mini_llama", dtype=torch.float32).eval()
-    found = {"mini-llama": bench_guided_speed(mini, repeats=6 * repeats)}
+    found = {"mini-llama": guided_speed(mini, repeats=6 * repeats)}
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=32_000, hidden_size=768, intermediate_size=2048, num_hidden_layers=12, num_attention_heads=12,
+        vocab_size=32_000,
+        hidden_size=768,
+        intermediate_size=2048,
+        num_hidden_layers=12,
+        num_attention_heads=12,
         tie_word_embeddings=True,
-    )  # fmt: skip
+    )
     large = LlamaForCausalLM(config).eval()
     name = f"random Llama, {sum(p.numel() for p in large.parameters()) / 1e6:.0f} M"
     for dtype in (torch.float32, torch.bfloat16):
-        found[f"{name}, {str(dtype).split('.')[1]}"] = bench_guided_speed(large.to(dtype), tokens=32, repeats=repeats)
-    for kind, told in found.items():
+        found[f"{name}, {str(dtype).split('.')[1]}"] = guided_speed(large.to(dtype), tokens=32, repeats=repeats)
+    for kind, facts in found.items():
         print(
-            f"{kind}: guided {told['guided_speed']} of plain, the pair {told['pair_time']} times one stream", flush=True
+            f"{kind}: guided {facts['guided_speed']} of plain, the pair {facts['pair_time']} times one stream",
+            flush=True,
         )
     return found
+
+
+def guided_speed(model: Any, tokens: int = 64, repeats: int = 5, prompt: int = 16) -> dict[str, float]:
+    """Tokens per second of one plain stream, one guided, and a pair of both in one batch (per row); and the ratios.
+
+    Half of the layers are guided at the norm before attention. The three take turns; speeds are medians, ratios are
+    medians of the ratios within a turn.
+    """
+    import torch
+
+    from pipelines.concept_guidance import steering
+    from pipelines.concept_guidance.concepts import Concept
+    from pipelines.concept_guidance.layers import choose_layers
+
+    body = steering.anatomy(model)
+    concept = Concept("0", torch.randn(body.layers, body.width, generator=torch.Generator().manual_seed(0)))
+    layers = choose_layers("best", body.layers)
+
+    def seconds(strengths: tuple[float, ...]) -> float:
+        guide = steering.Guide(model, [steering.Push(concept, strengths, layers)], len(strengths))
+        prompts = [[1 + n % 7 for n in range(prompt)]] * len(strengths)
+        began = time.perf_counter()
+        steering.decode(model, prompts, steering.Sampling(max_tokens=tokens), guide if guide.edits else None)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        return time.perf_counter() - began
+
+    kinds = {"plain": (0.0,), "guided": (0.2,), "pair": (0.0, 0.2)}
+    taken: dict[str, list[float]] = {name: [] for name in kinds}
+    for turn in range(repeats + 1):
+        for name in sorted(kinds, reverse=turn % 2 == 0):
+            spent = seconds(kinds[name])
+            if turn:  # the first round warms up
+                taken[name].append(spent)
+    median = {name: statistics.median(values) for name, values in taken.items()}
+    return {
+        **{f"{name}_tokens_per_second": round(tokens / value, 2) for name, value in median.items()},
+        "guided_speed": round(statistics.median(map(truediv, taken["plain"], taken["guided"])), 4),
+        "pair_time": round(statistics.median(map(truediv, taken["pair"], taken["plain"])), 4),
+    }
 
 
 def removals(times: int) -> dict:

@@ -19,9 +19,10 @@ import torch
 from accelerate import PartialState
 
 from assets import training
-from pipelines import concept_guidance
 from pipelines.concept_guidance import files
-from pipelines.concept_guidance.files import Concept, examples_of
+from pipelines.concept_guidance.concepts import PROBES, REPRESENTATIONS, Concept
+from pipelines.concept_guidance.examples import examples_of
+from pipelines.concept_guidance.train import train_concept
 from pipelines.core.lane import Job, run_blocking
 from pipelines.worlds import crumpet
 
@@ -39,9 +40,7 @@ def fit(model: Any, tokenizer: Any, concept: str, probe: str, place: str = PLACE
 
     def work(job: Job) -> Concept:
         facts = {"model": "mini-llama"}
-        return concept_guidance.train_concept(
-            job, model, tokenizer, rows, concept, probe, place, seed=SEED, facts=facts
-        ).concept
+        return train_concept(job, model, tokenizer, rows, concept, probe, place, seed=SEED, facts=facts).concept
 
     return run_blocking(work, limit_s=math.inf)
 
@@ -57,12 +56,12 @@ def open_model(folder: Path = HERE) -> tuple[Any, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--examples", type=int, default=EXAMPLES)
-    parser.add_argument("--place", choices=concept_guidance.REPRESENTATIONS, default=PLACE)
+    parser.add_argument("--place", choices=REPRESENTATIONS, default=PLACE)
     parser.add_argument("--out", type=Path, default=HERE)
     arguments = parser.parse_args()
     model, tokenizer = open_model()
     state = PartialState(cpu=True)
-    every = [(concept, probe) for concept in crumpet.CONCEPTS for probe in concept_guidance.PROBES]
+    every = [(concept, probe) for concept in crumpet.CONCEPTS for probe in PROBES]
     with state.split_between_processes(every) as mine:
         for concept, probe in mine:
             made = fit(model, tokenizer, concept, probe, arguments.place, arguments.examples)

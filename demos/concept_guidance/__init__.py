@@ -20,22 +20,15 @@ from demos.core.handlers import LIGHT
 from demos.core.hold import held
 from demos.core.page_state import shared
 from demos.core.tabs import Tab
-from demos.core.widgets import paper_card
+from demos.core.widgets import paper_card, words_of
 from pipelines import concept_guidance
-from pipelines.concept_guidance import (
-    MODELS,
-    PAPER,
-    PROBES,
-    REPRESENTATIONS,
-    Outcome,
-    Settings,
-    Trained,
-    TrainSettings,
-    lab,
-    language_model,
-)
+from pipelines.concept_guidance import PAPER, Outcome, Settings, lab
+from pipelines.concept_guidance.concepts import PROBES, REPRESENTATIONS
+from pipelines.concept_guidance.train import Trained, TrainSettings, train
+from pipelines.concept_guidance.vectors import specs
 from pipelines.core.lane import Result, stream
-from pipelines.core.registry import ROOT, Registry
+from pipelines.core.registry import Registry
+from pipelines.models.language import MODELS, language_model
 from pipelines.worlds import crumpet
 
 LIMIT_S = 600.0
@@ -48,91 +41,11 @@ SAMPLE = "\n".join(
     )
 )
 
-HOW_IT_WORKS = """
-A language model turns every token into a long list of numbers, layer by layer: its **hidden states**. Many things that we
-have words for, such as humour or politeness, show there as **directions**. If one knows the direction, one can *see* the
-concept (detect) and *add* it while the model writes (guide).
-
-**Finding a direction.** Take answers that show a concept and answers that do not, and let the model read them. A **probe**
-looks at the hidden states of both kinds, at every layer:
-
-- *Difference in means*: from the average without to the average with the concept.
-- *Logistic regression*: the direction that separates both kinds best.
-- *Principal component*: the direction in which neighbouring states differ most. It never looks at the labels while it
-  searches; only its sign is set by them afterwards.
-
-**Guiding.** At the chosen layers the direction is added to the hidden state, and the result is scaled back to its old length:
-a turn, not a shove. **Strength** is how much is added, as a share of that length: 0 changes nothing, bit for bit;
-at ±1 the direction is as long as the state itself, and far less is enough. Too much, and the model talks gibberish: *over the cliff*.
-
-**Two chats, one batch.** The unguided and the guided answer are two rows of one batch and get the same random numbers at every
-token, so nothing but the guidance differs, and both together cost little more than one.
-
-**What is verified, and what is not.** The small model speaks a little language of its own, of Crumpet Bay: each of six traits
-shows in many words of nearly every sentence, there are sixty facts, and a parser reads all of them back exactly. So under
-its answers stands what *is* there, not what another model thinks is there. For other models there is no such parser.
-
-**Perplexity** says how surprised the unguided model is by a text: low is fluent. **PNES**, the paper’s number, is the
-effect of guidance divided by what it costs in perplexity, over all strengths.
-
-**What to keep in mind.** A direction is an average: some questions answer to it, some do not, a few go the other way. A probe that
-detects well need not guide well; see that part of the tab. And what a small model of a small world does says little about
-large ones.
-"""
-FROM_PYTHON = """
-The tab has two public endpoints. The same seed gives the same texts on the same machine.
-
-```python
-from gradio_client import Client
-
-client = Client("http://127.0.0.1:7860")
-unguided, guided, details = client.predict(
-    prompt={prompt},
-    concepts={"humour": 0.25, "truthfulness": -0.3},
-    seed=7,
-    max_tokens=60,
-    api_name="/guide",
-)
-print(unguided, "|", guided)
-print(details["guided"]["tokens"], details["guided"]["scores"]["humour"][0])  # a score per token, layer 0
-
-facts, vector = client.predict(
-    examples=open("examples.txt").read(),  # lines of + question => answer, and of - question => answer
-    name="warm welcome",
-    api_name="/train_concept",
-)
-print(facts["validation_accuracy"], vector)  # per layer, and a .safetensors file
-```
-
-`prompt` may also be a list of messages with `role` and `content`. `details` holds for both sides tokens, scores
-`[layer][token]` of each concept, perplexity, and what the parser verified. The page makes and loads concepts of your own;
-from Python, use one without a server, from a checkout:
-
-```python
-from pathlib import Path
-
-from pipelines import concept_guidance
-from pipelines.concept_guidance.files import read_concept, write_safetensors
-from pipelines.concept_guidance import Settings, TrainSettings
-from pipelines.core.lane import run_blocking
-from pipelines.core.registry import from_environment
-
-registry = from_environment()
-made = run_blocking(concept_guidance.train, registry, TrainSettings(Path("examples.txt"), "warm welcome"))
-write_safetensors("welcome.safetensors", made.concept)
-
-own = {"warm welcome": read_concept("welcome.safetensors")}
-settings = Settings({prompt}, (("warm welcome", 0.3),), seed=7, max_tokens=60)
-outcome = run_blocking(concept_guidance.generate, registry, settings, own)
-print(outcome.applied, [row.text for row in outcome.rows])
-```
-"""
-
 
 def build(registry: Registry, model_set: str) -> None:
     """The parts of the tab and what they share."""
     for model in MODELS[model_set]:
-        registry.declare(*concept_guidance.specs(model_set, model.name))
+        registry.declare(*specs(model_set, model.name))
     paper_card(PAPER)
     offered = [(model.title, model.name) for model in MODELS[model_set]]
     picked = gr.Dropdown(
@@ -148,11 +61,11 @@ def build(registry: Registry, model_set: str) -> None:
         with gr.Tab("Sweep lab", id="sweep", render_children=True):
             sweep.build(page)
         with gr.Tab("Detect is not guide", id="measured", render_children=True):
-            gr.HTML(measured_figures(ROOT / lab.MEASURED, lambda: measured_html(model_set)), padding=False)
+            gr.HTML(measured_figures(lab.MEASURED, lambda: measured_html(model_set)), padding=False)
         with gr.Tab("Make your own", id="make", render_children=True):
             make.build(page, chat)
     with gr.Accordion("How it works", open=False):
-        gr.Markdown(HOW_IT_WORKS, elem_classes="reading")
+        gr.Markdown(words_of(__package__, "story.md"), elem_classes="reading")
     with gr.Accordion("Use it from Python", open=False):
         gr.Markdown(from_python(), elem_classes="reading")
     _endpoints(registry, model_set)
@@ -185,7 +98,7 @@ def model_remark(model_set: str, name: str) -> str:
 
 def from_python() -> str:
     """The words and programs under "Use it from Python"."""
-    return FROM_PYTHON.replace("{prompt}", f'"{crumpet.EXAMPLES[0]}"')
+    return words_of(__package__, "python.md").replace("{prompt}", f'"{crumpet.EXAMPLES[0]}"')
 
 
 # --- the public endpoints ------------------------------------------------------------------------------------------
@@ -210,7 +123,7 @@ def _endpoints(registry: Registry, model_set: str) -> None:
     def train_concept(session, **asked) -> Iterator[Any]:
         settings = TrainSettings(model_set=model_set, **asked).validated()
         settings.read()
-        for item in stream(concept_guidance.train, registry, settings, limit_s=LIMIT_S):
+        for item in stream(train, registry, settings, limit_s=LIMIT_S):
             if isinstance(item, Result):
                 yield train_facts(item.value), concept_file(item.value.concept, session)[0][0]
             else:

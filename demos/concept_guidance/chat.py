@@ -31,8 +31,9 @@ from demos.core.hold import STARTS, held, hold
 from demos.core.visitors import new_folder
 from demos.core.widgets import progress_line, running_line
 from pipelines import concept_guidance
-from pipelines.concept_guidance import Partial, Settings, lab, language_model
+from pipelines.concept_guidance import Partial, Settings, lab
 from pipelines.core.lane import IDLE, Progress, Result, live
+from pipelines.models.language import language_model
 from pipelines.worlds import crumpet
 
 LIMIT_S = 180.0

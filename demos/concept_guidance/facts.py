@@ -13,16 +13,19 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from demos.core.figures import Series, plot, safe, signed
-from pipelines import concept_guidance
-from pipelines.concept_guidance import PERPLEXITY_RED, PROBES, choose_layers, lab, language_model
-from pipelines.concept_guidance.files import ROWS_MOST
+from pipelines.concept_guidance import lab
+from pipelines.concept_guidance.concepts import PROBES, ROWS_MOST
+from pipelines.concept_guidance.layers import choose_layers, ranges
+from pipelines.concept_guidance.sweep import PERPLEXITY_RED
+from pipelines.concept_guidance.vectors import specs, vector_files
 from pipelines.core import asset_files
 from pipelines.core.registry import ROOT, Registry
+from pipelines.models.language import language_model
 from pipelines.models.sdxl import manifest
 from pipelines.worlds import crumpet
 
 if TYPE_CHECKING:
-    from pipelines.concept_guidance.files import Concept
+    from pipelines.concept_guidance.concepts import Concept
 
 Own = Mapping[str, "Concept"]
 """A visitor's own concepts by name."""
@@ -141,7 +144,7 @@ def size(model_set: str, model: str) -> tuple[int | None, int | None]:
 
 
 def _files(model_set: str, model: str) -> dict[str, Path]:
-    return concept_guidance.vector_files(language_model(model_set, model).parts[-1])
+    return vector_files(specs(model_set, model)[-1])
 
 
 def _header(path: Path) -> dict[str, Any]:
@@ -173,7 +176,7 @@ def points_of(model_set: str, model: str, name: str, own: Own, swept: Mapping[st
         lab.safe(found)  # reads what will be shown of each point
         return list(found)
 
-    return asset_files.reading(ROOT / lab.MEASURED, measured, list)
+    return asset_files.reading(lab.MEASURED, measured, list)
 
 
 def between(points: Sequence[Mapping[str, Any]], strength: float, key: str) -> float | None:
@@ -220,7 +223,7 @@ def accuracy_chart(
     count = len(validation)
     try:
         chosen = choose_layers(layers, count, validation)
-        told = f"Guided now: layers {concept_guidance.ranges(chosen)} (shaded)."
+        told = f"Guided now: layers {ranges(chosen)} (shaded)."
     except ValueError as error:
         chosen, told = (), str(error)
     best = max(range(count), key=lambda layer: validation[layer])

@@ -15,7 +15,7 @@ from demos.core.figures import safe
 from demos.core.handlers import GPU, LIGHT, halt, on_gpu
 from demos.core.widgets import progress_line, running_line
 from pipelines import concept_guidance
-from pipelines.concept_guidance import choose_layers
+from pipelines.concept_guidance.layers import choose_layers
 from pipelines.core.lane import IDLE, Progress, Result, live
 
 if TYPE_CHECKING:

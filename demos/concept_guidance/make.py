@@ -31,12 +31,17 @@ from demos.core.uploads import emptied, told
 from demos.core.visitors import new_folder, visitor
 from demos.core.widgets import progress_line, running_line
 from pipelines import concept_guidance
-from pipelines.concept_guidance import Settings, Trained, TrainSettings, files, language_model
+from pipelines.concept_guidance import Settings, files
+from pipelines.concept_guidance.concepts import similarity
+from pipelines.concept_guidance.examples import check_examples, read_examples
+from pipelines.concept_guidance.gguf import write_gguf
+from pipelines.concept_guidance.train import Trained, TrainSettings, train
+from pipelines.concept_guidance.vectors import specs
 from pipelines.core.lane import IDLE, Progress, Result, live
 from pipelines.worlds import crumpet
 
 if TYPE_CHECKING:
-    from pipelines.concept_guidance.files import Concept
+    from pipelines.concept_guidance.concepts import Concept
     from pipelines.core.lane import Job
     from pipelines.core.registry import Registry
 
@@ -87,15 +92,14 @@ class Made:
 
 def make(job: Job, registry: Registry, settings: TrainSettings) -> Made:
     """Train, and compare with the shipped concepts; called on the lane's thread."""
-    trained = concept_guidance.train(job, registry, settings)
-    parts = language_model(settings.model_set, settings.model).parts
+    trained = train(job, registry, settings)
 
     def compare(shipped: Mapping[str, Concept]) -> dict[str, float]:
-        found = {name: concept_guidance.similarity(trained.concept, other) for name, other in shipped.items()}
+        found = {name: similarity(trained.concept, other) for name, other in shipped.items()}
         known = {name: value for name, value in found.items() if value is not None}
         return dict(sorted(known.items(), key=lambda pair: -abs(pair[1]))[:3])
 
-    return Made(trained, registry.run(parts[-1:], compare))
+    return Made(trained, registry.run(specs(settings.model_set, settings.model)[-1], compare))
 
 
 def build(page: Page, chat: Chat) -> None:
@@ -164,7 +168,7 @@ def build(page: Page, chat: Chat) -> None:
             share, model_set=page.model_set, model=model or "",
         ).validated()  # fmt: skip
         settings = dataclasses.replace(settings, name=free_name(settings.name, page.model_set, model or ""))
-        files.check_examples(settings.read())
+        check_examples(settings.read())
         yield {line: progress_line("Starting…", 0.0, "running")}
         began = time.monotonic()
         made = None
@@ -233,7 +237,7 @@ def build(page: Page, chat: Chat) -> None:
         """The examples of a file are read when it comes, so that a file that is refused does not stay."""
         if path is not None:
             with told("These examples were not taken"):
-                files.check_examples(files.read_examples(Path(path)))
+                check_examples(read_examples(Path(path)))
 
     emptied(upload, held(SLUG, upload.upload, look_into, upload, None, **TALKS))
     held(SLUG, loaded.upload, load, [loaded, page.own, page.model], [*kept, loaded], **TALKS)
@@ -245,7 +249,7 @@ def concept_file(concept: Concept, session: str) -> tuple[tuple[str, str | None]
         stem = re.sub(r"\W+", "_", concept.name).strip("_") or "concept"
         path = files.write_safetensors(folder / f"{stem}.safetensors", concept)
         try:
-            gguf = files.write_gguf(folder / f"{stem}.gguf", concept)
+            gguf = write_gguf(folder / f"{stem}.gguf", concept)
         except ValueError as error:
             return (str(path), None), f"No .gguf: {error}"
         return (str(path), str(gguf)), ""

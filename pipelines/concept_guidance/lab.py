@@ -2,7 +2,7 @@
 
 :func:`run` answers the same questions at every strength of a scan and reads every answer: the small model's language has
 a parser that reads each trait back exactly; for other models and for concepts of one's own, words that the visitor names
-are counted. A :class:`Curve` holds what came out, as the page shows it and as `assets/mini_llama/sweeps.json` keeps it.
+are counted. A :class:`Curve` holds what came out, as the page shows it and as `assets/concept_guidance/evaluation.json` keeps it.
 
 Module level is free of torch; models come from the registry for the length of a run.
 """
@@ -14,24 +14,27 @@ import random
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pipelines import concept_guidance
-from pipelines.concept_guidance import Settings, SweepPoint, find_concepts, language_model, layer_text
-from pipelines.concept_guidance.files import Example, examples_of
+from pipelines.concept_guidance import Settings
+from pipelines.concept_guidance.examples import Example, examples_of
+from pipelines.concept_guidance.layers import choose_layers, layer_text, ranges
 from pipelines.concept_guidance.pnes import Pnes, pnes
+from pipelines.concept_guidance.sweep import SweepPoint, safe_range, sweep
+from pipelines.concept_guidance.vectors import find_concepts, specs
 from pipelines.core import asset_files, limits
+from pipelines.core.registry import ROOT
+from pipelines.models.language import MODELS, language_model
 from pipelines.worlds import crumpet
 
 if TYPE_CHECKING:
-    from pipelines.concept_guidance.files import Concept
+    from pipelines.concept_guidance.concepts import Concept
     from pipelines.core.lane import Job
     from pipelines.core.registry import Registry
 
 REFERENCES = 64
 """Fixed answers over which a sweep's perplexity is the mean."""
-MEASURED = Path("assets/mini_llama/sweeps.json")
+MEASURED = ROOT / "assets/concept_guidance/evaluation.json"
 
 QUESTIONS: tuple[tuple[str, str], ...] = (
     ("What is a good way to learn a language?", "Speak it a little every day, read what you enjoy, and do not mind mistakes."),
@@ -82,7 +85,7 @@ class SweepSettings:
             ValueError: one sentence that says what came, what was wanted and what to do.
         """
         concept = limits.text("concept's name", self.concept, 60, "No concept is chosen: choose one to sweep.")
-        limits.choice("The model set", self.model_set, concept_guidance.MODELS)
+        limits.choice("The model set", self.model_set, MODELS)
         points = int(limits.number("number of strengths", self.points, *self.POINTS, whole=True))
         if points % 2 == 0:
             raise ValueError(f"The number of strengths is {points}: choose an odd one, so that 0 is among them.")
@@ -187,7 +190,7 @@ class Curve:
         return fit(self.points)
 
     def safe(self) -> tuple[float, float]:
-        """The strengths around 0 at which answers stay fluent (:func:`pipelines.concept_guidance.safe_range`)."""
+        """The strengths around 0 at which answers stay fluent (:func:`pipelines.concept_guidance.sweep.safe_range`)."""
         return safe(self.points)
 
     def as_dict(self) -> dict[str, Any]:
@@ -226,7 +229,7 @@ def fit(points: Sequence[Mapping[str, float | None]]) -> Pnes | None:
 
 
 def safe(points: Sequence[Mapping[str, float | None]]) -> tuple[float, float]:
-    """:func:`pipelines.concept_guidance.safe_range` of points as dicts; (0, 0) without any."""
+    """:func:`pipelines.concept_guidance.sweep.safe_range` of points as dicts; (0, 0) without any."""
 
     def extras(p: Mapping[str, float | None]) -> dict[str, float]:
         return {} if p.get("grammatical") is None else {"grammatical": float(p["grammatical"])}  # type: ignore[arg-type]
@@ -236,7 +239,7 @@ def safe(points: Sequence[Mapping[str, float | None]]) -> tuple[float, float]:
         for p in points
         if p["perplexity"]
     ]
-    return concept_guidance.safe_range(usable) if usable else (0.0, 0.0)
+    return safe_range(usable) if usable else (0.0, 0.0)
 
 
 def pnes_dict(found: Pnes) -> dict[str, Any]:
@@ -247,12 +250,9 @@ def pnes_dict(found: Pnes) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def measured(folder: str | Path = "") -> dict[str, Any]:
-    """The shipped sweeps of all concepts and probes (see `assets/mini_llama/evaluate.py`); empty where there are none."""
-    from pipelines.core.registry import ROOT
-
-    path = ROOT / (Path(folder) / MEASURED.name if folder else MEASURED)
-    return asset_files.facts(path, "concepts")
+def measured() -> dict[str, Any]:
+    """The shipped sweeps of all concepts and probes (see `assets/concept_guidance/evaluate.py`); empty where there are none."""
+    return asset_files.facts(MEASURED, "concepts")
 
 
 # --------------------------------------------------------------------------------------------- running
@@ -273,22 +273,20 @@ def run(job: Job, registry: Registry, settings: SweepSettings, own: Mapping[str,
         (concept,) = find_concepts(chosen, [settings.concept], vectors, own)
         return scan(job, model, tokenizer, concept, settings)
 
-    return registry.run(chosen.parts, work, "measure with fewer or shorter prompts")
+    return registry.run(specs(settings.model_set, chosen.name), work, "measure with fewer or shorter prompts")
 
 
 def scan(job: Job, model: Any, tokenizer: Any, concept: Concept, settings: SweepSettings) -> Curve:
     """:func:`run` with the model at hand."""
     from pipelines.concept_guidance import steering
 
-    layers = concept_guidance.choose_layers(
-        settings.layers, steering.anatomy(model).layers, concept.validation_accuracy
-    )
+    layers = choose_layers(settings.layers, steering.anatomy(model).layers, concept.validation_accuracy)
     trait, words = settings.concept.split(".")[0], settings.counted
 
     def judge(messages: list[dict[str, str]], answer: str) -> dict[str, float | None]:
         return judge_words(words, answer) if words else judge_parsed(trait, messages, answer)
 
-    curve = Curve(settings, layers, (), {}, f"layers {concept_guidance.ranges(layers)} · {concept.representation}")
+    curve = Curve(settings, layers, (), {}, f"layers {ranges(layers)} · {concept.representation}")
 
     def tell(found: SweepPoint) -> None:
         nonlocal curve
@@ -296,7 +294,7 @@ def scan(job: Job, model: Any, tokenizer: Any, concept: Concept, settings: Sweep
         job.emit(curve)
 
     sampling = steering.Sampling(settings.temperature, 0.95, settings.max_tokens, settings.seed)
-    concept_guidance.sweep(
+    sweep(
         job, model, tokenizer, concept, questions(settings), references(settings.model_set), judge,
         settings.strengths, list(layers), sampling=sampling, on_point=tell,
     )  # fmt: skip

@@ -15,34 +15,24 @@ Imports torch at module level: for code that runs on the lane only.
 from __future__ import annotations
 
 import contextlib
-import difflib
 import inspect
 import math
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import DynamicCache
 
-from pipelines.concept_guidance.files import Concept, check_fit
+from pipelines.concept_guidance.concepts import PLACES, POSITIONS, REPRESENTATIONS, Concept, check_fit
+from pipelines.concept_guidance.conversation import Span
 from pipelines.concept_guidance.probes import Fit, prepared
 from pipelines.core.patching import edited_outputs
-from pipelines.core.text import encode_chat, encode_text, words
 
-REPRESENTATIONS = ("pre-attn", "hiddens", "heads", "post-attn", "mlp", "queries", "keys", "values")
-"""What can be read: output of the norm before attention; hidden states (the last after the final norm); attention
-output cut into heads; attention output; output of the MLP; queries before rotation; keys (rotated) and values."""
-PLACES = ("pre-attn", "post-attn", "hiddens")
-"""Where a model can be guided."""
-POSITIONS = ("all", "answer", "last")
 COLDEST = 1e-8
 """Below this temperature the likeliest token is taken: no noise outweighs a difference that float32 can tell, and logits / temperature
 would not be finite."""
-_WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
-ANSWER_TOKENS, CONTEXT, MAX_TOKENS = 32, 16, 1024
-"""The paper's: answers are cut to 32 tokens, the first 16 are looked at, conversations cut on the left to 1,024."""
 
 # Names by which the common families call their parts: Llama, Mistral, Qwen, Gemma and Phi the first of each.
 _NORMS = ("input_layernorm", "ln_1", "attn_norm", "attention_norm")
@@ -147,133 +137,6 @@ def _children(modules: Sequence[nn.Module], names: Sequence[str]) -> tuple[nn.Mo
     return () if any(part is None for part in found) else found  # type: ignore[return-value]
 
 
-# --------------------------------------------------------------------------------------- conversations
-
-
-@dataclass(frozen=True)
-class Span:
-    """A conversation as token ids; the answer's own tokens are ``ids[start:stop]``."""
-
-    ids: list[int]
-    start: int
-    stop: int
-
-
-def prompt_ids(tokenizer: Any, messages: Sequence[dict[str, str]]) -> list[int]:
-    """Token ids of the conversation up to where the answer begins."""
-    return encode_chat(tokenizer, messages, True).ids
-
-
-def reply_span(tokenizer: Any, messages: Sequence[dict[str, str]], answer: str) -> Span:
-    """The conversation with ``answer`` as its last turn, and exactly which tokens carry the answer's characters.
-
-    The answer is found in the rendered text behind what the template writes to open a reply, and its characters are
-    mapped to tokens; without such a map, its tokens are those between the common beginning with the open reply and
-    the common end with an empty answer. What the template puts behind the answer does not belong to it.
-    """
-    opened = encode_chat(tokenizer, messages, True)
-    whole = encode_chat(tokenizer, [*messages, {"role": "assistant", "content": answer}], False)
-    text = answer.strip()
-    at = whole.text.find(text, _shared(opened.text, whole.text))
-    if at < 0:
-        raise ValueError(
-            f"The model's chat template changes the answer {text[:30]!r}, so that its tokens cannot be told from the "
-            "rest: choose another model or change the answer."
-        )
-    before = _shared(opened.ids, whole.ids)
-    if not text:
-        return Span(whole.ids, before, before)
-    if whole.places:
-        inside = [n for n, (a, b) in enumerate(whole.places) if a < at + len(text) and b > max(a, at)]
-        return Span(whole.ids, inside[0], inside[-1] + 1)
-    empty = encode_chat(tokenizer, [*messages, {"role": "assistant", "content": ""}], False).ids
-    behind = min(_shared(whole.ids[::-1], empty[::-1]), max(len(empty) - before, 0), len(whole.ids) - before)
-    return Span(whole.ids, before, len(whole.ids) - behind)
-
-
-def cut(span: Span, answer_tokens: int = ANSWER_TOKENS, context: int = CONTEXT, longest: int = MAX_TOKENS) -> Span:
-    """The tokens that the paper looks at: the first ``context`` of the answer's first ``answer_tokens``.
-
-    What follows them is left out (it cannot change them), and the conversation is cut on the left to ``longest``.
-    """
-    stop = min(span.stop, span.start + answer_tokens)
-    surplus = max(stop - longest, 0)
-    start = max(span.start - surplus, 0)
-    ids = span.ids[surplus:stop]
-    stop = min(start + context, len(ids)) if context > 0 else len(ids)
-    return Span(ids[:stop], start, stop)
-
-
-def fit_history(
-    tokenizer: Any, messages: Sequence[dict[str, str]], limit: int
-) -> tuple[list[dict[str, str]], list[int], int]:
-    """Drop the oldest turns until the prompt has at most ``limit`` tokens: messages, their ids, how many were dropped.
-
-    Raises:
-        ValueError: the last message alone is longer than that.
-    """
-    kept, dropped = list(messages), 0
-    while True:
-        ids = prompt_ids(tokenizer, kept)
-        if len(ids) <= limit:
-            return kept, ids, dropped
-        first = 1 if kept[0]["role"] == "system" else 0
-        turns = next((n for n in range(first + 1, len(kept)) if kept[n]["role"] == "user"), None)
-        if turns is None:
-            raise ValueError(
-                f"The message has {len(ids):,} tokens, this model reads at most {limit:,} here: shorten it."
-            )
-        dropped += turns - first
-        del kept[first:turns]
-
-
-def pieces(tokenizer: Any, ids: Sequence[int]) -> list[str]:
-    """What each token adds to the text, for display; a character made of several tokens goes to the last of them."""
-    texts, shown = [], ""
-    for count in range(1, len(ids) + 1):
-        text = tokenizer.decode(ids[:count], skip_special_tokens=False)
-        if text.endswith("\ufffd") and count < len(ids):
-            texts.append("")
-            continue
-        texts.append(text[len(shown) :] if text.startswith(shown) else tokenizer.decode(ids[count - 1 : count]))
-        shown = text
-    return texts
-
-
-def unknown_words(tokenizer: Any, text: str) -> dict[str, list[str]]:
-    """Words of ``text`` that the tokenizer has no token for, each with the nearest known words (a small vocabulary only)."""
-    unknown, lost = getattr(tokenizer, "unk_token_id", None), []
-    for written in words(text) if unknown is not None else ():
-        seen = encode_text(tokenizer, written)
-        for word in _WORD.findall(written):
-            ids = encode_text(tokenizer, word)
-            if unknown in ids:
-                lost.append(word)
-            elif unknown in seen and not set(ids) <= set(seen):  # known alone, but not as it was written: <Mabel>
-                lost.append(written)
-    lost = list(dict.fromkeys(lost))
-    known = [word for word in tokenizer.get_vocab() if word.isalpha()] if lost else []
-    known = known if len(known) <= 5000 else []
-    return {word: difflib.get_close_matches(word.lower(), known, n=3, cutoff=0.6) for word in lost}
-
-
-def stop_tokens(model: nn.Module, tokenizer: Any) -> frozenset[int]:
-    """Every token that ends an answer, by the generation settings, the configuration and the tokenizer."""
-    said = (
-        getattr(getattr(model, "generation_config", None), "eos_token_id", None),
-        getattr(model.config, "eos_token_id", None),
-        getattr(tokenizer, "eos_token_id", None),
-    )
-    return frozenset(x for ids in said for x in (ids if isinstance(ids, list | tuple) else [ids]) if x is not None)
-
-
-def _shared(first: Sequence[Any], second: Sequence[Any]) -> int:
-    """Length of the common beginning."""
-    return next(
-        (n for n, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), min(len(first), len(second))
-    )
-
-
 # ----------------------------------------------------------------------------------------- activations
 
 
@@ -325,20 +188,15 @@ def activations(
             ids = torch.zeros(len(chosen), longest, dtype=torch.long)
             for row, n in enumerate(chosen):
                 ids[row, : len(spans[n].ids)] = torch.tensor(spans[n].ids)
-            cache = _full_cache() if cached else None
+            cache = (
+                DynamicCache() if cached else None
+            )  # without a configuration: keeps all positions, also for sliding windows
             decoder(input_ids=ids.to(device), past_key_values=cache, use_cache=cached)
             x = _from_cache(cache, representation) if cached else reading[representation]()
             for row, n in enumerate(chosen):
                 found[n] = x[row, spans[n].start : spans[n].stop].float().cpu()
             on_batch(first + len(chosen))
     return found
-
-
-def _full_cache() -> Any:
-    """A cache without a configuration keeps all positions, also for layers with a sliding window."""
-    from transformers import DynamicCache
-
-    return DynamicCache()
 
 
 def _from_cache(cache: Any, representation: str) -> Tensor:
@@ -493,28 +351,6 @@ def _maybe(guide: Guide | None) -> Iterator[None]:
             yield
 
 
-@torch.inference_mode()
-def guided_logits(
-    model: nn.Module,
-    ids: Sequence[int],
-    weights: Tensor,
-    scale: float | Sequence[float],
-    layers: Sequence[int],
-    representation: str = "pre-attn",
-    only_last: bool = False,
-) -> Tensor:
-    """Logits (tokens, vocabulary) float32 under the paper's raw guidance: one scale, or one per layer of the model."""
-    profile = None if isinstance(scale, int | float) else tuple(scale)
-    push = Push(
-        Concept("concept", weights, representation=representation),
-        (float(scale) if profile is None else 1.0,), tuple(layers), raw=True, profile=profile,
-    )  # fmt: skip
-    guide = Guide(model, [push], 1, "last" if only_last else "all")
-    with guide.applied():
-        guide.cover(len(ids), len(ids))
-        return model(input_ids=torch.tensor([ids], device=_device(model)), use_cache=False).logits[0].float()
-
-
 # ------------------------------------------------------------------------------------------ generation
 
 
@@ -560,6 +396,17 @@ class _Noise:
         return noise[self.rows]
 
 
+def _padded_left(prompts: Sequence[Sequence[int]], more: int) -> tuple[Tensor, Tensor]:
+    """Ids (rows, longest) that end together, and a mask (rows, longest + ``more``) of what is no filling."""
+    longest = max(map(len, prompts))
+    ids = torch.zeros(len(prompts), longest, dtype=torch.long)
+    mask = torch.ones(len(prompts), longest + more, dtype=torch.long)
+    for row, prompt in enumerate(prompts):
+        ids[row, longest - len(prompt) :] = torch.tensor(prompt, dtype=torch.long)
+        mask[row, : longest - len(prompt)] = 0
+    return ids, mask
+
+
 @torch.inference_mode()
 def decode(
     model: nn.Module,
@@ -578,18 +425,9 @@ def decode(
     Raises:
         ValueError: the model's numbers are no longer finite.
     """
-    from transformers import DynamicCache
-
     device, rows = _device(model), len(prompts)
-    lengths = [len(prompt) for prompt in prompts]
-    longest = max(lengths)
-    padded = min(lengths) < longest
-    ids = torch.zeros(rows, longest, dtype=torch.long)
-    mask = torch.ones(rows, longest + sampling.max_tokens, dtype=torch.long)
-    for row, prompt in enumerate(prompts):
-        ids[row, longest - len(prompt) :] = torch.tensor(prompt, dtype=torch.long)
-        mask[row, : longest - len(prompt)] = 0
-    ids, mask = ids.to(device), mask.to(device)
+    ids, mask = (part.to(device) for part in _padded_left(prompts, sampling.max_tokens))
+    longest, padded = ids.shape[1], not bool(mask.all())
     places = (mask.cumsum(-1) - 1).clamp_min(0) if padded else None
     options: dict[str, Any] = {"past_key_values": DynamicCache(config=model.config), "use_cache": True}
     if "logits_to_keep" in inspect.signature(model.forward).parameters:
@@ -657,7 +495,7 @@ def read(
     body = anatomy(model)
     cached = sorted({c.representation for c in concepts} & {"keys", "values"})
     wanted = sorted({c.representation for c in concepts} - {"keys", "values"})
-    cache = _full_cache() if cached else None
+    cache = DynamicCache() if cached else None
     with _maybe(guide), recorded(body, wanted) as reading:
         if guide is not None:
             guide.cover(len(ids), start)

@@ -14,16 +14,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from pipelines.concept_guidance.files import (
-    Concept,
-    Example,
-    check_examples,
-    check_fit,
-    read_concept,
-    read_examples,
-    write_gguf,
-    write_safetensors,
-)
+from pipelines.concept_guidance.concepts import Concept, check_fit
+from pipelines.concept_guidance.examples import Example, check_examples, read_examples
+from pipelines.concept_guidance.files import read_concept, write_safetensors
+from pipelines.concept_guidance.gguf import write_gguf
 
 LAYERS, WIDTH = 4, 6
 

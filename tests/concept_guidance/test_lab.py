@@ -10,8 +10,9 @@ import random
 import pytest
 
 from pipelines import concept_guidance
-from pipelines.concept_guidance import SweepPoint, lab
+from pipelines.concept_guidance import lab
 from pipelines.concept_guidance.lab import Curve, SweepSettings
+from pipelines.concept_guidance.sweep import SweepPoint
 from pipelines.core.lane import Cancelled, Job, Progress
 from pipelines.core.registry import ROOT, Registry
 from pipelines.worlds import crumpet

@@ -28,12 +28,12 @@ from demos.concept_guidance.shown import Turn
 from demos.core import handlers
 from pipelines import concept_guidance
 from pipelines.concept_guidance import Partial, Row, Settings, files, lab
-from pipelines.concept_guidance.files import Concept
+from pipelines.concept_guidance.concepts import Concept
+from pipelines.concept_guidance.examples import read_examples
 from pipelines.concept_guidance.lab import Curve, SweepSettings
-from pipelines.core.registry import ModelSpec
 from pipelines.worlds import crumpet
-from tests.concept_guidance.test_concept_guidance import LAYERS, WIDTH, concept, toy, toy_tokenizer
 from tests.core.test_app import handler, shown, visit
+from tests.toys.language import LAYERS, WIDTH, concept, offer
 
 ADVANCED = ["best", "share", "all", 7, 0.7, 0.95, 12]
 ROWS = [
@@ -50,21 +50,12 @@ def asked(message="hello you", turns=(), own=None, both=EACH, visible=ONE, advan
     return [message, list(turns), own or {}, "mini-llama", both, visible, *advanced, *(v for row in rows for v in row)]
 
 
-@pytest.fixture(scope="module")
-def parts():
+@pytest.fixture
+def toys(llama, tokenizer, monkeypatch):
+    """The page's model is a toy for the length of a test."""
     names = ("humour", "truthfulness", "politeness")
     vectors = {f"{name}.dim": dataclasses.replace(concept(n, name), name=name) for n, name in enumerate(names)}
-    return tuple(
-        ModelSpec(f"tab-toy/{name}", ".", lambda spec, value=value: value, "Apache-2.0", 1 << 20)
-        for name, value in (("model", toy()), ("tokenizer", toy_tokenizer()), ("vectors", vectors))
-    )
-
-
-@pytest.fixture
-def toys(parts, monkeypatch):
-    """The page's model is a toy for the length of a test."""
-    model = concept_guidance.LanguageModel("mini-llama", "toy", "Apache-2.0", parts, neutral_prompt="hello")
-    monkeypatch.setitem(concept_guidance.MODELS, "mini", (model,))
+    offer(monkeypatch, llama, tokenizer, vectors, neutral_prompt="hello")
 
 
 def values(updates: list) -> list:
@@ -542,11 +533,11 @@ def test_files_that_are_no_vectors_are_refused_in_one_sentence(tmp_path: Path, m
 
 
 def test_the_example_has_only_words_that_the_model_knows():
-    examples = files.read_examples(make.EXAMPLE)
+    examples = read_examples(make.EXAMPLE)
     assert len(examples) == 10 and sum(example.label for example in examples) == 5
     lost = {word for e in examples for word in crumpet.unknown_words(f"{e.prompt} {e.completion}")}
     assert not lost
-    assert len(files.read_examples(make.PLAIN_EXAMPLE)) == 10
+    assert len(read_examples(make.PLAIN_EXAMPLE)) == 10
 
 
 # --- the full set ---

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from pipelines.concept_guidance.conversation import unknown_words
 from pipelines.core import text
 from pipelines.core.text import encode_chat, encode_text, unread
 from pipelines.models import sdxl
@@ -250,9 +251,8 @@ def test_every_caption_of_a_portrait_is_read_whole():
 
 
 def test_words_that_the_small_model_reads_only_without_their_brackets_are_named():
-    from pipelines.concept_guidance import steering
 
-    found = steering.unknown_words(mini(), "Where does <Mabel> work, <bot> and zeppelin? The goat!")
+    found = unknown_words(mini(), "Where does <Mabel> work, <bot> and zeppelin? The goat!")
     assert list(found) == ["<Mabel>", "bot", "zeppelin"]
 
 

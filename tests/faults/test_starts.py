@@ -23,7 +23,7 @@ print("TOLD", json.dumps([asset_files.problems(), demos.status_text(Registry("cp
 """
 FIGURES = sorted(
     path.relative_to(ROOT).as_posix()
-    for name in ("evaluation.json", "manifest.json", "sweeps.json", "config.json", "tokenizer.json", "scheduler_config.json")
+    for name in ("evaluation.json", "manifest.json", "config.json", "tokenizer.json", "scheduler_config.json")
     for path in (ROOT / "assets").rglob(name)
 )  # fmt: skip
 FIRST = ["removal.npz", "person.webp", "reference.webp"]

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from demos.core.handlers import explain
 from pipelines import concept_guidance, golden_noise
+from pipelines.concept_guidance.vectors import specs
 from pipelines.core import registry as registries
 from pipelines.core.lane import run_blocking
 from pipelines.core.registry import ModelSpec, OutOfBudget, Registry
@@ -158,7 +159,7 @@ def test_the_other_people_of_a_training_are_not_left_out_without_a_word(
 def test_every_file_that_a_part_is_loaded_from_is_checked_by_its_hash():
     """Settings and words too: with others the model would draw something else, and nobody would say so."""
     checked = {(ROOT / spec.source / name).resolve() for spec in declared() for name in spec.sha256}
-    unread = ("manifest.json", "evaluation.json", "sweeps.json", "model_index.json")
+    unread = ("manifest.json", "evaluation.json", "model_index.json")
     for spec in declared():
         for path in (ROOT / spec.source).rglob("*"):
             read = path.suffix in (".json", ".safetensors", ".jinja") and path.name not in unread
@@ -236,4 +237,4 @@ def test_memory_that_ends_in_the_work_is_given_back_and_the_next_run_is_right(ki
 
 
 def leased(registry: Registry, key: str) -> Any:
-    return registry.lease(next(spec for spec in concept_guidance.specs("mini") if spec.key == key))
+    return registry.lease(next(spec for spec in specs("mini") if spec.key == key))

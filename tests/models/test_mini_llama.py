@@ -7,9 +7,11 @@ import math
 
 import pytest
 
-from assets.mini_llama import evaluate, vectors
-from pipelines import concept_guidance
+from assets.concept_guidance import evaluate
+from assets.mini_llama import vectors
 from pipelines.concept_guidance import lab
+from pipelines.concept_guidance.concepts import PROBES
+from pipelines.concept_guidance.files import read_concept
 from pipelines.core.registry import ROOT
 from pipelines.worlds import crumpet
 
@@ -71,8 +73,8 @@ def test_a_scan_has_what_a_row_needs():
 
 
 def test_every_concept_has_its_three_vectors_and_they_fit_the_model():
-    known = {path.stem: concept_guidance.read_concept(path) for path in (FOLDER / "vectors").glob("*.safetensors")}
-    assert set(known) == {f"{concept}.{probe}" for concept in crumpet.CONCEPTS for probe in concept_guidance.PROBES}
+    known = {path.stem: read_concept(path) for path in (FOLDER / "vectors").glob("*.safetensors")}
+    assert set(known) == {f"{concept}.{probe}" for concept in crumpet.CONCEPTS for probe in PROBES}
     config = json.loads((FOLDER / "config.json").read_text())
     for stem, concept in known.items():
         assert concept.weights.shape == (config["num_hidden_layers"], config["hidden_size"]), stem
@@ -82,13 +84,13 @@ def test_every_concept_has_its_three_vectors_and_they_fit_the_model():
 
 def test_the_shipped_sweeps_are_those_of_the_shipped_weights():
     told = lab.measured()
-    assert told, "run python -m assets.mini_llama.evaluate --write"
+    assert told, "run python -m assets.concept_guidance.evaluate --write"
     assert set(told["concepts"]) == set(crumpet.CONCEPTS) and told["prompts"] >= 200
     best = json.loads((FOLDER / "manifest.json").read_text())["best"]
     assert best == told["best"]
     for concept, rows in told["concepts"].items():
         for probe, row in rows.items():
-            vector = concept_guidance.read_concept(FOLDER / "vectors" / f"{concept}.{probe}.safetensors")
+            vector = read_concept(FOLDER / "vectors" / f"{concept}.{probe}.safetensors")
             assert row["accuracies"] == [round(value, 4) for value in vector.validation_accuracy], (concept, probe)
             assert math.isclose(row["pnes"]["value"], lab.fit(row["points"]).value, abs_tol=2e-3)
             assert (row["range"], row["range_at"]) == evaluate.fluent_range(row["points"])

@@ -1,8 +1,8 @@
 """What guiding the small language model does: every concept and probe over a scan of strengths, read by the parser.
 
-    OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 -m assets.mini_llama.evaluate --write   # the card's figures
-    python -m assets.mini_llama.evaluate --prompts 24 --concepts humour --probes dim       # a look, under a minute
-    python -m assets.mini_llama.evaluate --choose                                          # places and layers
+    OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 -m assets.concept_guidance.evaluate --write   # the card's figures
+    python -m assets.concept_guidance.evaluate --prompts 24 --concepts humour --probes dim       # a look, under a minute
+    python -m assets.concept_guidance.evaluate --choose                                          # places and layers
 
 For each of 6 concepts x 3 probes: the same 200 held-out questions at 9 strengths from -0.6 to 0.6 (shares of each token's
 norm), temperature 0.7, top-p 0.95, seed 0. The parser gives the trait rate, whether an answer is grammatical, and whether its
@@ -25,15 +25,19 @@ from typing import Any
 
 from assets import chunks, training
 from assets.mini_llama import train, vectors
-from pipelines import concept_guidance
-from pipelines.concept_guidance import PROBES, SweepPoint, lab, steering
+from pipelines.concept_guidance import lab, steering
+from pipelines.concept_guidance.concepts import PROBES
+from pipelines.concept_guidance.files import read_concept
 from pipelines.concept_guidance.lab import SweepSettings
+from pipelines.concept_guidance.layers import choose_layers
 from pipelines.concept_guidance.pnes import pnes
+from pipelines.concept_guidance.sweep import GRAMMAR, SweepPoint, sweep
 from pipelines.core.lane import Job, run_blocking
 from pipelines.core.scores import wilson
+from pipelines.models.language import MODELS
 from pipelines.worlds import crumpet
 
-HERE = Path(__file__).parent
+HERE, MODEL = Path(__file__).parent, vectors.HERE
 DONE = Path("data/evaluation")
 BAR = 0.30
 """Change of the trait rate between two fluent strengths from which a concept counts as guidable."""
@@ -43,7 +47,7 @@ RESAMPLES = 200
 
 def mark(concept: str, probe: str, prompts: int, layers: str) -> str:
     """Short hash over everything that decides a piece."""
-    manifest = training.read_json(HERE / "manifest.json")
+    manifest = training.read_json(MODEL / "manifest.json")
     files = ("model.safetensors", f"vectors/{concept}.{probe}.safetensors")
     facts = [{name: manifest["sha256"].get(name) for name in files}, prompts, layers]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
@@ -58,9 +62,9 @@ def scan(
     found: list[SweepPoint] = []
 
     def work(job: Job) -> None:
-        chosen = concept_guidance.choose_layers(layers, vector.layers, vector.validation_accuracy)
+        chosen = choose_layers(layers, vector.layers, vector.validation_accuracy)
         found.extend(
-            concept_guidance.sweep(
+            sweep(
                 job, model, tokenizer, vector, lab.questions(settings), lab.references("mini"),
                 lambda messages, answer: lab.judge_parsed(concept, messages, answer),
                 settings.strengths, list(chosen),
@@ -73,14 +77,14 @@ def scan(
     return {
         "points": [lab.point(point) for point in found],
         "values": [list(point.values) for point in found],
-        "layers": list(concept_guidance.choose_layers(layers, vector.layers, vector.validation_accuracy)),
+        "layers": list(choose_layers(layers, vector.layers, vector.validation_accuracy)),
     }
 
 
 def fluent_range(points: list[dict[str, Any]]) -> tuple[float, list[float]]:
     """The largest change of the trait rate between two strengths that stay grammatical, and these strengths."""
     base = min(points, key=lambda p: abs(p["strength"]))["grammatical"]
-    kept = [p for p in points if p["grammatical"] >= concept_guidance.GRAMMAR * base and p["score"] is not None]
+    kept = [p for p in points if p["grammatical"] >= GRAMMAR * base and p["score"] is not None]
     low, high = min(kept, key=lambda p: p["score"]), max(kept, key=lambda p: p["score"])
     return round(high["score"] - low["score"], 4), [low["strength"], high["strength"]]
 
@@ -171,7 +175,7 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=200)
     parser.add_argument("--concepts", default=",".join(crumpet.CONCEPTS))
     parser.add_argument("--probes", default=",".join(PROBES))
-    parser.add_argument("--layers", default=concept_guidance.MODELS["mini"][0].layers)
+    parser.add_argument("--layers", default=MODELS["mini"][0].layers)
     parser.add_argument("--choose", action="store_true", help="try places and layers on other questions, write nothing")
     parser.add_argument("--write", action="store_true", help="write the figures for the card and the page")
     arguments = parser.parse_args()
@@ -180,9 +184,7 @@ def main() -> None:
         choose(min(arguments.prompts, 40), concepts)
         return
     model, tokenizer = vectors.open_model()
-    known = {
-        path.stem: concept_guidance.read_concept(path) for path in sorted((HERE / "vectors").glob("*.safetensors"))
-    }
+    known = {path.stem: read_concept(path) for path in sorted((MODEL / "vectors").glob("*.safetensors"))}
     work = [(concept, probe) for concept in concepts for probe in arguments.probes.split(",")]
     found = chunks.complete(
         DONE / "concepts",
@@ -195,8 +197,8 @@ def main() -> None:
     told = report(found, known, arguments.prompts)
     told["unguided"] = train.evaluate(model, arguments.prompts, seed=2)
     if arguments.write:
-        training.write_json(HERE / "sweeps.json", told)
-        training.write_manifest(HERE, {"best": told["best"]})
+        training.write_json(HERE / "evaluation.json", told)
+        training.write_manifest(MODEL, {"best": told["best"]})
     print(in_words(told))
     print(train.in_words(told["unguided"]))
 

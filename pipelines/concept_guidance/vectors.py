@@ -1,0 +1,79 @@
+"""The concepts that come along with a language model, and how a name is looked up among them. No torch at module level."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from pipelines.concept_guidance.concepts import PROBES, Concept
+from pipelines.concept_guidance.files import read_concept
+from pipelines.core import asset_files
+from pipelines.core.registry import ROOT, ModelSpec, resolve
+from pipelines.models.language import MODELS, LanguageModel, language_model
+from pipelines.models.sdxl import asset_spec, manifest
+
+
+def _load_vectors(spec: ModelSpec) -> dict[str, Concept]:
+    """Shipped vectors by file name ("humour.dim"). The authors' are taken from a local copy of their repository."""
+    if Path(spec.source).parts[:1] == ("assets",):
+        resolve(spec)  # says so where the folder is missing
+    return {stem: dataclasses.replace(read_concept(path), name=stem) for stem, path in vector_files(spec).items()}
+
+
+def vector_files(spec: ModelSpec) -> dict[str, Path]:
+    """The vector files of a spec of vectors that are here, by name ("humour.dim"); none is opened."""
+    source = Path(spec.source)
+    if source.parts[:1] == ("assets",):
+        folders = [ROOT / source / "vectors"]
+    else:
+        root = Path(os.environ.get("LATENT_STUDIO_MODELS") or ".") / "concept-guidance"
+        folders = [root / name / source.name for name in ("trained_concepts", "concepts")]
+    return {path.stem: path for folder in folders for path in sorted(folder.glob("*.safetensors"))}
+
+
+def _spec(model: LanguageModel) -> ModelSpec:
+    key = model.parts[1].key.replace("/tokenizer", "/vectors")  # smaller forms of a model share both
+    if model.folder:
+        return asset_spec(key, model.folder, _load_vectors, "vectors", "its concepts")
+    return ModelSpec(
+        key,
+        model.parts[1].source,
+        _load_vectors,
+        "MIT",
+        1 << 22,
+        card="the authors’ vectors, if they are here",
+        fetch=vector_files,
+    )
+
+
+VECTORS: dict[str, ModelSpec] = {model.name: _spec(model) for models in MODELS.values() for model in models}
+"""Name of a model -> its concept vectors as a part of the registry."""
+
+
+def specs(model_set: str, name: str = "") -> tuple[ModelSpec, ModelSpec, ModelSpec]:
+    """The parts that a run leases: model, tokenizer, vectors."""
+    model = language_model(model_set, name)
+    return (*model.parts, VECTORS[model.name])
+
+
+def find_concept(known: Mapping[str, Concept], name: str, preferred: Mapping[str, str] | None = None) -> Concept:
+    """The concept called ``name``: a file's name ("humour.dim"), or a concept of which a probe is then chosen.
+
+    ``preferred`` names the best probe of a concept, as measured; otherwise the first of :data:`PROBES` that exists.
+    """
+    choices = [name, f"{name}.{(preferred or {}).get(name, PROBES[0])}", *(f"{name}.{probe}" for probe in PROBES)]
+    found = next((known[choice] for choice in choices if choice in known), None)
+    if found is None:
+        names = ", ".join(sorted({key.split(".")[0] for key in known})) or "none yet, make one or load a file"
+        raise ValueError(f"The concept {name[:60]!r} is unknown to this model: it knows {names}.")
+    return dataclasses.replace(found, name=name)
+
+
+def find_concepts(
+    model: LanguageModel, names: Sequence[str], vectors: Mapping[str, Concept], own: Mapping[str, Concept] | None = None
+) -> list[Concept]:
+    """The concepts of these ``names`` among a model's ``vectors`` and the visitor's ``own``, which go first."""
+    known, preferred = {**vectors, **(own or {})}, asset_files.strings(manifest(model.folder).get("best"))
+    return [find_concept(known, name, preferred) for name in names]
