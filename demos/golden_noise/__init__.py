@@ -16,7 +16,7 @@ from demos.core.figures import Line, bars, data_uri, lines, measured, safe, sign
 from demos.core.form import Form
 from demos.core.handlers import LIGHT, TALKS, halt, on_gpu
 from demos.core.hold import held, hold
-from demos.core.page import ends, pump, run_event
+from demos.core.page import ends, picture, pump, restore_zone, run_event, run_row
 from demos.core.tabs import Tab
 from demos.core.uploads import emptied, told
 from demos.core.visitors import new_folder
@@ -126,9 +126,7 @@ def build(registry: Registry, model_set: str) -> None:
     with gr.Row(equal_height=False):
         with gr.Column(scale=4, min_width=320, elem_classes="studio-controls"):
             asked.add("prompt", elem_id="golden-prompt", container=True)
-            with gr.Row(elem_classes="run-row"):
-                run = gr.Button("Run", variant="primary", size="lg", scale=3, min_width=120, elem_classes="studio-run")
-                stop = gr.Button("Stop", size="lg", scale=1, min_width=90, elem_classes="studio-stop")
+            run, stop = run_row()
             with gr.Column(elem_classes="studio-chips"):
                 gr.HTML("<p class='label'>Examples: one click runs</p>", padding=False)
                 with gr.Row(elem_classes="chips"):
@@ -141,20 +139,14 @@ def build(registry: Registry, model_set: str) -> None:
             asked.add("source", choices=[(words, key) for key, words in choices.items()], elem_classes="sources")
             asked.add("strength", elem_classes="gold-slider")
             asked.add("steps", "guidance")
-            dropped = gr.File(
-                label="Restore settings from a PNG made here",
-                file_types=[".png"],
-                type="filepath",
-                height=84,
-                elem_classes="restore",
-            )
+            dropped = restore_zone()
         with gr.Column(scale=7, min_width=320, elem_classes="studio-results"):
             with gr.Tabs(elem_classes="parts", overflow_behavior="wrap") as parts:
                 with gr.Tab("One picture", id="picture", render_children=True):
                     line = gr.HTML(progress_line(NOTHING_YET), padding=False, elem_classes="run-line")
                     with gr.Row(elem_classes="pair"):
-                        standard = _picture("Standard noise", "standard")
-                        golden = _picture("Golden noise", "golden")
+                        standard = picture("Standard noise", "standard", "The picture made from standard noise")
+                        golden = picture("Golden noise", "golden", "The picture made from golden noise")
                     verdict = gr.HTML(padding=False)
                     with gr.Column(visible=False) as details:
                         slider = gr.ImageSlider(
@@ -256,18 +248,6 @@ def from_python() -> str:
     named = [f'`"{key}"` ({words})' for key, words in golden_noise.SOURCES.items()]
     listed = ", ".join(named[:-1]) + " or " + named[-1]
     return FROM_PYTHON.replace("{prompt}", f'"{EXAMPLES[0][0]}"').replace("{sources}", listed)
-
-
-def _picture(label: str, kind: str) -> gr.Image:
-    return gr.Image(
-        label=label,
-        type="filepath",
-        interactive=False,
-        buttons=["download", "fullscreen"],
-        elem_classes=["picture", kind],
-        alt_text=f"The picture made from {label.lower()}",
-        placeholder=" ",
-    )
 
 
 def _endpoint(registry: Registry, model_set: str) -> None:
