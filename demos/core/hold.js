@@ -18,7 +18,9 @@
     holds.set(name, { nodes, timer: setTimeout(() => window.studioRelease(name), LONGEST_MS) });
   };
   const stop = (event) => {
-    if (!holds.size || !held(event.target)) return;
+    // The second click of a double click, and a key that is held down, start nothing either.
+    const again = event.detail > 1 || event.repeat;
+    if (!(again && event.target.closest?.(STARTS)) && !(holds.size && held(event.target))) return;
     event.preventDefault();
     event.stopImmediatePropagation();
   };

@@ -252,7 +252,8 @@ class KeepsWork(gr.Blocks):
         given = {"inputs": token, "outputs": list(outputs.values()), "js": TOKEN, **light}
         self.load(give_back, **given)
         again = gr.Button(visible="hidden", elem_id="studio-give-back")
-        again.click(give_back, **given)
+        # Asked for while an answer is on its way, it comes once more: what has ended meanwhile is in that one only.
+        again.click(give_back, trigger_mode="always_last", **given)
         save = gr.Button(visible="hidden", elem_id="studio-save")
         save.click(
             note_form, list(inputs.values()), None, preprocess=False, trigger_mode="always_last", **light

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 import weakref
 from collections import deque
 from dataclasses import dataclass, field
@@ -14,6 +15,8 @@ from pipelines.core import lane
 
 PLACES = 24
 """So many runs may go or wait at once."""
+CLOSES_S = 5.0
+"""So long a new run waits for the one before, whose work is done and shown, to come to its end; more than that is none."""
 
 
 @dataclass(eq=False)
@@ -42,6 +45,9 @@ class Runs:
         Raises:
             ValueError: one is going already.
         """
+        until = time.monotonic() + CLOSES_S
+        while (before := self.by_session.get(session)) is not None and before.done and time.monotonic() < until:
+            time.sleep(0.02)
         with self.lock:
             before = self.by_session.get(session)
             if before is not None and not before.gone:

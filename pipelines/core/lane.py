@@ -87,6 +87,12 @@ class Reader:
     """Jobs of different owners take turns in the line."""
     gone: bool = False
     _jobs: "weakref.WeakSet[Job]" = field(default_factory=weakref.WeakSet, repr=False)
+    _began: bool = False
+
+    @property
+    def done(self) -> bool:
+        """Whether there were jobs and all have come to their end."""
+        return self._began and all(job.over for job in list(self._jobs))
 
     def end(self) -> None:
         """Stop all jobs at their next check, and refuse new ones. May be called from any thread, more than once."""
@@ -119,6 +125,8 @@ class Job:
     out: queue.SimpleQueue = field(default_factory=queue.SimpleQueue, repr=False)
     stop: threading.Event = field(default_factory=threading.Event, repr=False)
     started: float | None = None
+    over: bool = False
+    """It has come to its end, whichever."""
     turn: int = 0
     """How many jobs of the same owner were there before it."""
     passed: int = 0
@@ -261,6 +269,7 @@ def stream_here(
     job = Job(limit_s, _reader.get(), f"{fn.__module__}.{fn.__qualname__}" if hasattr(fn, "__qualname__") else "")
     if job.reader is not None:
         job.reader._jobs.add(job)
+        job.reader._began = True
         if job.reader.gone:
             raise Cancelled
     context = contextvars.copy_context()
@@ -399,7 +408,7 @@ def _execute(job: Job) -> bool:
         job.out.put(Failure(error))
         return False
     finally:
-        job._call = None
+        job._call, job.over = None, True
 
 
 def _as_exception(error: BaseException) -> RuntimeError:

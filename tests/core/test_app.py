@@ -13,6 +13,7 @@ import re
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -533,6 +534,25 @@ def test_one_run_per_visitor_until_stop_is_pressed():
     assert next(handler(visit("a"))) == a
     other.close()
     assert not handlers.stop_run(visit("b"))
+
+
+def test_a_run_that_has_shown_its_result_keeps_nobody_waiting():
+    """Whoever presses Run when he reads "Done" is not told that his run still goes."""
+    results = threading.Event()
+
+    def short(session):
+        yield from lane.stream(lambda job: 1)
+        results.wait(10)  # as long as the server takes to send it
+
+    handler = demos.on_gpu(short)
+    first, second = handler(visit("a")), handler(visit("a"))
+    assert lane.Result(1) in first
+    threading.Timer(0.3, results.set).start()
+    with ThreadPoolExecutor() as pool:
+        started = pool.submit(next, second)
+        assert list(first) == []
+        assert started.result(20) is not None
+    second.close()
 
 
 def test_the_session_is_no_parameter_of_the_endpoint():
