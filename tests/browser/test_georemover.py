@@ -9,7 +9,7 @@ import io
 import re
 import threading
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import urljoin
 
@@ -19,7 +19,7 @@ from PIL import Image, ImageOps
 
 from demos.georemover.scenes import FIRST_MASK, first
 from pipelines.core import images
-from tests.browser.test_studio import CHROMIUM, WIDE, Visit, browser, expect, sync_api  # noqa: F401
+from tests.browser.test_studio import CHROMIUM, SEEN, WIDE, Visit, at_rest, browser, expect, sync_api  # noqa: F401
 from tests.environment import free_port
 
 PHONE = {"viewport": {"width": 375, "height": 812}, "is_mobile": True, "has_touch": True}
@@ -48,17 +48,17 @@ class Remover(Visit):
 
     def __init__(self, *arguments: object, **device: object) -> None:
         super().__init__(*arguments, **device)
-        self.page.set_default_timeout(60_000)
         self.page.get_by_role("tab", name="GeoRemover", exact=True).click()
         self.remove = self.page.get_by_role("button", name="Remove", exact=True)
         self.remove.wait_for()
         self.said = self.page.locator(".removal-line:visible .progress-line").first
-        expect.set_options(timeout=60_000)
 
     def ends(self, words: str = "Done in") -> None:
+        """Wait until the line says so, in other words than when it was read last."""
         said = re.compile(rf"^\s*{words}")
-        self.page.locator(".removal-line:visible .progress-line", has_text=said).wait_for(timeout=RUN_MS)
-        self.page.wait_for_timeout(500)  # the last update is shown a moment before the next run may start
+        fresh = self.page.locator(".removal-line:visible .progress-line:not([data-seen])", has_text=said)
+        fresh.wait_for(timeout=RUN_MS)
+        self.page.evaluate(SEEN)
 
     def goes(self) -> None:
         self.page.locator(".removal-line .progress-line.running:visible").first.wait_for()
@@ -78,7 +78,7 @@ class Remover(Visit):
         was = "open" in (head.get_attribute("class") or "")
         head.click()
         expect(head).to_have_class(re.compile(r"^(?!.*\bopen\b)" if was else r"\bopen\b"))
-        self.page.wait_for_timeout(400)  # what it holds slides into place
+        at_rest(head)
 
     def press(self, name: str) -> None:
         self.page.get_by_role("button", name=name, exact=True).click()
@@ -102,6 +102,22 @@ class Remover(Visit):
             self.page.locator("a:visible, button:visible").filter(has_text=name).last.click()
         download.value.save_as(path)
         return download.value.suggested_filename
+
+    def looks(self, part: sync_api.Locator, right: Callable[[numpy.ndarray], bool]) -> None:
+        """Wait until a part of the page looks right, and the same for a while."""
+        before, same = b"", 0
+        for _ in range(600):
+            shot = part.screenshot()
+            same = (
+                same + 1
+                if shot == before and right(numpy.asarray(Image.open(io.BytesIO(shot)).convert("L"), int))
+                else 0
+            )
+            if same == 3:
+                return
+            before = shot
+            self.page.wait_for_timeout(100)
+        raise AssertionError("it does not come to look so")
 
     # The mask: its line follows every change.
 
@@ -288,7 +304,6 @@ def test_the_stages_one_by_one_and_a_depth_of_ones_own(wide: Remover, tmp_path: 
 
     wide.fold("Edit or bring the depth after")
     wide.press("What if the depth had not changed?")
-    wide.goes()
     wide.page.locator(".remark:visible", has_text="The depth did not change").first.wait_for(timeout=RUN_MS)
     wide.ends()
 
@@ -297,22 +312,20 @@ def test_the_stages_one_by_one_and_a_depth_of_ones_own(wide: Remover, tmp_path: 
     wide.press("Paint over the depth after")
     editor = wide.page.locator(".removal-editor:visible canvas").first
     editor.wait_for()
-    wide.page.wait_for_timeout(3000)  # it opens empty and puts its picture on later
     editor.scroll_into_view_if_needed()
+    wide.looks(editor, lambda shot: shot.std() > 10)  # it opens empty and puts its picture on later
     box = editor.bounding_box()
     wide.page.mouse.move(box["x"] + box["width"] / 2 - 30, box["y"] + box["height"] / 2)
     wide.page.mouse.down()
     wide.page.mouse.move(box["x"] + box["width"] / 2 + 30, box["y"] + box["height"] / 2, steps=8)
-    wide.page.wait_for_timeout(300)
     wide.page.mouse.up()
-    wide.page.wait_for_timeout(1000)
+    wide.traffic.settle()
     wide.press("Use what I painted")
     wide.page.locator(".remark:visible", has_text="3 Render uses your depth").wait_for()
     expect(wide.page.get_by_alt_text(label, exact=True).first).not_to_have_attribute("src", source)
     painted = numpy.abs(wide.seen(label) - after).max(-1) > 24
     assert 0.002 < painted.mean() < 0.3, "the stroke is in the depth, and little else"
     wide.press("Render from my depth")
-    wide.goes()
     wide.ends()
     flat = tmp_path / "photo.png"
     Image.fromarray(numpy.random.default_rng(0).integers(0, 255, (64, 96, 3), numpy.uint8)).save(flat)
@@ -338,6 +351,8 @@ def test_stop_variants_history_and_other_scenes(wide: Remover):
     wide.goes()
     wide.remove.click()
     wide.message("One run at a time")
+    wide.page.keyboard.press("Escape")  # takes the message away
+    expect(wide.page.locator(".toast-body")).to_have_count(0)
     wide.page.keyboard.press("Escape")
     wide.ends("Stopped. Stages that were finished are kept")
 
@@ -402,22 +417,24 @@ def test_roll_and_remove_in_either_order_never_mix_two_scenes(wide: Remover, mon
     from demos.georemover import run, scenes
 
     roll, write, may, ready = scenes.roll, run.write, threading.Event(), threading.Event()
-    monkeypatch.setattr(scenes, "roll", lambda recipe: may.wait(30) and roll(recipe))
-    monkeypatch.setattr(run, "write", lambda *given: ready.wait(60) and write(*given))
+    monkeypatch.setattr(scenes, "roll", lambda recipe: may.wait(RUN_MS) and roll(recipe))
+    monkeypatch.setattr(run, "write", lambda *given: ready.wait(RUN_MS) and write(*given))
     ready.set()
     wide.fast()
     wide.fold("Roll a new scene")
+    number = wide.page.get_by_label("Scene seed", exact=True)
+    before = number.input_value()
     wide.press("Roll a new scene")
     expect(wide.remove).to_have_attribute("aria-disabled", "true")
     wide.remove.click(force=True)  # a click that does not wait
     wide.page.keyboard.press("Control+Enter")
-    wide.page.wait_for_timeout(300)
+    expect(number).not_to_have_value(before)
     assert wide.page.locator(".removal-line .progress-line.idle:visible").count(), "the old scene was removed"
-    seed = wide.page.get_by_label("Scene seed", exact=True).input_value()
+    seed = number.input_value()
     may.set()
     wide.remove.click()  # waits until it may
     wide.ends()
-    assert wide.page.get_by_label("Scene seed", exact=True).input_value() == seed
+    assert number.input_value() == seed
     expect(wide.page.locator(".removal-slide:visible img").first).to_be_visible()
 
     ready.clear()
@@ -426,8 +443,9 @@ def test_roll_and_remove_in_either_order_never_mix_two_scenes(wide: Remover, mon
     wide.press("Roll a new scene")
     expect(wide.page.locator(".removal-slide:visible img")).to_have_count(0)  # the results of the scene before are gone
     ready.set()
-    wide.page.locator(".removal-line:visible .progress-line.done", has_text="in “Your results”").wait_for()
-    wide.page.wait_for_timeout(300)
+    wide.page.locator(".removal-line:visible .progress-line.done", has_text="in “Your results”").wait_for(
+        timeout=RUN_MS
+    )
     assert wide.page.locator(".removal-slide:visible img").count() == 0
     assert not wide.source("Depth of the picture, near is bright")
     assert wide.page.locator(".removal-board:visible").count() == 0

@@ -13,7 +13,7 @@ from PIL import Image
 from demos.megaportrait.people import first_reference
 from pipelines.core import images
 from pipelines.megaportrait import EXAMPLES
-from tests.browser.test_studio import CHROMIUM, PHONE, WIDE, Visit, browser, expect  # noqa: F401
+from tests.browser.test_studio import CHROMIUM, PHONE, SEEN, WIDE, Visit, browser, expect  # noqa: F401
 from tests.environment import free_port
 from tests.toys import megaportrait_page
 
@@ -43,17 +43,17 @@ class Sitting(Visit):
 
     def __init__(self, *arguments: object, **device: object) -> None:
         super().__init__(*arguments, **device)
-        self.page.set_default_timeout(60_000)
-        expect.set_options(timeout=60_000)
         self.page.get_by_role("tab", name="MegaPortrait", exact=True).click()
         self.make = self.page.get_by_role("button", name="Make the portrait", exact=True)
         self.make.wait_for()
         self.words = self.page.locator(".prose.portrait-words:visible")
 
     def ends(self, words: str = "Done in") -> None:
+        """Wait until the line says so, in other words than when it was read last."""
         said = re.compile(rf"^\s*{words}")
-        self.page.locator(".portrait-line:visible .progress-line", has_text=said).wait_for(timeout=RUN_MS)
-        self.page.wait_for_timeout(500)  # the last update is shown a moment before the next run may start
+        fresh = self.page.locator(".portrait-line:visible .progress-line:not([data-seen])", has_text=said)
+        fresh.wait_for(timeout=RUN_MS)
+        self.page.evaluate(SEEN)
 
     def pick(self, name: str) -> None:
         self.page.get_by_label(name, exact=True).check()

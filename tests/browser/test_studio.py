@@ -9,7 +9,8 @@ import os
 import re
 import shutil
 import struct
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -30,8 +31,15 @@ pytestmark = [
 
 WIDE = {"viewport": {"width": 1280, "height": 900}}
 PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
-RUN_MS = 120_000
+RUN_MS = 240_000
 """The first run loads the models on a busy machine."""
+WAIT_MS = 60_000
+"""Everything else; a limit that is met only where something is wrong, on a busy machine, too."""
+expect.set_options(timeout=WAIT_MS)
+
+
+SEEN = "document.querySelectorAll('.progress-line').forEach(line => (line.dataset.seen = 1))"
+"""Marks the lines that a test has read; new words come in a new element."""
 
 
 @pytest.fixture(scope="module")
@@ -42,18 +50,59 @@ def browser() -> Iterator[sync_api.Browser]:
         chromium.close()
 
 
+def at_rest(found: sync_api.Locator) -> dict[str, float]:
+    """Wait until an element is where it stays: what opens or grows moves for some frames. Its box on the screen."""
+    found.evaluate(
+        """node => new Promise(done => {
+          let before = "", same = 0;
+          const look = () => {
+            const { x, y, width, height } = node.getBoundingClientRect();
+            const now = [x, y, width, height].join();
+            same = now === before ? same + 1 : 0;
+            before = now;
+            same < 12 ? requestAnimationFrame(look) : done();
+          };
+          look();
+        })"""
+    )
+    return found.bounding_box()
+
+
+class Traffic:
+    """What a page has asked the studio for and is not answered yet."""
+
+    def __init__(self, page: sync_api.Page) -> None:
+        self.page, self.open, self.changed = page, set(), time.monotonic()
+        page.on("request", lambda request: self._note(request, self.open.add))
+        for end in ("requestfinished", "requestfailed"):
+            page.on(end, lambda request: self._note(request, self.open.discard))
+
+    def _note(self, request: sync_api.Request, change: Callable[[sync_api.Request], None]) -> None:
+        if request.method == "POST" and "/gradio_api/" in request.url:
+            change(request)
+            self.changed = time.monotonic()
+
+    def settle(self) -> None:
+        """Wait until nothing has been on its way for a second: a form is kept 0.4 s after its last change."""
+        until = time.monotonic() + WAIT_MS / 1000
+        while self.open or time.monotonic() < self.changed + 1:
+            assert time.monotonic() < until, [request.url for request in self.open]
+            self.page.wait_for_timeout(100)
+
+
 class Visit:
     """The page as a visitor uses it, by labels and roles, and a record of what went wrong or went out."""
 
     def __init__(self, browser: sync_api.Browser, url: str, theme: str, **device: object) -> None:
         self.context = browser.new_context(accept_downloads=True, **device)
         self.page = self.context.new_page()
-        self.page.set_default_timeout(20_000)
+        self.page.set_default_timeout(WAIT_MS)
         self.problems: list[str] = []
         self.outside: list[str] = []
         self.page.on("pageerror", lambda error: self.problems.append(str(error)))
         self.page.on("console", lambda m: self.problems.append(m.text) if m.type == "error" else None)
         self.page.on("request", lambda request: self._note(request.url, url))
+        self.traffic = Traffic(self.page)
         self.page.goto(f"{url}/?__theme={theme}")
         self.run = self.page.get_by_role("button", name="Run", exact=True)
         self.stop = self.page.get_by_role("button", name="Stop", exact=True)
@@ -74,8 +123,9 @@ class Visit:
         field.press("Tab")
 
     def wait_for(self, state: str, where: str = ".run-line") -> None:
-        found = self.page.locator(f"{where} .progress-line.{state}")
-        found.wait_for(timeout=20_000 if state == "stopped" else RUN_MS)
+        """Wait until a run's line is in this state, by other words than when this was waited for last."""
+        self.page.locator(f"{where} .progress-line.{state}:not([data-seen])").wait_for(timeout=RUN_MS)
+        self.page.evaluate(SEEN)
 
     def part(self, name: str) -> None:
         """Open a part of the tab."""

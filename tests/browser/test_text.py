@@ -55,8 +55,7 @@ def test_bubbles_show_what_was_typed_and_copy_it(page: Chat):
     below = page.page.locator(".chat-pane.steered [data-testid=bot] .md").nth(1)
     assert below.locator("b").count() >= 1 and "<b>" not in (below.text_content() or "")
     page.page.locator(".chat-pane.steered button[title='Copy message']").first.click()
-    page.page.wait_for_timeout(300)
-    assert page.page.evaluate("navigator.clipboard.readText()") == TYPED[0]
+    page.page.wait_for_function("text => navigator.clipboard.readText().then(now => now === text)", arg=TYPED[0])
 
 
 def test_messages_show_what_was_typed(page: Chat):

@@ -20,7 +20,7 @@ from PIL import Image
 
 from demos.core import visitors
 from pipelines.core.registry import ROOT
-from tests.browser.test_studio import CHROMIUM, WIDE, Visit, browser, expect, sync_api  # noqa: F401
+from tests.browser.test_studio import CHROMIUM, SEEN, WIDE, Traffic, Visit, browser, expect, sync_api  # noqa: F401
 from tests.environment import free_port
 
 pytestmark = [
@@ -38,9 +38,7 @@ class Guest(Visit):
 
     def __init__(self, *arguments: object, **device: object) -> None:
         super().__init__(*arguments, **device)
-        self.page.set_default_timeout(60_000)
-        expect.set_options(timeout=60_000)
-        self.page.wait_for_timeout(1000)
+        self.settled()
         self.mark()
 
     def mark(self) -> None:
@@ -52,15 +50,15 @@ class Guest(Visit):
         return self.page.evaluate("window.studioMark === 1")
 
     def settled(self) -> None:
-        """What was filled in has reached the server."""
-        self.page.wait_for_timeout(1500)
+        """What was filled in has reached the server, and what that answers is on the page."""
+        self.traffic.settle()
 
     def again(self, tab: str | None = None) -> None:
         """Load the page again."""
         self.page.reload()
         self.run.wait_for(state="attached")
         self.open(tab)
-        self.page.wait_for_timeout(1500)
+        self.settled()
 
     def open(self, tab: str | None) -> None:
         if tab is not None:
@@ -74,8 +72,7 @@ class Guest(Visit):
 
     def drawn(self) -> str:
         """The address of the picture once the run is done."""
-        self.page.locator(f"{RUN_LINE}.done").wait_for(timeout=RUN_MS)
-        self.page.wait_for_timeout(500)
+        self.wait_for("done")
         return self.picture("golden")
 
     def results(self) -> int:
@@ -136,9 +133,10 @@ def test_form_result_and_history_are_there_after_a_reload_and_in_a_second_tab(gu
 
 def test_results_of_two_tabs_are_one_history(guest: Guest, served: str):
     second = guest.context.new_page()
+    traffic = Traffic(second)
     second.goto(served)
     second.get_by_role("button", name="Run", exact=True).wait_for()
-    second.wait_for_timeout(1500)
+    traffic.settle()
     guest.draws(1)
     guest.drawn()
     second.get_by_label("Prompt", exact=True).fill("a green cone")
@@ -147,9 +145,9 @@ def test_results_of_two_tabs_are_one_history(guest: Guest, served: str):
     second.get_by_role("button", name="Run", exact=True).click()
     second.locator(f"{RUN_LINE}.done").wait_for(timeout=RUN_MS)
     expect(second.locator(".history-strip:visible img")).to_have_count(2)
-    second.wait_for_timeout(1000)
+    traffic.settle()
     guest.again()
-    assert guest.prompt.input_value() == PROMPT, "each tab has its own form"
+    expect(guest.prompt).to_have_value(PROMPT)  # each tab has its own form
 
 
 def test_a_picture_and_its_mask_are_there_after_a_reload(guest: Guest, tmp_path: Path):
@@ -161,7 +159,7 @@ def test_a_picture_and_its_mask_are_there_after_a_reload(guest: Guest, tmp_path:
     guest.page.locator(".removal-photo input[type=file]").set_input_files(photo)
     canvas = guest.page.locator(".painter-canvas:visible")
     canvas.wait_for()
-    guest.page.wait_for_timeout(1000)
+    guest.settled()
     canvas.scroll_into_view_if_needed()
     box = canvas.bounding_box()
     x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
@@ -213,12 +211,17 @@ def test_a_chat_and_a_concept_of_ones_own_are_there_after_a_reload(guest: Guest)
     assert "yours" in own
     said = guest.page.locator(".chat-pane.steered [data-testid=bot]").all_inner_texts()
     guest.again("Concept Guidance")
-    assert guest.page.locator(".chat-pane.steered [data-testid=bot]").all_inner_texts() == said
+    bubbles = guest.page.locator(".chat-pane.steered [data-testid=bot]")
+    expect(bubbles).to_have_count(len(said))
+    assert bubbles.all_inner_texts() == said
     expect(guest.page.get_by_label("Concept 1")).to_have_value(own)
+    # The answer with its settings is known there, too: only another seed would answer otherwise.
+    guest.page.evaluate(SEEN)
     guest.page.get_by_role("button", name="Retry", exact=True).click()
-    guest.wait_for("running", ".chat-line")
     guest.wait_for("done", ".chat-line")
-    assert guest.page.locator(".chat-pane.steered [data-testid=bot]").all_inner_texts()[0] == said[0]
+    expect(guest.page.get_by_label("Chat seed")).not_to_have_value("7")
+    expect(guest.page.locator(".status:visible").first).to_contain_text("politeness +0.40")
+    assert bubbles.all_inner_texts() != said
     assert guest.page.locator(".chat-pane.steered .user-row").count() == 1
 
 
@@ -302,6 +305,7 @@ def test_a_run_outlives_a_cut_connection(browser: sync_api.Browser, served: str)
     guest.draws(60)
     guest.steps_done(3)
     wire.cut()
+    guest.page.route("**/run/**", lambda route: (time.sleep(2.5), route.continue_()))  # and it comes back slow
     expect(guest.page.locator("#studio-lost")).to_contain_text("connection to the studio is lost")
     guest.page.wait_for_timeout(2000)
     wire.whole = True
@@ -329,7 +333,7 @@ def test_clear_my_work_leaves_no_file(guest: Guest):
     guest.page.get_by_role("button", name="Remove everything").click()
     guest.page.wait_for_function("window.studioMark === undefined")
     guest.run.wait_for()
-    guest.page.wait_for_timeout(1500)
+    guest.settled()
     assert guest.results() == 0 and guest.prompt.input_value() != PROMPT and not guest.picture("golden")
     assert not [path for path in mine.rglob("*") if path.suffix in (".png", ".npy")]
 
@@ -381,7 +385,9 @@ def test_work_is_there_after_a_kill_and_after_a_stop(studio: Studio, browser: sy
     address = guest.drawn()
     guest.draws(90)
     guest.steps_done(2)
-    guest.page.wait_for_timeout(2500)
+    kept = visitors.VISITORS + "/*/pages/*.json"
+    while not any("progress-line running" in path.read_text() for path in studio.work.rglob(kept)):
+        guest.page.wait_for_timeout(100)
     first = studio.files()
     studio.kill()
     studio.start()
@@ -397,5 +403,6 @@ def test_work_is_there_after_a_kill_and_after_a_stop(studio: Studio, browser: sy
     assert not studio.files()
     studio.start()
     guest.again()
-    assert guest.results() == 1 and guest.picture("golden") == address
+    expect(guest.page.locator(".history-strip:visible img")).to_have_count(1)
+    assert guest.picture("golden") == address
     guest.context.close()
