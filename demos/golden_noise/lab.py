@@ -10,6 +10,7 @@ import gradio as gr
 from demos.core.figures import Interval, data_uri, intervals, safe, signed
 from demos.core.form import Form
 from demos.core.handlers import BROKE, LIGHT, halt, on_gpu
+from demos.core.hold import STARTS
 from demos.core.page import ends, pump, run_event
 from demos.core.widgets import progress_line
 from pipelines.core.lane import live
@@ -74,9 +75,9 @@ def build(registry: Registry, model_set: str, asked: Form[Settings]) -> None:
         own.add("seed", label="First seed", min_width=130, scale=1)
         own.add("count", min_width=200, scale=2)
     with gr.Row(elem_classes="run-row lab-row"):
-        run = gr.Button("Run the lab", variant="primary", size="lg", scale=3, min_width=110)
+        run = gr.Button("Run the lab", variant="primary", size="lg", scale=3, min_width=110, elem_classes=STARTS)
         stop = gr.Button("Stop the lab", size="lg", scale=2, min_width=90)
-        further = gr.Button("Continue", size="lg", scale=2, min_width=90)
+        further = gr.Button("Continue", size="lg", scale=2, min_width=90, elem_classes=STARTS)
     line = gr.HTML(progress_line(READY), padding=False, elem_classes="lab-line")
     board = gr.HTML(padding=False)
     tally = gr.State(None)

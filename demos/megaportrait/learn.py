@@ -14,7 +14,7 @@ import gradio as gr
 from demos.core.endpoint import FILES, FLAG, MODEL_SET, NUMBER, TEXT, WHOLE, Endpoint, Parameter, publish
 from demos.core.figures import safe
 from demos.core.handlers import BROKE, GPU, LIGHT, TALKS, halt, on_gpu, workspace
-from demos.core.hold import held
+from demos.core.hold import STARTS, held
 from demos.core.uploads import download, emptied, told
 from demos.core.visitors import new_folder, visitor
 from demos.core.widgets import progress_line, running_line
@@ -75,7 +75,7 @@ def build(registry: Registry, model_set: str, step1: Step1) -> Learn:
     """The widgets; ``bind`` makes them work."""
     start, most = first_settings(registry, model_set), most_seconds(registry, model_set)
     with gr.Row(elem_classes="run-row"):
-        run = gr.Button("Train this person", variant="primary", size="lg", scale=3, min_width=120)
+        run = gr.Button("Train this person", variant="primary", size="lg", scale=3, min_width=120, elem_classes=STARTS)
         stop = gr.Button("Stop", size="lg", scale=1, min_width=90, elem_classes="studio-stop")
     line = gr.HTML(progress_line(f"Training takes about {start.seconds:.0f} s."), padding=False)
     course = gr.HTML(padding=False)

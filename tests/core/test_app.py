@@ -26,6 +26,7 @@ from gradio_client import Client
 import app
 import demos
 from demos.core import handlers, tabs, theme, visitors, widgets
+from demos.core.hold import STARTS
 from demos.golden_noise import lab
 from pipelines import golden_noise
 from pipelines.core import images, lane
@@ -536,6 +537,20 @@ def test_one_run_per_visitor_until_stop_is_pressed():
     assert not handlers.stop_run(visit("b"))
 
 
+def test_every_button_that_starts_a_run_waits_for_what_is_on_its_way():
+    """`hold.js` knows them by their classes."""
+    page = app.demo
+    buttons = [
+        page.blocks[number]
+        for event in page.fns.values()
+        if getattr(event.fn, "needs_gpu", False) and event.api_visibility != "public"
+        for number, kind in event.targets
+        if kind == "click"
+    ]
+    assert len(buttons) > 12
+    assert not [button.value for button in buttons if not {"studio-run", "example", STARTS} & set(button.elem_classes)]
+
+
 def test_a_run_that_has_shown_its_result_keeps_nobody_waiting():
     """Whoever presses Run when he reads "Done" is not told that his run still goes."""
     results = threading.Event()
@@ -544,7 +559,7 @@ def test_a_run_that_has_shown_its_result_keeps_nobody_waiting():
         yield from lane.stream(lambda job: 1)
         results.wait(10)  # as long as the server takes to send it
 
-    handler = demos.on_gpu(short)
+    handler = handlers.on_gpu(short)
     first, second = handler(visit("a")), handler(visit("a"))
     assert lane.Result(1) in first
     threading.Timer(0.3, results.set).start()
