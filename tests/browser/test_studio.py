@@ -125,7 +125,10 @@ class Visit:
     def wait_for(self, state: str, where: str = ".run-line") -> None:
         """Wait until a run's line is in this state, by other words than when this was waited for last."""
         self.page.locator(f"{where} .progress-line.{state}:not([data-seen])").wait_for(timeout=RUN_MS)
-        self.page.evaluate(SEEN)
+        # Not those that say by now what comes after this.
+        self.page.locator(f"{where} .progress-line.{state}").evaluate_all(
+            "lines => lines.forEach(one => (one.dataset.seen = 1))"
+        )
 
     def part(self, name: str) -> None:
         """Open a part of the tab."""
