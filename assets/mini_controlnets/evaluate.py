@@ -33,9 +33,13 @@ from pipelines.core import geometry
 from pipelines.core.lane import Job
 from pipelines.core.registry import Registry
 from pipelines.core.scores import mcnemar, wilson
-from pipelines.megaportrait import Cache, Outcome, Recipe, Request, Settings, intake, metrics, paste
+from pipelines.megaportrait import Cache, Request, Settings, intake, metrics, paste, recipes, tools
+from pipelines.megaportrait import learn as megaportrait_learn
 from pipelines.megaportrait import person as portrait_person
-from pipelines.megaportrait.person import Person, Training
+from pipelines.megaportrait.learn import Training
+from pipelines.megaportrait.person import Person
+from pipelines.megaportrait.recipes import Recipe
+from pipelines.megaportrait.results import Outcome
 from pipelines.models import faces, sdxl
 from pipelines.worlds.portrait import clay, paint, shapes
 from pipelines.worlds.portrait import people as persons
@@ -122,7 +126,9 @@ def learn(registry: Registry, identity: int, settings: Training, folder: Path) -
     """Train one person and keep it in ``folder``; what is told of the training."""
     began = time.perf_counter()
     pictures = Recipe(identity, 0).pictures()
-    person = portrait_person.train_person(Job(limit_s=1e9), registry, pictures, settings, str(identity), rendered=True)
+    person = megaportrait_learn.train_person(
+        Job(limit_s=1e9), registry, pictures, settings, str(identity), rendered=True
+    )
     portrait_person.save(person, folder)
     scores = [check["score"] for check in person.facts["checks"]]
     return {
@@ -170,7 +176,7 @@ def mark(*facts: Any, modules: Sequence[Any]) -> str:
     folders = ("mini_sdxl", "mini_faces", "mini_controlnets", "verifier")
     weights = {name: training.hashes(HERE.parent / name) for name in folders}
     sources = [hashlib.sha256(inspect.getsource(module).encode()).hexdigest() for module in modules]
-    told = json.dumps([weights, sources, portrait_person.threshold(), *facts], sort_keys=True, default=str)
+    told = json.dumps([weights, sources, tools.threshold(), *facts], sort_keys=True, default=str)
     return hashlib.sha256(told.encode()).hexdigest()[:12]
 
 
@@ -347,7 +353,7 @@ def report(
     changes: Mapping[str, Any], learning: Training,
 ) -> dict[str, Any]:  # fmt: skip
     """What the card and the page show."""
-    bar = portrait_person.threshold()
+    bar = tools.threshold()
     some = rows.get("ours") or next(iter(rows.values()))
     first = rows.get("first", ())
     found: dict[str, Any] = {
@@ -461,11 +467,11 @@ def speed(times: int) -> dict[str, Any]:
     registry, taken = Registry("cpu"), {"training": [], "portrait": [], "fast": []}
     steps = []
     for turn in range(times + 1):
-        recipe = megaportrait.EXAMPLES[turn % len(megaportrait.EXAMPLES)]
+        recipe = recipes.EXAMPLES[turn % len(recipes.EXAMPLES)]
         pictures, reference = recipe.pictures(), recipe.picture()
         learning = Training.of("mini") if turn else Training(600, 1, checks=1)  # the first turn only warms up
         began = time.perf_counter()
-        person = portrait_person.train_person(Job(1e9), registry, pictures, learning, rendered=True)
+        person = megaportrait_learn.train_person(Job(1e9), registry, pictures, learning, rendered=True)
         seconds = {"training": time.perf_counter() - began}
         for name in ("portrait", "fast"):
             request = Request(reference, person, settings=Settings.of("mini", fast=name == "fast"), rendered=True)

@@ -22,10 +22,11 @@ from demos.megaportrait import step1 as portrait_step1
 from demos.megaportrait import view as portrait_view
 from demos.megaportrait.files import SLUG, settings_inside
 from demos.megaportrait.measured import measured_html
-from pipelines import megaportrait
 from pipelines.core.registry import Registry
-from pipelines.megaportrait import EXAMPLES, PAPER, Cache, Settings
+from pipelines.megaportrait import PAPER, Cache, Settings, results
+from pipelines.megaportrait import parts as megaportrait_parts
 from pipelines.megaportrait import person as megaportrait_person
+from pipelines.megaportrait.recipes import EXAMPLES
 from pipelines.models import sdxl
 
 HOW_IT_WORKS = """
@@ -113,7 +114,7 @@ person = run_blocking(
 )
 request = Request(recipe.picture(), person, settings=Settings(seed=0), truth=recipe.truth(), rendered=True)
 outcome = run_blocking(megaportrait.portrait, registry, request, limit_s=900)
-megaportrait.save_result(outcome, "portrait.png")
+results.save_result(outcome, "portrait.png")
 print(outcome.best.identity, outcome.best.metrics["landmark_error"])
 ```
 """
@@ -122,9 +123,9 @@ UNOFFICIAL = "An unofficial re-creation from the abstract; the settings are ours
 
 def build(registry: Registry, model_set: str) -> None:
     """The parts of the tab and what they share."""
-    registry.declare(*megaportrait.specs(model_set), *megaportrait.look_specs(model_set, "instant"))
+    registry.declare(*megaportrait_parts.specs(model_set), *megaportrait_parts.look_specs(model_set, "instant"))
     paper_card(PAPER)
-    fetched = megaportrait.download(model_set)
+    fetched = megaportrait_parts.download(model_set)
     if fetched:
         gr.HTML(f"<p class='remark'>{safe(sdxl.BASES[model_set].title)}: {safe(fetched)}.</p>", padding=False)
     cache = gr.State(Cache())  # a visitor's own: what is kept is somebody's picture
@@ -145,7 +146,7 @@ def build(registry: Registry, model_set: str) -> None:
             with gr.Column(elem_classes="studio-results"):
                 view = portrait_view.build()
         with gr.Tab("Measured figures", id="measured", render_children=True):
-            gr.HTML(measured_figures(megaportrait.MEASURED, lambda: measured_html(model_set)), padding=False)
+            gr.HTML(measured_figures(results.MEASURED, lambda: measured_html(model_set)), padding=False)
     history = History()
     with gr.Accordion("How it works", open=False):
         gr.Markdown(HOW_IT_WORKS, elem_classes="reading")
@@ -196,7 +197,7 @@ def build(registry: Registry, model_set: str) -> None:
 def _licence(model_set: str) -> str:
     """What stands next to the button."""
     base = sdxl.BASES[model_set]
-    licences = dict.fromkeys(spec.licence for spec in megaportrait.specs(model_set))
+    licences = dict.fromkeys(spec.licence for spec in megaportrait_parts.specs(model_set))
     return f"<p class='quiet licence'>{safe(base.title)}; {safe(', '.join(licences))}. {UNOFFICIAL}</p>"
 
 
@@ -207,4 +208,4 @@ def from_python(model_set: str = "mini") -> str:
 
 # Without its models the tab is not shown.
 if megaportrait_person.shipped():
-    TAB = Tab(megaportrait.TAB, SLUG, 30, build, PAPER)
+    TAB = Tab(results.TAB, SLUG, 30, build, PAPER)

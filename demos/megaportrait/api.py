@@ -17,9 +17,10 @@ from pipelines import megaportrait
 from pipelines.core import images
 from pipelines.core.lane import Result, stream
 from pipelines.core.registry import Registry
-from pipelines.megaportrait import MODES, Outcome, Request, Settings
+from pipelines.megaportrait import MODES, Request, Settings, results
 from pipelines.megaportrait.paste import Picture
 from pipelines.megaportrait.person import Person
+from pipelines.megaportrait.results import Outcome
 
 API = "portrait"
 LIMIT_S = 900.0
@@ -50,8 +51,8 @@ def who(
 def answer(outcome: Outcome, session: str) -> tuple[str, dict[str, Any]]:
     """The candidate that is most like the person, and what there is to know."""
     with new_folder(session) as folder:
-        path = megaportrait.save_result(outcome, folder / f"{SLUG}_{outcome.best.seed}.png")
-        return str(path), megaportrait.facts(outcome)
+        path = results.save_result(outcome, folder / f"{SLUG}_{outcome.best.seed}.png")
+        return str(path), results.facts(outcome)
 
 
 def build(registry: Registry, model_set: str) -> None:

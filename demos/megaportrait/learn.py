@@ -26,8 +26,14 @@ from demos.megaportrait.shown import lesson_html
 from demos.megaportrait.step1 import NOBODY, Step1, best_score, forget_uploads, read_uploads, thumbnail
 from pipelines.core.lane import IDLE, Progress, Result, live, stream
 from pipelines.core.registry import Registry
+from pipelines.megaportrait import checks as megaportrait_checks
+from pipelines.megaportrait import intake as megaportrait_intake
+from pipelines.megaportrait import learn as megaportrait_learn
 from pipelines.megaportrait import person as portrait_person
-from pipelines.megaportrait.person import Checkpoint, Intake, Lesson, Person, Training
+from pipelines.megaportrait import tools
+from pipelines.megaportrait.intake import Intake
+from pipelines.megaportrait.learn import Checkpoint, Lesson, Training
+from pipelines.megaportrait.person import Person
 
 MOST_SECONDS = {"mini": 300, "full": 1800}
 """Longest training that this server runs for anybody: everybody else waits meanwhile."""
@@ -121,12 +127,12 @@ def bind(registry: Registry, model_set: str, step1: Step1, learn: Learn) -> None
         settings = within(registry, Training(**dict(zip(NAMES, values, strict=True)), model_set=model_set))
         name = portrait_person.checked_name(name)
         if not chosen.rendered and not consent:
-            raise ValueError(portrait_person.NO_CONSENT)
+            raise ValueError(megaportrait_checks.NO_CONSENT)
         yield {learn.line: progress_line("Starting…", 0.0, "running"), learn.course: ""}
         began, lessons, run = time.monotonic(), [], secrets.token_hex(4)
         limit_s, about = settings.seconds + BESIDE_S, (name, chosen.rendered, bool(consent))
         for item in live(
-            portrait_person.train_person, registry, list(chosen.pictures), settings, *about, limit_s=limit_s
+            megaportrait_learn.train_person, registry, list(chosen.pictures), settings, *about, limit_s=limit_s
         ):
             if item is IDLE:
                 yield gr.skip()
@@ -304,7 +310,7 @@ def course_html(lessons: Sequence[Lesson]) -> str:
         for one in lessons[-DRAWN:]
     )
     return (
-        f"{lesson_html(lessons, portrait_person.threshold())}<div class='portrait-drawn'><h4>Drawn at the last checks</h4>"
+        f"{lesson_html(lessons, tools.threshold())}<div class='portrait-drawn'><h4>Drawn at the last checks</h4>"
         f"<ul>{told}</ul><p class='quiet'>Always the same two, begun with the same noise.</p></div>"
     )
 
@@ -325,14 +331,14 @@ def build_api(registry: Registry, model_set: str) -> None:
         settings = within(registry, dataclasses.replace(start, seconds=seconds, seed=seed))
         name = portrait_person.checked_name(name)
         if not consent:
-            raise ValueError(portrait_person.NO_CONSENT)
+            raise ValueError(megaportrait_checks.NO_CONSENT)
         own, refusals = read_uploads(pictures, model_set)
         intake: Intake | None = None
-        for item in stream(portrait_person.look_at, registry, list(own), model_set, limit_s=BESIDE_S):
+        for item in stream(megaportrait_intake.look_at, registry, list(own), model_set, limit_s=BESIDE_S):
             if isinstance(item, Result):
                 intake = item.value
             yield gr.skip()
-        work = [portrait_person.train_person, registry, list(own), settings, name, False, True]
+        work = [megaportrait_learn.train_person, registry, list(own), settings, name, False, True]
         for item in stream(*work, limit_s=settings.seconds + BESIDE_S):
             if isinstance(item, Result):
                 assert intake is not None

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from demos.core.figures import Interval, Series, bars, data_uri, intervals, measured, plot, ways
-from pipelines import megaportrait
 from pipelines.core import asset_files, images
 from pipelines.core.registry import ROOT
+from pipelines.megaportrait import results
 
 SHEETS = ROOT / "assets/mini_controlnets"
 FACES = ROOT / "assets/mini_faces/evaluation.json"
@@ -51,7 +51,7 @@ def measured_html(
     model_set: str, found: Mapping[str, Any] | None = None, faces: Mapping[str, Any] | None = None
 ) -> str:
     """The part of the page; one sentence for what was not measured."""
-    found = megaportrait.measured() if found is None else found
+    found = results.measured() if found is None else found
     faces = _read(FACES) if faces is None else faces
     other = (
         ""

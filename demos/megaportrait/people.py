@@ -21,11 +21,12 @@ from PIL import Image
 from pipelines.core import asset_files, images, limits, saving, troubles
 from pipelines.core.archives import Archive, open_archive
 from pipelines.core.registry import ROOT
-from pipelines.megaportrait import EXAMPLES, Recipe
 from pipelines.megaportrait import intake as portrait_intake
 from pipelines.megaportrait import person as portrait_person
+from pipelines.megaportrait.intake import Intake
 from pipelines.megaportrait.paste import Picture
-from pipelines.megaportrait.person import Intake, Person
+from pipelines.megaportrait.person import Person
+from pipelines.megaportrait.recipes import EXAMPLES, Recipe
 
 if TYPE_CHECKING:
     from pipelines.worlds.portrait import Portrait

@@ -31,7 +31,9 @@ from pipelines import megaportrait
 from pipelines.core import images
 from pipelines.core.lane import IDLE, Progress, Result, live
 from pipelines.core.registry import Registry
-from pipelines.megaportrait import Analysis, Request, Settings, person
+from pipelines.megaportrait import Request, Settings, parts, person, tools
+from pipelines.megaportrait import place as megaportrait_place
+from pipelines.megaportrait.place import Analysis
 
 if TYPE_CHECKING:
     from pipelines.core.lane import Job
@@ -145,7 +147,7 @@ def look_html(analysis: Analysis) -> str:
     several, face = len(analysis.faces), analysis.face
     which = f"Face {analysis.chosen + 1} of {several}" if several > 1 else "One face"
     told = f"<b>{which}</b>, {face.box[2]:.0f} px wide; found by {safe(face.backend)}."
-    if face.backend == megaportrait.DRAWN:
+    if face.backend == megaportrait_place.DRAWN:
         told = f"<b>Your box</b>, {face.box[2]:.0f} px wide."
     read = "".join(
         f"<div><dt>{safe(name.replace('_', ' '))}</dt><dd>{safe(value)}</dd></div>"
@@ -166,8 +168,8 @@ def look_html(analysis: Analysis) -> str:
 def look(job: Job, registry: Registry, request: Request) -> Analysis:
     """``megaportrait.analyse``, and what the verifier reads; called on the lane's thread."""
     found = megaportrait.analyse(job, registry, request)
-    readers = person.reader_specs(request.settings.model_set)
-    if not readers or found.face.backend != person.PARSED:  # of a photograph it would read anything
+    readers = parts.reader_specs(request.settings.model_set)
+    if not readers or found.face.backend != tools.PARSED:  # of a photograph it would read anything
         return found
     read = registry.run(readers, lambda verifier: person.read_attributes(verifier, [found.square])[0])
     return dataclasses.replace(found, attributes=read)

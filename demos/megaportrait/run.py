@@ -23,7 +23,8 @@ from demos.megaportrait.view import View, live_strip
 from pipelines import megaportrait
 from pipelines.core.lane import IDLE, Progress, Result, live
 from pipelines.core.registry import Registry
-from pipelines.megaportrait import EXAMPLES, Preview, Request
+from pipelines.megaportrait import Preview, Request
+from pipelines.megaportrait.recipes import EXAMPLES
 
 LIMIT_S = 900.0
 STOPPED = "Stopped. Stages that were finished are kept; Make the portrait goes on from them."

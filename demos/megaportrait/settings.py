@@ -11,7 +11,7 @@ import gradio as gr
 
 from demos.core.handlers import LIGHT
 from pipelines.megaportrait import MODES, REGIONS, STARTS, Settings
-from pipelines.megaportrait.person import PRESETS
+from pipelines.megaportrait.parts import PRESETS
 
 PACES = ("default", "fast")
 OFF = {"no_identity": "the person’s training", "no_shading": "Shading Net", "no_harmonisation": "Harmonization Net"}

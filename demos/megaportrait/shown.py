@@ -10,10 +10,12 @@ import numpy
 from PIL import Image
 
 from demos.core.figures import Line, data_uri, lines, safe
-from pipelines.megaportrait import HARMONISED, IDENTITY, PASTED, REFERENCE, RING, SHADED, Analysis, Candidate, Outcome
-from pipelines.megaportrait import person as portrait_person
-from pipelines.megaportrait.intake import Photo, Verdict
-from pipelines.megaportrait.person import Intake, Lesson, Person
+from pipelines.megaportrait import HARMONISED, IDENTITY, PASTED, REFERENCE, RING, SHADED, tools
+from pipelines.megaportrait.intake import Intake, Photo, Verdict
+from pipelines.megaportrait.learn import Lesson
+from pipelines.megaportrait.person import Person
+from pipelines.megaportrait.place import Analysis
+from pipelines.megaportrait.results import Candidate, Outcome
 
 Measured = Mapping[str, Any]
 Verdicts = tuple[str, bool | None]
@@ -23,7 +25,7 @@ SEAM, RING_COLOURS, SHADING, SHARPNESS, POINTS = 0.15, 3.0, 0.8, (0.7, 1.4), 3.0
 """The bars for a tick: of seam excess, ring colours (Lab units), shading agreement, sharpness ratio and points (% of the face's width)."""
 THUMB, SIDE = 96, 256
 """Longest sides of a thumbnail and of a picture in a strip, in pixels."""
-PARSED = portrait_person.PARSED
+PARSED = tools.PARSED
 
 
 def notes_html(notes: Sequence[str]) -> str:

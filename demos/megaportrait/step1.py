@@ -24,7 +24,7 @@ from demos.megaportrait.people import HELD_OUT, MOST, Chosen
 from demos.megaportrait.shown import notes_html, verdicts_html
 from pipelines.core.lane import IDLE, Progress, Result, live
 from pipelines.core.registry import Registry
-from pipelines.megaportrait import person as portrait_person
+from pipelines.megaportrait import intake
 from pipelines.megaportrait.paste import Picture
 from pipelines.megaportrait.person import Person
 
@@ -143,7 +143,7 @@ def bind(registry: Registry, model_set: str, step1: Step1, line: gr.HTML) -> Non
         yield {line: progress_line("Opening the pictures…", 0.0, "running")}
         new, refusals = read_uploads(paths, model_set, [known for known, _picture in held.pictures])
         pictures, began = (*held.pictures, *new), time.monotonic()
-        for item in live(portrait_person.look_at, registry, list(pictures), model_set, limit_s=LIMIT_S):
+        for item in live(intake.look_at, registry, list(pictures), model_set, limit_s=LIMIT_S):
             if item is IDLE:
                 yield gr.skip()
             elif isinstance(item, Progress):

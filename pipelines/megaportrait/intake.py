@@ -1,4 +1,4 @@
-"""Which of a visitor's photos can be used, and why not the others; and a face detector that needs no weights.
+"""Which of a visitor's photos can be used, and why not the others.
 
 Every rejection is one sentence that says what to do instead. A face comes from any detector as a :class:`Face`; identities come as
 distances between photos. What the bars below were chosen from is said beside each; they can be changed per world (:class:`Bars`).
@@ -18,11 +18,17 @@ import cv2
 import numpy
 from numpy.typing import ArrayLike, NDArray
 
-from pipelines.core import images
+from pipelines.core import images, limits
 from pipelines.core.geometry import Face, Picture, nose_between_eyes
+from pipelines.megaportrait import metrics
+from pipelines.megaportrait.tools import Embedding, FaceTools, threshold, with_tools
+from pipelines.models import sdxl
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+    from pipelines.core.lane import Job
+    from pipelines.core.registry import Registry
 
 MOST, ADVISED = 20, 5
 """Photos of one person that are taken, and from how many on nothing is said."""
@@ -349,4 +355,50 @@ def _kept(verdicts: list[Verdict], least: int) -> list[Verdict]:
     return told
 
 
-# --- a detector without weights of its own ---------------------------------------------------------------------
+BARS = {"mini": Bars(stop=40, small=56), "full": Bars()}
+"""Rendered portraits are 128 pixels wide, so that their faces are smaller than a photograph's."""
+
+
+@dataclass(frozen=True, eq=False)
+class Intake:
+    """All that was found out about a visitor's pictures of a person."""
+
+    photos: list[Photo]
+    verdicts: list[Verdict]
+    remarks: list[str]
+    embeddings: list[Embedding | None]
+
+    @property
+    def used(self) -> list[int]:
+        return [place for place, verdict in enumerate(self.verdicts) if verdict.used]
+
+
+def inspect(
+    tools: FaceTools, pictures: Sequence[tuple[str, Picture]], model_set: str = "mini", bars: Bars | None = None
+) -> Intake:
+    """Faces, identities and verdicts of (name, picture) pairs."""
+    photos = [Photo(name, picture, tools.faces(picture)) for name, picture in pictures]
+    faces = [largest(photo.faces) for photo in photos]
+    embeddings = [
+        None if face is None else tools.embed(photo.picture, face) for photo, face in zip(photos, faces, strict=True)
+    ]
+    bar = threshold(model_set)
+    known = sum(found is not None for found in embeddings)
+    distances = metrics.cosine_distances(embeddings) if bar is not None and known > 1 else None
+    verdicts, remarks = check(
+        photos, distances, None if distances is None or bar is None else 1 - bar, bars or BARS[model_set]
+    )
+    return Intake(photos, verdicts, [*remarks, *tools.notes], embeddings)
+
+
+def look_at(job: Job, registry: Registry, pictures: Sequence[tuple[str, Picture]], model_set: str = "mini") -> Intake:
+    """:func:`inspect` for the lane: the table of verdicts on the page. Leases the small face models only."""
+    limits.choice("Model set", model_set, sdxl.BASES)
+    job.progress(0.0, "looking for faces")
+    return with_tools(registry, model_set, lambda tools: inspect(tools, pictures, model_set))
+
+
+def gather_refusal(intake: Intake) -> str:
+    """Why no person can be made of these pictures, with the first reason of each kind."""
+    reasons = dict.fromkeys(verdict.reason for verdict in intake.verdicts)
+    return " ".join([*list(reasons)[:2], *intake.remarks[-1:]])

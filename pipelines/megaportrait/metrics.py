@@ -20,7 +20,8 @@ from numpy.typing import ArrayLike, NDArray
 from pipelines.core import masks
 from pipelines.core.geometry import Mask, Picture
 from pipelines.core.scores import PERFECT
-from pipelines.megaportrait.paste import lab_of, smoothed_inside, width_of
+from pipelines.megaportrait.light import lab_of, smoothed_inside
+from pipelines.megaportrait.paste import width_of
 from pipelines.models.control_maps import LOW
 
 REFERENCE_WIDTH = 116

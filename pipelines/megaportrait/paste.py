@@ -13,18 +13,12 @@ from __future__ import annotations
 
 import cv2
 import numpy
-from numpy.typing import NDArray
 
 from pipelines.core import masks
 from pipelines.core.geometry import Alpha, Crop, Mask, Matrix, Picture, _check_sizes, _shift, warp
-from pipelines.models.control_maps import LOW
 
 RING_OUT, RING_IN = 0.18, 0.08
 ERODE, FEATHER = 0.04, 0.05
-LIGHT = 0.2
-"""Sigma, in widths of the face, of the light that is moved from skin to skin."""
-STRETCH = (0.5, 2.0)
-"""How far the spread of a colour channel is changed at most: more would turn noise into colour."""
 
 
 # --- points ----------------------------------------------------------------------------------------------------
@@ -232,66 +226,6 @@ def smoothly_changed(before: Picture, after: Picture, where: Mask, sigma: float)
 
 
 # --- light -----------------------------------------------------------------------------------------------------
-
-
-def smoothed_inside(values: NDArray, mask: Mask, sigma: float) -> NDArray[numpy.float32]:
-    """Gaussian mean of ``values`` (H, W) over the mask's pixels only, so that no hair or background bleeds in; 0 far outside."""
-    weight = mask.astype(numpy.float32)
-    total = cv2.GaussianBlur(values.astype(numpy.float32) * weight, (0, 0), sigma)
-    return total / numpy.maximum(cv2.GaussianBlur(weight, (0, 0), sigma), 1e-6)
-
-
-def lab_of(picture: Picture) -> NDArray[numpy.float32]:
-    """CIE Lab (D65), L in [0, 100]."""
-    return cv2.cvtColor(picture.astype(numpy.float32) / 255, cv2.COLOR_RGB2Lab)
-
-
-def shading_transfer(
-    face: Picture,
-    reference: Picture,
-    core: Mask,
-    amount: float = 0.6,
-    exclude: Mask | None = None,
-    width: float | None = None,
-    skin: tuple[Mask, Mask] | None = None,
-) -> Picture:
-    """``face`` in the reference's light, inside ``core`` and as far around it as the ring goes; both lie in the same place.
-
-    The smooth part of L goes to the reference's by ``amount``; channels a and b go to the reference's mean and spread (Reinhard) by
-    the same amount, without ``exclude`` (lips and eyes): these count in neither and keep their own colour. All of it is measured
-    inside the core only. 0 is the face as it was.
-
-    ``skin``: where the face and the reference show plain skin, neither of them empty. Then light is measured there alone, smoothed by
-    :data:`LIGHT`, and colours are shifted only: what lies darker on the one, glasses or a beard, is no light on the other.
-    """
-    if not 0 <= amount <= 1:
-        raise ValueError(f"The shading transfer is {amount:g}: give a number from 0 to 1.")
-    _check_sizes(face, reference, core)
-    if not amount or not core.any():
-        return face.copy()
-    width = width_of(core) if width is None else width
-    sigma = max(0.5, (LOW if skin is None else LIGHT) * width)
-    own, other = lab_of(face), lab_of(reference)
-    change = numpy.zeros_like(own)
-    mine, theirs = (core, core) if skin is None else skin
-    change[..., 0] = smoothed_inside(other[..., 0], theirs, sigma) - smoothed_inside(own[..., 0], mine, sigma)
-    plain, coloured = core, numpy.ones(core.shape, numpy.float32)
-    if exclude is not None and exclude.any():
-        plain = core & ~exclude
-        coloured = numpy.where(
-            exclude, 0, 1 - cv2.GaussianBlur(exclude.astype(numpy.float32), (0, 0), max(0.5, sigma / 3))
-        )
-    for channel in (1, 2) if plain.any() else ():
-        here, there = own[..., channel], other[..., channel]
-        if skin is not None:
-            change[..., channel] = coloured * (there[theirs].mean() - here[mine].mean())
-            continue
-        stretch = numpy.clip(float(there[plain].std()) / max(float(here[plain].std()), 1e-3), *STRETCH)
-        change[..., channel] = coloured * ((here - here[plain].mean()) * stretch + there[plain].mean() - here)
-    # As a difference: the way to Lab and back alone moves a level here and there.
-    light = cv2.cvtColor(own + amount * change, cv2.COLOR_Lab2RGB) - cv2.cvtColor(own, cv2.COLOR_Lab2RGB)
-    levels = numpy.clip(numpy.rint(face + 255 * light), 0, 255).astype(numpy.uint8)
-    return numpy.where(masks.grow(core, round(RING_OUT * width))[..., None], levels, face)
 
 
 # --- control pictures ------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from PIL import Image
 
 from demos.megaportrait.people import first_reference
 from pipelines.core import images
-from pipelines.megaportrait import EXAMPLES
+from pipelines.megaportrait.recipes import EXAMPLES
 from tests.browser.test_studio import CHROMIUM, PHONE, SEEN, WIDE, Visit, browser, expect  # noqa: F401
 from tests.environment import free_port
 from tests.toys import megaportrait_page

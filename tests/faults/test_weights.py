@@ -21,7 +21,7 @@ from pipelines.concept_guidance.vectors import specs
 from pipelines.core import registry as registries
 from pipelines.core.lane import run_blocking
 from pipelines.core.registry import ModelSpec, OutOfBudget, Registry
-from pipelines.megaportrait import person
+from pipelines.megaportrait import trainer
 from tests.faults.copies import ROOT, assets_in, restore, write
 
 
@@ -146,14 +146,14 @@ def test_every_part_damaged_in_every_way(copy: Path, fault: str):
 def test_the_other_people_of_a_training_are_not_left_out_without_a_word(
     copy: Path, monkeypatch: pytest.MonkeyPatch, fault: str
 ):
-    path = copy / person.PEOPLE.relative_to(ROOT)
-    monkeypatch.setattr(person, "PEOPLE", path)
+    path = copy / trainer.PEOPLE.relative_to(ROOT)
+    monkeypatch.setattr(trainer, "PEOPLE", path)
     latents, states = torch.zeros(1, 4, 32, 32), torch.zeros(1, 40, 192)
-    assert len(person._others(latents, states)[0]) == 64
-    assert person._others(latents[..., 1:], states) is None, "of another model they are nobody"
+    assert len(trainer._others(latents, states)[0]) == 64
+    assert trainer._others(latents[..., 1:], states) is None, "of another model they are nobody"
     write(path, FAULTS[fault](path))
     with pytest.raises(ValueError, match=r"mini_controlnets/others\.safetensors are damaged: put back"):
-        person._others(latents, states)
+        trainer._others(latents, states)
 
 
 def test_every_file_that_a_part_is_loaded_from_is_checked_by_its_hash():

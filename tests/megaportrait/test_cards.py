@@ -10,8 +10,8 @@ import pytest
 
 from assets import cards
 from assets.mini_controlnets import evaluate
-from pipelines.megaportrait import person
-from pipelines.megaportrait.person import Training
+from pipelines.megaportrait import tools
+from pipelines.megaportrait.learn import Training
 from tests.megaportrait.test_evaluation import row
 from tests.megaportrait.test_measured import FACES
 
@@ -25,7 +25,7 @@ LESSON = {"wall": 61.0, "seconds": 60.0, "steps": 300, "best_step": 240, "score_
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Folders of both models without any figure; returns what holds them."""
     monkeypatch.setattr(cards, "HERE", tmp_path)
-    monkeypatch.setattr(person, "threshold", lambda: 0.5)
+    monkeypatch.setattr(tools, "threshold", lambda: 0.5)
     for name in ("mini_faces", "mini_controlnets"):
         (tmp_path / name).mkdir()
     return tmp_path

@@ -10,8 +10,8 @@ from PIL import Image
 
 from assets import cards
 from assets.mini_controlnets import evaluate
-from pipelines.megaportrait import Settings, person
-from pipelines.megaportrait.person import Training
+from pipelines.megaportrait import Settings, person, tools
+from pipelines.megaportrait.learn import Training
 from tests.toys import portrait as toy_portrait
 
 QUICK = {
@@ -35,7 +35,7 @@ def row(identity: float | None, **more) -> dict:
 
 @pytest.fixture
 def bar(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(person, "threshold", lambda: 0.5)
+    monkeypatch.setattr(tools, "threshold", lambda: 0.5)
 
 
 # --- figures
@@ -102,7 +102,7 @@ def test_the_bars_are_those_of_the_plan(bar):
 
 
 def test_without_a_threshold_nothing_is_said_of_who_passes(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(person, "threshold", lambda: None)
+    monkeypatch.setattr(tools, "threshold", lambda: None)
     assert list(met(report_of([row(0.9)])).values())[:3] == [None, None, True]
 
 

@@ -15,9 +15,12 @@ from pipelines.core import images
 from pipelines.core.lane import Job
 from pipelines.core.patching import fingerprint
 from pipelines.core.registry import Registry
-from pipelines.megaportrait import HARMONISED, IDENTITY, SHADED, Request, Settings
+from pipelines.megaportrait import HARMONISED, IDENTITY, SHADED, Request, Settings, learn, results, tools
+from pipelines.megaportrait import intake as megaportrait_intake
+from pipelines.megaportrait import parts as megaportrait_parts
 from pipelines.megaportrait import person as portrait_person
-from pipelines.megaportrait.person import Training
+from pipelines.megaportrait.learn import Training
+from pipelines.megaportrait.nets import Nets
 from pipelines.models import controlnets, faces_photo, sdxl
 from tests.toys import portrait_full as toy_portrait_full
 
@@ -89,7 +92,7 @@ def test_the_instant_mode_runs_with_the_full_set_s_own_loaders(registry, request
     assert (result != request_.reference).any(-1)[plain.best.changed].mean() > 0.8
     assert plain.analysis.face.backend == "YuNet (OpenCV)" and plain.best.metrics["threshold"] == 0.363
     assert plain.best.metrics["identity"]["among"]["mean"] is not None
-    json.dumps(megaportrait.facts(plain), allow_nan=False)
+    json.dumps(results.facts(plain), allow_nan=False)
 
 
 def test_every_model_that_answered_is_told_with_its_licence(plain):
@@ -126,12 +129,12 @@ def test_the_adapter_shows_the_person_and_leaves_the_model_to_the_byte(registry,
 
 def test_the_adapter_at_scale_zero_is_the_model_without_it(registry, plain):
     base = sdxl.BASES["full"].parts
-    controls = megaportrait.controls("full")
+    controls = megaportrait_parts.controls("full")
     analysis = plain.analysis
     hints = [megaportrait.Hint("line", plain.controls["line"], 0.5)]
-    with registry.lease(*base, controls["line"].spec, *megaportrait.look_specs("full", "instant")) as leased:
+    with registry.lease(*base, controls["line"].spec, *megaportrait_parts.look_specs("full", "instant")) as leased:
         parts, net, weights, encoder = leased[: len(base)], leased[-3], leased[-2], leased[-1]
-        model = megaportrait.MegaPortrait(parts, {"line": net})
+        model = Nets(parts, {"line": net})
         seen = controlnets.look_of(encoder, [analysis.square, analysis.square[:, ::-1]])
         assert seen.shape == (2, 2, 17, 32) and not torch.equal(seen[0], seen[1])
 
@@ -157,7 +160,7 @@ def test_the_model_is_put_back_after_an_error_with_the_adapter_on(registry, requ
 
 def test_a_person_is_learnt_in_half_precision_and_makes_a_portrait(registry, request_, unet, tmp_path):
     before = fingerprint(unet)
-    person = portrait_person.train_person(Job(1e9), registry, request_.pictures, TRAINING, "Ada", consent=True)
+    person = learn.train_person(Job(1e9), registry, request_.pictures, TRAINING, "Ada", consent=True)
     assert fingerprint(unet) == before and person.trained and person.model_set == "full"
     assert person.embeddings.shape == (3, 128) and person.facts["photographs"] == 3
     assert person.facts["checks"][-1]["score"] is not None, "SFace scores the checkpoints"
@@ -190,18 +193,16 @@ def test_a_smaller_preset_keeps_the_controlnets_off_the_gpu_and_tiles_the_autoen
 
 
 def test_a_net_whose_layers_visit_the_device_paints_the_same(registry, plain):
-    spec = controlnets.offloaded(megaportrait.controls("full")["line"].spec)
+    spec = controlnets.offloaded(megaportrait_parts.controls("full")["line"].spec)
     away = spec.load(spec)
     assert type(away).__name__ == "Offloaded" and not isinstance(away, torch.nn.Module), "the registry leaves it in RAM"
     cpu = torch.device("cpu")
     away.transformer.enable_group_offload(cpu, cpu, offload_type="block_level", num_blocks_per_group=1)
     base = sdxl.BASES["full"].parts
     hints = [megaportrait.Hint("line", plain.controls["line"], 0.5)]
-    with registry.lease(*base, megaportrait.controls("full")["line"].spec) as leased:
+    with registry.lease(*base, megaportrait_parts.controls("full")["line"].spec) as leased:
         drawn = [
-            megaportrait.MegaPortrait(leased[:-1], {"line": net}).shade(
-                plain.analysis.square, "portrait", hints, QUICK, 3
-            )
+            Nets(leased[:-1], {"line": net}).shade(plain.analysis.square, "portrait", hints, QUICK, 3)
             for net in (leased[-1], away)
         ]
     assert apart(*drawn) <= ROUNDING
@@ -239,7 +240,7 @@ def test_when_nothing_fits_the_stage_is_named(registry, request_, unet):
 def test_training_that_does_not_fit_names_the_smallest_preset(hub, request_):
     with pytest.raises(MemoryError, match="There is not enough memory to learn the person: choose the preset 12 GB"):
         small = Registry("cpu", ram_bytes=2**27)
-        portrait_person.train_person(Job(1e9), small, request_.pictures, TRAINING, consent=True)
+        learn.train_person(Job(1e9), small, request_.pictures, TRAINING, consent=True)
 
 
 @pytest.mark.parametrize("kind", [Settings, Training])
@@ -250,8 +251,8 @@ def test_an_unknown_preset_gets_one_sentence(kind):
 
 
 def test_presets_say_that_their_sizes_are_estimates():
-    words = [preset.words for preset in portrait_person.PRESETS["full"].values()]
-    assert list(portrait_person.PRESETS["full"]) == ["24 GB", "16 GB", "12 GB"]
+    words = [preset.words for preset in megaportrait_parts.PRESETS["full"].values()]
+    assert list(megaportrait_parts.PRESETS["full"]) == ["24 GB", "16 GB", "12 GB"]
     assert all("(estimate)" in text for text in words)
 
 
@@ -294,7 +295,7 @@ def test_without_their_files_faces_are_found_by_the_cascade_and_nobody_is_known(
         "$LATENT_STUDIO_MODELS/face_detection_yunet."
     )
     assert says in outcome.notes and outcome.models == []
-    intake = portrait_person.look_at(Job(1e9), Registry("cpu"), request.pictures, "full")
+    intake = megaportrait_intake.look_at(Job(1e9), Registry("cpu"), request.pictures, "full")
     assert says in intake.remarks and intake.used == [0]
 
 
@@ -313,7 +314,7 @@ def test_a_damaged_onnx_file_is_as_good_as_none(tmp_path, monkeypatch, hub):
     monkeypatch.setenv("LATENT_STUDIO_MODELS", str(tmp_path))
     with pytest.raises(FileNotFoundError, match="this OpenCV cannot read it: fetch the file again"):
         faces_photo.YUNET.load(faces_photo.YUNET)
-    assert portrait_person.at_hand(Registry("cpu"), "full") == ()
+    assert tools.at_hand(Registry("cpu"), "full") == ()
 
 
 def test_a_head_of_a_photograph_is_told_to_be_its_face_alone(registry, request_):
@@ -333,20 +334,20 @@ def test_a_missing_adapter_names_its_file_and_size(hub, tmp_path, monkeypatch, r
 
 
 def test_the_download_is_told_in_full():
-    text = megaportrait.download("full")
+    text = megaportrait_parts.download("full")
     for part in ("about 7 GB", "three ControlNets are 7.5 GB more", "39 MB", "IP-Adapter 3.4 GB"):
         assert part in text
-    assert megaportrait.download("mini") == ""
+    assert megaportrait_parts.download("mini") == ""
 
 
 def test_what_is_leased_depends_on_the_mode():
-    keys = {mode: {spec.key for spec in megaportrait.specs("full", mode)} for mode in megaportrait.MODES}
+    keys = {mode: {spec.key for spec in megaportrait_parts.specs("full", mode)} for mode in megaportrait.MODES}
     assert keys["preview"] == {"opencv/yunet", "opencv/sface"}
     assert keys["instant"] - keys["trained"] == {"ip-adapter/plus-face-sdxl"}
-    offloaded = {spec.key for spec in megaportrait.specs("full", "trained", "12 GB")} - keys["trained"]
+    offloaded = {spec.key for spec in megaportrait_parts.specs("full", "trained", "12 GB")} - keys["trained"]
     assert len(offloaded) == 3 and all("-offload/" in key for key in offloaded)
 
 
 def test_no_model_of_the_full_set_is_for_non_commercial_use():
-    specs = (*megaportrait.specs("full", "instant"), *megaportrait.look_specs("full", "instant"))
+    specs = (*megaportrait_parts.specs("full", "instant"), *megaportrait_parts.look_specs("full", "instant"))
     assert {spec.licence.lower() for spec in specs} == {"openrail++", "apache-2.0", "mit"}

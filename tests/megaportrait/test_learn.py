@@ -27,8 +27,8 @@ from demos.megaportrait import step1 as portrait_step1
 from demos.megaportrait.learn import NAMES, STOPPED, people_of
 from demos.megaportrait.people import Chosen, first_person, read_person
 from pipelines.core.registry import Registry
-from pipelines.megaportrait import person as portrait_person
-from pipelines.megaportrait.person import Lesson, Training
+from pipelines.megaportrait import tools
+from pipelines.megaportrait.learn import Lesson, Training
 from pipelines.models import faces
 from tests.core.test_app import shown, visit
 from tests.environment import free_port
@@ -448,4 +448,4 @@ def test_wrong_input_gets_one_clear_sentence(address: str, files: dict[str, str]
 def test_what_training_says_fits_what_the_pipeline_writes(trained: Chosen):
     """`read_person` leaves out what it does not know: nothing of a real person may be lost."""
     assert people._tidy(trained.person.facts) == json.loads(json.dumps(trained.person.facts))
-    assert portrait_person.threshold() == toy_portrait.BAR
+    assert tools.threshold() == toy_portrait.BAR

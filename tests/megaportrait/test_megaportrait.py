@@ -18,9 +18,29 @@ from pipelines.core import images
 from pipelines.core.lane import Cancelled, Job, Progress
 from pipelines.core.patching import fingerprint
 from pipelines.core.registry import Registry
-from pipelines.megaportrait import HARMONISED, IDENTITY, PASTED, RING, SHADED, Cache, Preview, Recipe, Request, Settings
+from pipelines.megaportrait import (
+    HARMONISED,
+    IDENTITY,
+    PASTED,
+    RING,
+    SHADED,
+    Cache,
+    Preview,
+    Request,
+    Settings,
+    checks,
+    learn,
+    parts,
+    place,
+    results,
+    trainer,
+)
+from pipelines.megaportrait import intake as megaportrait_intake
 from pipelines.megaportrait import person as portrait_person
-from pipelines.megaportrait.person import Checkpoint, Lesson, Training
+from pipelines.megaportrait import tools as megaportrait_tools
+from pipelines.megaportrait.learn import Checkpoint, Lesson, Training
+from pipelines.megaportrait.nets import Nets
+from pipelines.megaportrait.recipes import Recipe
 from pipelines.models import controlnets, faces, sdxl
 from tests.toys import portrait as toy_portrait
 
@@ -57,7 +77,7 @@ def reference():
 def trained(registry, pictures):
     """(person, what the training emitted)"""
     job = Job(limit_s=1e9)
-    person = portrait_person.train_person(job, registry, pictures, TRAINING, "Ada", rendered=True)
+    person = learn.train_person(job, registry, pictures, TRAINING, "Ada", rendered=True)
     for value in person.adapter.values():  # four steps hardly move a LoRA: make its effect visible
         value.add_(torch.randn(value.shape, generator=torch.Generator().manual_seed(1)) * 0.3)
     return person, drained(job)
@@ -191,8 +211,8 @@ def test_nothing_is_painted_where_nothing_is_masked(registry, reference):
     base = sdxl.BASES["mini"].parts
     square = numpy.ascontiguousarray(reference[:128, :128])
     hints = [megaportrait.Hint("line", controlnets.control_map("line", square), 0.5)]
-    with registry.lease(*base, *(control.spec for control in megaportrait.controls("mini").values())) as leased:
-        model = megaportrait.MegaPortrait(leased[: len(base)], {"line": leased[-2]})
+    with registry.lease(*base, *(control.spec for control in parts.controls("mini").values())) as leased:
+        model = Nets(leased[: len(base)], {"line": leased[-2]})
         nowhere = numpy.zeros((128, 128), bool)
         assert (model.harmonise(square, nowhere, "portrait", hints, QUICK, 3) == square).all()
         assert (model.harmonise(square, ~nowhere, "portrait", hints, QUICK, 3) != square).any()
@@ -225,10 +245,10 @@ def test_a_lora_of_scale_zero_is_the_base_model(registry, request_):
 
 
 def test_the_square_of_a_reference_is_wider_than_a_crop_of_a_person_at_the_same_scale(plain):
-    crop, side = plain.analysis.crop, portrait_person.side_of("mini", "")
-    assert crop.side == round(megaportrait.WIDE["mini"] * side) == plain.analysis.square.shape[0] == 160
+    crop, side = plain.analysis.crop, parts.side_of("mini", "")
+    assert crop.side == round(place.WIDE["mini"] * side) == plain.analysis.square.shape[0] == 160
     face = plain.analysis.face
-    narrow = portrait_person.crop_of(plain.analysis.picture.shape[1::-1], face, side, portrait_person.FRAMING["mini"])
+    narrow = place.crop_of(plain.analysis.picture.shape[1::-1], face, side, place.FRAMING["mini"])
     assert crop.scale == pytest.approx(narrow.scale, rel=1e-3)
     assert plain.analysis.width == pytest.approx(face.box[2] * narrow.scale, rel=1e-3)
 
@@ -300,17 +320,17 @@ def test_a_large_reference_comes_back_at_its_size_with_its_transparency(registry
     assert made.size == (2500, 3000) and made.mode == "RGBA" and changed.any()
     assert (numpy.asarray(made)[~changed] == numpy.asarray(layered)[~changed]).all()
     assert made.getchannel("A").tobytes() == corner.tobytes()
-    told = megaportrait.facts(outcome)
+    told = results.facts(outcome)
     assert told["reference_size"] == told["result_size"] == [2500, 3000] and told["enlarged"] > 2
     assert any("softer than the rest" in note for note in told["notes"])
-    assert "A sentence about the file." in told["notes"] and megaportrait.TRANSPARENT in told["notes"]
+    assert "A sentence about the file." in told["notes"] and checks.TRANSPARENT in told["notes"]
 
 
 def test_each_of_the_pictures_is_used_or_says_why_not(registry, request_, pictures):
     doubled = [*pictures, *pictures]
     named = [(f"{number}.png", picture) for number, (_name, picture) in enumerate(doubled)]
     outcome = run(registry, dataclasses.replace(request_, person=None, pictures=named), mode="preview")
-    told = megaportrait.facts(outcome)["pictures"]
+    told = results.facts(outcome)["pictures"]
     assert [one["name"] for one in told] == [name for name, _picture in named]
     assert [bool(one["reason"]) for one in told] == [False, False, True, True]
     assert "nearly the same picture" in told[2]["reason"]
@@ -329,7 +349,7 @@ def test_the_truth_is_the_person_in_the_reference_s_shot(registry, request_):
     assert outcome.truth.shape == request_.reference.shape and metrics["truth"]
     assert metrics["regions"]["core"]["psnr"] < metrics["regions"]["rest"]["psnr"], "a toy paints noise into the core"
     assert metrics["landmark_error"] > 0 and metrics["identity"]["truth"]["mean"] is not None
-    json.dumps(megaportrait.facts(outcome), allow_nan=False)
+    json.dumps(results.facts(outcome), allow_nan=False)
 
 
 def test_a_person_from_its_own_picture_changes_little_in_the_preview(registry):
@@ -372,11 +392,11 @@ def test_the_instant_mode_begins_with_the_person_s_picture(registry, request_, p
 
 def test_results_say_that_a_model_made_them(plain, tmp_path):
     outcome = plain
-    path = megaportrait.save_result(outcome, tmp_path / "result.png")
+    path = results.save_result(outcome, tmp_path / "result.png")
     assert images.SOURCE_TYPE.encode() in path.read_bytes()
-    assert images.read_settings(path, megaportrait.TAB)["settings"]["seed"] == 3
+    assert images.read_settings(path, results.TAB)["settings"]["seed"] == 3
     assert pixels(Image.open(path)).tobytes() == outcome.best.result.tobytes()
-    with zipfile.ZipFile(megaportrait.save_zip(outcome, tmp_path / "all.zip")) as archive:
+    with zipfile.ZipFile(results.save_zip(outcome, tmp_path / "all.zip")) as archive:
         names = set(archive.namelist())
         assert {"3_result.png", "3_identity.png", "3_harmonised.png", "3_mask.png", "manifest.json"} <= names
         manifest = json.loads(archive.read("manifest.json"))
@@ -417,16 +437,14 @@ def test_training_tells_its_course_and_keeps_the_best(trained):
 def test_training_gives_the_same_adapter_again_and_the_model_back(registry, pictures, unet):
     before = fingerprint(unet)
     settings = dataclasses.replace(TRAINING, steps=2, checks=1)
-    first, second = (
-        portrait_person.train_person(Job(1e9), registry, pictures, settings, rendered=True) for _ in range(2)
-    )
+    first, second = (learn.train_person(Job(1e9), registry, pictures, settings, rendered=True) for _ in range(2))
     assert fingerprint(unet) == before and first.key == second.key
     assert all(torch.equal(first.adapter[name], second.adapter[name]) for name in first.adapter)
     assert {value.shape[0] if ".lora_A." in name else value.shape[1] for name, value in first.adapter.items()} == {2}
 
 
 def test_learning_lowers_the_loss(registry, pictures):
-    person = portrait_person.train_person(
+    person = learn.train_person(
         Job(1e9), registry, pictures, Training(seconds=600, steps=24, checks=1, rank=16, rate=1e-2), rendered=True
     )
     losses = person.facts["losses"]
@@ -436,7 +454,7 @@ def test_learning_lowers_the_loss(registry, pictures):
 def test_a_stopped_training_leaves_its_last_checkpoint_and_the_model(registry, pictures, unet):
     before, job = fingerprint(unet), StopsAt("step 3,")
     with pytest.raises(Cancelled):
-        portrait_person.train_person(job, registry, pictures, TRAINING, rendered=True)
+        learn.train_person(job, registry, pictures, TRAINING, rendered=True)
     kept = [item for item in drained(job) if isinstance(item, Checkpoint)]
     assert [one.step for one in kept] == [2] and kept[0].person.trained
     assert "score_before" in kept[0].person.facts
@@ -444,7 +462,7 @@ def test_a_stopped_training_leaves_its_last_checkpoint_and_the_model(registry, p
 
 
 def test_enough_ends_training_with_a_person(registry, pictures):
-    person = portrait_person.train_person(Job(1e9), registry, pictures, TRAINING, rendered=True, enough=lambda: True)
+    person = learn.train_person(Job(1e9), registry, pictures, TRAINING, rendered=True, enough=lambda: True)
     assert person.facts["steps"] == 1 and person.trained
 
 
@@ -513,7 +531,7 @@ def test_the_small_model_learns_beside_its_convolutions_and_the_full_one_beside_
     layers = {name for name, part in unet.named_modules() if isinstance(part, torch.nn.Conv2d)}
     assert layers <= places and {name for name in places if name.endswith("to_q")}
     assert any("down_blocks.0.resnets" in name for name in places)
-    assert set(portrait_person.TARGETS["full"]) == set(portrait_person.ATTENTION) < set(portrait_person.TARGETS["mini"])
+    assert set(trainer.TARGETS["full"]) == set(trainer.ATTENTION) < set(trainer.TARGETS["mini"])
 
 
 @pytest.mark.parametrize("name", ["", " ", "../Ada", "a/b", "a" * 41, None, "-x", ".hidden"])
@@ -531,12 +549,12 @@ def test_min_snr_weights_by_hand():
     for kind, wanted in (
         ("epsilon", [1, 1, 0.25]), ("v_prediction", [1, 5 / 6, 5 / 21]), ("sample", [0.5, 5, 5]),
     ):  # fmt: skip
-        torch.testing.assert_close(portrait_person.weights_of(snr, kind), torch.tensor(wanted, dtype=torch.float32))
+        torch.testing.assert_close(trainer.weights_of(snr, kind), torch.tensor(wanted, dtype=torch.float32))
 
 
 def test_levels_are_one_from_each_quarter():
     for seed in range(20):
-        levels = portrait_person.stratified(4, 960, torch.Generator().manual_seed(seed))
+        levels = trainer.stratified(4, 960, torch.Generator().manual_seed(seed))
         assert sorted((levels // 240).tolist()) == [0, 1, 2, 3]
 
 
@@ -546,7 +564,7 @@ def test_the_module_needs_no_torch_and_frames_as_the_parser_does():
 
     code = "import sys, pipelines.megaportrait; print([m for m in ('torch', 'diffusers', 'transformers') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
-    assert portrait_person.FRAMING["mini"] == faces.AROUND
+    assert place.FRAMING["mini"] == faces.AROUND
 
 
 def test_captions_say_what_was_read():
@@ -572,8 +590,8 @@ def test_captions_say_what_was_read():
 def test_of_a_photographed_person_the_oval_is_taken_and_not_what_the_parser_sees(registry, request_, person):
     analysis = megaportrait.analyse(Job(1e9), registry, request_)
     photographed = dataclasses.replace(person, facts=person.facts | {"photographs": 1})
-    rendered, photo = portrait_person.with_tools(
-        registry, "mini", lambda tools: [megaportrait.placed(tools, one, analysis) for one in (person, photographed)]
+    rendered, photo = megaportrait_tools.with_tools(
+        registry, "mini", lambda tools: [place.placed(tools, one, analysis) for one in (person, photographed)]
     )
     assert rendered.head.sum() > rendered.face.sum() > 0, "the toy's parser sees hair"
     assert photo.head.any() and numpy.array_equal(photo.head, photo.face)
@@ -588,10 +606,10 @@ def test_the_picture_whose_head_is_turned_alike_is_taken(person):
 
 
 def test_what_was_measured_is_read_from_its_file_and_is_nothing_before(tmp_path, monkeypatch):
-    monkeypatch.setattr(megaportrait, "MEASURED", tmp_path / "evaluation.json")
-    assert megaportrait.measured() == {}
+    monkeypatch.setattr(results, "MEASURED", tmp_path / "evaluation.json")
+    assert results.measured() == {}
     (tmp_path / "evaluation.json").write_text('{"rows": {"ours": {"pairs": 50}}}')
-    assert megaportrait.measured() == {"rows": {"ours": {"pairs": 50}}}
+    assert results.measured() == {"rows": {"ours": {"pairs": 50}}}
 
 
 # ------------------------------------------------------------------------------------------ sentences
@@ -670,14 +688,14 @@ def test_an_untrained_person_and_unusable_pictures_are_told(registry, request_, 
     with pytest.raises(ValueError, match="No face found in IMG_3"):
         run(registry, Request(reference, pictures=grey, settings=QUICK, rendered=True), mode="instant")
     with pytest.raises(ValueError, match="No face found in IMG_3"):
-        portrait_person.train_person(Job(1e9), registry, grey, TRAINING, rendered=True)
+        learn.train_person(Job(1e9), registry, grey, TRAINING, rendered=True)
     with pytest.raises(ValueError, match="may show a real person: tick"):
-        portrait_person.train_person(Job(1e9), registry, pictures, TRAINING)
+        learn.train_person(Job(1e9), registry, pictures, TRAINING)
 
 
 def test_the_table_of_verdicts_names_each_picture(registry, pictures):
     black = ("night", numpy.zeros((160, 160, 3), numpy.uint8))
-    intake = portrait_person.look_at(
+    intake = megaportrait_intake.look_at(
         Job(1e9), registry, [*pictures, black, (pictures[0][0] + " again", pictures[0][1])]
     )
     assert [verdict.fault for verdict in intake.verdicts] == ["", "", "black", "duplicate"]
@@ -722,7 +740,7 @@ def test_training_without_weights_says_the_same(registry, pictures, monkeypatch)
     lost = dataclasses.replace(base.parts[0], key="toy-portrait/lost-unet", load=absent, bytes=39_000_000)
     monkeypatch.setitem(sdxl.BASES, "mini", dataclasses.replace(base, parts=(lost, *base.parts[1:])))
     with pytest.raises(ValueError, match=r"lost-unet needs the folder.*\(about 39 MB\)\. The preview"):
-        portrait_person.train_person(Job(1e9), registry, pictures, TRAINING, rendered=True)
+        learn.train_person(Job(1e9), registry, pictures, TRAINING, rendered=True)
 
 
 def test_without_a_face_nothing_large_is_loaded(toy, request_, pictures):
@@ -759,7 +777,7 @@ def test_a_side_view_says_that_these_often_fail(registry, request_):
 
 def test_pictures_of_different_people_are_told(registry, pictures, monkeypatch):
     monkeypatch.setattr(faces, "threshold", lambda: 1.5)  # nobody is like anybody
-    intake = portrait_person.look_at(Job(1e9), registry, pictures)
+    intake = megaportrait_intake.look_at(Job(1e9), registry, pictures)
     assert intake.remarks[0].startswith("The photos look like different persons")
 
 
@@ -771,8 +789,8 @@ def test_glasses_in_most_pictures_are_told(registry, request_, person):
     says = (
         "2 of 3 pictures show glasses: the result will likely wear glasses; add pictures without them if it should not."
     )
-    assert portrait_person.warn_glasses(with_readings("yes", "yes", "no")) == says
-    assert portrait_person.warn_glasses(with_readings("yes", "no")) is None
+    assert checks.warn_glasses(with_readings("yes", "yes", "no")) == says
+    assert checks.warn_glasses(with_readings("yes", "no")) is None
     bare = dataclasses.replace(request_, person=with_readings("no", "no"))
     assert not any("glasses" in note for note in run(registry, bare, mode="preview").notes)
     told = dataclasses.replace(bare, glasses=True)
@@ -802,13 +820,13 @@ def test_another_skin_or_another_shape_of_face_says_what_to_change(registry, req
 
 
 def test_of_two_candidates_a_black_one_is_left_out_and_said(registry, request_, monkeypatch):
-    first, candidate = [False], megaportrait._Work._candidate
+    first, candidate = [False], megaportrait.MegaPortrait.candidate
 
     def watched(self, seed):
         first[0] = seed == 3
         return candidate(self, seed)
 
-    monkeypatch.setattr(megaportrait._Work, "_candidate", watched)
+    monkeypatch.setattr(megaportrait.MegaPortrait, "candidate", watched)
     with registry.lease(sdxl.BASES["mini"].parts[1]) as (vae,):
         handle = vae.decoder.register_forward_hook(lambda _m, _i, out: torch.full_like(out, -1.0) if first[0] else out)
         try:
@@ -825,6 +843,6 @@ def test_of_two_candidates_a_black_one_is_left_out_and_said(registry, request_, 
 )  # fmt: skip
 def test_what_to_try_for_more_likeness_depends_on_the_mode(mode, todo):
     metrics = {"same_person": False, "identity": {"result": {"mean": 0.31}}, "threshold": 0.5}
-    said = megaportrait.warn_identity(metrics, mode)
+    said = checks.warn_identity(metrics, mode)
     assert said.startswith("The result is not taken for the person (0.31, bar 0.50): ") and todo in said
-    assert megaportrait.warn_identity(metrics | {"same_person": None}, mode) is None
+    assert checks.warn_identity(metrics | {"same_person": None}, mode) is None

@@ -12,7 +12,7 @@ from skimage import data
 
 from pipelines.core import geometry, masks
 from pipelines.core.scores import PERFECT
-from pipelines.megaportrait import metrics, paste
+from pipelines.megaportrait import light, metrics, paste
 
 
 def ellipse(size: tuple[int, int], middle: tuple[float, float], radii: tuple[float, float]) -> numpy.ndarray:
@@ -31,9 +31,9 @@ def portrait():
 def pasted(portrait):
     """The face with L x 1.12 + 12, a + 8, b - 10 put back in several ways."""
     picture, core = portrait
-    lab = paste.lab_of(picture) * numpy.float32([1.12, 1, 1]) + numpy.float32([12, 8, -10])
+    lab = light.lab_of(picture) * numpy.float32([1.12, 1, 1]) + numpy.float32([12, 8, -10])
     face = numpy.clip(cv2.cvtColor(lab, cv2.COLOR_Lab2RGB) * 255, 0, 255).round().astype(numpy.uint8)
-    lit = paste.shading_transfer(face, picture, core, 1.0)
+    lit = light.shading_transfer(face, picture, core, 1.0)
     soft = {"erode": 0.0, "feather": 8 / 116}
     return {
         "hard": paste.paste(face, picture, core, method="hard")[0],
@@ -148,7 +148,7 @@ def test_a_rendered_person_relit_scores_the_truth_best():
     drawn = portraits.render([portraits.Portrait(who, shot) for shot in shots], (120, 100), truth=True)
     left, right = (drawn.image.permute(0, 2, 3, 1).numpy() * 255).round().astype(numpy.uint8)
     core = paste.core_of(drawn.masks["face"][0].numpy())
-    made = paste.paste(paste.shading_transfer(right, left, core, 1.0), left, core)[0]
+    made = paste.paste(light.shading_transfer(right, left, core, 1.0), left, core)[0]
     hard = paste.paste(right, left, core, method="hard")[0]
     lit, unlit = (metrics.measured(one, left, core, masks.grow(core, 20)) for one in (made, hard))
     assert lit["shading_agreement"] > 0.95 > unlit["shading_agreement"]

@@ -14,7 +14,7 @@ import pytest
 from skimage import data
 
 from pipelines.core import geometry, masks
-from pipelines.megaportrait import paste
+from pipelines.megaportrait import light, paste
 from pipelines.models import control_maps
 from pipelines.worlds import portrait as portraits
 
@@ -77,14 +77,14 @@ def test_poisson_of_a_picture_onto_itself_is_off_by_one_level_at_most(mask):
 
 def test_amount_zero_and_an_empty_mask_leave_every_byte():
     face, reference = noise(), noise(seed=1)
-    assert numpy.array_equal(paste.shading_transfer(face, reference, CORE, 0), face)
-    assert numpy.array_equal(paste.shading_transfer(face, reference, numpy.zeros_like(CORE)), face)
+    assert numpy.array_equal(light.shading_transfer(face, reference, CORE, 0), face)
+    assert numpy.array_equal(light.shading_transfer(face, reference, numpy.zeros_like(CORE)), face)
     assert numpy.array_equal(paste.blend(face, reference, numpy.zeros(CORE.shape, numpy.float32)), reference)
 
 
 def test_light_from_the_same_picture_changes_nothing():
     picture = noise()
-    assert numpy.array_equal(paste.shading_transfer(picture, picture, CORE, 1.0), picture)
+    assert numpy.array_equal(light.shading_transfer(picture, picture, CORE, 1.0), picture)
 
 
 @pytest.mark.parametrize("box", [(50, 30, 40, 50), (-15, -20, 40, 50), (130, 90, 40, 50)])
@@ -346,13 +346,13 @@ def test_light_moves_and_the_person_stays(rendered):
     pictures, faces, _points = rendered
     left, right = pictures[0], pictures[1]
     core = paste.core_of(faces[0])
-    moved = paste.shading_transfer(right, left, core, 1.0)
+    moved = light.shading_transfer(right, left, core, 1.0)
 
     def apart(one, other):
-        return numpy.abs(paste.lab_of(one) - paste.lab_of(other))[core].mean()
+        return numpy.abs(light.lab_of(one) - light.lab_of(other))[core].mean()
 
     assert apart(moved, left) < 0.45 * apart(right, left), "the same person: the truth is the reference itself"
-    half = paste.shading_transfer(right, left, core, 0.5)
+    half = light.shading_transfer(right, left, core, 0.5)
     assert apart(moved, left) < apart(half, left) < apart(right, left)
     far = ~masks.grow(core, round(0.19 * paste.width_of(core)) + 1)
     assert numpy.array_equal(moved[far], right[far])
@@ -360,12 +360,12 @@ def test_light_moves_and_the_person_stays(rendered):
 
 def test_a_uniform_cast_goes_and_excluded_lips_keep_their_colour():
     reference = noise()
-    lab = paste.lab_of(reference) + numpy.float32([4, 6, -8])
+    lab = light.lab_of(reference) + numpy.float32([4, 6, -8])
     cast = numpy.clip(cv2.cvtColor(lab, cv2.COLOR_Lab2RGB) * 255, 0, 255).round().astype(numpy.uint8)
     lips = ellipse(SIZE, (75, 75), (10, 5))
-    plain = paste.shading_transfer(cast, reference, CORE, 1.0)
-    careful = paste.shading_transfer(cast, reference, CORE, 1.0, lips)
-    off = [numpy.abs(paste.lab_of(one) - paste.lab_of(reference)) for one in (cast, plain, careful)]
+    plain = light.shading_transfer(cast, reference, CORE, 1.0)
+    careful = light.shading_transfer(cast, reference, CORE, 1.0, lips)
+    off = [numpy.abs(light.lab_of(one) - light.lab_of(reference)) for one in (cast, plain, careful)]
     assert off[0][CORE].mean() > 5 and off[1][CORE].mean() < 0.6
     assert off[1][lips][:, 1:].mean() < 1 and off[2][lips][:, 1:].mean() > 5, "lips keep a and b"
     assert off[2][CORE & ~masks.grow(lips, 6)].mean() < 0.6
@@ -441,7 +441,7 @@ def test_landmarks_are_drawn_where_they_are(rendered):
         (lambda: paste.paste(noise(), noise(), numpy.zeros_like(CORE)), "Nothing of the face"),
         (lambda: paste.paste(noise(), noise(), CORE, own=CORE[:90]), "150 x 120, 150 x 90 came"),
         (lambda: paste.paste(noise((80, 90)), noise(), CORE), "150 x 120, 80 x 90 came"),
-        (lambda: paste.shading_transfer(noise(), noise(), CORE, 1.5), "shading transfer is 1.5"),
+        (lambda: light.shading_transfer(noise(), noise(), CORE, 1.5), "shading transfer is 1.5"),
         (lambda: paste.stitch(noise(), noise(), noise(), CORE.astype(numpy.float32), CORE, -1), "share is -1"),
     ],
 )  # fmt: skip

@@ -18,8 +18,8 @@ from skimage import data
 
 from demos.megaportrait import people
 from demos.megaportrait.people import NO_PERSON, START, Chosen, Reference, own_pictures, person_file, read_person
-from pipelines.megaportrait import Recipe
 from pipelines.megaportrait.person import Person
+from pipelines.megaportrait.recipes import Recipe
 from tests.core.test_app import python
 
 

@@ -9,9 +9,9 @@ import pytest
 from pipelines import megaportrait
 from pipelines.core.lane import Job
 from pipelines.core.registry import Registry
-from pipelines.megaportrait import Request, Settings
+from pipelines.megaportrait import Request, Settings, learn, recipes
 from pipelines.megaportrait import person as portrait_person
-from pipelines.megaportrait.person import Training
+from pipelines.megaportrait.learn import Training
 
 pytestmark = [
     pytest.mark.slow,
@@ -21,10 +21,8 @@ pytestmark = [
 
 @pytest.mark.long
 def test_a_person_is_learnt_in_time_and_recognised_in_the_portrait():
-    registry, recipe = Registry("cpu"), megaportrait.EXAMPLES[0]
-    person = portrait_person.train_person(
-        Job(1e9), registry, recipe.pictures(5), Training.of("mini"), "Ada", rendered=True
-    )
+    registry, recipe = Registry("cpu"), recipes.EXAMPLES[0]
+    person = learn.train_person(Job(1e9), registry, recipe.pictures(5), Training.of("mini"), "Ada", rendered=True)
     assert person.facts["seconds"] <= 90
     request = Request(recipe.picture(), person, truth=recipe.truth(), rendered=True)
     bare = dataclasses.replace(request, settings=Settings(no_identity=True, candidates=1))

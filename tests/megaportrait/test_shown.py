@@ -12,9 +12,12 @@ import pytest
 from PIL import Image
 
 from demos.megaportrait import shown
-from pipelines.megaportrait import HARMONISED, IDENTITY, PASTED, RING, SHADED, Candidate, Settings
-from pipelines.megaportrait.intake import Photo, Verdict
-from pipelines.megaportrait.person import PARSED, Intake, Lesson, Person
+from pipelines.megaportrait import HARMONISED, IDENTITY, PASTED, RING, SHADED, Settings, recipes
+from pipelines.megaportrait.intake import Intake, Photo, Verdict
+from pipelines.megaportrait.learn import Lesson
+from pipelines.megaportrait.person import Person
+from pipelines.megaportrait.results import Candidate
+from pipelines.megaportrait.tools import PARSED
 
 NOBODY = {"best": None, "mean": None}
 BAD = "<img src=x onerror=alert(1)>'\""
@@ -283,7 +286,7 @@ def test_a_run_of_toy_models_can_be_shown():
     from pipelines.core.registry import Registry
     from tests.toys import portrait as toy_portrait
 
-    recipe = megaportrait.Recipe(11, 203)
+    recipe = recipes.Recipe(11, 203)
     settings = Settings(mode="preview", candidates=1)
     asked = megaportrait.Request(
         recipe.picture(), pictures=recipe.pictures(2), settings=settings, truth=recipe.truth(), rendered=True

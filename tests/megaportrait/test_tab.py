@@ -28,11 +28,11 @@ from demos.megaportrait import settings as portrait_settings
 from demos.megaportrait.files import Shown
 from demos.megaportrait.people import Chosen, Reference
 from demos.megaportrait.reference import Seen
-from pipelines import megaportrait
 from pipelines.core import images
 from pipelines.core.registry import Registry
-from pipelines.megaportrait import Cache, Recipe, Settings
+from pipelines.megaportrait import Cache, Settings, parts, recipes
 from pipelines.megaportrait import person as portrait_person
+from pipelines.megaportrait.recipes import Recipe
 from pipelines.models import faces
 from tests.core.test_app import python, shown, visit
 from tests.environment import free_port
@@ -186,7 +186,7 @@ def test_on_zerogpu_there_is_one_preset():
     with gr.Blocks(analytics_enabled=False):
         plain, fixed = portrait_settings.build("full", ""), portrait_settings.build("full", "", fixed=True)
     choices = [next(w for w in made.widgets if isinstance(w, gr.Dropdown)) for made in (plain, fixed)]
-    assert choices[0].visible and len(choices[0].choices) == len(portrait_person.PRESETS["full"])
+    assert choices[0].visible and len(choices[0].choices) == len(parts.PRESETS["full"])
     assert not choices[1].visible and len(choices[1].choices) == 1
 
 
@@ -447,7 +447,7 @@ def test_a_new_person_makes_the_shown_result_an_old_one_and_a_trained_one_is_wor
 
 
 def test_an_example_brings_its_person_and_its_reference(page, monkeypatch: pytest.MonkeyPatch):
-    recipe = megaportrait.EXAMPLES[2]
+    recipe = recipes.EXAMPLES[2]
     chips = [b for b in page.blocks.values() if isinstance(b, gr.Button) and b.value == recipe.title]
     waiting, update = handler(page, "example")(None, SimpleNamespace(target=chips[0]))
     assert "Rendering the person" in shown([waiting])
@@ -649,5 +649,5 @@ def test_a_registry_learns_what_the_tab_may_load(page):
     registry = Registry("cpu", move=lambda module, _device: module)
     with megaportrait_page.shown(), gr.Blocks(analytics_enabled=False):
         tab.build(registry, "mini")
-        wanted = {spec.key for spec in megaportrait.specs("mini")}
+        wanted = {spec.key for spec in parts.specs("mini")}
     assert wanted <= {part["key"] for part in registry.status()}

@@ -10,7 +10,8 @@ import tests.environment  # noqa: F401  (before anything imports gradio)
 
 from demos.core import tabs  # isort: skip
 from demos import megaportrait  # isort: skip
-from pipelines.megaportrait import TAB  # isort: skip
+from pipelines.megaportrait.results import TAB
+
 from tests.toys import portrait as toy_portrait  # isort: skip
 from pipelines.megaportrait import person
 

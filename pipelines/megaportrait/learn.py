@@ -1,0 +1,186 @@
+"""The Identity Net's training: one person, learnt from a few pictures as a LoRA of the shared image model.
+
+peft puts small layers beside the UNet's attention, latents and prompts are computed once, and of the checkpoints the one stays whose
+drawings the embedder takes for the person most (:mod:`trainer`). The UNet itself is the registry's and is put back exactly. The paper
+(arXiv 2411.04357) says "fine-tuned on the source images" and no more: every number here is ours, after the open systems that are named
+beside it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pipelines.core import limits, troubles
+from pipelines.core.geometry import Picture
+from pipelines.megaportrait.checks import NO_CONSENT, cannot_be_had, warn_glasses
+from pipelines.megaportrait.intake import gather_refusal, inspect
+from pipelines.megaportrait.parts import PRESETS, preset_of, reader_specs
+from pipelines.megaportrait.person import Person, checked_name, gather, with_readings
+from pipelines.megaportrait.tools import at_hand, named_by_us, tools_of, with_tools
+from pipelines.models import sdxl
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from pipelines.core.lane import Job
+    from pipelines.core.registry import Registry
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a person is learnt. The budget of seconds makes runs differ on machines of different speed; with ``steps`` alone (and time
+    enough) the same settings give the same adapter."""
+
+    seconds: float = 60.0
+    """Of learning, checks included."""
+    steps: int = 400
+    """At most."""
+    rank: int = 16
+    """alpha is the same. EasyPhoto has 128 / 64, FaceChain 4 / 32, both on SD 1.5."""
+    rate: float = 1e-3
+    batch: int = 4
+    checks: int = 5
+    """How often a validation picture is drawn and scored."""
+    seed: int = 0
+    model_set: str = "mini"
+    preset: str = ""
+    """How it is held in memory, of :data:`PRESETS`; empty: the first."""
+
+    SECONDS: ClassVar[tuple[float, float]] = (1.0, 3600.0)
+    STEPS: ClassVar[tuple[int, int]] = (1, 1200)
+    RANK: ClassVar[tuple[int, int]] = (1, 128)
+    RATE: ClassVar[tuple[float, float]] = (1e-5, 1e-2)
+    BATCH: ClassVar[tuple[int, int]] = (1, 8)
+    CHECKS: ClassVar[tuple[int, int]] = (1, 20)
+    SEED: ClassVar[tuple[int, int]] = (0, 2**31 - 1)
+
+    @classmethod
+    def of(cls, model_set: str, fast: bool = False) -> Training:
+        """The defaults of a model set, or its faster preset."""
+        limits.choice("Model set", model_set, sdxl.BASES)
+        if model_set == "full":
+            return cls(300 if fast else 600, 300 if fast else 800, 32, 1e-4, 1, 4, model_set=model_set)
+        return cls(20 if fast else 60, checks=3 if fast else 5, model_set=model_set)
+
+    def validated(self) -> Training:
+        """These settings with exact types.
+
+        Raises:
+            ValueError: one sentence that says what came, what was wanted and what to do.
+        """
+        limits.choice("Model set", self.model_set, sdxl.BASES)
+        if self.preset:
+            limits.choice("The preset", self.preset, PRESETS[self.model_set])
+
+        def whole(name: str, value: Any, bounds: tuple[int, int]) -> int:
+            return int(limits.number(name, value, *bounds, whole=True))
+
+        return Training(
+            float(limits.number("time for training", self.seconds, *self.SECONDS)),
+            whole("number of training steps", self.steps, self.STEPS),
+            whole("rank", self.rank, self.RANK),
+            float(limits.number("learning rate", self.rate, *self.RATE)),
+            whole("batch", self.batch, self.BATCH),
+            whole("number of checks", self.checks, self.CHECKS),
+            whole("seed", self.seed, self.SEED),
+            self.model_set,
+            self.preset,
+        )
+
+
+@dataclass
+class Lesson:
+    """How training stands: emitted at each check."""
+
+    step: int
+    loss: float
+    """Mean since the last check."""
+    score: float | None
+    """Mean similarity of the validation pictures to the person, -1 to 1; None where it cannot be said."""
+    seconds_left: float
+    picture: Image
+    """The validation pictures side by side."""
+    best: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """The best so far, emitted when it is found: what a reader that stops the training keeps."""
+
+    person: Person
+    step: int
+    score: float | None
+
+
+def train_person(
+    job: Job,
+    registry: Registry,
+    pictures: Sequence[tuple[str, Picture]],
+    settings: Training | None = None,
+    name: str = "person",
+    rendered: bool = False,
+    consent: bool = False,
+    enough: Callable[[], bool] = lambda: False,
+) -> Person:
+    """Learn one person; called on the lane's thread.
+
+    Emits progress with the loss and the seconds that are left, a :class:`Lesson` at each check and a :class:`Checkpoint` whenever the
+    best so far was found. A job that is stopped ends within one step and leaves the last checkpoint with its reader; ``enough``, asked
+    after each step, ends training early and returns the best.
+
+    Args:
+        pictures: (name, picture) pairs, 1 to 20.
+        rendered: the pictures are of our own rendered people: no consent is needed.
+
+    Raises:
+        ValueError: settings outside their limits, no consent, pictures of which none can be used, weights that cannot be had.
+        MemoryError: it does not fit, and what to choose instead.
+    """
+    settings = (settings or Training()).validated()
+    name = checked_name(name)
+    if not rendered and not consent:
+        raise ValueError(NO_CONSENT)
+    base = sdxl.BASES[settings.model_set]
+    job.progress(0.0, "looking for faces")
+    intake = with_tools(registry, settings.model_set, lambda tools: inspect(tools, pictures, settings.model_set))
+    if not intake.used:
+        raise ValueError(gather_refusal(intake))
+    faces = at_hand(registry, settings.model_set)
+    extra = reader_specs(settings.model_set)
+    job.progress(0.01, f"loading {base.title}")
+    since = time.monotonic()
+    from pipelines.megaportrait.nets import in_tiles
+    from pipelines.megaportrait.trainer import Trainer, lessons_of
+
+    def work(*models: Any) -> Person:
+        if job.started is not None:  # the limit is for the work: a first run may have to fetch the model
+            job.started += time.monotonic() - since
+        parts = models[: len(base.parts)]
+        tools = tools_of(settings.model_set, models[len(parts) : len(parts) + len(faces)], faces)
+        person = gather(intake, name, settings.model_set)
+        person = with_readings(person, models[-1]) if extra else person
+        glasses = warn_glasses(person)
+        person.facts |= {"remarks": [*intake.remarks, *([glasses] if glasses else [])], "settings": asdict(settings)}
+        with in_tiles(parts[sdxl.PARTS.index("vae")], preset_of(settings.model_set, settings.preset).tiles):
+            lessons = lessons_of(parts, intake, person, settings)
+            return Trainer(job, parts, tools, person, settings, enough).learn(lessons)
+
+    wanted = (*base.parts, *faces, *extra)
+    try:
+        return registry.run(wanted, work)
+    except MemoryError as error:
+        smaller = list(PRESETS[settings.model_set])[1:]
+        memory = troubles.ran_out(error)
+        if not memory and not smaller:
+            raise
+        todo = (
+            f"choose the preset {smaller[-1]}" if smaller else "give fewer pictures, or choose a smaller rank or batch"
+        )
+        raise MemoryError(f"There is not enough {memory or 'memory'} to learn the person: {todo}.") from error
+    except (FileNotFoundError, ConnectionError) as error:
+        if not named_by_us(error):
+            raise
+        raise ValueError(cannot_be_had(error, wanted)) from error

@@ -1,0 +1,250 @@
+"""The paper's three nets: one SDXL, the registry's shared one, with ControlNets, the person's LoRA and perhaps IP-Adapter; torch at import."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy
+import torch
+from diffusers.models import MultiControlNetModel
+from torch import Tensor
+
+from pipelines.core import images
+from pipelines.core.geometry import Mask, Picture
+from pipelines.core.offload import Offloaded
+from pipelines.core.patching import adapter, frozen
+from pipelines.core.registry import LOAD_LOCK
+from pipelines.megaportrait import Hint, Settings, effective_steps, intake
+from pipelines.megaportrait.checks import BlackPicture
+from pipelines.megaportrait.person import Person, check_adapter
+from pipelines.megaportrait.results import to_pil
+from pipelines.models import sdxl
+from pipelines.models.faces import as_input
+
+Look = tuple[Mapping[str, Mapping[str, Any]], Any]
+"""IP-Adapter's two state dicts, and what its encoder saw (``controlnets.look_of``)."""
+OnStep = Callable[[int, int, Callable[[], Picture]], None]
+"""Called after each step with its number, the number of steps, and a function that makes a picture of it."""
+
+
+def _silent(step: int, steps: int, picture: Callable[[], Picture]) -> None:
+    return None
+
+
+class Nets:
+    """The three nets around leased parts. Makes no lasting change to them."""
+
+    def __init__(self, parts: Sequence[Any], controlnets: Mapping[str, Any]) -> None:
+        """``parts`` in the order of ``sdxl.PARTS``; ``controlnets``: role -> ControlNet, which may be ``Offloaded``."""
+        self.parts = dict(zip(sdxl.PARTS, parts, strict=True))
+        self.unet, self.vae = self.parts["unet"], self.parts["vae"]
+        device = self.unet.device
+        self.controlnets = {
+            role: net.on(device) if isinstance(net, Offloaded) else net for role, net in controlnets.items()
+        }
+        self._text = sdxl.build(parts)
+        self._seen: Any = None
+
+    @contextlib.contextmanager
+    def looking_at(self, look: Look | None, scale: float) -> Iterator[None]:
+        """Inside the block the UNet also attends to pictures of a face, by IP-Adapter; afterwards it is as before, to the byte."""
+        if look is None:
+            yield
+            return
+        weights, seen = look
+        kind = self.unet.config.encoder_hid_dim_type
+        with frozen(self.unet):  # puts back the attention processors and the projection
+            try:
+                with LOAD_LOCK:  # diffusers builds the new layers without memory, for the whole process
+                    self.unet._load_ip_adapter_weights([weights])
+                self._text.set_ip_adapter_scale(scale)
+                self._seen = seen.to(self.unet.device, self.unet.dtype)
+                yield
+            finally:
+                self._seen = None
+                self.unet.config.encoder_hid_dim_type = kind
+
+    @contextlib.contextmanager
+    def wearing(self, person: Person | None) -> Iterator[None]:
+        """Inside the block the UNet wears the person's LoRA, at the strength of each stage; afterwards it is as before, to the byte.
+
+        Raises:
+            ValueError: the person was trained for another model.
+        """
+        if person is None or not person.trained:
+            yield
+            return
+        check_adapter(self.unet, person)
+        with adapter(self.unet, person.adapter):
+            yield
+
+    def identify(
+        self,
+        start: Picture,
+        mask: Mask,
+        prompt: str,
+        hints: Sequence[Hint],
+        settings: Settings,
+        seed: int,
+        on_step: OnStep = _silent,
+    ) -> Picture:
+        """The Identity Net. The person's face in the reference's pose: ``start`` painted anew inside ``mask``."""
+        self._worn_at(settings.identity_lora)
+        steps = settings.identity_strength, settings.identity_steps, settings.identity_guidance
+        return self._paint(start, mask, prompt, hints, *steps, seed, on_step, settings.detail)
+
+    def shade(
+        self,
+        face: Picture,
+        prompt: str,
+        hints: Sequence[Hint],
+        settings: Settings,
+        seed: int,
+        on_step: OnStep = _silent,
+    ) -> Picture:
+        """The Shading Net. The whole square again, with the structure of one map and the light of another."""
+        self._worn_at(settings.shading_lora)
+        steps = settings.shading_strength, settings.shading_steps, settings.shading_guidance
+        return self._paint(face, None, prompt, hints, *steps, seed, on_step, settings.detail)
+
+    def harmonise(
+        self,
+        composite: Picture,
+        ring: Mask,
+        prompt: str,
+        hints: Sequence[Hint],
+        settings: Settings,
+        seed: int,
+        on_step: OnStep = _silent,
+    ) -> Picture:
+        """The Harmonization Net. The composite with its ring painted anew."""
+        self._worn_at(settings.harmonise_lora)
+        steps = settings.harmonise_strength, settings.harmonise_steps, settings.harmonise_guidance
+        return self._paint(composite, ring, prompt, hints, *steps, seed, on_step, settings.detail)
+
+    def _worn_at(self, scale: float) -> None:
+        names = list(getattr(self.unet, "peft_config", {}))
+        if names:
+            self.unet.set_adapters(names, [scale] * len(names))
+
+    def _paint(
+        self,
+        picture: Picture,
+        mask: Mask | None,
+        prompt: str,
+        hints: Sequence[Hint],
+        strength: float,
+        steps: int,
+        guidance: float,
+        seed: int,
+        on_step: OnStep,
+        detail: float,
+    ) -> Picture:
+        """Image-to-image, or with a mask inpainting: ``picture`` itself where no step is left or nothing is masked."""
+        count = effective_steps(steps, strength)
+        if not count or (mask is not None and not mask.any()):
+            return picture.copy()
+        used = [hint for hint in hints if hint.weight > 0] or [dataclasses.replace(hints[0], weight=0.0)]
+        nets = MultiControlNetModel([self.controlnets[hint.role] for hint in used])
+        kind = "ControlNetImg2Img" if mask is None else "ControlNetInpaint"
+        pipe = sdxl.build(list(self.parts.values()), kind, controlnet=nets)
+        picture_of = watched(pipe)
+
+        def after(_pipe: Any, step: int, _level: Any, given: dict[str, Any]) -> dict[str, Any]:
+            on_step(step + 1, count, lambda: picture_of(given["latents"]))
+            return given
+
+        more = {} if mask is None else {"mask_image": to_pil(mask.astype(numpy.uint8) * 255)}
+        if self._seen is not None:
+            more["ip_adapter_image_embeds"] = [self._seen if guidance > 1 else self._seen[1:]]
+        dtype = self.vae.dtype
+        try:
+            with torch.inference_mode():
+                drawn = pipe(
+                    image=to_pil(picture),
+                    height=picture.shape[0],
+                    width=picture.shape[1],
+                    strength=strength,
+                    num_inference_steps=steps,
+                    guidance_scale=guidance,
+                    generator=torch.Generator("cpu").manual_seed(seed),
+                    control_image=[to_pil(hint.map) for hint in used],
+                    controlnet_conditioning_scale=[hint.weight for hint in used],
+                    control_guidance_start=[0.0] * len(used),
+                    control_guidance_end=[hint.end for hint in used],
+                    output_type="pt",
+                    callback_on_step_end=after,
+                    **self._embedded(prompt),
+                    **more,
+                ).images.float()
+        finally:
+            # SDXL's autoencoder is cast up for decoding; a run that ends in between must not leave it so for the next.
+            if self.vae.dtype != dtype:
+                self.vae.to(dtype)
+        if not torch.isfinite(drawn).all() or float(drawn.max()) < intake.BLACK:
+            raise BlackPicture("The model returned a black picture: try another seed, or lower the guidance.")
+        return self._with_detail(numpy.asarray(images.to_pil(drawn)[0]), picture, detail)
+
+    def _with_detail(self, painted: Picture, before: Picture, share: float) -> Picture:
+        """``painted`` with a share of what the autoencoder alone loses of ``before``; without it each net would blur the picture again."""
+        if not share:
+            return painted
+        with torch.inference_mode():
+            lost = before.astype(numpy.float32) - decode(self.vae, encode(self.vae, before))
+        return numpy.clip(numpy.rint(painted + share * lost), 0, 255).astype(numpy.uint8)
+
+    def _embedded(self, prompt: str) -> dict[str, Tensor]:
+        names = ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds")
+        found = self._text.encode_prompt(prompt, device=self.unet.device, do_classifier_free_guidance=True)
+        return dict(zip(names, found, strict=True))
+
+
+@contextlib.contextmanager
+def in_tiles(vae: Any, wanted: bool) -> Iterator[None]:
+    """Inside the block the autoencoder works in tiles and slices, which takes less memory; afterwards it is as before."""
+    if not wanted:
+        yield
+        return
+    names = [name for name in ("use_tiling", "use_slicing") if hasattr(vae, name)]
+    before = {name: getattr(vae, name) for name in names}
+    try:
+        for name in names:
+            setattr(vae, name, True)
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(vae, name, value)
+
+
+def watched(pipe: Any) -> Callable[[Tensor], Picture]:
+    """Let this pipeline's own scheduler note its guess of the clean latents; returns what makes a picture of it, after a step."""
+    guess = sdxl.remember_guess(pipe.scheduler)
+    return lambda latents: numpy.asarray(sdxl.preview(pipe.vae, guess.get("clean", latents))[0])
+
+
+def encode(vae: Any, picture: Picture) -> Tensor:
+    """Latents (1, 4, h, w) of a picture, scaled as the UNet knows them."""
+    pixels = as_input([picture], vae) * 2 - 1
+    # SDXL's own autoencoder overflows in half precision.
+    with torch.autocast(pixels.device.type, enabled=False):
+        lifted = bool(getattr(vae.config, "force_upcast", False)) and vae.dtype == torch.float16
+        encoded = vae.float().encode(pixels.float()) if lifted else vae.encode(pixels)
+        if lifted:
+            vae.half()
+    found = encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mode()
+    return found * vae.config.scaling_factor
+
+
+def decode(vae: Any, latents: Tensor) -> Picture:
+    """The picture of latents (1, 4, h, w) of :func:`encode`."""
+    with torch.autocast(latents.device.type, enabled=False):
+        lifted = bool(getattr(vae.config, "force_upcast", False)) and vae.dtype == torch.float16
+        if lifted:
+            vae.float()
+        made = vae.decode((latents / vae.config.scaling_factor).to(vae.dtype)).sample
+        if lifted:
+            vae.half()
+    return numpy.asarray(images.to_pil((made.float() / 2 + 0.5).clamp(0, 1))[0])

@@ -1,0 +1,109 @@
+"""The models that a run leases: which, in which preset they are held in memory, and what fetching them costs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pipelines.core.registry import ModelSpec
+from pipelines.models import controlnets, faces, faces_photo, judges, sdxl
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A way to hold a model set in memory."""
+
+    words: str
+    """For the page."""
+    share: float = 1.0
+    """Side of the square that is painted or learnt from, of the base model's."""
+    offload: bool = False
+    """The ControlNets stay in RAM, and their layers visit the GPU."""
+    tiles: bool = False
+    """The autoencoder works in tiles."""
+
+
+PRESETS: dict[str, dict[str, Preset]] = {
+    "mini": {"memory": Preset("float32, in memory")},
+    "full": {
+        "24 GB": Preset("everything on the GPU: about 20 GB (estimate)"),
+        "16 GB": Preset("ControlNets visit the GPU layer by layer: about 13 GB (estimate), slower", 1.0, True, True),
+        "12 GB": Preset("the same at 768 px: about 11 GB (estimate), slower and softer", 0.75, True, True),
+    },
+}
+"""Model set -> presets, from the largest to the smallest. Estimates: sums of the weights (base 6.9 GB, each ControlNet 2.5 GB, half
+precision) and of what one picture takes beside them; nobody measured them on such cards."""
+
+
+def preset_of(model_set: str, preset: str = "") -> Preset:
+    """A preset by its name; empty: the first."""
+    known = PRESETS[model_set]
+    return known[preset or next(iter(known))]
+
+
+def side_of(model_set: str, preset: str = "") -> int:
+    """Side of the square in pixels."""
+    return round(sdxl.BASES[model_set].size * preset_of(model_set, preset).share / 32) * 32
+
+
+def face_specs(model_set: str) -> tuple[ModelSpec, ...]:
+    """The face models that a model set leases where they can be had."""
+    if model_set == "mini":
+        return faces.PARSER, faces.EMBEDDER
+    return faces_photo.YUNET, faces_photo.SFACE
+
+
+def reader_specs(model_set: str) -> tuple[ModelSpec, ...]:
+    """The verifier that reads attributes, for our own world only."""
+    return (judges.REWARD,) if model_set == "mini" else ()
+
+
+def in_words(count: int) -> str:
+    """Bytes for the page: "2.5 GB", "39 MB"."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{max(count / 1e6, 0.1):.2g} MB"
+
+
+def controls(model_set: str, preset: str = "") -> dict[str, controlnets.Control]:
+    """The ControlNets that a run leases: role -> ControlNet."""
+    found = {role: controlnets.CONTROLS[model_set][role] for role in ("landmarks", "line", "shading")}
+    if not preset_of(model_set, preset).offload:
+        return found
+    return {role: dataclasses.replace(one, spec=controlnets.offloaded(one.spec)) for role, one in found.items()}
+
+
+def specs(
+    model_set: str, mode: str = "trained", preset: str = "", face_parts: Sequence[ModelSpec] | None = None
+) -> tuple[ModelSpec, ...]:
+    """The parts that a run leases: the base model's, the ControlNets, the face models, for our own world the verifier, and for the
+    full set's instant mode IP-Adapter. ``face_parts``: the face models that can be had, by default all."""
+    face_parts = face_specs(model_set) if face_parts is None else face_parts
+    if mode == "preview":
+        return tuple(face_parts)
+    nets = (control.spec for control in controls(model_set, preset).values())
+    return (
+        *sdxl.BASES[model_set].parts,
+        *nets,
+        *face_parts,
+        *reader_specs(model_set),
+        *look_specs(model_set, mode)[:1],
+    )
+
+
+def look_specs(model_set: str, mode: str) -> tuple[ModelSpec, ...]:
+    """IP-Adapter and its image encoder, which is leased alone, before the rest."""
+    return (controlnets.IP_ADAPTER, controlnets.IP_ENCODER) if model_set == "full" and mode == "instant" else ()
+
+
+def download(model_set: str) -> str:
+    """What choosing ``model_set`` fetches before its first picture, in words; empty where everything is shipped."""
+    base = sdxl.BASES[model_set].download
+    if not base:
+        return ""
+    nets = sum(control.spec.bytes for control in controls(model_set).values())
+    finding = sum(spec.bytes for spec in face_specs(model_set))
+    look = sum(spec.bytes for spec in look_specs(model_set, "instant"))
+    return (
+        f"{base}; three ControlNets are {in_words(nets)} more, the models that find and know faces "
+        f"{in_words(finding)}, and the instant mode's IP-Adapter {in_words(look)}"
+    )
