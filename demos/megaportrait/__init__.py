@@ -13,7 +13,7 @@ from demos.core.handlers import TALKS
 from demos.core.hold import held
 from demos.core.tabs import Tab
 from demos.core.uploads import emptied, told
-from demos.core.widgets import Entry, History, paper_card, progress_line
+from demos.core.widgets import Entry, History, paper_card, progress_line, words_of
 from demos.megaportrait import api, people, run
 from demos.megaportrait import learn as portrait_learn
 from demos.megaportrait import reference as portrait_reference
@@ -25,99 +25,9 @@ from demos.megaportrait.measured import measured_html
 from pipelines.core.registry import Registry
 from pipelines.megaportrait import PAPER, Cache, Settings, results
 from pipelines.megaportrait import parts as megaportrait_parts
-from pipelines.megaportrait import person as megaportrait_person
 from pipelines.megaportrait.recipes import EXAMPLES
 from pipelines.models import sdxl
 
-HOW_IT_WORKS = """
-You have a few pictures of a person and one portrait that you like: its pose, its light, its clothes, its place. **MegaPortrait** puts
-the person into it. One model that does everything at once has to trade: the more it keeps the person, the less it takes from the
-portrait. So the work is split into three nets that each do one thing, and one can see where something went wrong.
-
-**Three nets, and a paste.**
-
-1. *Identity Net.* The image model is fine-tuned on the person's pictures: small layers (a LoRA) beside its attention, and in the small
-   model beside its convolutions too, learn what the person looks like. It begins with the person's picture that is turned most alike, bent onto the reference's face points, and paints it
-   anew, led by ControlNets that see these points and the lines and colours of that beginning. Without training (*instant*) it does the
-   same without these layers. How much each adds stands under *Measured figures*.
-2. *Shading Net.* The painted face is rendered anew: its structure comes from step 1, its light from the reference. First the smooth part
-   of the light is moved over by arithmetic, from skin to skin, then ControlNets for lines and for light paint it.
-3. *Paste.* The shaded face is laid into the reference. No network. That is where the seams come from.
-4. *Harmonization Net.* Only a ring around the face is painted anew, until face and body are one picture. Before, the paste's own edge is
-   taken out of the ring by arithmetic (gradient-domain blending). Of what the small model then changes, only the smooth part is taken, its
-   colours and its light: its grain would draw an edge of its own. The middle of the face is mixed back in afterwards, so that the person
-   stays the person.
-
-Every pixel outside the mask is the reference's own, to the last bit, at its own size and with its transparency. The file is a PNG of 8 bits
-a channel in sRGB, without what the reference's file said of its owner, place and camera; whatever else that file has and a result cannot is
-named beside it. Where the reference is black and white, grainy, soft, pale, faded, of a strong cast or strongly compressed, the person is made
-so, and the notes say it.
-
-**What this is not.** Of the paper only the abstract is public to us: three nets, ControlNets, fine-tuning, paste, harmonise. **This is an
-unofficial re-creation; the settings are ours**, found by measuring, after EasyPhoto and FaceChain where these say a number. No figure
-here is the paper's. And it is another work than **MegaPortraits** (with an s, 2022), which animates heads.
-
-**What is measured, and how to read it.**
-
-- *Similarity to the person*: a network that was taught to tell people apart compares the result with the person's pictures. A number
-  alone says little, so two stand beside it: how alike the reference was before, and how alike the person's pictures are among
-  themselves. From the *bar* on, two pictures are taken for one person.
-- *Outside the mask* must be 0: nothing else was touched.
-- *Seam* and *colours at the ring* are the jump at the border, beyond what the reference itself had there.
-- *Light on the face* says how well bright and dark agree with the reference's, on the skin that both show.
-- *Against the truth*: of rendered people it is known what a perfect result shows, because the same person can be rendered in the
-  reference's pose and light. Of photographs nobody knows.
-
-**What to keep in mind.** Side views, glasses at the mask's border, hats and hands before the face are hard. Hair is replaced with the head, so
-the background behind it is invented. The small models have seen nothing but our rendered people: of a photograph they find the place of
-the face and paste it, but what they paint is a rendered head, and they cannot say who it is.
-
-**Consent.** Put nobody into a picture who does not want that, no minors, and do not pass a result off as a photograph. The tick above is
-asked for whenever a picture may show a real person. Results carry a note, in the words of the IPTC, that a trained model made them;
-pictures and what was learnt from them stay on this server until a day after your last visit, for your browser only; you can delete a saved
-person, or all of your work, at any time.
-"""
-FROM_PYTHON = """
-The tab has two public endpoints, `/train_person` and `/portrait`. The same seed gives the same pictures on the same machine.
-
-```python
-from gradio_client import Client, handle_file
-
-client = Client("http://127.0.0.1:7860")
-pictures = [handle_file("person_1.png"), handle_file("person_2.png")]
-agreed = {"consent": True, "model_set": "{model_set}"}  # everybody in the pictures is of age and agrees
-person, learnt = client.predict(pictures=pictures, name="Ada", seconds=60, seed=0, **agreed, api_name="/train_person")
-result, facts = client.predict(
-    person=handle_file(person),  # or pictures=pictures, with mode="instant"
-    reference=handle_file("reference.png"),
-    mode="trained",
-    seed=0,
-    candidates=2,  # the one most like the person comes back
-    **agreed,
-    api_name="/portrait",
-)
-print(result, facts["candidates"][0]["metrics"]["identity"]["result"], facts["notes"])
-```
-
-Without a server, from a checkout, with a rendered person, a rendered reference and their truth:
-
-```python
-from pipelines import megaportrait, portrait_person
-from pipelines.core.lane import run_blocking
-from pipelines.megaportrait import Recipe, Request, Settings
-from pipelines.megaportrait.person import Training
-from pipelines.core.registry import from_environment
-
-registry, recipe = from_environment(), Recipe(person=11, reference=203)
-person = run_blocking(
-    portrait_person.train_person, registry, recipe.pictures(), Training(seconds=60), "Ada", rendered=True
-)
-request = Request(recipe.picture(), person, settings=Settings(seed=0), truth=recipe.truth(), rendered=True)
-outcome = run_blocking(megaportrait.portrait, registry, request, limit_s=900)
-results.save_result(outcome, "portrait.png")
-print(outcome.best.identity, outcome.best.metrics["landmark_error"])
-```
-"""
 UNOFFICIAL = "An unofficial re-creation from the abstract; the settings are ours."
 
 
@@ -149,7 +59,7 @@ def build(registry: Registry, model_set: str) -> None:
             gr.HTML(measured_figures(results.MEASURED, lambda: measured_html(model_set)), padding=False)
     history = History()
     with gr.Accordion("How it works", open=False):
-        gr.Markdown(HOW_IT_WORKS, elem_classes="reading")
+        gr.Markdown(words_of(__package__, "story.md"), elem_classes="reading")
     with gr.Accordion("Use it from Python", open=False):
         gr.Markdown(from_python(model_set), elem_classes="reading")
 
@@ -203,9 +113,7 @@ def _licence(model_set: str) -> str:
 
 def from_python(model_set: str = "mini") -> str:
     """The words and programs under "Use it from Python"."""
-    return FROM_PYTHON.replace("{model_set}", model_set)
+    return words_of(__package__, "python.md").replace("{model_set}", model_set)
 
 
-# Without its models the tab is not shown.
-if megaportrait_person.shipped():
-    TAB = Tab(results.TAB, SLUG, 30, build, PAPER)
+TAB = Tab(results.TAB, SLUG, 30, build, PAPER)

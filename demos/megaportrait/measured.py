@@ -11,6 +11,7 @@ from demos.core.figures import Interval, Series, bars, data_uri, intervals, meas
 from pipelines.core import asset_files, images
 from pipelines.core.registry import ROOT
 from pipelines.megaportrait import results
+from pipelines.megaportrait.metrics import BARS
 
 SHEETS = ROOT / "assets/mini_controlnets"
 FACES = ROOT / "assets/mini_faces/evaluation.json"
@@ -95,6 +96,20 @@ def _percent(value: float) -> str:
     return f"{100 * value:.1f} %"
 
 
+MEDIANS = {
+    "seam_excess": ("The colour jump at the border is {:+.2f} beyond the reference’s own in the median", ""),
+    "ring_difference": (
+        "The colours inside and outside of the border differ by {:+.2f} Lab units more than the reference’s",
+        "",
+    ),
+    "landmark_error": (
+        "Eyes, nose and mouth are {:.1f} % of the face’s width from where they belong in the median",
+        " %",
+    ),
+}
+"""What is said of a median that has a bar, and the unit of the bar."""
+
+
 def findings(found: Mapping[str, Any]) -> list[str]:
     """What the figures say, in sentences made from them."""
     ours, before, told = found["rows"]["ours"], found["before"], []
@@ -111,13 +126,10 @@ def findings(found: Mapping[str, Any]) -> list[str]:
             else f"Outside the mask a pixel differs by up to {ours['outside']:.0f} of 255"
         )
         told.append(f"{words}. {_bar(ours['outside'] == 0, 'none')}")
-    for name, words, asked, most in (
-        ("seam_excess", "The colour jump at the border is {:+.2f} beyond the reference’s own in the median", "at most 0.15", 0.15),
-        ("ring_difference", "The colours inside and outside of the border differ by {:+.2f} Lab units more than the reference’s", "at most 3", 3),
-        ("landmark_error", "Eyes, nose and mouth are {:.1f} % of the face’s width from where they belong in the median", "at most 3 %", 3),
-    ):  # fmt: skip
-        value = ours[name].get("median")
+    for name, (words, unit) in MEDIANS.items():
+        value, most = ours[name].get("median"), BARS[name][0]
         if value is not None:
+            asked = f"at most {most:g}{unit}"
             told.append(f"{words.format(value).replace('-', '−')}. {_bar(value <= most, asked)}")
     told += _nets(found.get("ablations", {})) + _seconds(found.get("speed"))
     return told

@@ -13,6 +13,7 @@ from demos.core.figures import Line, data_uri, lines, safe
 from pipelines.megaportrait import HARMONISED, IDENTITY, PASTED, REFERENCE, RING, SHADED, tools
 from pipelines.megaportrait.intake import Intake, Photo, Verdict
 from pipelines.megaportrait.learn import Lesson
+from pipelines.megaportrait.metrics import BARS
 from pipelines.megaportrait.person import Person
 from pipelines.megaportrait.place import Analysis
 from pipelines.megaportrait.results import Candidate, Outcome
@@ -21,8 +22,6 @@ Measured = Mapping[str, Any]
 Verdicts = tuple[str, bool | None]
 """Plain words, and whether the bar is met: True a tick, False a cross, None neither."""
 UNKNOWN, UNDEFINED = "<b>not known</b>", "<b>not defined</b>"
-SEAM, RING_COLOURS, SHADING, SHARPNESS, POINTS = 0.15, 3.0, 0.8, (0.7, 1.4), 3.0
-"""The bars for a tick: of seam excess, ring colours (Lab units), shading agreement, sharpness ratio and points (% of the face's width)."""
 THUMB, SIDE = 96, 256
 """Longest sides of a thumbnail and of a picture in a strip, in pixels."""
 PARSED = tools.PARSED
@@ -51,34 +50,38 @@ def verdict_outside(value: float) -> Verdicts:
 
 
 def verdict_seam(value: float) -> Verdicts:
-    if value <= SEAM:
+    good, poor = BARS["seam_excess"]
+    if value <= good:
         return "no new seam", True
-    return ("a faint seam", False) if value <= 0.5 else ("a visible seam", False)
+    return ("a faint seam", False) if value <= poor else ("a visible seam", False)
 
 
 def verdict_ring(value: float) -> Verdicts:
-    if value <= RING_COLOURS:
+    good, poor = BARS["ring_difference"]
+    if value <= good:
         return "no colour step", True
-    return ("a slight colour step", False) if value <= 5 else ("a visible colour step", False)
+    return ("a slight colour step", False) if value <= poor else ("a visible colour step", False)
 
 
 def verdict_shading(value: float) -> Verdicts:
-    if value >= SHADING:
+    good, poor = BARS["shading_agreement"]
+    if value >= good:
         return "the reference’s light", True
-    return ("partly the reference’s light", False) if value >= 0.5 else ("another light", False)
+    return ("partly the reference’s light", False) if value >= poor else ("another light", False)
 
 
 def verdict_sharpness(value: float) -> Verdicts:
-    low, high = SHARPNESS
+    low, high = BARS["sharpness_ratio"]
     if value < low:
         return "softer than the reference", False
     return ("sharper than the reference", False) if value > high else ("as sharp as the reference", True)
 
 
 def verdict_points(value: float) -> Verdicts:
-    if value <= POINTS:
+    good, poor = BARS["landmark_error"]
+    if value <= good:
         return "eyes, nose and mouth in place", True
-    return ("slightly out of place", False) if value <= 6 else ("out of place", False)
+    return ("slightly out of place", False) if value <= poor else ("out of place", False)
 
 
 # --- the measurements --------------------------------------------------------------------------------------------

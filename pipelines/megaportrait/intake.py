@@ -11,22 +11,19 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy
 from numpy.typing import ArrayLike, NDArray
 
-from pipelines.core import images, limits
+from pipelines.core import limits
 from pipelines.core.geometry import Face, Picture, nose_between_eyes
 from pipelines.megaportrait import metrics
 from pipelines.megaportrait.tools import Embedding, FaceTools, threshold, with_tools
 from pipelines.models import sdxl
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
     from pipelines.core.lane import Job
     from pipelines.core.registry import Registry
 
@@ -105,18 +102,6 @@ class Verdict:
 # --- what is measured ------------------------------------------------------------------------------------------
 
 
-def open_photo(source: str | Path | BinaryIO | Image, max_side: int | None = None) -> Picture:
-    """Any picture file as upright RGB, at most ``max_side`` pixels long; None: as large as it is.
-
-    Raises:
-        ValueError: it is too large, damaged or no picture, in one sentence.
-    """
-    opened = images.open_picture(source)
-    if max_side is not None:
-        opened.thumbnail((max_side, max_side))
-    return numpy.array(opened)
-
-
 def _part(picture: Picture, box: Sequence[float]) -> Picture:
     """The box as far as it lies in the picture, at least one pixel."""
     left, top = (min(max(math.floor(box[axis]), 0), picture.shape[1 - axis] - 1) for axis in (0, 1))
@@ -156,11 +141,6 @@ def perceptual_hash(picture: Picture) -> NDArray[numpy.bool_]:
     grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY).astype(numpy.float32)
     waves = cv2.dct(cv2.resize(grey, (side, side), interpolation=cv2.INTER_AREA))[:HASH_SIDE, :HASH_SIDE].ravel()[1:]
     return waves > numpy.median(waves)
-
-
-def differing_bits(first: Picture, second: Picture) -> int:
-    """Of 255: 0 for the same picture, about half for unrelated ones."""
-    return int((perceptual_hash(first) != perceptual_hash(second)).sum())
 
 
 def largest(faces: Sequence[Face]) -> Face | None:

@@ -9,9 +9,7 @@ Pictures are (H, W, 3) uint8 RGB, masks (H, W) bool; points (x, y) in pixels; em
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import cv2
 import numpy
@@ -37,17 +35,14 @@ FEWEST = 16
 FLAT = 0.05
 """Lab units: a smaller jump or spread is rounding, and no measure of anything."""
 
-AT_MOST: dict[str, tuple[float, float]] = {
+BARS: dict[str, tuple[float, float]] = {
     "seam_excess": (0.15, 0.5),
-    "ring_difference": (2.0, 5.0),
+    "ring_difference": (3.0, 5.0),
     "landmark_error": (3.0, 6.0),
-    "outside_largest": (0.0, 0.0),
+    "shading_agreement": (0.8, 0.5),
+    "sharpness_ratio": (0.7, 1.4),
 }
-"""Good up to the first, poor above the second."""
-AT_LEAST: dict[str, tuple[float, float]] = {"shading_agreement": (0.8, 0.5), "outside_ssim": (1.0, 1.0)}
-"""Good from the first on, poor below the second."""
-BETWEEN: dict[str, tuple[float, float]] = {"sharpness_ratio": (0.7, 1.4)}
-GOOD, FAIR, POOR, NOT_MEASURED = "good", "fair", "poor", "not measured"
+"""Good up to the first and poor above the second; agreement is good from the first on and poor below the second, sharpness good between."""
 
 
 # --- the seam --------------------------------------------------------------------------------------------------
@@ -285,90 +280,3 @@ def identity_table(
         pairs = numpy.clip(own @ own.T, -1, 1)[numpy.triu_indices(len(own), 1)]
         table["among"] = {"mean": float(pairs.mean()), "worst": float(pairs.min())}
     return table
-
-
-# --- verdicts --------------------------------------------------------------------------------------------------
-
-
-def verdict(name: str, value: float | None) -> str:
-    """One word for one measure, from its raw value: rounding for the page must not lift it over a bar."""
-    if name not in AT_MOST and name not in AT_LEAST and name not in BETWEEN:
-        raise ValueError(f"There is no bar for {name!r}: choose from {', '.join([*AT_MOST, *AT_LEAST, *BETWEEN])}.")
-    if value is None or not math.isfinite(value):
-        return NOT_MEASURED
-    if name in BETWEEN:
-        low, high = BETWEEN[name]
-        return GOOD if low <= value <= high else POOR
-    good, poor = AT_MOST[name] if name in AT_MOST else [-bar for bar in AT_LEAST[name]]
-    worse = value if name in AT_MOST else -value
-    return GOOD if worse <= good else FAIR if worse <= poor else POOR
-
-
-def identity_verdict(table: Mapping[str, Mapping[str, Any]], threshold: float) -> str:
-    """A plain sentence from :func:`identity_table` and the embedder's own verification threshold; the mean decides, not the best."""
-    after, before = table["result"]["mean"], table["reference"]["mean"]
-    if after is None:
-        return "Not measured: no face was found in the result or in the person's photos."
-    if not after >= threshold:
-        return f"Not the person: {after:.3f} is below the bar of {threshold:.3f}."
-    if before is None:
-        return f"Passes as the person ({after:.3f}, bar {threshold:.3f}); the reference could not be compared."
-    if before >= threshold:
-        return f"Says little: the reference passes as the person already ({before:.3f} before, {after:.3f} after, bar {threshold:.3f})."
-    return f"Passes as the person: {after:.3f} after, {before:.3f} before, bar {threshold:.3f}."
-
-
-# --- how well an identity measure tells persons apart ----------------------------------------------------------
-
-
-def roc(same: ArrayLike, different: ArrayLike) -> dict[str, NDArray[numpy.float64]]:
-    """Error rates at every threshold that matters; a pair is taken for one person when its similarity is at least the threshold.
-
-    Args:
-        same: similarities of pairs that show one person, (N,). different: of pairs that show two, (M,).
-
-    Returns:
-        "threshold" (T,) rising, from every pair accepted to none (infinity); "false_match" (T,) of the different pairs, falling;
-        "false_non_match" (T,) of the same pairs, rising.
-    """
-    one, two = (numpy.sort(numpy.asarray(scores, numpy.float64).ravel()) for scores in (same, different))
-    if not one.size or not two.size or not (numpy.isfinite(one).all() and numpy.isfinite(two).all()):
-        raise ValueError(
-            f"{one.size} pairs of one person and {two.size} of two came: give finite similarities of both."
-        )
-    thresholds = numpy.append(numpy.unique(numpy.concatenate([one, two])), numpy.inf)
-    return {
-        "threshold": thresholds,
-        "false_match": 1 - numpy.searchsorted(two, thresholds, "left") / two.size,
-        "false_non_match": numpy.searchsorted(one, thresholds, "left") / one.size,
-    }
-
-
-def equal_error_rate(same: ArrayLike, different: ArrayLike) -> tuple[float, float]:
-    """The rate at which both errors meet, and its threshold: of the thresholds that occur the one where the larger error is least.
-
-    The rate is that larger error, so it is never kinder than what the threshold does.
-    """
-    curve = roc(same, different)
-    matched, missed = curve["false_match"][:-1], curve["false_non_match"][:-1]
-    worst = numpy.maximum(matched, missed)
-    place = int(numpy.lexsort((matched + missed, worst))[0])  # of equal ones the one whose other error is less
-    return float(worst[place]), float(curve["threshold"][place])
-
-
-def threshold_at(different: ArrayLike, rate: float) -> float:
-    """The lowest threshold at which at most ``rate`` of the pairs of two persons pass as one.
-
-    It lies just above a similarity that occurs, so that this one fails. Fewer than 1 / ``rate`` pairs cannot show the rate.
-    """
-    scores = numpy.sort(numpy.asarray(different, numpy.float64).ravel())
-    if not 0 < rate < 1 or not scores.size or not numpy.isfinite(scores).all():
-        raise ValueError(
-            f"A false-match rate of {rate:g} was asked of {scores.size} pairs: give a rate in (0, 1) and finite similarities."
-        )
-    if scores.size * rate < 1 - 1e-9:
-        raise ValueError(
-            f"{scores.size} pairs cannot show a false-match rate of {rate:g}: give at least {math.ceil(1 / rate)}."
-        )
-    allowed = math.floor(scores.size * rate + 1e-9)
-    return float(numpy.nextafter(scores[scores.size - allowed - 1], numpy.inf))

@@ -19,13 +19,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from pipelines.core import geometry, limits, saving, troubles
 from pipelines.core.geometry import Picture
-from pipelines.core.registry import ROOT
 from pipelines.megaportrait.intake import MOST, Intake
 from pipelines.megaportrait.place import FRAMING, crop_of, points_of
 from pipelines.megaportrait.tools import PARSED, Embedding
 from pipelines.models import sdxl
-from pipelines.models.controlnets import CONTROLS
-from pipelines.models.faces import EMBEDDER, EMBEDDING, PARSER, as_input
+from pipelines.models.faces import EMBEDDING, as_input
 from pipelines.worlds import portrait
 
 if TYPE_CHECKING:
@@ -339,12 +337,3 @@ def delete(folder: str | Path, name: str) -> bool:
     for file in found:
         file.unlink()
     return bool(found)
-
-
-def shipped() -> bool:
-    """Whether all small weights that the tab needs are in this copy of the studio: parser, embedder and the three ControlNets."""
-    parts = (PARSER, EMBEDDER, *(control.spec for control in CONTROLS["mini"].values()))
-    folders = {Path(spec.source) / spec.key.rsplit("/", 1)[1] for spec in parts}
-    files = (*(Path(spec.source) / "manifest.json" for spec in parts), *(folder / "config.json" for folder in folders))
-    weights = all(any((ROOT / folder).glob("*.safetensors")) for folder in folders)
-    return weights and all((ROOT / file).is_file() for file in files)

@@ -168,7 +168,7 @@ class Control:
 
     spec: ModelSpec
     reads: str
-    """Name of the map: "landmarks", "line", "shading", "openpose", "canny", "tile" or "depth"."""
+    """Name of the map: "landmarks", "line", "shading", "openpose", "canny" or "tile"."""
     title: str
 
 
@@ -221,14 +221,11 @@ CONTROLS: dict[str, dict[str, Control]] = {
         "shading": _hub_control(
             "xinsir/controlnet-tile-sdxl-1.0", "apache-2.0", "tile", "light and colour without detail (tile)", False
         ),
-        "depth": _hub_control("diffusers/controlnet-depth-sdxl-1.0", "openrail++", "depth", "depth", True),
     },
 }
-"""Model set -> role -> ControlNet. The licences are those on the Hub's pages of the four repositories.
+"""Model set -> role -> ControlNet. The licences are those on the Hub's pages of the three repositories.
 
-The full set's maps need no weights: openpose's drawing of the five points, Canny's edges, and colours at an eighth of the resolution.
-Nothing draws a depth map yet; its entry is for experiments.
-"""
+The full set's maps need no weights: openpose's drawing of the five points, Canny's edges, and colours at an eighth of the resolution."""
 _IP_ADAPTER, _ENCODER = "h94/IP-Adapter", "models/image_encoder"
 IP_ENCODER = ModelSpec(
     "ip-adapter/image-encoder", _IP_ADAPTER, _load_image_encoder, "Apache-2.0", 2_528_000_000,

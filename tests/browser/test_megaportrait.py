@@ -15,7 +15,7 @@ from pipelines.core import images
 from pipelines.megaportrait.recipes import EXAMPLES
 from tests.browser.test_studio import CHROMIUM, PHONE, SEEN, WIDE, Visit, browser, expect  # noqa: F401
 from tests.environment import free_port
-from tests.toys import megaportrait_page
+from tests.toys import portrait as toy
 
 RUN_MS = 240_000
 """The first run loads the models on a busy machine."""
@@ -29,7 +29,7 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
     """A studio with the tab, launched in this process."""
-    with megaportrait_page.shown():
+    with toy.installed():
         import app
 
         page, port = app.build(app.from_environment()), free_port()

@@ -10,13 +10,9 @@ from pipelines import megaportrait
 from pipelines.core.lane import Job
 from pipelines.core.registry import Registry
 from pipelines.megaportrait import Request, Settings, learn, recipes
-from pipelines.megaportrait import person as portrait_person
 from pipelines.megaportrait.learn import Training
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not portrait_person.shipped(), reason="the small models are not trained yet"),
-]
+pytestmark = pytest.mark.slow
 
 
 @pytest.mark.long

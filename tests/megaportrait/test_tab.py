@@ -36,7 +36,7 @@ from pipelines.megaportrait.recipes import Recipe
 from pipelines.models import faces
 from tests.core.test_app import python, shown, visit
 from tests.environment import free_port
-from tests.toys import megaportrait_page
+from tests.toys import portrait as toy
 
 STEPS = {
     "identity_steps": 4,
@@ -50,7 +50,7 @@ STEPS = {
 
 @pytest.fixture(scope="module")
 def page() -> Iterator[gr.Blocks]:
-    with megaportrait_page.shown():
+    with toy.installed():
         yield app.build(app.from_environment())
 
 
@@ -110,15 +110,14 @@ def run(page, controls) -> list:
 # --- the page ---
 
 
-def test_opening_the_page_imports_no_torch_and_the_tab_is_there_where_its_weights_are():
+def test_opening_the_page_imports_no_torch():
     code = (
         "import demos.megaportrait as tab, sys\n"
         "from demos.megaportrait.people import first_person, first_reference\n"
-        "from pipelines.megaportrait import person\n"
         "first_person(), first_reference()\n"
-        "print('torch' in sys.modules, hasattr(tab, 'TAB') == person.shipped())"
+        "print('torch' in sys.modules)"
     )
-    assert python(code).split() == ["False", "True"]
+    assert python(code).split() == ["False"]
 
 
 def test_the_page_says_what_it_is_and_is_not(page):
@@ -137,7 +136,7 @@ def test_the_page_says_what_it_is_and_is_not(page):
 
 
 def test_the_full_set_says_its_licences_and_what_is_fetched():
-    with megaportrait_page.shown():
+    with toy.installed():
         words = " ".join(
             str(b.value) for b in app.build(app.from_environment(), "full").blocks.values() if isinstance(b, gr.HTML)
         )
@@ -647,7 +646,7 @@ def test_the_programs_on_the_page_work(
 
 def test_a_registry_learns_what_the_tab_may_load(page):
     registry = Registry("cpu", move=lambda module, _device: module)
-    with megaportrait_page.shown(), gr.Blocks(analytics_enabled=False):
+    with toy.installed(), gr.Blocks(analytics_enabled=False):
         tab.build(registry, "mini")
         wanted = {spec.key for spec in parts.specs("mini")}
     assert wanted <= {part["key"] for part in registry.status()}

@@ -12,7 +12,6 @@ import torch
 from torch import nn
 
 from pipelines.core.registry import ROOT, Registry
-from pipelines.megaportrait import person
 from pipelines.models import controlnets
 from pipelines.models import faces as face_models
 from pipelines.models.faces import LABELS, POINTS, TEMPLATE, FaceEmbedder, FaceEmbedderNetwork, FaceParser
@@ -261,25 +260,6 @@ def test_the_parser_reads_what_it_says(tmp_path):
     assert parts.shape == (2, 7, 16, 24) and heat.shape == (2, 5, 16, 24)
     assert list(network.config.id2label.values()) == [*LABELS, *POINTS]
     assert sum(p.numel() for p in network.parameters()) < 500_000
-
-
-def test_the_set_is_shipped_when_every_part_is_there(tmp_path, monkeypatch):
-    monkeypatch.setattr(person, "ROOT", tmp_path)
-    specs = [face_models.PARSER, face_models.EMBEDDER, *(c.spec for c in controlnets.CONTROLS["mini"].values())]
-    assert not person.shipped()
-    for spec in specs:
-        assert not person.shipped(), "each of the five is needed"
-        folder = tmp_path / spec.source / spec.key.rsplit("/", 1)[1]
-        folder.mkdir(parents=True)
-        for file in (
-            folder / "config.json",
-            folder / "diffusion_pytorch_model.safetensors",
-            folder.parent / "manifest.json",
-        ):
-            file.touch()
-    assert person.shipped()
-    (tmp_path / "assets/mini_controlnets/line/diffusion_pytorch_model.safetensors").unlink()
-    assert not person.shipped(), "an interrupted copy"
 
 
 def test_the_module_needs_no_torch():

@@ -20,7 +20,6 @@ import torch
 from torch import Tensor
 
 from pipelines.core.registry import ModelSpec
-from pipelines.megaportrait import person
 from pipelines.models import controlnets, faces, sdxl, sdxl_tiny
 from pipelines.models.controlnets import Control
 from pipelines.models.faces import LABELS, POINTS, STRIDE
@@ -121,7 +120,7 @@ def spec(name: str) -> ModelSpec:
 
 @contextlib.contextmanager
 def installed() -> Iterator[None]:
-    """Inside the block the mini set is a toy, and said to be shipped."""
+    """Inside the block the mini set is a toy."""
     base = sdxl.BASES["mini"]
     before = (
         dict(sdxl.BASES),
@@ -129,17 +128,15 @@ def installed() -> Iterator[None]:
         faces.PARSER,
         faces.EMBEDDER,
         faces.threshold,
-        person.shipped,
     )
     sdxl.BASES["mini"] = replace(base, title="toy (random weights)", parts=(spec("unet"), *base.parts[1:]))
     controlnets.CONTROLS["mini"] = {name: Control(spec(name), name, name) for name in NETS}
     faces.PARSER, faces.EMBEDDER = spec("parser"), spec("embedder")
     faces.threshold = lambda: BAR
-    person.shipped = lambda: True
     try:
         yield
     finally:
-        bases, kept, faces.PARSER, faces.EMBEDDER, faces.threshold, person.shipped = before
+        bases, kept, faces.PARSER, faces.EMBEDDER, faces.threshold = before
         for table, known in ((sdxl.BASES, bases), (controlnets.CONTROLS, kept)):
             table.clear()
             table.update(known)

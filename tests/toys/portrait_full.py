@@ -88,12 +88,11 @@ def write_hub(folder: Path) -> None:
         spec.load(spec).half().save_pretrained(base / spec.key.rsplit("/", 1)[1], variant="fp16")
     for part in ("tokenizer", "tokenizer_2", "scheduler"):
         shutil.copytree(mini / part, base / part)
-    for seed, (role, control) in enumerate(controlnets.CONTROLS["full"].items(), 1):
+    for seed, control in enumerate(controlnets.CONTROLS["full"].values(), 1):
         variant = "fp16" if ".fp16." in control.spec.files[1] else None
-        if role != "depth":
-            toy_portrait.controlnet(seed).half().save_pretrained(
-                folder / control.spec.source.split("/")[1], variant=variant
-            )
+        toy_portrait.controlnet(seed).half().save_pretrained(
+            folder / control.spec.source.split("/")[1], variant=variant
+        )
     for spec, write in ((faces_photo.YUNET, toy_onnx.write_detector), (faces_photo.SFACE, toy_onnx.write_recogniser)):
         (folder / Path(spec.source).name).mkdir()
         write(folder / Path(spec.source).name / spec.files[0])
