@@ -7,7 +7,6 @@ import importlib.resources
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -46,11 +45,6 @@ def paper_card(paper: Paper) -> gr.HTML:
         elem_classes="card-host",
         padding=False,
     )
-
-
-def words_of(package: str, name: str) -> str:
-    """A text that lies beside a page's code, as "story.md" in ``demos.golden_noise``."""
-    return (resources.files(package) / name).read_text(encoding="utf-8")
 
 
 def progress_line(text: str, fraction: float | None = None, state: str = "idle") -> str:
