@@ -7,10 +7,10 @@ import importlib.resources
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
+import psutil
 
 from demos.core.handlers import LIGHT
 from demos.core.page_state import shared
@@ -112,17 +112,6 @@ def _loaded_text(parts: Sequence[dict[str, Any]]) -> str:
 def _resident_bytes() -> int:
     """Memory of this process, to the nearest 5 MiB so that the line does not flicker."""
     step = 5 * 2**20
-    try:
-        import resource
-
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-        return round(pages * resource.getpagesize() / step) * step
-    except (ImportError, OSError, ValueError):
-        pass
-    try:
-        import psutil
-    except ImportError:
-        return 0
     return round(psutil.Process().memory_info().rss / step) * step
 
 
