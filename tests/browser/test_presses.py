@@ -37,8 +37,9 @@ def test_a_press_while_another_is_on_its_way(browser: sync_api.Browser, served: 
         visit.part(part)
     if "scene" in first:
         paper.locator("button.label-wrap", has_text=first).first.click()
-    if tab == "Concept Guidance":
-        page.get_by_label("Your message").fill("What does the goat eat?") if not part else None
+    if starts == "Send":
+        page.get_by_label("Your message").fill("What does the goat eat?")
+        page.get_by_label("Your message").blur()  # or the form is saved with the press that takes the focus
     earlier, run = (
         paper.get_by_role("button", name=name, exact=True).locator("visible=true").last for name in (first, starts)
     )

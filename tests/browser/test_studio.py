@@ -83,8 +83,9 @@ class Traffic:
             self.changed = time.monotonic()
 
     def settle(self) -> None:
-        """Wait until nothing has been on its way for a second: a form is kept 0.4 s after its last change."""
-        until = time.monotonic() + WAIT_MS / 1000
+        """Wait until nothing has been on its way for a second from now: a form is kept 0.4 s after its last change."""
+        self.changed = time.monotonic()
+        until = self.changed + WAIT_MS / 1000
         while self.open or time.monotonic() < self.changed + 1:
             assert time.monotonic() < until, [request.url for request in self.open]
             self.page.wait_for_timeout(100)
