@@ -153,7 +153,7 @@ def run_arm(registry: Registry, arm: str, pair: Pair) -> dict[str, dict[str, Any
     base = flux.BASES["mini"]
     if arm == "one_stage":
         with registry.lease(*base.parts) as parts:
-            model = Stages(parts, base)
+            model = Stages(base, **flux.by_part(parts))
             mask = masks.grow(pair.mask, settings.grow)
             picture = one_stage(model, pair, mask, settings.steps_2, settings.seed)
             through = model.through_vae(pair.image)
@@ -167,7 +167,7 @@ def run_arm(registry: Registry, arm: str, pair: Pair) -> dict[str, dict[str, Any
         request.depth_before, request.depth_after = pair.depth, pair.depth_clean
     outcome = run_blocking(georemover.remove, registry, request, Cache())
     with registry.lease(*base.parts) as parts:
-        model = Stages(parts, base)
+        model = Stages(base, **flux.by_part(parts))
         rows = {arm: told(pair, outcome, model, raw=False)}
         rows[arm]["seconds"] = sum(v for k, v in outcome.seconds.items() if k not in ("fill only", "metrics"))
         if arm == "ours":

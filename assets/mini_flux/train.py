@@ -95,9 +95,12 @@ class Scenes:
         before, after = part["before"][row], part["after"][row]
         mask = numpy.unpackbits(part["masks"][row]).reshape(HEIGHT, WIDTH).astype(bool)
         return {
-            "image": part["images"][before], "clean": part["images"][after], "mask": mask,
-            "depth": part["depth"][before], "depth_clean": part["depth"][after],
-        }  # fmt: skip
+            "image": part["images"][before],
+            "clean": part["images"][after],
+            "mask": mask,
+            "depth": part["depth"][before],
+            "depth_clean": part["depth"][after],
+        }
 
 
 def to_signed(pictures: Sequence[numpy.ndarray], device: str) -> Tensor:

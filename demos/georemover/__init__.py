@@ -9,19 +9,20 @@ import gradio as gr
 
 from demos.core.figures import measured as measured_figures
 from demos.core.figures import safe
+from demos.core.form import Form
 from demos.core.handlers import TALKS
 from demos.core.hold import held
 from demos.core.tabs import Tab
 from demos.core.uploads import emptied, told
 from demos.core.widgets import Entry, History, paper_card, progress_line, words_of
-from demos.georemover import api, batch, run, scenes
-from demos.georemover import edit as removal_edit
-from demos.georemover import input as removal_input
-from demos.georemover import settings as removal_settings
-from demos.georemover import view as removal_view
+from demos.georemover import api, run, scenes, settings
+from demos.georemover.batch import Board
+from demos.georemover.edit import Edit
 from demos.georemover.files import SLUG, settings_inside
+from demos.georemover.input import Input
 from demos.georemover.measured import measured_html
-from demos.georemover.view import PASTED
+from demos.georemover.settings import Controls
+from demos.georemover.view import PASTED, View, build_view
 from pipelines.core.registry import Registry
 from pipelines.georemover import PAPER, Cache, Settings, export
 from pipelines.models import flux
@@ -40,16 +41,17 @@ def build(registry: Registry, model_set: str) -> None:
     if base.download:
         gr.HTML(f"<p class='remark'>{safe(base.title)}: {safe(base.download)}.</p>", padding=False)
     cache = gr.State(Cache())  # a visitor's own: what is kept is somebody's picture
+    asked = Form(Settings.of(model_set))
     with gr.Tabs(elem_classes="parts", overflow_behavior="wrap") as parts:
         with gr.Tab("Remove an object", id="remove", render_children=True):
             with gr.Row(equal_height=False):
                 with gr.Column(scale=4, min_width=320, elem_classes="studio-controls"):
-                    given = removal_input.build(model_set, _licence(model_set))
-                    controls = removal_settings.build(model_set, fixed=registry.mode == "zero")
+                    given = Input(model_set, asked, _licence(model_set))
+                    controls = settings.build(asked, fixed=registry.mode == "zero")
                 with gr.Column(scale=8, min_width=320, elem_classes="studio-results"):
-                    view, edit = removal_view.build(removal_edit.build)
+                    view, edit = build_view(Edit.build)
         with gr.Tab("Batch", id="batch", render_children=True):
-            batch.build(registry, model_set, given, controls)
+            Board(registry, asked)
         with gr.Tab("Measured figures", id="measured", render_children=True):
             gr.HTML(measured_figures(export.MEASURED, lambda: measured_html(model_set)), padding=False)
     history = History()
@@ -57,19 +59,16 @@ def build(registry: Registry, model_set: str) -> None:
         gr.Markdown(words_of(__package__, "story.md"), elem_classes="reading")
     with gr.Accordion("Use it from Python", open=False):
         gr.Markdown(from_python(model_set), elem_classes="reading")
+    run.bind(registry, cache, given, controls, view, edit, history)
+    edit.bind(view.last, view.after, view.colours)
+    _bind_restore(given, controls)
+    _bind_history(given, controls, view, edit, history, parts)
+    api.build(registry, model_set)
 
-    run.bind(registry, model_set, cache, given, controls, view, edit, history)
-    removal_edit.bind(edit, view)
 
-    def restored(settings: Settings) -> dict[Any, Any]:
-        held = settings.preset if settings.preset in controls.presets else controls.presets[0]
-        updates = {
-            widget: getattr(settings, name) for name, widget in zip(controls.names, controls.widgets, strict=True)
-        }
-        return {
-            **updates, controls.preset: held, given.grow: settings.grow, given.fill: settings.fill_holes,
-            controls.pace: removal_settings.pace_of(model_set, settings),
-        }  # fmt: skip
+def _bind_restore(given: Input, controls: Controls) -> None:
+    """A PNG that this tab wrote brings its settings back, and its scene."""
+    model_set = controls.asked.start.model_set
 
     def restore(path: str | None) -> Any:
         if path is None:
@@ -79,31 +78,38 @@ def build(registry: Registry, model_set: str) -> None:
             scene = None if inside.recipe is None else scenes.roll(inside.recipe)
         settings, words = inside.settings, f"Settings restored. {inside.next_step()}"
         if settings.model_set != model_set:
-            own = Settings.of(model_set)
+            own = controls.asked.start
             settings = dataclasses.replace(settings, grow=own.grow, feather=own.feather)
             words += f" Growth and soft edge were left out: they are in pixels of the {settings.model_set} set."
         gr.Info(words, title="Restored")
         put = {} if scene is None else given.load(scene, settings.grow, settings.fill_holes)
-        return {**put, **restored(settings), controls.drop: None}
+        return {**put, **controls.updates(settings), controls.drop: None}
+
+    outputs = [*given.outputs, *controls.outputs, controls.drop]
+    emptied(controls.drop, held(SLUG, controls.drop.upload, restore, controls.drop, outputs, **TALKS))
+
+
+def _bind_history(given: Input, controls: Controls, view: View, edit: Edit, history: History, parts: gr.Tabs) -> None:
+    """A result that is picked comes back with its picture, its mask and its settings."""
 
     def bring_back(entries: list[Entry], threshold: float, event: gr.SelectData) -> Any:
         if not isinstance(event.index, int) or not 0 <= event.index < len(entries):
             return gr.skip()
         kept = entries[event.index].outcome
         settings = kept.shown.outcome.settings
-        loaded = given.load(kept.picture, settings.grow, settings.fill_holes, kept.brushed)
         return {
-            **loaded, **restored(settings), **edit.clear(), **view.show(kept.shown, "inferno", PASTED, threshold),
-            view.colours: "inferno", view.which: PASTED,
-            view.line: progress_line("Brought back from your results", 1.0, "done"), parts: gr.Tabs(selected="remove"),
-        }  # fmt: skip
+            **given.load(kept.picture, settings.grow, settings.fill_holes, kept.brushed),
+            **controls.updates(settings),
+            **edit.clear(),
+            **view.show(kept.shown, "inferno", PASTED, threshold),
+            view.colours: "inferno",
+            view.which: PASTED,
+            view.line: progress_line("Brought back from your results", 1.0, "done"),
+            parts: gr.Tabs(selected="remove"),
+        }
 
-    widgets = [*controls.widgets, given.grow, given.fill, controls.pace]
-    restored_to = [*given.outputs, *widgets, controls.drop]
-    emptied(controls.drop, held(SLUG, controls.drop.upload, restore, controls.drop, restored_to, **TALKS))
-    back = [*given.outputs, *widgets, *edit.outputs, *view.outputs, view.colours, view.which, parts]
-    held(SLUG, history.gallery.select, bring_back, [history.entries, view.threshold], back, **TALKS)
-    api.build(registry, model_set)
+    outputs = [*given.outputs, *controls.outputs, *edit.outputs, *view.outputs, view.colours, view.which, parts]
+    held(SLUG, history.gallery.select, bring_back, [history.entries, view.threshold], outputs, **TALKS)
 
 
 def _licence(model_set: str) -> str:

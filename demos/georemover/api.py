@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 import numpy
 
-from demos.core.endpoint import FILE, MODEL_SET, WHOLE, Endpoint, Parameter, publish
+from demos.core.endpoint import FILE, MODEL_SET, WHOLE, Endpoint, Parameter, parameters_of, publish
 from demos.core.visitors import new_folder
 from demos.georemover.files import SLUG
 from demos.georemover.mask import read_mask
@@ -27,12 +27,12 @@ LIMIT_S = 900.0
 def answer(outcome: Outcome, session: str) -> tuple[str, str, str, dict[str, Any]]:
     """The composite, both depth maps in inferno, and what there is to know."""
     with new_folder(session) as folder:
-        told = export.facts(outcome)
+        record = export.facts(outcome)
         models = [str(model["key"]) for model in outcome.models]
         path = images.save_png(
             outcome.composites[0],
             folder / f"{SLUG}_{outcome.settings.seed}_composite.png",
-            told["settings"],
+            record["settings"],
             tab=SLUG,
             models=models,
         )
@@ -40,7 +40,7 @@ def answer(outcome: Outcome, session: str) -> tuple[str, str, str, dict[str, Any
         for name, depth in (("before", outcome.depth_before), ("after", outcome.depth_after)):
             paths.append(str(folder / f"depth_{name}.png"))
             views.depth_picture(numpy.asarray(depth)).save(paths[-1])
-        return paths[0], paths[1], paths[2], told
+        return paths[0], paths[1], paths[2], record
 
 
 def build(registry: Registry, model_set: str) -> None:
@@ -61,7 +61,7 @@ def build(registry: Registry, model_set: str) -> None:
     parameters = (
         Parameter("image", FILE, required=True),
         Parameter("mask", FILE, required=True),
-        Parameter("seed", WHOLE, 0),
+        *parameters_of(Settings.of(model_set), "seed"),
         Parameter("steps", WHOLE, 0),
         MODEL_SET,
     )
@@ -74,7 +74,7 @@ def build(registry: Registry, model_set: str) -> None:
 
 
 def _limits(model_set: str) -> str:
-    (low, high), (least, most) = Settings.SEED, Settings.STEPS
+    (low, high), (least, most) = Settings.field("seed").range, Settings.field("steps_1").range
     first, second = flux.BASES[model_set].steps
     return (
         f"Limits: seed {low} to {high}, steps of each stage {least} to {most} or 0 for the page's {first} and {second}."

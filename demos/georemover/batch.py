@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import secrets
-import time
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,16 +13,17 @@ from typing import Any
 import gradio as gr
 
 from demos.core.figures import safe
-from demos.core.handlers import BROKE, GPU, LIGHT, TALKS, halt, on_gpu, workspace
+from demos.core.form import Form
+from demos.core.handlers import BROKE, LIGHT, TALKS, halt, on_gpu, workspace
 from demos.core.hold import held
+from demos.core.page import pump, run_event
 from demos.core.uploads import download, emptied, told
-from demos.core.widgets import progress_line, running_line
+from demos.core.widgets import progress_line
 from demos.georemover.files import SLUG
-from demos.georemover.input import Input
-from demos.georemover.settings import Controls
 from pipelines.core import saving
-from pipelines.core.lane import IDLE, Progress, Result, live
+from pipelines.core.lane import live
 from pipelines.core.registry import Registry
+from pipelines.georemover import Settings
 from pipelines.georemover import batch as pairs
 from pipelines.georemover.batch import BatchRow, Planned
 
@@ -45,84 +45,96 @@ SHOWN = (
 TABLE, PACKED = "georemover.csv", "georemover_composites.zip"
 
 
-def build(registry: Registry, model_set: str, given: Input, controls: Controls) -> None:
-    """The widgets and what they do."""
-    gr.HTML(f"<div class='lab-intro'>{INTRO}</div>", padding=False)
-    packed = gr.File(label="Zip of pictures and masks", file_types=[".zip"], type="filepath", height=100,
-                     elem_classes="removal-zip")  # fmt: skip
-    white = gr.Checkbox(value=False, label="In these masks, white = keep")
-    with gr.Row(elem_classes=["run-row", "lab-row"]):
-        run = gr.Button(
-            "Run the batch", variant="primary", size="lg", scale=3, min_width=110, elem_classes="studio-run"
+class Board:
+    """The widgets of the part, and what they do."""
+
+    def __init__(self, registry: Registry, asked: Form[Settings]) -> None:
+        self.registry, self.asked = registry, asked
+        gr.HTML(f"<div class='lab-intro'>{INTRO}</div>", padding=False)
+        self.packed = gr.File(
+            label="Zip of pictures and masks",
+            file_types=[".zip"],
+            type="filepath",
+            height=100,
+            elem_classes="removal-zip",
         )
-        stop = gr.Button("Stop the batch", size="lg", scale=1, min_width=90, elem_classes="studio-stop")
-    line = gr.HTML(progress_line(READY), padding=False, elem_classes="batch-line")
-    board = gr.HTML(padding=False)
-    with gr.Row(elem_classes="run-row"):
-        save_csv = gr.DownloadButton("Download CSV", size="md", interactive=False, min_width=120)
-        save_zip = gr.Button("Download pictures (zip)", size="md", interactive=False, min_width=120)
-    place = gr.State("")  # the folder of the last batch
+        self.white = gr.Checkbox(value=False, label="In these masks, white = keep")
+        with gr.Row(elem_classes=["run-row", "lab-row"]):
+            self.run = gr.Button(
+                "Run the batch", variant="primary", size="lg", scale=3, min_width=110, elem_classes="studio-run"
+            )
+            self.stop = gr.Button("Stop the batch", size="lg", scale=1, min_width=90, elem_classes="studio-stop")
+        self.line = gr.HTML(progress_line(READY), padding=False, elem_classes="batch-line")
+        self.board = gr.HTML(padding=False)
+        with gr.Row(elem_classes="run-row"):
+            self.save_csv = gr.DownloadButton("Download CSV", size="md", interactive=False, min_width=120)
+            self.save_zip = gr.Button("Download pictures (zip)", size="md", interactive=False, min_width=120)
+        self.place = gr.State("")
+        """The folder of the last batch."""
+        self._bind()
 
-    def batch(session, path, keep, grow, fill, *values) -> Iterator[Any]:
-        if not path:
-            raise ValueError("There is no zip yet: drop one with pictures and masks.")
-        settings = controls.asked([1 if name == "variants" else value for name, value in zip(controls.names, values, strict=True)],
-                                  grow, fill, model_set)  # fmt: skip
-        began, rows = time.monotonic(), {}
-        folder = workspace(session) / secrets.token_hex(6)
-        folder.mkdir()
-        yield {
-            line: progress_line("Starting…", 0.0, "running"), board: "", place: str(folder),
-            save_csv: gr.DownloadButton(value=None, interactive=False), save_zip: gr.Button(interactive=False),
-        }  # fmt: skip
-        try:
-            for item in live(pairs.run, registry, path, settings, bool(keep), limit_s=LIMIT_S):
-                if item is IDLE:
-                    yield gr.skip()
-                elif isinstance(item, Progress):
-                    yield {line: running_line(item, began, 0)}
-                elif isinstance(item, Planned | BatchRow):
-                    new = item.rows if isinstance(item, Planned) else [pack(item, folder)]
-                    rows |= {(row.name, row.files): row for row in new}
-                    known = list(rows.values())
-                    path_ = write_table(known, folder)
-                    yield {board: board_html(known), save_csv: gr.DownloadButton(value=path_, interactive=True)}
-                elif isinstance(item, Result):
-                    text = f"Done: {made_words(list(rows.values()))} in {time.monotonic() - began:.0f} s · {Path(path).name[:60]}"
-                    yield {line: progress_line(text, 1.0, "done"), **over}
-        except TimeoutError:
-            text = f"Stopped after {LIMIT_S / 60:.0f} minutes, the limit of one run. What was done stays."
-            yield {line: progress_line(text, 0.0, "stopped"), **over}
+    def _bind(self) -> None:
+        outputs = [self.line, self.board, self.place, self.save_csv, self.save_zip]
+        emptied(self.packed, held(SLUG, self.packed.upload, self.look_into, self.packed, outputs, **TALKS))
+        # Every update of a file is one more copy of it on the disk, so the pictures wait until they are asked for.
+        download(self.save_zip, packed_pictures, self.place)
+        guarded = on_gpu(self.batch, stopped=self._over(STOPPED), broken=self._over(f"{BROKE} What was done stays."))
+        self.run.click(**run_event(guarded, *outputs, inputs=[self.packed, self.white], **self.asked.widgets))
+        self.stop.click(halt, **LIGHT)
 
-    def packed_pictures(folder: str) -> str:
-        with told("Nothing to download"):
-            if not folder or not (Path(folder) / PACKED).is_file():
-                raise ValueError("No picture of this batch was finished: the table says why.")
-        return str(Path(folder) / PACKED)
+    def _over(self, words: str, share: float = 0.0, how: str = "stopped") -> dict[Any, Any]:
+        return {self.line: progress_line(words, share, how), self.save_zip: gr.Button(interactive=True)}
 
-    def look_into(path: str | None) -> dict[Any, Any]:
+    def _empty(self, line: str) -> dict[Any, Any]:
+        return {
+            self.line: line,
+            self.board: "",
+            self.save_csv: gr.DownloadButton(value=None, interactive=False),
+            self.save_zip: gr.Button(interactive=False),
+        }
+
+    def look_into(self, path: str | None) -> dict[Any, Any]:
         """A zip is opened when it comes, so that one that is refused does not stay; the table of another one goes."""
         if path is not None:
             with told("This zip was not taken"):
                 pairs.check_batch(path)
-        return {
-            line: progress_line(READY), board: "", place: "",
-            save_csv: gr.DownloadButton(value=None, interactive=False), save_zip: gr.Button(interactive=False),
-        }  # fmt: skip
+        return {**self._empty(progress_line(READY)), self.place: ""}
 
-    emptied(packed, held(SLUG, packed.upload, look_into, packed, [line, board, place, save_csv, save_zip], **TALKS))
-    # Every update of a file is one more copy of it on the disk, so the pictures wait until they are asked for.
-    over = {save_zip: gr.Button(interactive=True)}
-    download(save_zip, packed_pictures, place)
-    run.click(
-        on_gpu(
-            batch, stopped={line: progress_line(STOPPED, 0.0, "stopped"), **over},
-            broken={line: progress_line(f"{BROKE} What was done stays.", 0.0, "stopped"), **over},
-        ),
-        [packed, white, given.grow, given.fill, *controls.widgets], [line, board, save_csv, save_zip, place],
-        show_progress="hidden", api_visibility="private", trigger_mode="multiple", **GPU,
-    )  # fmt: skip
-    stop.click(halt, **LIGHT)
+    def batch(self, session: str, path: str | None, keep: bool, **values: Any) -> Iterator[Any]:
+        if not path:
+            raise ValueError("There is no zip yet: drop one with pictures and masks.")
+        settings = self.asked.settings({**values, "variants": 1})
+        rows: dict[tuple[str, str], BatchRow] = {}
+        folder = workspace(session) / secrets.token_hex(6)
+        folder.mkdir()
+        yield {**self._empty(progress_line("Starting…", 0.0, "running")), self.place: str(folder)}
+
+        def shown(new: list[BatchRow]) -> dict[Any, Any]:
+            rows.update({(row.name, row.files): row for row in new})
+            table = write_table(list(rows.values()), folder)
+            return {
+                self.board: board_html(list(rows.values())),
+                self.save_csv: gr.DownloadButton(value=table, interactive=True),
+            }
+
+        def done(_count: int, seconds: float) -> dict[Any, Any]:
+            text = f"Done: {made_words(list(rows.values()))} in {seconds:.0f} s · {Path(path).name[:60]}"
+            return self._over(text, 1.0, "done")
+
+        shows = {Planned: lambda planned: shown(planned.rows), BatchRow: lambda row: shown([pack(row, folder)])}
+        items = live(pairs.run, self.registry, path, settings, bool(keep), limit_s=LIMIT_S)
+        try:
+            yield from pump(items, self.line, done, shows, digits=0)
+        except TimeoutError:
+            yield self._over(f"Stopped after {LIMIT_S / 60:.0f} minutes, the limit of one run. What was done stays.")
+
+
+def packed_pictures(folder: str) -> str:
+    """The zip of a batch's pictures."""
+    with told("Nothing to download"):
+        if not folder or not (Path(folder) / PACKED).is_file():
+            raise ValueError("No picture of this batch was finished: the table says why.")
+    return str(Path(folder) / PACKED)
 
 
 def write_table(rows: Sequence[BatchRow], folder: Path) -> str:

@@ -42,7 +42,7 @@ class OwnDepth:
 
 @dataclasses.dataclass(frozen=True)
 class Edit:
-    """The widgets; ``bind`` fills them with life once the run's state exists."""
+    """The widgets; :meth:`bind` ties them once the run's state exists."""
 
     own: gr.State
     editor: gr.ImageEditor
@@ -63,99 +63,110 @@ class Edit:
     def clear(self) -> dict[Any, Any]:
         """Another picture is on the page: this depth was not made for it."""
         return {
-            self.own: None, self.note: NONE, self.editor: gr.ImageEditor(value=None, visible=False),
-            self.use: gr.Button(visible=False), self.render: gr.Button(interactive=False), self.back: gr.Button(interactive=False),
-        }  # fmt: skip
-
-
-def build() -> Edit:
-    """An accordion below the depth maps."""
-    picture_editor.guard()
-    own = gr.State(None)
-    with gr.Accordion("Edit or bring the depth after", open=False):
-        gr.HTML(ABOUT, padding=False)
-        unchanged = gr.Button("What if the depth had not changed?", size="md", elem_classes=STARTS)
-        fetch = gr.Button("Paint over the depth after", size="md")
-        editor = gr.ImageEditor(
-            label="Depth after, dark is far", type="pil", image_mode="RGBA", format="png", sources=(), transforms=(),
-            layers=False, height=300, buttons=[], visible=False, elem_classes="removal-editor",
-            brush=gr.Brush(default_size=20, colors=list(GREYS), default_color=GREYS[1]), eraser=gr.Eraser(default_size=20),
-        )  # fmt: skip
-        use = gr.Button("Use what I painted", size="md", visible=False)
-        dark = gr.Checkbox(value=False, label="In depth files, near is dark")
-        drop = gr.File(
-            label="Bring a depth map: grey of 8 or 16 bits, or inferno", file_types=["image"], type="filepath", height=84,
-            elem_classes=["drop-zone", "removal-depth-file"],
-        )  # fmt: skip
-        note = gr.HTML(NONE, padding=False)
-        with gr.Row(elem_classes="run-row"):
-            render = gr.Button("Render from my depth", size="md", min_width=120, interactive=False, elem_classes=STARTS)
-            back = gr.Button("Back to the model’s", size="md", min_width=120, interactive=False)
-    return Edit(own, editor, fetch, use, drop, dark, back, note, render, unchanged)
-
-
-def bind(edit: Edit, view: Any) -> None:
-    """What the widgets do. ``view``: a ``removal_view.View``."""
-    last, after, colours = view.last, view.after, view.colours
-
-    def known(shown: Any) -> Any:
-        if shown is None or shown.outcome.depth_before is None:
-            raise ValueError("There is no depth yet to change: press 1 Estimate depth first.")
-        return shown.outcome
-
-    def taken(shown: Any, depth: NDArray[numpy.float32], kind: str) -> dict[Any, Any]:
-        return {
-            edit.own: OwnDepth(shown.key, depth), edit.note: IN_USE, after: views.depth_picture(depth, kind),
-            edit.render: gr.Button(interactive=True), edit.back: gr.Button(interactive=True),
-        }  # fmt: skip
-
-    def fetched(shown: Any) -> dict[Any, Any]:
-        with told("Nothing to paint over"):
-            outcome = known(shown)
-        return {
-            edit.editor: gr.ImageEditor(value=ground(_newest(outcome)), visible=True),
-            edit.use: gr.Button(visible=True),
+            self.own: None,
+            self.note: NONE,
+            self.editor: gr.ImageEditor(value=None, visible=False),
+            self.use: gr.Button(visible=False),
+            self.render: gr.Button(interactive=False),
+            self.back: gr.Button(interactive=False),
         }
 
-    def painted(drawn: dict[str, Any] | None, shown: Any, kind: str) -> dict[Any, Any]:
-        with told("Nothing was painted"):
-            outcome = known(shown)
-            if not drawn or drawn.get("composite") is None:
-                raise ValueError("The depth editor is empty: press Paint over the depth after first.")
-        return taken(shown, level_of(drawn["composite"], _newest(outcome)), kind)
+    @classmethod
+    def build(cls) -> Edit:
+        """An accordion below the depth maps."""
+        picture_editor.guard()
+        own = gr.State(None)
+        with gr.Accordion("Edit or bring the depth after", open=False):
+            gr.HTML(ABOUT, padding=False)
+            unchanged = gr.Button("What if the depth had not changed?", size="md", elem_classes=STARTS)
+            fetch = gr.Button("Paint over the depth after", size="md")
+            editor = gr.ImageEditor(
+                label="Depth after, dark is far",
+                type="pil",
+                image_mode="RGBA",
+                format="png",
+                sources=(),
+                transforms=(),
+                layers=False,
+                height=300,
+                buttons=[],
+                visible=False,
+                elem_classes="removal-editor",
+                brush=gr.Brush(default_size=20, colors=list(GREYS), default_color=GREYS[1]),
+                eraser=gr.Eraser(default_size=20),
+            )
+            use = gr.Button("Use what I painted", size="md", visible=False)
+            dark = gr.Checkbox(value=False, label="In depth files, near is dark")
+            drop = gr.File(
+                label="Bring a depth map: grey of 8 or 16 bits, or inferno",
+                file_types=["image"],
+                type="filepath",
+                height=84,
+                elem_classes=["drop-zone", "removal-depth-file"],
+            )
+            note = gr.HTML(NONE, padding=False)
+            with gr.Row(elem_classes="run-row"):
+                render = gr.Button(
+                    "Render from my depth", size="md", min_width=120, interactive=False, elem_classes=STARTS
+                )
+                back = gr.Button("Back to the model’s", size="md", min_width=120, interactive=False)
+        return cls(own, editor, fetch, use, drop, dark, back, note, render, unchanged)
 
-    def brought(path: str | None, near_is_dark: bool, shown: Any, kind: str) -> Any:
-        if path is None:
-            return gr.skip()
-        with told("This depth map was not taken"):
-            shape = known(shown).depth_before.shape
-            # In the normalisation of the depth before, or the two could not be compared: grey is taken as it is.
-            depth, _limits = open_depth(path, bool(near_is_dark), (0.0, 1.0), fits(shape))
-            depth = cv2.resize(depth, shape[::-1], interpolation=cv2.INTER_AREA)
-        return {**taken(shown, depth, kind), edit.drop: None}
+    def bind(self, last: gr.State, after: gr.Image, colours: gr.Radio) -> None:
+        """What the widgets do with the run on the page (``last``), in which ``after`` shows the depth after in ``colours``."""
 
-    def given_back(shown: Any, kind: str) -> dict[Any, Any]:
-        depth = None if shown is None else shown.outcome.depth_after
-        return {
-            edit.own: None, edit.note: NONE, edit.render: gr.Button(interactive=False), edit.back: gr.Button(interactive=False),
-            after: None if depth is None else views.depth_picture(depth, kind),
-        }  # fmt: skip
+        def taken(shown: Any, depth: NDArray[numpy.float32], kind: str) -> dict[Any, Any]:
+            return {
+                self.own: OwnDepth(shown.key, depth),
+                self.note: IN_USE,
+                after: views.depth_picture(depth, kind),
+                self.render: gr.Button(interactive=True),
+                self.back: gr.Button(interactive=True),
+            }
 
-    changed = [edit.own, edit.note, after, edit.render, edit.back]
-    edit.fetch.click(fetched, last, [edit.editor, edit.use], **TALKS)
-    held(SLUG, edit.use.click, painted, [edit.editor, last, colours], changed, **TALKS)
-    emptied(
-        edit.drop,
-        held(
-            SLUG,
-            edit.drop.upload,
-            brought,
-            [edit.drop, edit.dark, last, colours],
-            [*changed, edit.drop],
-            **TALKS,
-        ),
-    )
-    held(SLUG, edit.back.click, given_back, [last, colours], changed, **LIGHT)
+        def fetched(shown: Any) -> dict[Any, Any]:
+            with told("Nothing to paint over"):
+                depth = _newest(_outcome(shown))
+            return {self.editor: gr.ImageEditor(value=ground(depth), visible=True), self.use: gr.Button(visible=True)}
+
+        def painted(drawn: dict[str, Any] | None, shown: Any, kind: str) -> dict[Any, Any]:
+            with told("Nothing was painted"):
+                outcome = _outcome(shown)
+                if not drawn or drawn.get("composite") is None:
+                    raise ValueError("The depth editor is empty: press Paint over the depth after first.")
+            return taken(shown, level_of(drawn["composite"], _newest(outcome)), kind)
+
+        def brought(path: str | None, near_is_dark: bool, shown: Any, kind: str) -> Any:
+            if path is None:
+                return gr.skip()
+            with told("This depth map was not taken"):
+                shape = _outcome(shown).depth_before.shape
+                # In the normalisation of the depth before, or the two could not be compared: grey is taken as it is.
+                depth, _limits = open_depth(path, bool(near_is_dark), (0.0, 1.0), fits(shape))
+                depth = cv2.resize(depth, shape[::-1], interpolation=cv2.INTER_AREA)
+            return {**taken(shown, depth, kind), self.drop: None}
+
+        def given_back(shown: Any, kind: str) -> dict[Any, Any]:
+            depth = None if shown is None else shown.outcome.depth_after
+            return {
+                self.own: None,
+                self.note: NONE,
+                self.render: gr.Button(interactive=False),
+                self.back: gr.Button(interactive=False),
+                after: None if depth is None else views.depth_picture(depth, kind),
+            }
+
+        changed, dropped = [self.own, self.note, after, self.render, self.back], [self.drop, self.dark, last, colours]
+        self.fetch.click(fetched, last, [self.editor, self.use], **TALKS)
+        held(SLUG, self.use.click, painted, [self.editor, last, colours], changed, **TALKS)
+        emptied(self.drop, held(SLUG, self.drop.upload, brought, dropped, [*changed, self.drop], **TALKS))
+        held(SLUG, self.back.click, given_back, [last, colours], changed, **LIGHT)
+
+
+def _outcome(shown: Any) -> Any:
+    if shown is None or shown.outcome.depth_before is None:
+        raise ValueError("There is no depth yet to change: press 1 Estimate depth first.")
+    return shown.outcome
 
 
 def fits(shape: tuple[int, int]) -> Callable[[tuple[int, int]], None]:

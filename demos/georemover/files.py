@@ -95,10 +95,13 @@ def write(
 def settings_record(outcome: Outcome, picture: Picture, drawn: bool) -> dict[str, Any]:
     """The settings, of a rendered scene its recipe, and whether the mask or the depth were a visitor's own: these are in no PNG."""
     record: dict[str, Any] = {
-        **dataclasses.asdict(outcome.settings), "depth": outcome.depth_from, "mask": "drawn" if drawn else "solid",
-        "original_size": list(outcome.original_size), "compare": outcome.fill_only is not None,
+        **dataclasses.asdict(outcome.settings),
+        "depth": outcome.depth_from,
+        "mask": "drawn" if drawn else "solid",
+        "original_size": list(outcome.original_size),
+        "compare": outcome.fill_only is not None,
         "adapters": {model["key"]: model["sha256"] for model in outcome.models if "sha256" in model},
-    }  # fmt: skip
+    }
     if picture.recipe is not None:
         record["scene"] = {**dataclasses.asdict(picture.recipe), "index": picture.index or 0}
     return record
@@ -120,8 +123,9 @@ class Inside:
         lacking = ["the picture and its mask"] if self.recipe is None else ["the brushed mask"] if self.drawn else []
         lacking += ["the depth after that was painted or brought"] if self.depth == "given" else []
         press = {
-            "given": "Render from my depth", "unchanged": "1 Estimate depth and What if the depth had not changed?"
-        }.get(self.depth, "Remove")  # fmt: skip
+            "given": "Render from my depth",
+            "unchanged": "1 Estimate depth and What if the depth had not changed?",
+        }.get(self.depth, "Remove")
         if not lacking:
             return f"Press {press} to make it again."
         return f"The file does not hold {' and '.join(lacking)}: bring that again, then press {press}."
@@ -133,12 +137,11 @@ def settings_inside(path: str | Path) -> Inside:
     Raises:
         ValueError: it is no such PNG, or what it claims is out of bounds.
     """
-    found = images.read_settings(path, tab=SLUG)["settings"]
-    names = {field.name for field in dataclasses.fields(Settings)}
-    settings = Settings(**{name: value for name, value in found.items() if name in names}).validated()
-    recipe = None if found.get("scene") is None else _recipe_inside(found["scene"])
-    depth = str(found.get("depth", "stage 1"))
-    return Inside(settings, recipe, found.get("mask", "solid") == "drawn", depth)
+    record = images.read_settings(path, tab=SLUG)["settings"]
+    settings = Settings.read(record, "this PNG")
+    recipe = None if record.get("scene") is None else _recipe_inside(record["scene"])
+    depth = str(record.get("depth", "stage 1"))
+    return Inside(settings, recipe, record.get("mask", "solid") == "drawn", depth)
 
 
 def _recipe_inside(scene: Any) -> Recipe:

@@ -125,10 +125,10 @@ def snapped(picture: Picture, mask: NDArray[numpy.bool_]) -> NDArray[numpy.bool_
     rows, columns = numpy.nonzero(masks.resized(mask, size))
     room = 2 + round(0.1 * max(numpy.ptp(rows), numpy.ptp(columns)))
     box = (int(columns.min()) - room, int(rows.min()) - room, int(columns.max()) + room + 1, int(rows.max()) + room + 1)
-    found = masks.around(composite.at_size(picture.image, size), box)
-    if not found.any():
+    outlined = masks.around(composite.at_size(picture.image, size), box)
+    if not outlined.any():
         raise ValueError("No object stands out there by its colours: brush it by hand.")
-    return masks.resized(found, picture.image.size)
+    return masks.resized(outlined, picture.image.size)
 
 
 def mask_file(picture: Picture, mask: NDArray[numpy.bool_], session: str) -> str:

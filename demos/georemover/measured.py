@@ -8,14 +8,13 @@ from typing import Any
 from demos.core.figures import Interval, data_uri, intervals, safe, ways
 from pipelines.core import asset_files, images
 from pipelines.georemover import export
+from pipelines.georemover.metrics import BARS
 
 WORST = export.MEASURED.with_name("worst.png")
 NOT_MEASURED = "There are no figures over many scenes yet: roll scenes and look at what each run measures."
 INTRO = """<p>All ways on the same {scenes} held-out scenes, each with one object to be removed, marked without its shadow and reflection. The
 truth is the same scene rendered without the object. <b>Residual effect</b> is what is left where shadow and reflection were: 0 is clean, 1 is
 untouched. Objects without a visible effect count in the other columns only.</p>"""
-BARS = {"residual": 0.15, "psnr_effect": 27.0, "over_erasure": 0.01, "inserted": 0.03}
-"""What was asked of ours: residual, over-erasure and new structures at most, PSNR at least."""
 HEADS = (
     "Residual effect",
     "PSNR in the effect area",
@@ -25,7 +24,7 @@ HEADS = (
     "Depth error",
     "Seconds",
 )
-TOLD = (
+NOTE = (
     "Residual effect: mean, and in brackets the quartiles. New structures: share of the scenes where the depth model sees something new "
     "standing in the mask. Depth error: of stage 1 in the mask, of 1. Seconds: a removal on 2 CPU cores, median."
 )
@@ -34,16 +33,16 @@ SHEET = (
 )
 
 
-def measured_html(model_set: str, found: Mapping[str, Any] | None = None) -> str:
+def measured_html(model_set: str, figures: Mapping[str, Any] | None = None) -> str:
     """The part of the page; one sentence where nothing was measured."""
-    found = export.measured() if found is None else found
-    if not found or "ours" not in found.get("rows", {}):
+    figures = export.measured() if figures is None else figures
+    if not figures or "ours" not in figures.get("rows", {}):
         return f"<p class='remark'>{NOT_MEASURED}</p>"
-    rows = {arm: found["rows"][arm] for arm in found.get("order", found["rows"])}
+    rows = {arm: figures["rows"][arm] for arm in figures.get("order", figures["rows"])}
     other = (
         "" if model_set == "mini" else "<p class='remark'>These are figures of the mini set, not of FLUX.1-Fill.</p>"
     )
-    told = "".join(f"<li>{safe(sentence)}</li>" for sentence in findings(rows))
+    listed = "".join(f"<li>{safe(sentence)}</li>" for sentence in findings(rows))
     sheet = ""
     worst = asset_files.reading(WORST, lambda: images.open_picture(WORST), lambda: None)
     if worst is not None:
@@ -52,7 +51,7 @@ def measured_html(model_set: str, found: Mapping[str, Any] | None = None) -> str
             f"<figcaption>{SHEET}</figcaption></figure>"
         )
     return (
-        f"<div class='board'>{other}<div class='lab-intro'>{INTRO.format(scenes=found['scenes'])}</div><ul class='meaning'>{told}</ul>"
+        f"<div class='board'>{other}<div class='lab-intro'>{INTRO.format(scenes=figures['scenes'])}</div><ul class='meaning'>{listed}</ul>"
         f"{table(rows)}{chart(rows)}{sheet}</div>"
     )
 
@@ -64,7 +63,7 @@ def _mean(row: Mapping[str, Any], key: str) -> float | None:
 
 def findings(rows: Mapping[str, Any]) -> list[str]:
     """What the figures say, in sentences made from them."""
-    ours, told = rows["ours"], []
+    ours, sentences = rows["ours"], []
     left, sharp = _mean(ours, "residual"), _mean(ours, "psnr_effect")
     erased, new = _mean(ours, "over_erasure"), _mean(ours, "inserted")
     beside = _mean(rows.get("fill_only", {}), "residual")
@@ -72,19 +71,19 @@ def findings(rows: Mapping[str, Any]) -> list[str]:
         against = (
             "" if beside is None else f", against {beside:.3f} where the same base model fills the marked area only"
         )
-        told.append(
+        sentences.append(
             f"Of shadow and reflection {100 * left:.1f} % is left{against}. {_bar(left <= BARS['residual'], 'at most 15 %')}"
         )
     if sharp is not None:
-        told.append(
+        sentences.append(
             f"Where they were, the result is {sharp:.1f} dB from the truth. {_bar(sharp >= BARS['psnr_effect'], 'at least 27 dB')}"
         )
     if erased is not None:
-        told.append(
+        sentences.append(
             f"Of everything that has nothing to do with the object {100 * erased:.2f} % changed. {_bar(erased <= BARS['over_erasure'], 'at most 1 %')}"
         )
     if new is not None:
-        told.append(
+        sentences.append(
             f"Something new stands in the mask in {100 * new:.1f} % of the scenes. {_bar(new <= BARS['inserted'], 'at most 3 %')}"
         )
     for key, words in (
@@ -99,8 +98,8 @@ def findings(rows: Mapping[str, Any]) -> list[str]:
         if value is not None and left is not None:
             seconds = rows[key].get("seconds")
             paid = f" in {seconds:.1f} s" if key == "fast" and seconds else ""
-            told.append(f"{words}{paid}, {100 * value:.1f} % is left.")
-    return told
+            sentences.append(f"{words}{paid}, {100 * value:.1f} % is left.")
+    return sentences
 
 
 def _bar(met: bool, asked: str) -> str:
@@ -123,7 +122,7 @@ def table(rows: Mapping[str, Any]) -> str:
             _number(row.get("seconds"), 2),
         )
         lines.append((row["title"], cells))
-    return ways(lines, HEADS, "Every way on the same scenes", TOLD, "tally removal-table")
+    return ways(lines, HEADS, "Every way on the same scenes", NOTE, "tally removal-table")
 
 
 def _number(value: float | None, digits: int, unit: str = "", factor: float = 1.0) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -87,11 +88,18 @@ def mask_in(value: Any, picture: Picture) -> NDArray[numpy.bool_]:
     if picture.exact is not None and uri == picture.exact[0]:
         return picture.exact[1]
     try:
-        drawn = images.opened(base64.b64decode(uri[len(PREFIX) :], validate=True), _small_enough, kinds=["PNG"])
+        return _decoded(uri, size)
     except ValueError:  # binascii's error is one, too
         return nothing
-    marked = numpy.asarray(drawn.convert("RGBA"))[..., 3] >= 128
-    if marked.shape == nothing.shape:
-        return marked
-    how = cv2.INTER_AREA if size[0] < marked.shape[1] else cv2.INTER_LINEAR
-    return cv2.resize(marked.astype(numpy.float32), size, interpolation=how) >= 0.5
+
+
+@lru_cache(maxsize=4)
+def _decoded(uri: str, size: tuple[int, int]) -> NDArray[numpy.bool_]:
+    """The mask at (width, height); read-only, because whoever asks again, a run after its last stroke, gets the same."""
+    drawn = images.opened(base64.b64decode(uri[len(PREFIX) :], validate=True), _small_enough, kinds=["PNG"])
+    mask = numpy.asarray(drawn.convert("RGBA"))[..., 3] >= 128
+    if mask.shape != size[::-1]:
+        how = cv2.INTER_AREA if size[0] < mask.shape[1] else cv2.INTER_LINEAR
+        mask = cv2.resize(mask.astype(numpy.float32), size, interpolation=how) >= 0.5
+    mask.flags.writeable = False
+    return mask

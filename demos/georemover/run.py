@@ -3,31 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import gradio as gr
 import numpy
 from numpy.typing import NDArray
 from PIL import Image
 
-from demos.core.handlers import BROKE, GPU, LIGHT, TALKS, halt, on_gpu
+from demos.core.handlers import LIGHT, TALKS, halt, on_gpu
 from demos.core.hold import OnPage, belonging, hold
+from demos.core.page import ends, pump, run_event
 from demos.core.uploads import told
-from demos.core.widgets import Entry, History, progress_line, running_line
+from demos.core.widgets import Entry, History, progress_line
 from demos.georemover import scenes
-from demos.georemover.edit import Edit
+from demos.georemover.edit import Edit, OwnDepth
 from demos.georemover.files import SLUG, Shown, write
 from demos.georemover.input import Input
 from demos.georemover.mask import BRUSH, asked_mask
 from demos.georemover.settings import Controls
 from demos.georemover.view import View
 from pipelines import georemover
-from pipelines.core.lane import IDLE, Progress, Result, live
+from pipelines.core.lane import live
 from pipelines.core.registry import Registry
 from pipelines.core.stages import Preview, keeping
-from pipelines.georemover import EXAMPLES, Cache, Geometry, Request, checks
+from pipelines.georemover import EXAMPLES, Cache, Geometry, Outcome, Request, checks
 
 LIMIT_S = 900.0
 STOPPED = "Stopped. Stages that were finished are kept; Remove goes on from them."
@@ -50,126 +50,167 @@ class Kept:
         return numpy.unpackbits(self.packed, count=width * height).reshape(height, width).astype(bool)
 
 
-def request_of(picture: scenes.Picture, mask: Any, settings: georemover.Settings, **more: Any) -> Request:
-    """A run on what is on the page."""
-    return Request(picture.image, mask, settings, layered=picture.layered, lost=picture.lost, **more)
+class Held(NamedTuple):
+    """What the page holds beside the settings when a run is asked for, in the order of :attr:`Runs.inputs`."""
+
+    picture: scenes.Picture | None
+    mode: str
+    drawn: Any
+    depth: OwnDepth | None
+    shown: Shown | None
+    compare: bool
+    colours: str
+    which: str
+    threshold: float
+    entries: list[Entry]
+    cache: Cache
+    page: OnPage
+
+    def request(self, settings: georemover.Settings, marked: bool = True, **more: Any) -> Request:
+        """A run on what is on the page; unless it has to be ``marked``, its mask may be empty.
+
+        Raises:
+            ValueError: there is no picture, or nothing is marked.
+        """
+        mask, picture = asked_mask(self.picture, self.mode, self.drawn, marked), self.picture
+        rendered = picture.solids is not None
+        asked = {"layered": picture.layered, "lost": picture.lost, "compare": bool(self.compare), **more}
+        return Request(picture.image, mask, settings, known_world=rendered, **asked)
+
+
+@dataclasses.dataclass(frozen=True)
+class Runs:
+    """The runs of the page, as its events call them."""
+
+    registry: Registry
+    cache: gr.State
+    given: Input
+    controls: Controls
+    view: View
+    edit: Edit
+    history: History
+    page: gr.State
+
+    @property
+    def inputs(self) -> list[gr.blocks.Block]:
+        given, view = self.given, self.view
+        marked = [given.picture, given.mode, given.editor, self.edit.own, view.last, self.controls.compare]
+        return [*marked, view.colours, view.which, view.threshold, self.history.entries, self.cache, self.page]
+
+    def remove(self, session: str, *held: Any, **values: Any) -> Iterator[Any]:
+        yield from self._run(session, Held(*held), values)
+
+    def estimate_depth(self, session: str, *held: Any, **values: Any) -> Iterator[Any]:
+        yield from self._run(session, Held(*held), values, georemover.DEPTH_BEFORE)
+
+    def remove_from_depth(self, session: str, *held: Any, **values: Any) -> Iterator[Any]:
+        yield from self._run(session, Held(*held), values, georemover.DEPTH_AFTER)
+
+    def render(self, session: str, *held: Any, **values: Any) -> Iterator[Any]:
+        """From the visitor's depth, where there is one for this picture."""
+        yield from self._run(session, Held(*held), values, own=True)
+
+    def render_unchanged(self, session: str, *held: Any, **values: Any) -> Iterator[Any]:
+        """Render as if stage 1 had changed nothing: the picture must stay as it is."""
+        on, settings = Held(*held), self.controls.asked.settings(values)
+        # That depth has been assisted already.
+        asked = on.request(dataclasses.replace(settings, depth_assist=False), compare=False)
+        if on.shown is None or on.shown.key != on.picture.key:
+            raise ValueError("The depth of this picture is not known yet: press 1 Estimate depth, then this again.")
+        asked.depth_after = asked.depth_before = on.shown.outcome.depth_before
+        yield from self._shown(session, asked, on)
+
+    def _run(self, session: str, on: Held, values: dict[str, Any], until: str = "", own: bool = False) -> Iterator[Any]:
+        """A run up to ``until``; with ``own``, from the visitor's depth where there is one for this picture."""
+        asked = on.request(self.controls.asked.settings(values), until != georemover.DEPTH_BEFORE)
+        if own and on.depth is not None and on.depth.key == on.picture.key:
+            asked.depth_after = on.depth.after
+        try:
+            yield from self._shown(session, asked, on, until)
+        except checks.NoWeights:
+            if not until and on.page.key == on.picture.key:
+                yield self.view.stand_in(*georemover.without_weights(asked))
+            raise
+
+    def _shown(self, session: str, asked: Request, on: Held, until: str = "") -> Iterator[Any]:
+        """The updates of a run for as long as its picture is on the page."""
+        updates = self._stages(session, asked, on, until)
+        yield from belonging(updates, on.page, on.picture.key, self.view.line, self.history.outputs)
+
+    def _stages(self, session: str, asked: Request, on: Held, until: str) -> Iterator[Any]:
+        """``until``: the stage, as previews name it, after which it is enough; empty for all."""
+        view, picture = self.view, on.picture
+        yield {view.line: progress_line("Starting…", 0.0, "running")}
+        about = picture.meant(asked.mask)
+        if not until and about is not None:
+            asked.truth = scenes.truth(dataclasses.replace(picture.recipe, index=about))
+        work = georemover.geometry if until else georemover.remove
+        more = (until == georemover.DEPTH_AFTER,) if until else ()
+        items = keeping(live(work, self.registry, asked, on.cache, *more, limit_s=LIMIT_S), on.cache)
+
+        def done(value: Outcome | Geometry, seconds: float) -> Iterator[Any]:
+            if isinstance(value, Geometry):
+                updates = view.show(Shown(value, picture.key), on.colours, on.which, on.threshold)
+                yield {**updates, view.line: progress_line(f"{until} done in {seconds:.1f} s", 1.0, "done")}
+            else:
+                yield from self._finished(session, value, asked, on, about, seconds)
+
+        # A preview that has no place here is an empty update.
+        shows = {Preview: lambda seen: view.preview(seen, picture.image, on.colours) or gr.skip()}
+        yield from pump(items, view.line, done, shows)
+
+    def _finished(
+        self, session: str, outcome: Outcome, asked: Request, on: Held, about: int | None, seconds: float
+    ) -> Iterator[Any]:
+        """A run that went through; ``about``: the solid of the scene that was removed."""
+        view, picture = self.view, on.picture
+        # Writing takes a while where the original is large: the geometry need not wait for it.
+        yield view.geometry_of(outcome, on.colours)
+        drawn = on.mode == BRUSH or picture.solids is None
+        clean = None if asked.truth is None else Image.fromarray(asked.truth.clean)
+        shown = write(outcome, picture, session, clean, drawn)
+        name = picture.names[about] if picture.names and about is not None else picture.name
+        caption = f"{name} · seed {shown.outcome.settings.seed}"
+        text = f"Done in {seconds:.1f} s: {caption}"
+        updates = {**view.show(shown, on.colours, on.which, on.threshold), view.line: progress_line(text, 1.0, "done")}
+        if shown.results:
+            packed = numpy.packbits(asked.mask) if drawn else None
+            kept = Kept(shown, picture.chosen(picture.index), packed)
+            updates |= self.history.add(on.entries, Entry(shown.results[0], caption, kept))
+        yield updates
+
+    def example(self, pixels: Any, holes: bool, event: gr.EventData) -> dict[Any, Any]:
+        with told("No scene was rolled"):
+            new = scenes.roll(EXAMPLES[self.given.chips.index(event.target)])
+        return self.given.load(new, pixels, holes)
+
+    def event(self, work: Callable[..., Iterator[Any]]) -> dict[str, Any]:
+        """How the event of a run is bound."""
+        guarded = on_gpu(work, **ends(self.view.line, STOPPED))
+        outputs = [*self.view.outputs, *self.history.outputs]
+        return run_event(guarded, *outputs, inputs=self.inputs, **self.controls.asked.widgets)
 
 
 def bind(
-    registry: Registry, model_set: str, cache: gr.State, given: Input, controls: Controls, view: View, edit: Edit, history: History
-) -> None:  # fmt: skip
+    registry: Registry, cache: gr.State, given: Input, controls: Controls, view: View, edit: Edit, history: History
+) -> None:
     """Tie the buttons to the runs."""
-
-    def going(
-        session: str, asked: Request, kept: Cache, picture: scenes.Picture, mode: str, look: tuple[str, str, float],
-        entries: list[Entry], page: OnPage, until: str = "",
-    ) -> Iterator[Any]:  # fmt: skip
-        updates = stages(session, asked, kept, picture, mode, look, entries, until)
-        yield from belonging(updates, page, picture.key, view.line, history.outputs)
-
-    def stages(
-        session: str, asked: Request, kept: Cache, picture: scenes.Picture, mode: str, look: tuple[str, str, float],
-        entries: list[Entry], until: str,
-    ) -> Iterator[Any]:  # fmt: skip
-        """``until``: the stage, as previews name it, after which it is enough; empty for all."""
-        yield {view.line: progress_line("Starting…", 0.0, "running")}
-        began, clean = time.monotonic(), None
-        asked = dataclasses.replace(asked, known_world=picture.solids is not None)
-        about = picture.meant(asked.mask)
-        if not until and about is not None:
-            truth = scenes.truth(dataclasses.replace(picture.recipe, index=about))
-            asked, clean = dataclasses.replace(asked, truth=truth), Image.fromarray(truth.clean)
-        work = [georemover.geometry, registry, asked, kept, until == georemover.DEPTH_AFTER] if until else [
-            georemover.remove, registry, asked, kept,
-        ]  # fmt: skip
-        for item in keeping(live(*work, limit_s=LIMIT_S), kept):
-            if item is IDLE:
-                yield gr.skip()
-            elif isinstance(item, Progress):
-                yield {view.line: running_line(item, began)}
-            elif isinstance(item, Preview):
-                yield view.preview(item, picture.image, look[0]) or gr.skip()
-            elif isinstance(item, Result) and isinstance(item.value, Geometry):
-                text = f"{until} done in {time.monotonic() - began:.1f} s"
-                updates = view.show(Shown(item.value, picture.key), *look)
-                yield {**updates, view.line: progress_line(text, 1.0, "done")}
-            elif isinstance(item, Result):
-                # Writing takes a while where the original is large: the geometry need not wait for it.
-                yield view.geometry_of(item.value, look[0])
-                drawn = mode == BRUSH or picture.solids is None
-                shown = write(item.value, picture, session, clean, drawn)
-                name = picture.names[about] if picture.names and about is not None else picture.name
-                caption = f"{name} · seed {shown.outcome.settings.seed}"
-                text = f"Done in {time.monotonic() - began:.1f} s: {caption}"
-                updates = {**view.show(shown, *look), view.line: progress_line(text, 1.0, "done")}
-                if shown.results:
-                    packed = numpy.packbits(asked.mask) if drawn else None
-                    held = Kept(shown, picture.chosen(picture.index), packed)
-                    updates |= history.add(entries, Entry(shown.results[0], caption, held))
-                yield updates
-
-    def run(name: str, until: str = "", own: bool = False) -> Callable[..., Iterator[Any]]:
-        """A run up to ``until``; with ``own``, from the visitor's depth where there is one for this picture."""
-
-        def removal(
-            session, picture, mode, drawn, grow, fill, depth, compare, colours, which, threshold, entries, kept, page, *values
-        ) -> Iterator[Any]:  # fmt: skip
-            mask = asked_mask(picture, mode, drawn, needed=until != georemover.DEPTH_BEFORE)
-            after = depth.after if own and depth is not None and depth.key == picture.key else None
-            settings = controls.asked(values, grow, fill, model_set)
-            asked = request_of(picture, mask, settings, depth_after=after, compare=bool(compare))
-            try:
-                yield from going(session, asked, kept, picture, mode, (colours, which, threshold), entries, page, until)
-            except checks.NoWeights:
-                if not until and page.key == picture.key:
-                    yield view.stand_in(*georemover.without_weights(asked))
-                raise
-
-        removal.__name__ = name
-        return removal
-
-    def render_unchanged(
-        session, picture, mode, drawn, grow, fill, shown, compare, colours, which, threshold, entries, kept, page, *values
-    ) -> Iterator[Any]:  # fmt: skip
-        """Render as if stage 1 had changed nothing: the picture must stay as it is."""
-        mask = asked_mask(picture, mode, drawn)
-        if shown is None or shown.key != picture.key:
-            raise ValueError("The depth of this picture is not known yet: press 1 Estimate depth, then this again.")
-        same, settings = shown.outcome.depth_before, controls.asked(values, grow, fill, model_set)
-        settings = dataclasses.replace(settings, depth_assist=False)  # that depth has been assisted already
-        asked = request_of(picture, mask, settings, depth_after=same, depth_before=same)
-        yield from going(session, asked, kept, picture, mode, (colours, which, threshold), entries, page)
-
     page = gr.State(OnPage(scenes.START_KEY))
-    mine = [given.picture, given.mode, given.editor, given.grow, given.fill]
-    rest = [controls.compare, view.colours, view.which, view.threshold, history.entries, cache, page, *controls.widgets]
-    inputs = [*mine, edit.own, *rest]
-    shared = {"outputs": [*view.outputs, *history.outputs], "show_progress": "hidden", "api_visibility": "private"}
-    shared |= {"trigger_mode": "multiple", **GPU}
-    ends = {
-        "stopped": {view.line: progress_line(STOPPED, 0.0, "stopped")},
-        "broken": {view.line: progress_line(BROKE, 0.0, "stopped")},
-    }
-    whole = on_gpu(run("remove"), **ends)
-    given.run.click(whole, inputs, **shared)
-    view.depth.click(on_gpu(run("estimate_depth", georemover.DEPTH_BEFORE), **ends), inputs, **shared)
-    view.geometry.click(on_gpu(run("remove_from_depth", georemover.DEPTH_AFTER), **ends), inputs, **shared)
-    gr.on([view.render.click, edit.render.click], on_gpu(run("render", own=True), **ends), inputs, **shared)
-    edit.unchanged.click(on_gpu(render_unchanged, **ends), [*mine, view.last, *rest], **shared)
+    runs = Runs(registry, cache, given, controls, view, edit, history, page)
+    whole = runs.event(runs.remove)
+    given.run.click(**whole)
+    view.depth.click(**runs.event(runs.estimate_depth))
+    view.geometry.click(**runs.event(runs.remove_from_depth))
+    gr.on([view.render.click, edit.render.click], **runs.event(runs.render))
+    edit.unchanged.click(**runs.event(runs.render_unchanged))
     given.stop.click(halt, **LIGHT)
-
-    def example(pixels, holes, event: gr.EventData) -> dict[Any, Any]:
-        with told("No scene was rolled"):
-            new = scenes.roll(EXAMPLES[given.chips.index(event.target)])
-        return given.load(new, pixels, holes)
-
     pressed = [chip.click for chip in given.chips]
     there = hold(SLUG, *pressed)
-    there(gr.on(pressed, example, [given.grow, given.fill], given.outputs, **TALKS)).success(whole, inputs, **shared)
-    _look(given, view, edit, page)
+    there(gr.on(pressed, runs.example, [given.grow, given.fill], given.outputs, **TALKS)).success(**whole)
+    _bind_look(given, view, edit, page)
 
 
-def _look(given: Input, view: View, edit: Edit, page: gr.State) -> None:
+def _bind_look(given: Input, view: View, edit: Edit, page: gr.State) -> None:
     """What only changes how a run is shown."""
 
     def recoloured(shown: Shown | None, colours: str) -> Any:
@@ -183,8 +224,8 @@ def _look(given: Input, view: View, edit: Edit, page: gr.State) -> None:
             return gr.skip()
         return view.show(dataclasses.replace(shown, index=event.index), colours, which, threshold)
 
-    def warmed(shown: Shown | None, threshold: float) -> Any:
-        return gr.skip() if shown is None or not shown.results else view.warm(shown, threshold)
+    def reheated(shown: Shown | None, threshold: float) -> Any:
+        return gr.skip() if shown is None or not shown.results else view.heat_map(shown, threshold)
 
     def cleared(key: str, shown: Shown | None, page: OnPage) -> Any:
         """Another picture is on the page: what a run still shows of the one before goes, too."""
@@ -199,7 +240,7 @@ def _look(given: Input, view: View, edit: Edit, page: gr.State) -> None:
     looks = [view.last, view.colours, view.which, view.threshold]
     view.gallery.select(variant, looks, view.outputs, **LIGHT)
     view.threshold.change(
-        warmed, [view.last, view.threshold], [view.heat, view.heat_words], trigger_mode="always_last", **LIGHT
+        reheated, [view.last, view.threshold], [view.heat, view.heat_words], trigger_mode="always_last", **LIGHT
     )
     # Not LIGHT: in the queue it keeps its place among the updates of a run that is going.
     given.key.change(cleared, [given.key, view.last, page], [*view.outputs, *edit.outputs], **TALKS)

@@ -12,7 +12,7 @@ from PIL import Image
 from demos.core.figures import data_uri, safe
 from pipelines.core import masks
 from pipelines.georemover import Geometry, Outcome, views
-from pipelines.georemover.metrics import SEEN
+from pipelines.georemover.metrics import BARS, SEEN
 
 Measured = Mapping[str, Any]
 BASELINES = {"fill_only": "Mask only", "telea": "Telea"}
@@ -21,8 +21,6 @@ NO_EFFECT = (
     "This object neither shades nor mirrors visibly, so there is nothing beyond it to remove: the rows of the effect area are not "
     "defined here."
 )
-FEW = 0.01
-"""Over-erasure up to here is called none (the bar of the measured figures)."""
 
 
 def notes_html(notes: Sequence[str]) -> str:
@@ -35,9 +33,9 @@ def moved_words(outcome: Outcome | Geometry, peak: float) -> str:
     parts = [float(change[part].mean()) for part in masks.components(outcome.mask, 12)]
     if not parts:
         return ""
-    told = ", ".join(f"{value:.3f}" for value in parts)
+    values = ", ".join(f"{value:.3f}" for value in parts)
     where = "in the mask" if len(parts) == 1 else f"in the {len(parts)} parts of the mask"
-    return f"<p class='quiet'>Mean change {where}: {told}, of 1; at most {peak:.3f} anywhere.</p>"
+    return f"<p class='quiet'>Mean change {where}: {values}, of 1; at most {peak:.3f} anywhere.</p>"
 
 
 def heat_of(outcome: Outcome, index: int, threshold: float) -> tuple[Image.Image, str]:
@@ -58,7 +56,7 @@ def heat_of(outcome: Outcome, index: int, threshold: float) -> tuple[Image.Image
 
 def verdict_residual(value: float, worst: Measured | None = None) -> tuple[str, bool]:
     """``worst``: of ``removal_metrics.worst_place``. The mean over everything says nothing of one place that stands out."""
-    if value <= 0.15:
+    if value <= BARS["residual"]:
         ghost = ghost_of(worst)
         return (f"gone but for {ghost}", False) if ghost else ("gone with its shadow and reflection", True)
     if value <= 0.3:
@@ -83,7 +81,7 @@ def verdict_worst(worst: Measured) -> tuple[str, bool]:
 
 
 def verdict_psnr(value: float, worst: Measured | None = None) -> tuple[str, bool]:
-    if value >= 27:
+    if value >= BARS["psnr_effect"]:
         return ("like the truth on the whole, not everywhere", False) if ghost_of(worst) else ("like the truth", True)
     return ("near the truth", False) if value >= 24 else ("visibly off", False)
 
@@ -99,7 +97,7 @@ def verdict_iou(value: float) -> tuple[str, bool]:
 
 
 def verdict_erased(value: float) -> tuple[str, bool]:
-    if value <= FEW:
+    if value <= BARS["over_erasure"]:
         return ("hardly anything else touched" if value else "nothing else touched"), True
     return "something else touched", False
 
@@ -112,30 +110,48 @@ def _percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
-def _region(name: str, score: str) -> Callable[[Measured], Any]:
-    return lambda row: row["regions"][name][score]
+def _at(row: Measured, path: str) -> Any:
+    """The measure ``path`` of a row; None where there is none."""
+    value: Any = row
+    for key in path.split("."):
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
 
 
-ROWS: tuple[tuple[str, str, Callable[[Measured], Any], Callable[[Any], str], Any], ...] = (
-    ("Residual effect", "shadow and reflection left: 0 clean, 1 untouched", lambda row: row["residual_effect"], "{:.3f}".format, verdict_residual),
-    ("PSNR in the effect area", "dB, where shadow and reflection were", _region("effect", "psnr"), "{:.1f} dB".format, verdict_psnr),
-    ("Worst place", "largest difference of colour that a small square of it has: 2.3 is just seen", lambda row: row.get("worst"), lambda worst: f"ΔE {worst['difference']:.1f}", verdict_worst),
-    ("Change IoU", "changed area against the true one: 1 the same", lambda row: row["change_iou"], "{:.2f}".format, verdict_iou),
-    ("Over-erasure", "of what has nothing to do with the object", lambda row: row["over_erasure"], _percent, verdict_erased),
-    ("New structure", "seen by the depth model where the object stood, of ours in the raw result", lambda row: row["inserted"], lambda v: "yes" if v else "no", verdict_inserted),
-    ("SSIM in the effect area", "1 is the same", _region("effect", "ssim"), "{:.3f}".format, None),
-    ("Depth error in the mask", "stage 1 against the renderer’s depth", lambda row: row.get("depth", {}).get("error"), "{:.3f}".format, None),
-    ("… with the object still there", "the same error if nothing had been removed", lambda row: row.get("depth", {}).get("untouched"), "{:.3f}".format, None),
-    ("PSNR in the mask", "where the object stood", _region("mask", "psnr"), "{:.1f} dB".format, None),
-    ("SSIM in the mask", "1 is the same", _region("mask", "ssim"), "{:.3f}".format, None),
-    ("PSNR of the rest", "everything else", _region("rest", "psnr"), "{:.1f} dB".format, None),
-    ("SSIM of the rest", "1 is the same", _region("rest", "ssim"), "{:.3f}".format, None),
-    ("PSNR of the whole", "", _region("whole", "psnr"), "{:.1f} dB".format, None),
-)  # fmt: skip
-"""Name, what it says, how to read it, how to print it, and its verdict in words."""
+RESIDUAL, PSNR, IOU, SSIM = "residual_effect", "regions.effect.psnr", "change_iou", "regions.effect.ssim"
+DECIBELS, THREE = "{:.1f} dB".format, "{:.3f}".format
+ROWS: tuple[tuple[str, str, str, Callable[[Any], str], Any], ...] = (
+    ("Residual effect", "shadow and reflection left: 0 clean, 1 untouched", RESIDUAL, THREE, verdict_residual),
+    ("PSNR in the effect area", "dB, where shadow and reflection were", PSNR, DECIBELS, verdict_psnr),
+    (
+        "Worst place",
+        "largest difference of colour that a small square of it has: 2.3 is just seen",
+        "worst",
+        lambda worst: f"ΔE {worst['difference']:.1f}",
+        verdict_worst,
+    ),
+    ("Change IoU", "changed area against the true one: 1 the same", IOU, "{:.2f}".format, verdict_iou),
+    ("Over-erasure", "of what has nothing to do with the object", "over_erasure", _percent, verdict_erased),
+    (
+        "New structure",
+        "seen by the depth model where the object stood, of ours in the raw result",
+        "inserted",
+        lambda value: "yes" if value else "no",
+        verdict_inserted,
+    ),
+    ("SSIM in the effect area", "1 is the same", SSIM, THREE, None),
+    ("Depth error in the mask", "stage 1 against the renderer’s depth", "depth.error", THREE, None),
+    ("… with the object still there", "the same error if nothing had been removed", "depth.untouched", THREE, None),
+    ("PSNR in the mask", "where the object stood", "regions.mask.psnr", DECIBELS, None),
+    ("SSIM in the mask", "1 is the same", "regions.mask.ssim", THREE, None),
+    ("PSNR of the rest", "everything else", "regions.rest.psnr", DECIBELS, None),
+    ("SSIM of the rest", "1 is the same", "regions.rest.ssim", THREE, None),
+    ("PSNR of the whole", "", "regions.whole.psnr", DECIBELS, None),
+)
+"""Name, what it says, where it stands, how to print it, and its verdict in words."""
 SHOWN_FIRST = 6
 """Rows that are not folded away."""
-BEYOND = ("Residual effect", "PSNR in the effect area", "Change IoU", "SSIM in the effect area")
+BEYOND = (RESIDUAL, PSNR, IOU, SSIM)
 """Rows that need an effect area."""
 CHECKS = (
     (
@@ -168,11 +184,11 @@ def _truth_table(outcome: Outcome, ours: Measured) -> str:
     columns = [("Ours", composed(ours)), ("Ours, raw", ours)] if ours.get("composite") else [("Ours", ours)]
     columns += [(words, outcome.baselines[key]) for key, words in BASELINES.items() if key in outcome.baselines]
     lines = []
-    for name, about, read, write, judge in ROWS:
-        if read(ours) is None and name not in BEYOND:
+    for name, about, path, write, judge in ROWS:
+        if _at(ours, path) is None and path not in BEYOND:
             continue
         cells = "".join(
-            f"<td role='cell' data-label='{head}'>{_cell(read(row), write, _judged(judge, row), name in BEYOND)}</td>"
+            f"<td role='cell' data-label='{head}'>{_cell(_at(row, path), write, _judged(judge, row), path in BEYOND)}</td>"
             for head, row in columns
         )
         lines.append(
@@ -183,7 +199,7 @@ def _truth_table(outcome: Outcome, ours: Measured) -> str:
     seen = lines[:SHOWN_FIRST], lines[SHOWN_FIRST:]
     return (
         "<div class='board removal-board'><h4>Measured against the truth</h4><p class='quiet'>The scene was rendered once more without the object. "
-        f"{_columns_told(columns)}</p>{note}{_table(heads, seen[0], 'Measured against the truth')}"
+        f"{_columns_explained(columns)}</p>{note}{_table(heads, seen[0], 'Measured against the truth')}"
         f"<details><summary>All measures</summary>{_table(heads, seen[1], 'All measures')}</details></div>"
     )
 
@@ -193,14 +209,14 @@ def composed(ours: Measured) -> Measured:
     return {**ours, **{key: value for key, value in (ours.get("composite") or {}).items() if value is not None}}
 
 
-def _columns_told(columns: Sequence[tuple[str, Measured]]) -> str:
-    told = {
+def _columns_explained(columns: Sequence[tuple[str, Measured]]) -> str:
+    words = {
         "Ours": "<b>Ours</b> is the composite",
         "Ours, raw": "<b>raw</b> is the whole picture as stage 2 painted it",
         "Mask only": "<b>Mask only</b> is the same base model filling only the marked area, without geometry",
         "Telea": "<b>Telea</b> is a classical fill (OpenCV)",
     }
-    return "; ".join(told[name] for name, _ in columns if name in told) + ("." if len(columns) > 1 else "")
+    return "; ".join(words[name] for name, _ in columns if name in words) + ("." if len(columns) > 1 else "")
 
 
 def _judged(judge: Any, row: Measured) -> Any:

@@ -67,9 +67,21 @@ class View:
     def outputs(self) -> list[gr.blocks.Block]:
         """Everything that a run changes."""
         return [
-            self.line, *self.depths, self.slider, self.gallery, self.notes, self.beside, self.table, self.more, self.heat,
-            self.heat_words, self.strip, self.figures, *self.saves, self.last,
-        ]  # fmt: skip
+            self.line,
+            *self.depths,
+            self.slider,
+            self.gallery,
+            self.notes,
+            self.beside,
+            self.table,
+            self.more,
+            self.heat,
+            self.heat_words,
+            self.strip,
+            self.figures,
+            *self.saves,
+            self.last,
+        ]
 
     def geometry_of(self, outcome: Outcome | Geometry, colours: str) -> dict[Any, Any]:
         """The depth maps of a run, as far as it went."""
@@ -99,7 +111,7 @@ class View:
         return {
             **updates,
             **self.result_of(shown, which),
-            **self.warm(shown, threshold),
+            **self.heat_map(shown, threshold),
             self.beside: comparison_html(outcome, shown.clean, shown.index),
             self.table: metrics_html(outcome, shown.index),
             self.more: gr.Column(visible=True),
@@ -108,7 +120,7 @@ class View:
             **{button: gr.DownloadButton(value=path) for button, path in zip(self.saves, shown.files(), strict=True)},
         }
 
-    def warm(self, shown: Shown, threshold: float) -> dict[Any, Any]:
+    def heat_map(self, shown: Shown, threshold: float) -> dict[Any, Any]:
         """The heat map of the change."""
         picture, words = heat_of(shown.outcome, shown.index, threshold)
         return {self.heat: picture, self.heat_words: words}
@@ -131,12 +143,13 @@ class View:
         return {
             **dict.fromkeys((self.before, self.after, self.change, self.slider, self.last)),
             **dict.fromkeys((self.moved, self.notes, self.beside, self.table), ""),
-            self.gallery: gr.Gallery(value=None, visible=False), self.more: gr.Column(visible=False),
+            self.gallery: gr.Gallery(value=None, visible=False),
+            self.more: gr.Column(visible=False),
             self.line: progress_line(NOTHING_YET),
-        }  # fmt: skip
+        }
 
 
-def build(edit: Callable[[], Edit]) -> tuple[View, Edit]:
+def build_view(edit: Callable[[], Edit]) -> tuple[View, Edit]:
     """The widgets; ``edit`` makes those for a depth of one's own in their place."""
     line = gr.HTML(progress_line(NOTHING_YET), padding=False, elem_classes="removal-line")
     with gr.Row(equal_height=False, elem_classes="removal-stages"):
@@ -150,57 +163,76 @@ def build(edit: Callable[[], Edit]) -> tuple[View, Edit]:
             with gr.Row(elem_classes="run-row"):
                 depth = gr.Button("1 Estimate depth", size="md", min_width=100, elem_classes=STARTS)
                 geometry = gr.Button("2 Remove from depth", size="md", min_width=100, elem_classes=STARTS)
-            colours = gr.Radio(
-                [("inferno, as the models see it", "inferno"), ("grey", "grey")], value="inferno", label="Depth colours",
-                elem_classes="choices",
-            )  # fmt: skip
+            kinds = [("inferno, as the models see it", "inferno"), ("grey", "grey")]
+            colours = gr.Radio(kinds, value="inferno", label="Depth colours", elem_classes="choices")
             editing = edit()
         with gr.Column(min_width=280):
             gr.HTML("<h3>3 Result</h3>", padding=False)
             slider = gr.ImageSlider(
-                label="Before and after", type="filepath", format="png", buttons=["fullscreen"],
+                label="Before and after",
+                type="filepath",
+                format="png",
+                buttons=["fullscreen"],
                 elem_classes=["frame", "removal-slide"],
-            )  # fmt: skip
+            )
             gallery = gr.Gallery(
-                label="Variants", columns=4, height="auto", visible=False, allow_preview=False, object_fit="contain",
-                buttons=[], elem_classes="variants",
-            )  # fmt: skip
+                label="Variants",
+                columns=4,
+                height="auto",
+                visible=False,
+                allow_preview=False,
+                object_fit="contain",
+                buttons=[],
+                elem_classes="variants",
+            )
             with gr.Row(elem_classes="run-row"):
                 render = gr.Button("3 Render", size="md", min_width=100, elem_classes=STARTS)
-            which = gr.Radio(
-                [("composite: all else untouched", PASTED), ("raw result of stage 2", RAW)], value=PASTED, label="Show",
-                elem_classes="choices",
-            )  # fmt: skip
-            notes = gr.HTML(padding=False)
-            beside = gr.HTML(padding=False)
+            ways = [("composite: all else untouched", PASTED), ("raw result of stage 2", RAW)]
+            which = gr.Radio(ways, value=PASTED, label="Show", elem_classes="choices")
+            notes, beside = gr.HTML(padding=False), gr.HTML(padding=False)
     table = gr.HTML(padding=False)
     with gr.Column(visible=False) as more:
-        with gr.Row(elem_classes="saves-row"):
-            saves = tuple(
-                gr.DownloadButton(words, size="md", min_width=90)
-                for words in ("Download result", "Download composite", "Download all (zip)")
-            )
-        with gr.Accordion("Change heat map", open=False):
-            heat = _frame("What changed in the raw result", "Heat map of the change; the mask is outlined in white")
-            threshold = gr.Slider(1, 40, value=views.CHANGED, step=1, label="Counts as changed above, of 255")
-            heat_words = gr.HTML(padding=False)
-        with gr.Accordion("The raw strip of stage 2", open=False):
-            strip = gr.Image(
-                label="Result, depth after, depth before", interactive=False, type="filepath",
-                buttons=["download", "fullscreen"], elem_classes="strip-frame",
-                alt_text="Three panels painted at once: the result, the depth after and the depth before",
-            )  # fmt: skip
-            gr.HTML(f"<p class='quiet'>{STRIP}</p>", padding=False)
-        figures = gr.HTML(padding=False)
-    view = View(
-        line, before, after, change, moved, slider, gallery, notes, beside, table, more, heat, heat_words, strip, figures, saves,
-        gr.State(None), depth, geometry, render, colours, which, threshold,
-    )  # fmt: skip
-    return view, editing
+        rest = _build_more()
+    buttons = {"depth": depth, "geometry": geometry, "render": render, "colours": colours, "which": which}
+    shown = {"slider": slider, "gallery": gallery, "notes": notes, "beside": beside, "table": table, "more": more}
+    maps = {"before": before, "after": after, "change": change, "moved": moved}
+    return View(line=line, last=gr.State(None), **maps, **shown, **buttons, **rest), editing
 
 
-def _frame(label: str, told: str) -> gr.Image:
+def _build_more() -> dict[str, Any]:
+    """What is there once a run is done: files, the heat map, the strip, and who answered."""
+    with gr.Row(elem_classes="saves-row"):
+        saves = tuple(
+            gr.DownloadButton(words, size="md", min_width=90)
+            for words in ("Download result", "Download composite", "Download all (zip)")
+        )
+    with gr.Accordion("Change heat map", open=False):
+        heat = _frame("What changed in the raw result", "Heat map of the change; the mask is outlined in white")
+        threshold = gr.Slider(1, 40, value=views.CHANGED, step=1, label="Counts as changed above, of 255")
+        heat_words = gr.HTML(padding=False)
+    with gr.Accordion("The raw strip of stage 2", open=False):
+        strip = gr.Image(
+            label="Result, depth after, depth before",
+            interactive=False,
+            type="filepath",
+            buttons=["download", "fullscreen"],
+            elem_classes="strip-frame",
+            alt_text="Three panels painted at once: the result, the depth after and the depth before",
+        )
+        gr.HTML(f"<p class='quiet'>{STRIP}</p>", padding=False)
+    widgets = {"saves": saves, "heat": heat, "threshold": threshold, "heat_words": heat_words, "strip": strip}
+    return {**widgets, "figures": gr.HTML(padding=False)}
+
+
+def _frame(label: str, words: str) -> gr.Image:
     return gr.Image(
-        label=label, interactive=False, type="pil", format="png", buttons=["download", "fullscreen"], elem_classes="frame",
-        alt_text=told, placeholder=" ", min_width=120,
-    )  # fmt: skip
+        label=label,
+        interactive=False,
+        type="pil",
+        format="png",
+        buttons=["download", "fullscreen"],
+        elem_classes="frame",
+        alt_text=words,
+        placeholder=" ",
+        min_width=120,
+    )

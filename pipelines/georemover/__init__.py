@@ -22,7 +22,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import cv2
 import numpy
@@ -35,19 +35,22 @@ from pipelines.core.depth import Depth
 from pipelines.core.images import Picture
 from pipelines.core.masks import Mask
 from pipelines.core.paper import Paper
+from pipelines.core.settings import Declared, choice, real, seed, switch, whole
 from pipelines.core.stages import Cache
 from pipelines.georemover import checks, composite, metrics
 from pipelines.georemover import depth as given_depth
 from pipelines.georemover.composite import Light, at_size, telea
-from pipelines.georemover.run import Run
+from pipelines.georemover.run import KeptRun
 from pipelines.models import flux, look
 
 if TYPE_CHECKING:
     from pipelines.core.lane import Job
-    from pipelines.core.registry import ModelSpec, Registry
+    from pipelines.core.registry import Registry
     from pipelines.georemover.stages import Rendered
     from pipelines.models.flux import FillBase
     from pipelines.worlds.removal import Pair
+
+T = TypeVar("T")
 
 PAPER = Paper(
     title="GeoRemover: Removing Objects and Their Causal Visual Artifacts",
@@ -111,38 +114,39 @@ EXAMPLES: tuple[Recipe, ...] = (
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Declared):
     """Everything that decides a run but the picture and the mask; the same settings give the same pictures, byte for byte, on
     the same machine."""
 
-    seed: int = 0
-    steps_1: int = 50
-    steps_2: int = 50
-    guidance: float = 30.0
-    grow: int = 2
+    seed: int = seed()
+    steps_1: int = whole("Stage 1 steps, geometry", 50, 1, 60, name="number of steps of stage 1")
+    steps_2: int = whole("Stage 2 steps, rendering", 50, 1, 60, name="number of steps of stage 2")
+    guidance: float = real("Guidance", 30.0, 1.0, 50.0, step=1)
+    grow: int = whole("Grow or shrink the mask, pixels", 2, -32, 64, name="growth of the mask")
     """Pixels at working size around the mask; negative: less of it."""
-    scale_1: float = 1.0
-    scale_2: float = 1.0
-    """Strengths of the adapters; 0 is the base model."""
-    depth_assist: bool = False
-    fill_holes: bool = True
-    variants: int = 1
+    scale_1: float = real("Strength of the geometry adapter", 1.0, 0.0, 1.5, step=0.05, name="strength of adapter 1")
+    """0 is the base model; so for the other adapter."""
+    scale_2: float = real("Strength of the rendering adapter", 1.0, 0.0, 1.5, step=0.05, name="strength of adapter 2")
+    depth_assist: bool = switch(
+        "Depth assist",
+        False,
+        info="Before stage 1, raise the depth inside the mask to the nearest of its neighbourhood: for glass, mirrors and flat prints.",
+    )
+    fill_holes: bool = switch("Fill holes", True)
+    variants: int = whole("Variants", 1, 1, 4, name="number of variants", info="Each from a seed of its own.")
     """Stage 2 from this many seeds, ``seed`` and those that follow it."""
-    feather: int = 2
+    feather: int = whole("Soft edge of the composite, pixels", 2, 0, 32, name="feather")
     """Width of the composite's seam, pixels at working size, inside the changed area."""
-    keep_depth: bool = True
+    keep_depth: bool = switch(
+        "Keep the depth outside the mask",
+        True,
+        name="keep depth",
+        info="The paper says so; the authors’ code leaves it to the model.",
+    )
     """Outside the mask the depth stays as it was: the paper's constraint, which the authors' code leaves to the model."""
-    model_set: str = "mini"
+    model_set: str = choice("Model set", "mini", flux.BASES, shown=False)
     preset: str = ""
     """How the model is held in memory; empty: the base's first."""
-
-    SEED: ClassVar[tuple[int, int]] = (0, 2**31 - 1)
-    STEPS: ClassVar[tuple[int, int]] = (1, 60)
-    GUIDANCE: ClassVar[tuple[float, float]] = (1.0, 50.0)
-    GROW: ClassVar[tuple[int, int]] = (-32, 64)
-    SCALE: ClassVar[tuple[float, float]] = (0.0, 1.5)
-    VARIANTS: ClassVar[tuple[int, int]] = (1, 4)
-    FEATHER: ClassVar[tuple[int, int]] = (0, 32)
 
     @classmethod
     def of(cls, model_set: str, fast: bool = False) -> Settings:
@@ -165,43 +169,15 @@ class Settings:
         Raises:
             ValueError: one sentence that says what came, what was wanted and what to do.
         """
-        base = flux.BASES[limits.choice("Model set", self.model_set, flux.BASES)]
-        if self.preset:
-            limits.choice("The preset", self.preset, base.presets)
-
-        def whole(name: str, value: Any, bounds: tuple[int, int]) -> int:
-            return int(limits.number(name, value, *bounds, whole=True))
-
-        def real(name: str, value: Any, bounds: tuple[float, float]) -> float:
-            return float(limits.number(name, value, *bounds))
-
-        return Settings(
-            whole("seed", self.seed, self.SEED),
-            whole("number of steps of stage 1", self.steps_1, self.STEPS),
-            whole("number of steps of stage 2", self.steps_2, self.STEPS),
-            real("guidance", self.guidance, self.GUIDANCE),
-            whole("growth of the mask", self.grow, self.GROW),
-            real("strength of adapter 1", self.scale_1, self.SCALE),
-            real("strength of adapter 2", self.scale_2, self.SCALE),
-            _switch("depth assist", self.depth_assist),
-            _switch("fill holes", self.fill_holes),
-            whole("number of variants", self.variants, self.VARIANTS),
-            whole("feather", self.feather, self.FEATHER),
-            _switch("keep depth", self.keep_depth),
-            self.model_set,
-            self.preset,
-        )
+        exact = super().validated()
+        if exact.preset:
+            limits.choice("The preset", exact.preset, flux.BASES[exact.model_set].presets)
+        return exact
 
     @property
     def seeds(self) -> list[int]:
         """The seed of each variant; after the largest comes 0."""
         return [(self.seed + number) % 2**31 for number in range(self.variants)]
-
-
-def _switch(name: str, value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError(f"The switch {name} is {limits.described(value)} but must be on or off: send true or false.")
-    return value
 
 
 @dataclass
@@ -360,28 +336,29 @@ DEPTH_BEFORE, DEPTH_AFTER, RESULT, FILL_ONLY = "Depth before", "Depth after", "R
 
 
 class GeoRemover:
-    """The paper's stages on leased parts (in the order of ``flux.PARTS``), one after the other. Makes no lasting change to them."""
+    """The paper's stages on leased ``parts``, one after the other. Makes no lasting change to them."""
 
-    def __init__(self, parts: Sequence[Any], case: Case, run: Run) -> None:
+    def __init__(self, run: KeptRun[Settings], case: Case, **parts: Any) -> None:
         from pipelines.georemover.stages import Stages
 
-        self.stages = Stages(parts, case.base)
-        self.case, self.settings, self.run = case, case.settings, run
+        self.stages = Stages(case.base, **parts)
+        self.run, self.settings, self.case = run, run.settings, case
+        run.say(*case.request.lost)
 
-    def __call__(self, models: list[dict[str, str]]) -> Outcome:
-        """All stages, the composites and their measurements. ``models``: those that answer."""
+    def __call__(self) -> Outcome:
+        """All stages, the composites and their measurements."""
         case, run = self.case, self.run
         before = self.estimate_depth()
         after, off_palette = self.remove_from_depth(before)
         rendered = [self.render(before, after, seed) for seed in self.settings.seeds]
         filled = self.fill_only() if case.request.compare else None
         through = run.kept("autoencoder", lambda: self.stages.through_vae(case.image), case.image)
-        run.job.progress(0.97, "measuring")
-        with run.timed("composite"):
+        run.progress(0.97, "measuring")
+        with run.stage("composite"):
             lights = [self.stages.light(case.image, one.result, through) for one in rendered]
         made = [self.compose(one.result, through, light) for one, light in zip(rendered, lights, strict=True)]
         composites = [self.with_transparency(*one) for one in made]
-        with run.timed("metrics"):
+        with run.stage("metrics"):
             panels = [given_depth.panels_error(one.strip, after, before) for one in rendered]
             measured = [
                 self.measure(one, picture, before, after, off_palette, off)
@@ -390,8 +367,8 @@ class GeoRemover:
             flat = telea(case.image, case.mask)
             baselines = self.measure_baselines(flat, filled)
         for one, off, light in zip(rendered, panels, lights, strict=True):
-            run.note(checks.warn_unstable(off), self.far_changes(one.result, through, light))
-        run.note(
+            run.say(checks.warn_unstable(off), self.far_changes(one.result, through, light))
+        run.say(
             checks.warn_enlarged(case.original.size, case.size),
             checks.warn_photograph(case.base, case.request.truth is not None or case.request.known_world),
         )
@@ -411,7 +388,7 @@ class GeoRemover:
             baselines=baselines,
             notes=run.notes,
             seconds={name: round(value, 3) for name, value in run.seconds.items()},
-            models=models,
+            models=[*run.models, *flux.adapter_facts(case.base.specs(self.settings.preset)[0])],
             off_palette=off_palette,
             original_size=case.original.size,
             depth_from=self.depth_from(before),
@@ -431,10 +408,10 @@ class GeoRemover:
             if flat := checks.warn_flat_depth(raw):
                 raise ValueError(flat)
             before = depth_maps.normalised(raw)
-        run.note(checks.warn_large_mask(case.mask), checks.warn_partial_mask(before, case.mask, case.image))
+        run.say(checks.warn_large_mask(case.mask), checks.warn_partial_mask(before, case.mask, case.image))
         if self.settings.depth_assist:
             before = given_depth.assisted(before, case.mask)
-        run.show(DEPTH_BEFORE, 1, depth_maps.to_colours(before))
+        run.finished(DEPTH_BEFORE, 1, depth_maps.to_colours(before))
         return before
 
     def raw_depth(self, rgb: Picture) -> Depth:
@@ -445,7 +422,7 @@ class GeoRemover:
         """Stage 1, D' = F(D, M), and how far it lies off the palette; or the depth after as it was given."""
         case, run, settings = self.case, self.run, self.settings
         if case.depth_after is not None:
-            run.note(checks.warn_unchanged_depth(before, case.depth_after, case.mask))
+            run.say(checks.warn_unchanged_depth(before, case.depth_after, case.mask))
             return case.depth_after, None
         with run.steps(DEPTH_AFTER, settings.steps_1) as on_step:
             after, off_palette = run.kept(
@@ -459,8 +436,8 @@ class GeoRemover:
                 settings.scale_1,
                 settings.keep_depth,
             )
-        run.note(checks.warn_off_palette(off_palette), checks.warn_unchanged_depth(before, after, case.mask))
-        run.show(DEPTH_AFTER, settings.steps_1, depth_maps.to_colours(after))
+        run.say(checks.warn_off_palette(off_palette), checks.warn_unchanged_depth(before, after, case.mask))
+        run.finished(DEPTH_AFTER, settings.steps_1, depth_maps.to_colours(after))
         return after, off_palette
 
     def render(self, before: Depth, after: Depth, seed: int) -> Rendered:
@@ -478,7 +455,7 @@ class GeoRemover:
                 settings.guidance,
                 settings.scale_2,
             )
-        run.show(RESULT, settings.steps_2, rendered.result)
+        run.finished(RESULT, settings.steps_2, rendered.result)
         return rendered
 
     def fill_only(self) -> Picture:
@@ -496,13 +473,14 @@ class GeoRemover:
                 settings.guidance,
             )
         filled = numpy.where(case.mask[..., None], filled, case.image)
-        run.show(FILL_ONLY, steps, filled)
+        run.finished(FILL_ONLY, steps, filled)
         return filled
 
     def compose(self, result: Picture, through: Picture, light: Light | None) -> tuple[Image.Image, Mask]:
         """A result in the original, made as grainy, grey or soft as that is, and where it may differ."""
         case, original = self.case, self.case.original
-        with self.run.timed("composite"):
+        self.run.job.check()
+        with self.run.stage("composite"):
             made, changed = composite.compose(
                 original, result, case.image, case.full_mask, self.settings, through, light
             )
@@ -510,14 +488,14 @@ class GeoRemover:
             like, notes = look.follow(
                 pixels, before, changed, self.settings.seed, "filled part", "picture", own=False, bare=case.full_mask
             )
-            self.run.note(*notes)
+            self.run.say(*notes)
             return (Image.fromarray(like) if notes else made), changed
 
     def with_transparency(self, made: Image.Image, changed: Mask) -> Image.Image:
         """A composite with what was transparent in the original."""
         if self.case.request.layered is None:
             return made
-        self.run.note(checks.TRANSPARENT)
+        self.run.say(checks.TRANSPARENT)
         return transparency.put_back(made, changed, self.case.request.layered, self.case.full_mask)
 
     def far_changes(self, result: Picture, through: Picture, light: Light | None) -> str | None:
@@ -584,7 +562,7 @@ def remove(job: Job, registry: Registry, request: Request, cache: Cache | None =
     filling = case.base.fill_steps(settings.steps_2) if request.compare else 0
     stage_1 = settings.steps_1 if case.depth_after is None else 0
     total = stage_1 + 2 * settings.steps_2 * settings.variants + filling
-    return _run(job, registry, case, cache, total, lambda model, specs: model(_models(specs)))
+    return _run(KeptRun(job, registry, settings, cache, total), case, GeoRemover.__call__)
 
 
 def geometry(
@@ -595,44 +573,28 @@ def geometry(
     Without ``removed`` there need not be a mask. Raises as :func:`remove` does.
     """
     case = prepare(request, masked=removed)
-    return _run(job, registry, case, cache, case.settings.steps_1, lambda model, _specs: model.geometry(removed))
+    run = KeptRun(job, registry, case.settings, cache, case.settings.steps_1)
+    return _run(run, case, lambda georemover: georemover.geometry(removed))
 
 
-def _run(
-    job: Job,
-    registry: Registry,
-    case: Case,
-    cache: Cache | None,
-    total: float,
-    stages: Callable[[GeoRemover, Sequence[ModelSpec]], Any],
-) -> Any:
-    """``stages`` of a run of ``total`` steps, around leased parts."""
+def _run(run: KeptRun[Settings], case: Case, stages: Callable[[GeoRemover], T]) -> T:
+    """``stages`` of a run around leased parts."""
     base, preset = case.base, case.settings.preset
-    run = Run(job, Cache() if cache is None else cache, total, case.request.lost)
-    specs = base.specs(preset)
     weights = tuple(sorted(value for spec in base.parts for value in spec.sha256.values()))
 
-    def work(*parts: Any) -> Any:
-        run.begin((base.name, base.parts[0].key, preset, weights))
-        return stages(GeoRemover(parts, case, run), specs)
+    def work(**parts: Any) -> T:
+        run.begin(base.name, base.parts[0].key, preset, weights)
+        return stages(GeoRemover(run, case, **parts))
 
-    job.progress(0.0, f"loading {base.title}")
     try:
-        return registry.run(specs, work)
+        return run.lease(base.named(preset), work, loading=base.title, unnamed=("scheduler", "prompt"))
     except MemoryError as error:
-        raise checks.out_of_memory(run.stage, base, preset, error) from error.__cause__
+        raise checks.out_of_memory(run.current, base, preset, error) from error.__cause__
     except (FileNotFoundError, ConnectionError) as error:
         message = flux.access_message(error)
         if message is None or base.name == "mini":
             raise
         raise checks.NoWeights(message) from error
-
-
-def _models(specs: Sequence[ModelSpec]) -> list[dict[str, str]]:
-    """Of the parts those that answered, with the adapters."""
-    answered = [spec for spec in specs if spec.key.endswith(("/transformer", "/vae", "/depth", f"/{flux.RECOLOUR}"))]
-    named = [{"key": spec.key, "source": spec.source, "licence": spec.licence} for spec in answered]
-    return named + flux.adapter_facts(specs[0])
 
 
 def without_weights(request: Request) -> tuple[Picture, Picture]:

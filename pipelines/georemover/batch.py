@@ -49,10 +49,22 @@ class BatchRow:
 
 
 COLUMNS = (
-    "name", "files", "error", "residual_effect", "change_iou", "over_erasure", "inserted",
+    "name",
+    "files",
+    "error",
+    "residual_effect",
+    "change_iou",
+    "over_erasure",
+    "inserted",
     *(f"{score}_{region}" for region in metrics.REGIONS for score in ("psnr", "ssim")),
-    "changed_outside", "depth_change_inside", "depth_change_outside", "off_palette", "panels", "seconds", "notes",
-)  # fmt: skip
+    "changed_outside",
+    "depth_change_inside",
+    "depth_change_outside",
+    "off_palette",
+    "panels",
+    "seconds",
+    "notes",
+)
 
 
 @dataclass(frozen=True)
@@ -85,11 +97,7 @@ class _OneOf:
 
 
 def remove_all(
-    job: Job,
-    registry: Registry,
-    path: str | Path | BinaryIO,
-    settings: Settings,
-    white_is_keep: bool = False,
+    job: Job, registry: Registry, path: str | Path | BinaryIO, settings: Settings, white_is_keep: bool = False
 ) -> Iterator[Planned | BatchRow]:
     """First what is to be done (:class:`Planned`), then every pair of a zip, one after the other. A pair that cannot be done is a row
     with a sentence; the others go on.
@@ -164,13 +172,7 @@ def _opened(archive: Archive, member: Member, read: Callable[[bytes], Any]) -> A
         raise ValueError(f"{member.file}: {error}") from error
 
 
-def run(
-    job: Job,
-    registry: Registry,
-    path: str | Path,
-    settings: Settings,
-    white_is_keep: bool = False,
-) -> int:
+def run(job: Job, registry: Registry, path: str | Path, settings: Settings, white_is_keep: bool = False) -> int:
     """:func:`remove_all` for the lane: emits each row as it is done, and keeps none. Returns how many pairs there were."""
     count = 0
     for row in remove_all(job, registry, path, settings, white_is_keep):

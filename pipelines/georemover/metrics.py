@@ -36,6 +36,8 @@ BLOCK = 41
 SEEN = 2.3
 """Difference of colour (CIE76) that an eye just notices (Mahy et al., 1994); from here on what is left of an object is told."""
 REGIONS = ("mask", "effect", "rest", "whole")
+BARS = {"residual": 0.15, "psnr_effect": 27.0, "over_erasure": 0.01, "inserted": 0.03}
+"""What was asked of ours before the evaluation: residual, over-erasure and new structures at most, PSNR (dB) at least."""
 
 
 def scale(shape: tuple[int, ...]) -> float:

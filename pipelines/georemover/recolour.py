@@ -59,8 +59,8 @@ def predicted(unet: Any, picture: Tensor, render: Tensor, through: Tensor, weigh
     right, below = -width % whole, -height % whole
     seen = torch.cat((picture * 2 - 1, render * 2 - 1, (render - through) * 2, weight * 2 - 1), 1)
     seen = F.pad(seen, (0, right, 0, below), mode="replicate")
-    found = F.pixel_shuffle(unet(F.pixel_unshuffle(seen, CELL), 0, return_dict=False)[0].float(), CELL)
-    slope, offset = found[..., :height, :width].chunk(2, 1)
+    answer = F.pixel_shuffle(unet(F.pixel_unshuffle(seen, CELL), 0, return_dict=False)[0].float(), CELL)
+    slope, offset = answer[..., :height, :width].chunk(2, 1)
     return slope + weight - 1, offset + render - weight * through
 
 

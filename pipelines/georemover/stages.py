@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -44,15 +44,14 @@ def _silent(step: int, steps: int, look: Callable[[], Picture]) -> None:
 
 
 class Stages:
-    """The two stages around leased parts (in the order of ``flux.PARTS``). Makes no lasting change to them."""
+    """The two stages around leased ``parts`` by their names. Makes no lasting change to them."""
 
-    def __init__(self, parts: Sequence[Any], base: FillBase | None = None) -> None:
-        self.base = base or flux.BASES["mini"]
+    def __init__(self, base: FillBase, **parts: Any) -> None:
+        self.base = base
         self._fill, self._render = (flux.build(parts, kind) for kind in ("fill", "render"))
-        named = dict(zip((*flux.PARTS, flux.RECOLOUR), parts, strict=False))
-        self.transformer, self.vae = self._fill.transformer, named["vae"]
-        self.prompt, self.depth = named["prompt"], named["depth"]
-        self.recolouring = named.get(flux.RECOLOUR)
+        self.transformer, self.vae = self._fill.transformer, parts["vae"]
+        self.prompt, self.depth = parts["prompt"], parts["depth"]
+        self.recolouring = parts.get(flux.RECOLOUR)
 
     def raw_depth(self, rgb: Picture) -> Depth:
         """Inverse depth (h, w) as the network gives it, of no fixed scale, near is large."""
@@ -61,10 +60,10 @@ class Stages:
             pixels = torch.from_numpy(rgb.copy()).permute(2, 0, 1)[None].to(self.depth.device).float() / 255
             pixels = interpolate(pixels, self._depth_size(height, width), mode="bicubic", antialias=True).clamp(0, 1)
             mean, deviation = (pixels.new_tensor(part).view(1, 3, 1, 1) for part in (IMAGENET_MEAN, IMAGENET_DEVIATION))
-            found = self.depth(((pixels - mean) / deviation).to(self.depth.dtype)).predicted_depth[:, None].float()
+            inverse = self.depth(((pixels - mean) / deviation).to(self.depth.dtype)).predicted_depth[:, None].float()
             if self.depth.config.depth_estimation_type == "metric":
-                found = 1 / found.clamp_min(1e-3)  # distances: far is large
-            return interpolate(found, (height, width), mode="bilinear")[0, 0].cpu().numpy()
+                inverse = 1 / inverse.clamp_min(1e-3)  # distances: far is large
+            return interpolate(inverse, (height, width), mode="bilinear")[0, 0].cpu().numpy()
 
     def _depth_size(self, height: int, width: int) -> tuple[int, int]:
         """(height, width) of the depth network's input."""

@@ -33,10 +33,7 @@ def difference_picture(
 
 
 def change_picture(
-    before: NDArray[numpy.uint8],
-    after: NDArray[numpy.uint8],
-    mask: NDArray[numpy.bool_],
-    threshold: float = CHANGED,
+    before: NDArray[numpy.uint8], after: NDArray[numpy.uint8], mask: NDArray[numpy.bool_], threshold: float = CHANGED
 ) -> tuple[Image.Image, float]:
     """A heat map of what changed by more than ``threshold`` (8-bit Lab), the mask outlined, and the share that changed of what
     lies outside the mask."""

@@ -18,11 +18,11 @@ import importlib.util
 import logging
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipelines.core import asset_files, saving
 from pipelines.core.offload import Offloaded
@@ -32,6 +32,7 @@ from pipelines.models import sdxl
 if TYPE_CHECKING:
     from torch import Tensor
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 PARTS = ("transformer", "vae", "scheduler", "prompt", "depth")
@@ -112,6 +113,10 @@ class FillBase:
             )
         return made[0], made[1]
 
+    def named(self, preset: str = "") -> dict[str, ModelSpec]:
+        """:meth:`specs` by the names of their parts."""
+        return by_part(self.specs(preset))
+
     def specs(self, preset: str = "") -> tuple[ModelSpec, ...]:
         """The parts to lease with ``preset`` (empty: the first).
 
@@ -125,6 +130,11 @@ class FillBase:
                 "install it, or choose bf16 or offload."
             )
         return parts
+
+
+def by_part(values: Iterable[T]) -> dict[str, T]:
+    """``values`` in the order of :data:`PARTS`, and :data:`RECOLOUR` if there is a sixth, by their names."""
+    return dict(zip((*PARTS, RECOLOUR), values, strict=False))
 
 
 # ----------------------------------------------------------------------------------------- adapters
@@ -264,29 +274,29 @@ def adapter_files(spec: ModelSpec) -> tuple[Path, Path]:
         named = os.environ.get(LOCAL)
         folder = Path(named) if named else resolve(ADAPTERS)
         where = f"the folder that {LOCAL} names" if named else ADAPTERS.source
-    found = []
+    adapters = []
     for number in (1, 2):
         # Of several checkpoints the last: their names end in the number of steps.
         files = sorted(folder.glob(f"stage{number}/**/{ADAPTER_FILE}"), key=lambda p: (_steps(p), str(p)))
         if not files:
             raise FileNotFoundError(f"There is no stage{number}/{ADAPTER_FILE} in {where}: put the adapter there.")
-        found.append(files[-1])
-    return found[0], found[1]
+        adapters.append(files[-1])
+    return adapters[0], adapters[1]
 
 
 def adapter_facts(spec: ModelSpec) -> list[dict[str, str]]:
     """Key, source, licence and SHA-256 of both adapters on the loaded transformer ``spec``; empty where they are no files."""
     if spec.source != FULL_SOURCE:
-        shipped_ = {f"stage{n}": spec.sha256.get(f"stage{n}/{ADAPTER_FILE}", "") for n in (1, 2)}
+        hashes = {f"stage{n}": spec.sha256.get(f"stage{n}/{ADAPTER_FILE}", "") for n in (1, 2)}
         name, source, licence = spec.key.partition("/")[0], spec.source, spec.licence
     else:
-        shipped_ = {f"stage{n}": _sha256(file) for n, file in enumerate(adapter_files(spec), 1)}
+        hashes = {f"stage{n}": _sha256(file) for n, file in enumerate(adapter_files(spec), 1)}
         source = f"the folder that {LOCAL} names" if os.environ.get(LOCAL) else ADAPTERS.source
         name, licence = ADAPTERS.key, ADAPTERS.licence
     return [
-        {"key": f"{name}/{stage}", "source": source, "licence": licence, "sha256": found}
-        for stage, found in shipped_.items()
-        if found
+        {"key": f"{name}/{stage}", "source": source, "licence": licence, "sha256": value}
+        for stage, value in hashes.items()
+        if value
     ]
 
 
@@ -451,17 +461,32 @@ def _mini() -> FillBase:
         card = "our network that keeps the texture"
         made[RECOLOUR] = sdxl.asset_spec(f"mini-flux/{RECOLOUR}", FOLDER, _load_part, RECOLOUR, card)
     return FillBase(
-        "mini", "mini-flux (ours, 192 px)", "Apache-2.0", FOLDER, tuple(made.values()), 192, 2, upscale=True,
-        depth_patches=12, steps=(4, 1), fast=(1, 1), fill_least=4,
-    )  # fmt: skip
+        "mini",
+        "mini-flux (ours, 192 px)",
+        "Apache-2.0",
+        FOLDER,
+        tuple(made.values()),
+        192,
+        2,
+        upscale=True,
+        depth_patches=12,
+        steps=(4, 1),
+        fast=(1, 1),
+        fill_least=4,
+    )
 
 
 FULL_SOURCE = "black-forest-labs/FLUX.1-Fill-dev"
 _DEV = "FLUX.1 [dev] Non-Commercial"
 ADAPTERS = ModelSpec(
-    "georemover/adapters", "buxiangzhiren/GeoRemover", _load_part, f"not stated; made from FLUX.1-Fill-dev ({_DEV})",
-    720_000_000, card="the authors' two adapters", files=(f"stage1/*{ADAPTER_FILE}", f"stage2/*{ADAPTER_FILE}"),
-)  # fmt: skip
+    "georemover/adapters",
+    "buxiangzhiren/GeoRemover",
+    _load_part,
+    f"not stated; made from FLUX.1-Fill-dev ({_DEV})",
+    720_000_000,
+    card="the authors' two adapters",
+    files=(f"stage1/*{ADAPTER_FILE}", f"stage2/*{ADAPTER_FILE}"),
+)
 
 
 def _full() -> FillBase:
@@ -469,8 +494,16 @@ def _full() -> FillBase:
         files = () if name == "prompt" else (f"{name}/*.json", *((f"{name}/*.safetensors",) if size > GIB // 8 else ()))
         fetch = {"prompt": _fetch_prompt, "transformer": _fetch_transformer}.get(name)
         return ModelSpec(
-            f"{key}/{name}", FULL_SOURCE, load, _DEV, size, dtype=dtype, card="FLUX.1 Fill [dev]", files=files, fetch=fetch
-        )  # fmt: skip
+            f"{key}/{name}",
+            FULL_SOURCE,
+            load,
+            _DEV,
+            size,
+            dtype=dtype,
+            card="FLUX.1 Fill [dev]",
+            files=files,
+            fetch=fetch,
+        )
 
     weights = 24_500_000_000
     shared = (
@@ -478,10 +511,15 @@ def _full() -> FillBase:
         part("scheduler", _load_part, 1 << 20),
         part("prompt", _load_prompt, 4_200_000),
         ModelSpec(
-            "depth-anything-v2-small/depth", "depth-anything/Depth-Anything-V2-Small-hf", _load_part, "Apache-2.0",
-            99_200_000, card="Depth Anything V2 Small", files=("*.json", "*.safetensors"),
+            "depth-anything-v2-small/depth",
+            "depth-anything/Depth-Anything-V2-Small-hf",
+            _load_part,
+            "Apache-2.0",
+            99_200_000,
+            card="Depth Anything V2 Small",
+            files=("*.json", "*.safetensors"),
         ),
-    )  # fmt: skip
+    )
     by_preset = {
         "bf16": (part("transformer", _load_transformer, weights), *shared),
         "offload": (part("transformer", _load_transformer, weights, "flux-fill-dev-offload"), *shared),
@@ -489,7 +527,13 @@ def _full() -> FillBase:
         "4-bit": (part("transformer", _load_transformer, weights // 4, "flux-fill-dev-4bit", "int4"), *shared),
     }
     return FillBase(
-        "full", "FLUX.1 Fill [dev] with the authors' adapters (1024 px)", _DEV, FULL_SOURCE, by_preset["bf16"], 1024, 8,
+        "full",
+        "FLUX.1 Fill [dev] with the authors' adapters (1024 px)",
+        _DEV,
+        FULL_SOURCE,
+        by_preset["bf16"],
+        1024,
+        8,
         download=(
             "about 25 GB from the Hub on first use, after accepting the licence there, and 10 GB once more for the prompt; "
             "needs a GPU with 32 GB, or less with a smaller preset"
@@ -501,7 +545,7 @@ def _full() -> FillBase:
             "offload": "layers visit the GPU one by one, 10 GB and minutes",
         },
         by_preset=by_preset,
-    )  # fmt: skip
+    )
 
 
 MINI = _mini()
@@ -579,8 +623,8 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(name)
 
 
-def build(parts: Sequence[Any], kind: str = "fill") -> Any:
-    """A pipeline around the leased ``parts`` (in the order of :data:`PARTS`; more are left alone) and a new scheduler, without text
+def build(parts: Mapping[str, Any], kind: str = "fill") -> Any:
+    """A pipeline around the leased ``parts`` (by the names in :data:`PARTS`; more are left alone) and a new scheduler, without text
     encoders.
 
     ``kind``: "fill" for ``FluxFillPipeline`` (stage 1, and filling alone), "render" for ``GeoRenderPipeline`` (stage 2).
@@ -589,10 +633,9 @@ def build(parts: Sequence[Any], kind: str = "fill") -> Any:
 
     from pipelines.core.patching import fresh_scheduler
 
-    named = dict(zip(PARTS, parts, strict=False))
-    transformer = named["transformer"]
+    transformer = parts["transformer"]
     if isinstance(transformer, Offloaded):
-        transformer = transformer.on(named["vae"].device)
+        transformer = transformer.on(parts["vae"].device)
     pipeline = {"fill": diffusers.FluxFillPipeline, "render": _render_class()}[kind]
     # The class says AutoencoderKL in its signature and would warn, at every run, of the AutoencoderTiny that it accepts.
     logger = diffusers.utils.logging.get_logger("diffusers.pipelines.pipeline_utils")
@@ -600,9 +643,14 @@ def build(parts: Sequence[Any], kind: str = "fill") -> Any:
     logger.setLevel("ERROR")
     try:
         pipe = pipeline(
-            scheduler=fresh_scheduler(named["scheduler"]), vae=named["vae"], text_encoder=None, tokenizer=None,
-            text_encoder_2=None, tokenizer_2=None, transformer=transformer,
-        )  # fmt: skip
+            scheduler=fresh_scheduler(parts["scheduler"]),
+            vae=parts["vae"],
+            text_encoder=None,
+            tokenizer=None,
+            text_encoder_2=None,
+            tokenizer_2=None,
+            transformer=transformer,
+        )
     finally:
         logger.setLevel(level)
     pipe.set_progress_bar_config(disable=True)

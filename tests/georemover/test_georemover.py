@@ -26,18 +26,7 @@ from pipelines.core.lane import Cancelled, Job, Progress
 from pipelines.core.patching import fingerprint
 from pipelines.core.registry import OutOfBudget, Registry
 from pipelines.core.stages import Preview, Stored, keeping
-from pipelines.georemover import (
-    Cache,
-    Outcome,
-    Recipe,
-    Request,
-    Settings,
-    batch,
-    checks,
-    composite,
-    export,
-    remove,
-)
+from pipelines.georemover import Cache, Outcome, Recipe, Request, Settings, batch, checks, composite, export, remove
 from pipelines.georemover import metrics as removal_metrics
 from pipelines.georemover.depth import assisted, open_depth, panels_error
 from pipelines.georemover.stages import Stages
@@ -300,7 +289,7 @@ def test_depth_files_that_say_nothing_are_refused(tmp_path: Path):
 
 
 def test_distances_of_a_metric_network_are_turned_round(base):
-    model = Stages(toy_flux.parts(), base)
+    model = Stages(base, **toy_flux.parts())
     rgb = numpy.asarray(photograph((192, 128)))
     near_is_large = model.estimate_depth(rgb)
     assert near_is_large.shape == (128, 192) and near_is_large.min() == 0 and near_is_large.max() == 1
@@ -311,7 +300,7 @@ def test_distances_of_a_metric_network_are_turned_round(base):
 
 @pytest.mark.parametrize("size", [(192, 128), (128, 192), (192, 192), (192, 64)])
 def test_depth_is_estimated_in_every_format(base, size):
-    model = Stages(toy_flux.parts(), base)
+    model = Stages(base, **toy_flux.parts())
     assert model.estimate_depth(numpy.asarray(photograph(size))).shape == size[::-1]
     assert model._depth_size(128, 192) == (126, 168), "as it was trained"
     model.base = flux.FULL
@@ -402,7 +391,7 @@ def test_every_example_is_a_removal_with_an_effect():
 
 
 def test_keeping_the_depth_changes_only_the_mask(base, pair):
-    model = Stages(toy_flux.parts(), base)
+    model = Stages(base, **toy_flux.parts())
     mask = masks.grow(pair.mask, 2)
     kept, off = model.remove_from_depth(pair.depth, mask, FAST)
     painted, same_off = model.remove_from_depth(pair.depth, mask, dataclasses.replace(FAST, keep_depth=False))
@@ -413,7 +402,7 @@ def test_keeping_the_depth_changes_only_the_mask(base, pair):
 
 
 def test_stages_report_every_step_and_may_be_looked_at(base, pair):
-    model, seen = Stages(toy_flux.parts(), base), []
+    model, seen = Stages(base, **toy_flux.parts()), []
 
     def on_step(step, steps, look):
         seen.append((step, steps, look().shape))
@@ -423,14 +412,14 @@ def test_stages_report_every_step_and_may_be_looked_at(base, pair):
 
 
 def test_the_last_look_is_the_result(base, pair):
-    model, looks = Stages(toy_flux.parts(), base), []
+    model, looks = Stages(base, **toy_flux.parts()), []
     result = model.fill_only(pair.image, pair.mask, FAST, lambda step, steps, look: looks.append(look()))
     assert numpy.abs(looks[-1].astype(int) - result).max() <= 1
     assert numpy.abs(looks[0].astype(int) - result).mean() > 1
 
 
 def test_a_mask_of_another_size_is_refused(base, pair):
-    model = Stages(toy_flux.parts(), base)
+    model = Stages(base, **toy_flux.parts())
     with pytest.raises(ValueError, match="is 192 x 128 and the mask 60 x 40"):
         model.fill_only(pair.image, numpy.zeros((40, 60), bool), FAST)
 
@@ -620,13 +609,16 @@ def test_a_run_past_its_time_is_told(registry, request_):
 @pytest.mark.parametrize(
     "file",
     [
-        turned, cmyk, sixteen_bits, palette_with_hole,
+        turned,
+        cmyk,
+        sixteen_bits,
+        palette_with_hole,
         lambda: saved(photograph((700, 900))),
         lambda: saved(photograph((4000, 3000)), "JPEG", quality=60),
         lambda: saved(photograph((90, 70))),
     ],
     ids=["exif", "cmyk", "16 bit", "palette", "portrait", "12 megapixels", "tiny"],
-)  # fmt: skip
+)
 def test_any_photograph_goes_through_and_keeps_every_other_pixel(registry, file):
     image = images.open_picture(file())
     width, height = image.size
@@ -681,7 +673,7 @@ def scene_at(size: tuple[int, int], recipe: Recipe):
     with_, without = (
         removal.to_uint8(tabletop.render([scene], shape).image[0])
         for scene in (pair.scene, pair.scene.without(pair.index))
-    )  # fmt: skip
+    )
     return with_, without, tabletop.geometry([pair.scene], shape)[1][0, pair.index].numpy()
 
 
@@ -711,12 +703,7 @@ def test_object_shadow_and_reflection_go_at_full_resolution(example, size):
     factor = size[0] // 192
     small, small_clean = (composite.at_size(Image.fromarray(p), (192, 128)) for p in (image, clean))
     made, changed = composite.compose(
-        Image.fromarray(image),
-        noisy(small_clean, 0),
-        small,
-        masks.grow(mask, 2 * factor),
-        Settings(),
-        noisy(small, 1),
+        Image.fromarray(image), noisy(small_clean, 0), small, masks.grow(mask, 2 * factor), Settings(), noisy(small, 1)
     )
     out = numpy.asarray(made)
     assert out[~changed].tobytes() == image[~changed].tobytes() and changed.mean() < 0.4
@@ -987,13 +974,19 @@ def png(pixels: numpy.ndarray) -> bytes:
 def test_a_zip_is_done_pair_by_pair_and_a_bad_pair_stops_nothing(registry, pair):
     mask, keep = (pair.mask * 255).astype(numpy.uint8), (~pair.mask * 255).astype(numpy.uint8)
     files = {
-        "set/a.png": png(pair.image), "set/a_mask.png": png(mask), "set/a_gt.png": png(pair.clean),
-        "set/b.jpg": saved(photograph(), "JPEG").getvalue(), "set/b_mask.png": png(mask),
+        "set/a.png": png(pair.image),
+        "set/a_mask.png": png(mask),
+        "set/a_gt.png": png(pair.clean),
+        "set/b.jpg": saved(photograph(), "JPEG").getvalue(),
+        "set/b_mask.png": png(mask),
         "c.png": png(pair.image),
-        "d.png": b"broken", "d_mask.png": png(mask),
-        "e.png": png(pair.image), "e_mask.png": b"broken",
-        "__MACOSX/._a.png": b"x", "notes.txt": b"x",
-    }  # fmt: skip
+        "d.png": b"broken",
+        "d_mask.png": png(mask),
+        "e.png": png(pair.image),
+        "e_mask.png": b"broken",
+        "__MACOSX/._a.png": b"x",
+        "notes.txt": b"x",
+    }
     job = Job()
     count = batch.run(job, registry, archive_of(files), FAST)
     sent = drain(job)
@@ -1067,9 +1060,17 @@ def test_a_zip_of_a_run_holds_everything(registry, request_, tmp_path: Path):
     with zipfile.ZipFile(export.save_zip(outcome, tmp_path / "a.zip")) as archive:
         names = set(archive.namelist())
         assert names == {
-            "input.png", "mask.png", "depth_before.png", "depth_after.png", "telea.png", "fill_only.png", "result_3.png",
-            "strip_3.png", "composite_3.png", "settings.json",
-        }  # fmt: skip
+            "input.png",
+            "mask.png",
+            "depth_before.png",
+            "depth_after.png",
+            "telea.png",
+            "fill_only.png",
+            "result_3.png",
+            "strip_3.png",
+            "composite_3.png",
+            "settings.json",
+        }
         told = json.loads(archive.read("settings.json"))
         again = numpy.asarray(Image.open(io.BytesIO(archive.read("result_3.png"))))
         depth, _limits = open_depth(io.BytesIO(archive.read("depth_before.png")), limits_=(0.0, 1.0))

@@ -87,13 +87,7 @@ def test_the_composite_recolours_the_original_and_keeps_its_texture(factor):
     shadow = (small[..., :1] == 60).astype(numpy.float32).repeat(3, -1)
     light = shadow, -3 * shadow
     made, changed = composite.compose(
-        Image.fromarray(original),
-        clean,
-        seen,
-        mask,
-        dataclasses.replace(Settings(), grow=0, feather=1),
-        small,
-        light,
+        Image.fromarray(original), clean, seen, mask, dataclasses.replace(Settings(), grow=0, feather=1), small, light
     )
     made = numpy.asarray(made)
     inner = numpy.s_[28 * factor : 40 * factor, 46 * factor : 64 * factor]
@@ -109,7 +103,7 @@ def test_it_follows_the_render_and_removes_nothing_on_its_own():
     """On unseen scenes: with the truth as the render little is left; where the render removes nothing, everything stays."""
     base = flux.BASES["mini"]
     with Registry("cpu").lease(*base.parts) as parts:
-        model = Stages(parts, base)
+        model = Stages(base, **flux.by_part(parts))
         assert model.recolouring is not None
         alone, guided, plain = [], [], []
         for number in range(6):
@@ -146,6 +140,6 @@ def test_it_follows_the_render_and_removes_nothing_on_its_own():
 def test_a_model_set_without_the_network_has_no_light():
     base = flux.BASES["mini"]
     with Registry("cpu").lease(*base.parts[: len(flux.PARTS)]) as parts:
-        model = Stages(parts, base)
+        model = Stages(base, **flux.by_part(parts))
         picture, render, through = pictures((128, 192))
         assert model.recolouring is None and model.light(picture, render, through) is None

@@ -24,12 +24,13 @@ from PIL import Image
 import app
 from demos import georemover as georemover_tab
 from demos.core import handlers, widgets
+from demos.core.form import Form
 from demos.core.hold import OnPage
-from demos.georemover import batch, edit, measured, painter, scenes
+from demos.georemover import batch, edit, measured, painter, scenes, settings
 from demos.georemover import files as removal_files
-from demos.georemover import settings as removal_settings
 from demos.georemover import shown as removal_shown
 from demos.georemover.mask import BRUSH, CLICK, asked_mask, current_mask, mask_line, read_mask, snapped
+from demos.georemover.run import Held
 from pipelines import georemover
 from pipelines.core import images, masks
 from pipelines.core.registry import Registry
@@ -56,46 +57,32 @@ def handler(page: gr.Blocks, name: str):
     return next(fn for fn in ours if not fn.__module__.startswith(("demos.golden_noise", "demos.concept_guidance")))
 
 
-def values(steps: int = 4, **changed) -> list:
-    """What the settings' widgets hold, in their order."""
-    held = dataclasses.asdict(Settings(steps_1=steps, steps_2=steps)) | {"preset": ""} | changed
-    return [held[name] for name in NAMES]
+def values(steps: int = 4, **changed) -> dict:
+    """What the settings' widgets hold, by name."""
+    held = dataclasses.asdict(Settings(steps_1=steps, steps_2=steps)) | changed
+    return {name: value for name, value in held.items() if name != "model_set"}
 
 
-NAMES = (
-    "steps_1",
-    "steps_2",
-    "seed",
-    "variants",
-    "depth_assist",
-    "keep_depth",
-    "feather",
-    "guidance",
-    "scale_1",
-    "scale_2",
-    "preset",
-)
-
-
-def asked(picture=None, mode=CLICK, drawn=None, own=None, compare=False, kept=None, **changed) -> list:
-    """What the runs' handlers get from the page."""
+def press(
+    page: gr.Blocks,
+    name: str,
+    visitor: str,
+    picture=None,
+    mode=CLICK,
+    drawn=None,
+    *,
+    own=None,
+    known=None,
+    compare=False,
+    threshold=8,
+    kept=None,
+    **changed,
+):
+    """The updates of a run's handler for what the page holds."""
     picture = scenes.first() if picture is None else picture
-    return [
-        picture,
-        mode,
-        drawn,
-        2,
-        True,
-        own,
-        compare,
-        "inferno",
-        "composite",
-        8,
-        [],
-        Cache() if kept is None else kept,
-        OnPage(),
-        *values(**changed),
-    ]
+    cache = Cache() if kept is None else kept
+    held = Held(picture, mode, drawn, own, known, compare, "inferno", "composite", threshold, [], cache, OnPage())
+    return handler(page, name)(visit(visitor), *held, **values(**changed))
 
 
 def last(updates: list) -> removal_files.Shown:
@@ -191,9 +178,17 @@ def test_a_mask_comes_back_as_it_went_onto_the_painter():
 
 @pytest.mark.parametrize(
     "drawn",
-    [None, "", {}, {"mask": 7}, {"mask": "data:image/png;base64,!"}, {"mask": "data:image/png;base64,aGVsbG8="},
-     {"mask": "data:image/jpeg;base64,AAAA"}, {"mask": painter.PREFIX + "A" * painter.MOST}],
-)  # fmt: skip
+    [
+        None,
+        "",
+        {},
+        {"mask": 7},
+        {"mask": "data:image/png;base64,!"},
+        {"mask": "data:image/png;base64,aGVsbG8="},
+        {"mask": "data:image/jpeg;base64,AAAA"},
+        {"mask": painter.PREFIX + "A" * painter.MOST},
+    ],
+)
 def test_what_is_no_mask_marks_nothing(drawn):
     picture = scenes.first()
     drawn = {**drawn, "key": picture.key} if isinstance(drawn, dict) else drawn
@@ -309,6 +304,18 @@ def test_a_mask_that_would_fill_the_memory_marks_nothing():
     assert not current_mask(picture, BRUSH, drawn).any()
 
 
+def test_strokes_are_decoded_once(page):
+    """At the stroke, for the page; the run that follows, and a growth of the mask, find them."""
+    picture = own_picture()
+    drawn = strokes(picture)
+    seen = put(page, "changed", picture, BRUSH, drawn, 2, True)
+    before = painter._decoded.cache_info()
+    put(page, "changed", picture, BRUSH, drawn, 5, True)
+    mask = asked_mask(picture, BRUSH, drawn)
+    assert painter._decoded.cache_info().misses == before.misses and seen
+    assert (mask == box_mask(picture)).mean() > 0.99 and not mask.flags.writeable
+
+
 def test_rough_strokes_snap_to_the_object():
     picture = scenes.first()
     solid = picture.solids[picture.index]
@@ -349,11 +356,18 @@ def test_pictures_that_are_not_taken_leave_the_page_alone(page, tmp_path: Path):
 
 
 def test_remove_shows_everything_and_measures_against_the_truth(page):
-    run = list(handler(page, "remove")(visit("run"), *asked(compare=True, variants=2)))
+    run = list(press(page, "remove", "run", compare=True, variants=2))
     made = last(run)
     text = shown(run)
-    for words in ("Done in ", "Measured against the truth", "Residual effect", "Same model, mask only", "The truth, rendered",
-                  "Models that answered", "not look like a depth map"):  # fmt: skip
+    for words in (
+        "Done in ",
+        "Measured against the truth",
+        "Residual effect",
+        "Same model, mask only",
+        "The truth, rendered",
+        "Models that answered",
+        "not look like a depth map",
+    ):
         assert words in text, words
     assert len(made.results) == len(made.composites) == len(made.strips) == 2
     inside = images.read_settings(made.results[1], tab="georemover")["settings"]
@@ -376,14 +390,14 @@ def test_remove_shows_everything_and_measures_against_the_truth(page):
 
 def test_the_stages_run_one_by_one_and_nothing_twice(page):
     kept = Cache()
-    first = last(list(handler(page, "estimate_depth")(visit("stages"), *asked(mode=BRUSH, kept=kept))))
+    first = last(list(press(page, "estimate_depth", "stages", mode=BRUSH, kept=kept)))
     assert not first.outcome.mask.any(), "depth needs no mask"
     assert first.outcome.depth_after is None and not first.results and len(kept) == 1
-    second = last(list(handler(page, "remove_from_depth")(visit("stages"), *asked(kept=kept))))
+    second = last(list(press(page, "remove_from_depth", "stages", kept=kept)))
     assert second.outcome.depth_after is not None and len(kept) == 2
     assert "does not look like a depth map" in " ".join(second.outcome.notes)
     assert (second.outcome.depth_before == first.outcome.depth_before).all()
-    third = last(list(handler(page, "render")(visit("stages"), *asked(kept=kept))))
+    third = last(list(press(page, "render", "stages", kept=kept)))
     assert third.outcome.seconds["stage 1"] == 0, "it came from the cache"
     assert (third.outcome.depth_after == second.outcome.depth_after).all()
 
@@ -392,25 +406,23 @@ def test_a_depth_of_ones_own_is_rendered_and_of_another_picture_is_not(page):
     kept, picture = Cache(), scenes.first()
     depth = numpy.linspace(0, 1, HEIGHT * WIDTH, dtype=numpy.float32).reshape(HEIGHT, WIDTH)
     mine = edit.OwnDepth(picture.key, depth)
-    made = last(list(handler(page, "render")(visit("own"), *asked(picture, own=mine, kept=kept))))
+    made = last(list(press(page, "render", "own", picture, own=mine, kept=kept)))
     assert numpy.abs(made.outcome.depth_after - depth).max() < 0.01
     assert removal_files.settings_inside(made.results[0]).next_step() == (
         "The file does not hold the depth after that was painted or brought: bring that again, then press Render from my depth."
     )
-    other = last(list(handler(page, "render")(visit("own"), *asked(own=dataclasses.replace(mine, key="x"), kept=kept))))
+    other = last(list(press(page, "render", "own", own=dataclasses.replace(mine, key="x"), kept=kept)))
     assert numpy.abs(other.outcome.depth_after - depth).max() > 0.1
-    whole = last(list(handler(page, "remove")(visit("own"), *asked(picture, own=mine, kept=kept))))
+    whole = last(list(press(page, "remove", "own", picture, own=mine, kept=kept)))
     assert numpy.abs(whole.outcome.depth_after - depth).max() > 0.1, "Remove starts from the mask"
 
 
 def test_what_if_the_depth_had_not_changed(page):
     picture = scenes.first()
-    inputs = asked(picture)
     with pytest.raises(gr.Error, match="press 1 Estimate depth"):
-        list(handler(page, "render_unchanged")(visit("same"), *inputs))
-    known = last(list(handler(page, "estimate_depth")(visit("same"), *inputs)))
-    inputs[5] = known
-    made = last(list(handler(page, "render_unchanged")(visit("same"), *inputs)))
+        list(press(page, "render_unchanged", "same", picture))
+    known = last(list(press(page, "estimate_depth", "same", picture)))
+    made = last(list(press(page, "render_unchanged", "same", picture, known=known)))
     assert (made.outcome.depth_after == made.outcome.depth_before).all()
     assert "The depth did not change" in " ".join(made.outcome.notes)
     assert "press What if" not in removal_files.settings_inside(made.results[0]).next_step()
@@ -419,7 +431,7 @@ def test_what_if_the_depth_had_not_changed(page):
 
 def test_a_picture_of_ones_own_gets_self_checks_and_a_composite_of_its_own_size(page):
     picture = own_picture()
-    made = last(list(handler(page, "remove")(visit("photo"), *asked(picture, BRUSH, strokes(picture)))))
+    made = last(list(press(page, "remove", "photo", picture, BRUSH, strokes(picture))))
     assert "Self-checks" in removal_shown.metrics_html(made.outcome) and made.clean is None
     assert "The small models know only our rendered scenes" in " ".join(made.outcome.notes)
     composite, original = (numpy.asarray(Image.open(p).convert("RGB")) for p in (made.composites[0], made.original))
@@ -436,13 +448,18 @@ def test_a_picture_of_ones_own_gets_self_checks_and_a_composite_of_its_own_size(
 
 @pytest.mark.parametrize(
     ("changed", "words"),
-    [({"seed": None}, "seed is nothing"), ({"steps_1": 10**9}, "steps of stage 1"), ({"variants": 0}, "variants"),
-     ({"guidance": float("nan")}, "guidance is nan"), ({"preset": "int1"}, "preset 'int1'")],
-)  # fmt: skip
+    [
+        ({"seed": None}, "seed is nothing"),
+        ({"steps_1": 10**9}, "steps of stage 1"),
+        ({"variants": 0}, "variants"),
+        ({"guidance": float("nan")}, "guidance is nan"),
+        ({"preset": "int1"}, "preset 'int1'"),
+    ],
+)
 def test_wrong_settings_get_a_sentence_before_anything_changes(page, changed: dict, words: str):
     for name in ("remove", "estimate_depth"):
         with pytest.raises(gr.Error) as caught:
-            next(handler(page, name)(visit("wrong"), *asked(**changed)))
+            next(press(page, name, "wrong", **changed))
         assert words in caught.value.message and caught.value.message.endswith(".")
 
 
@@ -450,9 +467,7 @@ def test_a_result_is_called_by_what_was_brushed_and_comes_back_without_a_foreign
     picture = scenes.first()
     other = 1 - picture.index
     drawn = painter.value_of(picture, picture.solids[other])
-    inputs = asked(picture, BRUSH, drawn)
-    inputs[9] = 31  # the threshold as it stands on the page
-    run = list(handler(page, "remove")(visit("about"), *inputs))
+    run = list(press(page, "remove", "about", picture, BRUSH, drawn, threshold=31))
     assert "changed by more than 31 " in shown(run) and "In the raw result of stage 2" in shown(run)
     entries = next(v for v in run[-1].values() if isinstance(v, list) and v and isinstance(v[0], widgets.Entry))
     assert entries[0].caption.startswith(picture.names[other])
@@ -467,7 +482,7 @@ def test_a_result_is_called_by_what_was_brushed_and_comes_back_without_a_foreign
 
 def test_stop_keeps_what_is_finished(page):
     kept, seen = Cache(), []
-    run = handler(page, "remove")(visit("stop"), *asked(kept=kept, steps=60))
+    run = press(page, "remove", "stop", kept=kept, steps=60)
     while "Result" not in shown(seen[-1:]):
         seen.append(next(run))
     assert handlers.stop_run(visit("stop"))
@@ -481,7 +496,7 @@ def test_a_run_that_breaks_does_not_look_as_if_it_went_on(page, monkeypatch: pyt
     monkeypatch.setattr(georemover, "remove", breaks)
     seen = []
     with pytest.raises(gr.Error, match="There is no room."):
-        for update in handler(page, "remove")(visit("broken"), *asked()):
+        for update in press(page, "remove", "broken"):
             seen.append(update)  # not a comprehension: what came before the error is kept
     assert "progress-line stopped" in shown(seen[-1:])
 
@@ -493,8 +508,14 @@ def measured_outcome(residual: float | None) -> SimpleNamespace:
     regions = {name: {"psnr": 30.0, "ssim": 0.9} for name in ("mask", "effect", "rest", "whole")}
     if residual is None:
         regions["effect"] = {"psnr": None, "ssim": None}
-    row = {"truth": True, "residual_effect": residual, "change_iou": None if residual is None else 0.8, "over_erasure": 0.001,
-           "inserted": False, "regions": regions}  # fmt: skip
+    row = {
+        "truth": True,
+        "residual_effect": residual,
+        "change_iou": None if residual is None else 0.8,
+        "over_erasure": 0.001,
+        "inserted": False,
+        "regions": regions,
+    }
     return SimpleNamespace(metrics=[row], baselines={"fill_only": {**row, "residual_effect": residual and 1.0}})
 
 
@@ -515,8 +536,16 @@ def test_marks_never_stand_without_their_words():
 def test_the_measured_figures_are_a_table_or_one_sentence(monkeypatch: pytest.MonkeyPatch):
     def row(title: str, mean: float) -> dict:
         spread = {"mean": mean, "median": mean, "q1": mean / 2, "q3": 2 * mean, "n": 200}
-        return {"title": title, "residual": spread, "psnr_effect": {"mean": 28.5}, "over_erasure": {"mean": 0.002},
-                "inserted": 0.015, "change_iou": {"mean": 0.7}, "depth_error": {"n": 0}, "seconds": 2.5}  # fmt: skip
+        return {
+            "title": title,
+            "residual": spread,
+            "psnr_effect": {"mean": 28.5},
+            "over_erasure": {"mean": 0.002},
+            "inserted": 0.015,
+            "change_iou": {"mean": 0.7},
+            "depth_error": {"n": 0},
+            "seconds": 2.5,
+        }
 
     found = {
         "scenes": 200,
@@ -597,19 +626,20 @@ def test_what_is_restored_fits_the_page(page, tmp_path: Path, monkeypatch: pytes
 
 
 def test_the_pace_is_that_of_the_steps():
-    for words, settings in (("official", Settings.of("full")), ("fast", Settings.of("full", fast=True))):
-        assert removal_settings.pace_of("full", settings) == words
-        assert removal_settings.pace_of("full", dataclasses.replace(settings, steps_1=9)) is None
+    for words, made in (("official", Settings.of("full")), ("fast", Settings.of("full", fast=True))):
+        assert settings.pace_of("full", made) == words
+        assert settings.pace_of("full", dataclasses.replace(made, steps_1=9)) is None
 
 
 def test_on_zerogpu_there_is_one_preset(monkeypatch: pytest.MonkeyPatch):
     with gr.Blocks():
-        plain, fixed = removal_settings.build("full"), removal_settings.build("full", fixed=True)
-    assert plain.preset.visible and plain.presets == tuple(flux.FULL.presets)
-    assert not fixed.preset.visible and fixed.presets == ("bf16",) and len(fixed.preset.choices) == 1
+        plain, fixed = (settings.build(Form(Settings.of("full")), fixed) for fixed in (False, True))
+    preset, only = plain.asked["preset"], fixed.asked["preset"]
+    assert preset.visible and plain.presets == tuple(flux.FULL.presets)
+    assert not only.visible and fixed.presets == ("bf16",) and len(only.choices) == 1
     seen: list[bool] = []
-    build = removal_settings.build
-    monkeypatch.setattr(removal_settings, "build", lambda of, fixed: seen.append(fixed) or build(of, fixed))
+    build = settings.build
+    monkeypatch.setattr(settings, "build", lambda of, fixed: seen.append(fixed) or build(of, fixed))
     with toy_flux.installed(), gr.Blocks():
         for mode in ("zero", "cpu"):
             georemover_tab.build(Registry(mode, move=lambda module, _device: module), "mini")
@@ -634,14 +664,19 @@ def test_a_batch_goes_on_over_what_cannot_be_done(page, tmp_path: Path):
             Image.fromarray(pixels).convert("RGB").save(data, "PNG")
             archive.writestr(f"{name}.png", data.getvalue())
         archive.writestr("read me.txt", "hello")
-    run = list(handler(page, "batch")(visit("batch"), str(packed), False, 2, True, *values()))
+    run = list(handler(page, "batch")(visit("batch"), str(packed), False, **values()))
     told = shown(run)
     assert (
         "There is no lonely_mask.png in its folder: add the mask." in told and "by its name this is no picture" in told
     )
     assert "0 pictures, 3 rows without a result" in told and "Done: 1 picture, 2 rows without a result" in told
-    files = [str(v.value) if not isinstance(v.value, dict) else v.value["path"] for u in run if isinstance(u, dict)
-             for v in u.values() if isinstance(v, gr.DownloadButton) and v.value]  # fmt: skip
+    files = [
+        str(v.value) if not isinstance(v.value, dict) else v.value["path"]
+        for u in run
+        if isinstance(u, dict)
+        for v in u.values()
+        if isinstance(v, gr.DownloadButton) and v.value
+    ]
     table = next(Path(path).read_text() for path in files if path.endswith(".csv"))
     assert table.splitlines()[0].startswith("name,files,error,residual_effect")
     assert [line.split(",")[0] for line in table.splitlines()[1:]] == ["a", "lonely", "read me.txt"]
@@ -652,10 +687,10 @@ def test_a_batch_goes_on_over_what_cannot_be_done(page, tmp_path: Path):
     with pytest.raises(gr.Error, match="No picture of this batch"):
         handler(page, "packed_pictures")("")
     with pytest.raises(gr.Error, match="no zip yet"):
-        next(handler(page, "batch")(visit("batch"), None, False, 2, True, *values()))
+        next(handler(page, "batch")(visit("batch"), None, False, **values()))
     packed.write_text("x")
     with pytest.raises(gr.Error, match="not a zip that can be read"):
-        list(handler(page, "batch")(visit("batch"), str(packed), False, 2, True, *values()))
+        list(handler(page, "batch")(visit("batch"), str(packed), False, **values()))
 
 
 def test_rows_of_a_batch_are_escaped():
@@ -745,7 +780,7 @@ def test_without_the_full_weights_a_classical_fill_stands_in(monkeypatch: pytest
         page = app.build(app.from_environment(), "full")
     picture, seen = own_picture(), []
     with pytest.raises(gr.Error, match="The full set is not in the local cache"):
-        for update in handler(page, "remove")(visit("bare"), *asked(picture, BRUSH, strokes(picture), preset="bf16")):
+        for update in press(page, "remove", "bare", picture, BRUSH, strokes(picture), preset="bf16"):
             seen.append(update)
     assert "A preview, not GeoRemover" in shown(seen) and "progress-line stopped" in shown(seen)
     before, after = next(map(numpy.asarray, pair) for u in seen for pair in u.values() if isinstance(pair, tuple))
@@ -763,8 +798,13 @@ def test_the_mini_set_says_what_it_does_not_know(page):
     assert "no effect in the mini set" in guidance.info
 
 
-def test_settings_have_a_widget_each():
-    assert set(NAMES) | {"grow", "fill_holes", "model_set"} == {field.name for field in dataclasses.fields(Settings)}
+def test_settings_have_a_widget_each(page):
+    runs = [f for f in page.fns.values() if getattr(f.fn, "__name__", "") in ("remove", "batch")]
+    ours = [f for f in runs if "grow" in f.input_keyword_names]
+    assert len(ours) == 2 + 1, "the button, an example, the batch"
+    for event in ours:
+        assert set(event.input_keyword_names) | {"model_set"} == {field.name for field in dataclasses.fields(Settings)}
+        assert len(event.inputs) - len(event.input_keyword_names) <= 12
 
 
 def test_a_tick_stands_only_where_the_bar_of_the_evaluation_is_met():

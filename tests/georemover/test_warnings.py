@@ -47,13 +47,13 @@ def scenes() -> list[Scene]:
     """Our examples and other rendered scenes, with the depth that the small network finds."""
     base, made = flux.BASES["mini"], []
 
-    def estimate(*parts: object) -> None:
-        model = Stages(parts, base)
+    def estimate(**parts: object) -> None:
+        model = Stages(base, **parts)
         for scene in [*(recipe.pair().scene for recipe in georemover.EXAMPLES), *map(removal.sample, SEEDS)]:
             image = removal.pictures(scene)
             made.append(Scene(image, depth_maps.normalised(model.raw_depth(image)), removal.masks(scene)))
 
-    from_environment().run(list(base.parts), estimate)
+    from_environment().run(base.named(), estimate)
     return made
 
 

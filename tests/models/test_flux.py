@@ -37,7 +37,7 @@ def parts():
 
 @pytest.fixture(scope="module")
 def model(parts) -> Stages:
-    return Stages(parts, toy_flux.toy_base())
+    return Stages(toy_flux.toy_base(), **parts)
 
 
 @pytest.fixture(scope="module")
@@ -73,9 +73,19 @@ def inputs_of(model: Stages, call) -> list[Tensor]:
 def test_positions_of_a_strip_against_a_table_written_by_hand():
     # two rows of tokens, three panels of two columns: (panel, row, column), columns restart, row by row over the strip
     table = [
-        (0, 0, 0), (0, 0, 1), (1, 0, 0), (1, 0, 1), (2, 0, 0), (2, 0, 1),
-        (0, 1, 0), (0, 1, 1), (1, 1, 0), (1, 1, 1), (2, 1, 0), (2, 1, 1),
-    ]  # fmt: skip
+        (0, 0, 0),
+        (0, 0, 1),
+        (1, 0, 0),
+        (1, 0, 1),
+        (2, 0, 0),
+        (2, 0, 1),
+        (0, 1, 0),
+        (0, 1, 1),
+        (1, 1, 0),
+        (1, 1, 1),
+        (2, 1, 0),
+        (2, 1, 1),
+    ]
     assert strip_ids(2, 6).tolist() == [list(map(float, row)) for row in table]
     ids = flux.GeoRenderPipeline._prepare_latent_image_ids(1, 2, 6, "cpu", torch.bfloat16)
     assert ids.dtype == torch.bfloat16 and ids.tolist() == [list(map(float, row)) for row in table]
@@ -168,7 +178,7 @@ def plain_transformer(seed: int, stage: int | None):
 @torch.no_grad()
 def reference(parts, stage: int | None, picture, mask, ids, steps: int, seed: int, guidance: float) -> numpy.ndarray:
     """FLUX.1-Fill as its papers describe it, nothing of diffusers' pipeline: (H, W, 3) uint8."""
-    transformer, (_transformer, vae, _scheduler, prompt, _depth) = plain_transformer(0, stage), parts
+    transformer, vae, prompt = plain_transformer(0, stage), parts["vae"], parts["prompt"]
     height, width = picture.shape[:2]
     config = vae.config
     image = torch.from_numpy(picture).permute(2, 0, 1)[None].float() / 255 * 2 - 1
@@ -224,9 +234,7 @@ def test_stage_1_equals_the_loop_written_by_hand(parts, model: Stages, scene):
 def test_stage_2_equals_the_loop_written_by_hand(parts, model: Stages, scene):
     rgb, before, after, _mask = scene
     strip = numpy.concatenate([rgb, depth_maps.to_colours(after), depth_maps.to_colours(before)], 1)
-    ids = [
-        (panel, row, column) for row in range(HEIGHT // 16) for panel in range(3) for column in range(WIDTH // 16)
-    ]  # fmt: skip
+    ids = [(panel, row, column) for row in range(HEIGHT // 16) for panel in range(3) for column in range(WIDTH // 16)]
     wanted = reference(parts, 2, strip, numpy.zeros(strip.shape[:2]), ids, 5, 7, 30.0)
     rendered = model.render(rgb, after, before, SETTINGS)
     assert rendered.strip.shape == (HEIGHT, 3 * WIDTH, 3)
@@ -276,7 +284,7 @@ def forward(transformer, seed: int = 3) -> Tensor:
 
 
 def test_without_an_adapter_the_model_is_the_base_exactly(parts):
-    transformer = parts[0]
+    transformer = parts["transformer"]
     base = forward(toy_flux.transformer())
     assert torch.equal(forward(transformer), base)
     with wearing(transformer, None):
@@ -285,7 +293,7 @@ def test_without_an_adapter_the_model_is_the_base_exactly(parts):
 
 @pytest.mark.parametrize("merge", [True, False])
 def test_the_adapters_differ_and_leave_no_trace(parts, merge: bool):
-    transformer = parts[0]
+    transformer = parts["transformer"]
     before, base = fingerprint(transformer), forward(transformer)
     tensors = [id(p) for p in transformer.parameters()]
     worn = {}
@@ -299,7 +307,7 @@ def test_the_adapters_differ_and_leave_no_trace(parts, merge: bool):
 
 
 def test_merged_and_switched_on_are_the_same_at_every_strength(parts):
-    transformer = parts[0]
+    transformer = parts["transformer"]
     for scale in (0.0, 0.4, 1.5):
         made = []
         for merge in (True, False):
@@ -316,14 +324,14 @@ def test_merged_and_switched_on_are_the_same_at_every_strength(parts):
 
 @pytest.mark.parametrize("merge", [True, False])
 def test_an_error_inside_leaves_no_trace_either(parts, merge: bool):
-    before = fingerprint(parts[0])
-    with pytest.raises(KeyError), wearing(parts[0], "geo1", 0.7, merge):
+    before = fingerprint(parts["transformer"])
+    with pytest.raises(KeyError), wearing(parts["transformer"], "geo1", 0.7, merge):
         raise KeyError
-    assert fingerprint(parts[0]) == before
+    assert fingerprint(parts["transformer"]) == before
 
 
 def test_an_unknown_adapter_is_refused(parts):
-    with pytest.raises(ValueError, match="no adapter 'geo3'"), wearing(parts[0], "geo3"):
+    with pytest.raises(ValueError, match="no adapter 'geo3'"), wearing(parts["transformer"], "geo3"):
         pass
 
 
@@ -390,8 +398,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory, parts) -> Path:
     root = tmp_path_factory.mktemp("flux")
     toy_flux.transformer().save_pretrained(root / "transformer")
     for name in ("vae", "scheduler", "depth"):
-        parts[PARTS.index(name)].save_pretrained(root / name)
-    flux.write_prompt(root / "prompt.safetensors", parts[PARTS.index("prompt")])
+        parts[name].save_pretrained(root / name)
+    flux.write_prompt(root / "prompt.safetensors", parts["prompt"])
     for stage in (1, 2):
         (root / f"stage{stage}").mkdir()
         weights = toy_flux.adapter(toy_flux.transformer(), stage)
@@ -406,7 +414,7 @@ def test_saved_and_read_again_it_paints_the_same(folder: Path, model: Stages, sc
         for spec, part in zip(flux.MINI.parts, PARTS, strict=False)
     )
     with Registry("cpu").lease(*specs) as leased:
-        again = Stages(leased, toy_flux.toy_base())
+        again = Stages(toy_flux.toy_base(), **flux.by_part(leased))
         # Weights that were read lie elsewhere in memory, where vector units add in another order.
         assert close(again.render(rgb, after, before, SETTINGS).strip, model.render(rgb, after, before, SETTINGS).strip)
         assert close(again.fill_only(rgb, mask, SETTINGS), model.fill_only(rgb, mask, SETTINGS))
@@ -429,16 +437,28 @@ def tiny_text_encoders():
     with toy_flux.seeded(0):
         clip = CLIPTextModel(
             CLIPTextConfig(
-                vocab_size=len(words), hidden_size=width, intermediate_size=width, num_hidden_layers=1, num_attention_heads=2,
-                projection_dim=width, bos_token_id=0, eos_token_id=1, pad_token_id=1,
+                vocab_size=len(words),
+                hidden_size=width,
+                intermediate_size=width,
+                num_hidden_layers=1,
+                num_attention_heads=2,
+                projection_dim=width,
+                bos_token_id=0,
+                eos_token_id=1,
+                pad_token_id=1,
             )
-        )  # fmt: skip
+        )
         t5 = T5EncoderModel(
             T5Config(
-                vocab_size=len(t5_tokens), d_model=width, d_kv=8, d_ff=width, num_layers=1, num_heads=2,
+                vocab_size=len(t5_tokens),
+                d_model=width,
+                d_kv=8,
+                d_ff=width,
+                num_layers=1,
+                num_heads=2,
                 feed_forward_proj="gated-gelu",
             )
-        )  # fmt: skip
+        )
     return clip.eval(), clip_tokens, t5.eval(), t5_tokens
 
 
@@ -452,7 +472,9 @@ def test_the_prompt_from_a_file_paints_what_the_text_encoders_paint(tmp_path: Pa
     cached = flux.read_prompt(path)
     assert cached["prompt_embeds"].shape == (1, 16, 64) and cached["pooled_prompt_embeds"].shape == (1, 64)
     assert [p.name for p in path.parent.iterdir()] == ["prompt.safetensors"]
-    with_text = FluxFillPipeline(toy_flux.scheduler(), parts[1], clip, clip_tokens, t5, t5_tokens, parts[0])
+    with_text = FluxFillPipeline(
+        toy_flux.scheduler(), parts["vae"], clip, clip_tokens, t5, t5_tokens, parts["transformer"]
+    )
     with_text.set_progress_bar_config(disable=True)
     without = build(parts)
     assert without.text_encoder is None and without.text_encoder_2 is None
@@ -465,10 +487,17 @@ def test_the_prompt_from_a_file_paints_what_the_text_encoders_paint(tmp_path: Pa
         with torch.no_grad():
             drawn.append(
                 pipe(
-                    image=picture, mask_image=hole, width=64, height=128, latents=latents, num_inference_steps=2,
-                    max_sequence_length=16, output_type="np", **words,
+                    image=picture,
+                    mask_image=hole,
+                    width=64,
+                    height=128,
+                    latents=latents,
+                    num_inference_steps=2,
+                    max_sequence_length=16,
+                    output_type="np",
+                    **words,
                 ).images[0]
-            )  # fmt: skip
+            )
     assert numpy.array_equal(*drawn)
 
 
@@ -505,7 +534,7 @@ def test_a_prompt_of_other_shapes_or_numbers_is_refused(tmp_path: Path, key: str
 
 def test_build_takes_a_new_scheduler_every_time(parts):
     first, second = build(parts), build(parts, "render")
-    assert first.scheduler is not second.scheduler and first.scheduler is not parts[PARTS.index("scheduler")]
+    assert first.scheduler is not second.scheduler and first.scheduler is not parts["scheduler"]
     assert first.transformer is second.transformer
     assert type(first).__name__ == "FluxFillPipeline" and type(second) is flux.GeoRenderPipeline
 
@@ -550,8 +579,9 @@ def test_adapters_are_named_by_what_is_in_them(tmp_path: Path, monkeypatch: pyte
     hashes = {f"stage{n}/{flux.ADAPTER_FILE}": str(n) * 64 for n in (1, 2)}
     spec = ModelSpec("some/transformer", "somewhere", lambda spec: None, "Apache-2.0", 1, sha256=hashes)
     assert [(a["key"], a["sha256"], a["licence"]) for a in flux.adapter_facts(spec)] == [
-        ("some/stage1", "1" * 64, "Apache-2.0"), ("some/stage2", "2" * 64, "Apache-2.0"),
-    ]  # fmt: skip
+        ("some/stage1", "1" * 64, "Apache-2.0"),
+        ("some/stage2", "2" * 64, "Apache-2.0"),
+    ]
     assert flux.adapter_facts(dataclasses.replace(spec, sha256={})) == []
     monkeypatch.setenv(flux.LOCAL, str(tmp_path))
     for n in (1, 2):
@@ -626,7 +656,7 @@ def test_a_local_folder_serves_the_full_set(folder: Path, monkeypatch: pytest.Mo
         pipe = build(leased)
         assert pipe.transformer.dtype == torch.bfloat16 and set(pipe.transformer.peft_config) == {"geo1", "geo2"}
         assert pipe.vae.dtype == torch.bfloat16
-        again = Stages(leased, dataclasses.replace(flux.FULL, depth_patches=None))
+        again = Stages(dataclasses.replace(flux.FULL, depth_patches=None), **flux.by_part(leased))
         rgb = numpy.random.default_rng(0).integers(0, 255, (64, 128, 3), dtype=numpy.uint8)
         mask = numpy.zeros((64, 128), bool)
         mask[20:40, 30:60] = True

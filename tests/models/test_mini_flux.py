@@ -36,7 +36,7 @@ def registry() -> Registry:
 def model():
     base = flux.BASES["mini"]
     with Registry("cpu").lease(*base.parts) as parts:  # a registry of its own: a lease keeps the lane out
-        yield Stages(parts, base)
+        yield Stages(base, **flux.by_part(parts))
 
 
 # ------------------------------------------------------------------------------------- how it was taught
@@ -61,8 +61,14 @@ def test_tokens_masks_and_ids_are_those_of_the_published_pipeline():
     )
     table = train.image_ids(3, "cpu")
     assert table[[0, 11, 12, 23, 24, 35, 36]].tolist() == [
-        [0, 0, 0], [0, 0, 11], [1, 0, 0], [1, 0, 11], [2, 0, 0], [2, 0, 11], [0, 1, 0],
-    ]  # fmt: skip
+        [0, 0, 0],
+        [0, 0, 11],
+        [1, 0, 0],
+        [1, 0, 11],
+        [2, 0, 0],
+        [2, 0, 11],
+        [0, 1, 0],
+    ]
 
 
 def test_panels_change_places():

@@ -92,15 +92,12 @@ def scheduler() -> Any:
 def prompt(seed: int = 0) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     shapes = ((1, flux_tiny.TOKENS, flux_tiny.TEXT_WIDTH), (1, flux_tiny.TEXT_WIDTH))
-    return {
-        key: torch.randn(shape, generator=generator)
-        for key, shape in zip(flux.PROMPT_KEYS, shapes, strict=True)
-    }  # fmt: skip
+    return {key: torch.randn(shape, generator=generator) for key, shape in zip(flux.PROMPT_KEYS, shapes, strict=True)}
 
 
-def parts(seed: int = 0) -> tuple[Any, ...]:
-    """All parts in the order of ``flux.PARTS``, with adapters geo1 and geo2 on the transformer."""
-    return tuple(_load(part, seed) for part in PARTS)
+def parts(seed: int = 0) -> dict[str, Any]:
+    """All parts by their names, with adapters geo1 and geo2 on the transformer."""
+    return {part: _load(part, seed) for part in PARTS}
 
 
 def _load(part: str, seed: int) -> Any:
