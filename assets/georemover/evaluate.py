@@ -29,7 +29,8 @@ from pipelines import georemover
 from pipelines.core import depth as depth_maps
 from pipelines.core import masks
 from pipelines.core.lane import run_blocking
-from pipelines.core.registry import ModelSpec, Registry
+from pipelines.core.registry import Registry
+from pipelines.core.weights import ModelSpec
 from pipelines.georemover import Cache, Outcome, Request, Settings, composite, metrics
 from pipelines.georemover.stages import Stages, to_array
 from pipelines.models import flux

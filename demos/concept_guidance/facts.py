@@ -19,7 +19,8 @@ from pipelines.concept_guidance.layers import choose_layers, ranges
 from pipelines.concept_guidance.sweep import PERPLEXITY_RED
 from pipelines.concept_guidance.vectors import specs, vector_files
 from pipelines.core import asset_files
-from pipelines.core.registry import ROOT, Registry
+from pipelines.core.registry import Registry
+from pipelines.core.weights import ROOT
 from pipelines.models.language import language_model
 from pipelines.models.sdxl import manifest
 from pipelines.worlds import crumpet

@@ -15,28 +15,26 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import ipaddress
 import json
 import logging
 import os
 import re
 import secrets
-import socket
-import time
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 from urllib.parse import parse_qs
 
-from gradio.utils import get_upload_folder
 from starlette.requests import Request
 
 from demos.core import visitors
 from demos.core.handlers import explain
+from demos.core.hosts import Rules, _is_ip, same_origin
 from demos.core.owners import OWNERS, Visitor
 from demos.core.payloads import DEEP
+from demos.core.quota import Quota, Refusal, size_of
 from demos.core.readers import GOODBYE
 from demos.core.uploads import is_address
 from pipelines.core import limits
@@ -61,202 +59,12 @@ GETS = re.compile(
     r"|heartbeat/[^/]+|call/(v2/)?[^/]+/[^/]+|file[=/].*"
 )
 POSTS = re.compile(r"(queue/join|cancel|reset|upload)/?|(run|api|call|call/v2)/[^/]+/?")
-LOOPBACK = ("localhost", "127.0.0.1", "::1")
-
-
-class Refusal(Exception):
-    """A request that is not passed on: a status and one sentence."""
-
-    def __init__(self, status: int, sentence: str) -> None:
-        super().__init__(sentence)
-        self.status = status
 
 
 # --- hosts, origins, proxies ----------------------------------------------------------------------------------------
 
 
-@dataclasses.dataclass(frozen=True)
-class Rules:
-    """Whom the server answers, from arguments and environment."""
-
-    hosts: frozenset[str]
-    """Names in small letters, without port."""
-    addresses: bool = False
-    """Any IP address may be the host: no page can make a name of its own into one."""
-    proxies: tuple[Any, ...] = ()
-    """Networks whose word about host and visitor is believed."""
-
-    @classmethod
-    def of(cls, listens: str | None, environment: MutableMapping[str, str] = os.environ) -> Rules:
-        """The rules of a server that listens on ``listens`` (None: GRADIO_SERVER_NAME, else this machine alone).
-
-        Raises:
-            ValueError: LATENT_STUDIO_PROXIES holds something that is neither an address, a network nor "*".
-        """
-        listens = (listens or environment.get("GRADIO_SERVER_NAME") or "127.0.0.1").strip("[]")
-        hosts = {*LOOPBACK, listens.lower()}
-        hosts |= {name.lower() for name in _listed(environment.get("LATENT_STUDIO_HOSTS"))}
-        hosts |= {name.lower() for name in _listed(environment.get("SPACE_HOST"))}
-        everywhere = listens in ("0.0.0.0", "::")
-        if everywhere:
-            hosts.add(socket.gethostname().lower())
-        named = _listed(environment.get("LATENT_STUDIO_PROXIES"))
-        if environment.get("SPACE_HOST") and not named:
-            named = ["*"]  # nobody reaches a Space but through its proxy
-        networks: list[Any] = []
-        for name in named:
-            try:
-                every = ("0.0.0.0/0", "::/0") if name == "*" else (name,)
-                networks += [ipaddress.ip_network(one, strict=False) for one in every]
-            except ValueError:
-                raise ValueError(
-                    f"LATENT_STUDIO_PROXIES holds {limits.described(name)}: give addresses, networks such as 10.0.0.0/8, or *."
-                ) from None
-        return cls(frozenset(hosts), everywhere, tuple(networks))
-
-    def trusts(self, address: str) -> bool:
-        """Whether a proxy at this address is believed."""
-        try:
-            ip = ipaddress.ip_address(address)
-        except ValueError:
-            return False
-        return any(ip in network for network in self.proxies)
-
-    def serves(self, host: str) -> bool:
-        """Whether ``host``, as a browser sends it, is this server."""
-        name = host_name(host)
-        if name in self.hosts:
-            return True
-        return self.addresses and _is_ip(name)
-
-
-def _listed(text: str | None) -> list[str]:
-    return [part.strip() for part in (text or "").split(",") if part.strip()]
-
-
-def _is_ip(name: str) -> bool:
-    with contextlib.suppress(ValueError):
-        return bool(ipaddress.ip_address(name))
-    return False
-
-
-def host_name(host: str) -> str:
-    """The name in a Host header, without its port, in small letters; "" where it is no host."""
-    found = re.fullmatch(r"(?:\[([0-9a-fA-F:.]+)\]|([\w.-]+?)\.?)(?::\d{1,5})?", host, re.ASCII)
-    return (found[1] or found[2]).lower() if found else ""
-
-
-def same_origin(origin: str, host: str) -> bool:
-    """Whether a page at ``origin`` came from ``host``; the scheme may differ, because a proxy ends TLS."""
-    scheme, _, place = origin.partition("://")
-    port = {"https": ":443", "http": ":80"}.get(scheme, "")
-    return bool(place) and place.lower().removesuffix(port) == host.lower().removesuffix(port)
-
-
 # --- counting uploads ------------------------------------------------------------------------------------------------
-
-
-@dataclasses.dataclass
-class _Sent:
-    """One upload of one visitor."""
-
-    path: str
-    size: int
-    when: float
-
-
-@dataclasses.dataclass
-class Quota:
-    """What visitors may upload. ``file`` is the largest file in bytes; the rest follows from it."""
-
-    file: int
-    files_held: int = 2_000
-    """Files of one visitor on the disk."""
-    files_hour: int = 5_000
-    total: int = 0
-    """Bytes of all uploads and results on the disk; 0 is 100 of the largest file."""
-    spare: int = 256 * 2**20
-    """Bytes that stay free on the disk."""
-    clock: Callable[[], float] = time.monotonic
-    _sent: OrderedDict[str, deque[_Sent]] = dataclasses.field(default_factory=OrderedDict)
-
-    NEIGHBOURS: ClassVar[int] = 10
-    """Shares of all visitors at one address: a new cookie is easily had."""
-
-    def __post_init__(self) -> None:
-        self.held, self.hour, self.day = 15 * self.file, 25 * self.file, 100 * self.file
-        self.total = self.total or 100 * self.file
-
-    def room(self, visitor: Visitor) -> int:
-        """Bytes that this visitor may send now.
-
-        Raises:
-            Refusal: none, and why.
-        """
-        left = min(self._share(key, shares) for key, shares in self._keys(visitor))
-        stored, free = self._disk()
-        if min(self.total - stored, free - self.spare) <= 0:
-            raise Refusal(507, "This server has no room for more files just now: try again later.")
-        return min(left, self.total - stored, free - self.spare)
-
-    def add(self, visitor: Visitor, paths: list[str]) -> None:
-        """Count files that arrived."""
-        for key, _shares in self._keys(visitor):
-            for path in paths:
-                with contextlib.suppress(OSError):
-                    self._of(key).append(_Sent(path, os.path.getsize(path), self.clock()))
-
-    def _keys(self, visitor: Visitor) -> list[tuple[str, int]]:
-        address = (f"at {visitor.address}", self.NEIGHBOURS)
-        return [(visitor.who, 1), address] if visitor.has_page else [(visitor.address, 1), address]
-
-    def _share(self, key: str, shares: int) -> int:
-        now, sent = self.clock(), self._of(key)
-        while sent and now - sent[0].when > 86_400:
-            sent.popleft()
-        here = [one for one in sent if os.path.exists(one.path)]
-        hour = [one for one in sent if now - one.when < 3_600]
-        if len(here) >= shares * self.files_held:
-            raise Refusal(
-                429, f"You have {len(here)} files here, and more are not taken: press Clear my work, or wait a day."
-            )
-        if len(hour) >= shares * self.files_hour:
-            raise Refusal(429, f"You sent {len(hour):,} files within an hour, and more are not taken: wait an hour.")
-        left = {
-            "the files you have here": shares * self.held - sum(one.size for one in here),
-            "what you sent within an hour": shares * self.hour - sum(one.size for one in hour),
-            "what you sent within a day": shares * self.day - sum(one.size for one in sent),
-        }
-        which = min(left, key=left.__getitem__)
-        if left[which] <= 0:
-            raise Refusal(
-                429, f"With {which}, your share of this server is used up: wait, or start the studio yourself."
-            )
-        return left[which]
-
-    def _of(self, key: str) -> deque[_Sent]:
-        self._sent[key] = self._sent.pop(key, deque())
-        if len(self._sent) > 10_000:
-            self._sent.popitem(last=False)
-        return self._sent[key]
-
-    def _disk(self) -> tuple[int, int]:
-        """Bytes in the upload folder, and free on its disk."""
-        folder, stored = Path(get_upload_folder()), 0
-        folder.mkdir(parents=True, exist_ok=True)
-        for root, _folders, names in os.walk(folder):
-            for name in names:
-                with contextlib.suppress(OSError):
-                    stored += os.lstat(os.path.join(root, name)).st_size
-        disk = os.statvfs(folder) if hasattr(os, "statvfs") else None
-        return stored, disk.f_bavail * disk.f_frsize if disk else self.total + self.spare
-
-
-def size_of(text: str) -> int:
-    """Bytes of "40mb"."""
-    found = re.fullmatch(r"(\d+)\s*(kb|mb|gb)", text.lower())
-    assert found, text
-    return int(found[1]) * {"kb": 2**10, "mb": 2**20, "gb": 2**30}[found[2]]
 
 
 # --- the door ---------------------------------------------------------------------------------------------------------

@@ -20,7 +20,8 @@ from demos.core.visitors import new_folder
 from demos.core.widgets import Entry, History, paper_card, progress_line, running_line
 from pipelines.core import images, lane
 from pipelines.core.paper import Paper
-from pipelines.core.registry import ModelSpec, Registry
+from pipelines.core.registry import Registry
+from pipelines.core.weights import ModelSpec
 
 STOPPED = "Stopped. What was drawn so far stays; Run starts anew."
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipelines.core import asset_files, images
-from pipelines.core.registry import ROOT
+from pipelines.core.weights import ROOT
 from pipelines.georemover import Recipe
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import Any
 
 from demos.core.figures import Interval, Series, bars, data_uri, intervals, measured, plot, ways
 from pipelines.core import asset_files, images
-from pipelines.core.registry import ROOT
+from pipelines.core.weights import ROOT
 from pipelines.megaportrait import results
 from pipelines.megaportrait.metrics import BARS
 

@@ -20,7 +20,7 @@ from PIL import Image
 
 from pipelines.core import asset_files, images, limits, saving, troubles
 from pipelines.core.archives import Archive, open_archive
-from pipelines.core.registry import ROOT
+from pipelines.core.weights import ROOT
 from pipelines.megaportrait import intake as portrait_intake
 from pipelines.megaportrait import person as portrait_person
 from pipelines.megaportrait.intake import Intake

@@ -23,7 +23,7 @@ from pipelines.concept_guidance.pnes import Pnes, pnes
 from pipelines.concept_guidance.sweep import SweepPoint, safe_range, sweep
 from pipelines.concept_guidance.vectors import find_concepts, specs
 from pipelines.core import asset_files, limits
-from pipelines.core.registry import ROOT
+from pipelines.core.weights import ROOT
 from pipelines.models.language import MODELS, language_model
 from pipelines.worlds import crumpet
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from pipelines.concept_guidance.concepts import PROBES, Concept
 from pipelines.concept_guidance.files import read_concept
 from pipelines.core import asset_files
-from pipelines.core.registry import ROOT, ModelSpec, resolve
+from pipelines.core.weights import ROOT, ModelSpec, resolve
 from pipelines.models.language import MODELS, LanguageModel, language_model
 from pipelines.models.sdxl import asset_spec, manifest
 

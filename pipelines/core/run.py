@@ -21,7 +21,8 @@ from pipelines.core.settings import Declared
 
 if TYPE_CHECKING:
     from pipelines.core.lane import Job
-    from pipelines.core.registry import ModelSpec, Registry
+    from pipelines.core.registry import Registry
+    from pipelines.core.weights import ModelSpec
 
 S = TypeVar("S", bound=Declared)
 T = TypeVar("T")

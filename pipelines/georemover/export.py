@@ -16,7 +16,7 @@ from PIL import Image
 
 from pipelines.core import asset_files, masks
 from pipelines.core import depth as depth_maps
-from pipelines.core.registry import ROOT
+from pipelines.core.weights import ROOT
 from pipelines.georemover import Outcome
 
 

@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.core.paper import Paper
-from pipelines.core.registry import ModelSpec, resolve
 from pipelines.core.run import Run
 from pipelines.core.settings import Declared, choice, real, seed, text, whole
+from pipelines.core.weights import ModelSpec, resolve
 from pipelines.models import sdxl
 from pipelines.models.judges import JUDGE
 from pipelines.models.sdxl import draw_noise

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pipelines.core.lane import Job
-    from pipelines.core.registry import ModelSpec, Registry
+    from pipelines.core.registry import Registry
+    from pipelines.core.weights import ModelSpec
 
 MORE_STEPS = 2
 """Steps that cost at least what re-denoising costs: its three network evaluations."""

@@ -39,7 +39,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pipelines.core.lane import Job
-    from pipelines.core.registry import ModelSpec, Registry
+    from pipelines.core.registry import Registry
+    from pipelines.core.weights import ModelSpec
     from pipelines.megaportrait.nets import Nets, OnStep
     from pipelines.worlds.portrait import Portrait
 

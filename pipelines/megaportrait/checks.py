@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy
 
 from pipelines.core import geometry
-from pipelines.core.registry import ModelSpec
+from pipelines.core.weights import ModelSpec
 from pipelines.megaportrait import metrics, paste
 from pipelines.megaportrait.parts import in_words
 from pipelines.megaportrait.tools import PARSED

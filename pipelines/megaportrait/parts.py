@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipelines.core.registry import ModelSpec
+from pipelines.core.weights import ModelSpec
 from pipelines.models import controlnets, faces, faces_photo, judges, sdxl
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pipelines.core import lane
 from pipelines.core.geometry import Face, Picture
-from pipelines.core.registry import ModelSpec
+from pipelines.core.weights import ModelSpec
 from pipelines.megaportrait.parts import face_specs, in_words
 from pipelines.models import faces, faces_photo
 

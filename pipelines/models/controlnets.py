@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pipelines.core import geometry
 from pipelines.core.geometry import check_picture
 from pipelines.core.offload import Offloaded
-from pipelines.core.registry import ModelSpec, part_folder, resolve
+from pipelines.core.weights import ModelSpec, part_folder, resolve
 from pipelines.models import control_maps
 from pipelines.models.sdxl import asset_spec
 

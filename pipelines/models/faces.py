@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from pipelines.core import asset_files, geometry
 from pipelines.core.geometry import POINTS, check_picture, resized
-from pipelines.core.registry import ROOT, ModelSpec, part_folder
+from pipelines.core.weights import ROOT, ModelSpec, part_folder
 from pipelines.models.sdxl import asset_spec
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from pipelines.core import geometry, lane
 from pipelines.core.geometry import Face, Picture, check_picture, moved, resized
-from pipelines.core.registry import ModelSpec, resolve
+from pipelines.core.weights import ModelSpec, resolve
 
 if TYPE_CHECKING:
     pass

@@ -26,7 +26,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipelines.core import asset_files, saving
 from pipelines.core.offload import Offloaded
-from pipelines.core.registry import GIB, ModelSpec, resolve
+from pipelines.core.registry import GIB
+from pipelines.core.weights import ModelSpec, resolve
 from pipelines.models import sdxl
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipelines.core.registry import ModelSpec, resolve
+from pipelines.core.weights import ModelSpec, resolve
 from pipelines.models import sdxl
 
 

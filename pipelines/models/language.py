@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipelines.core import limits
-from pipelines.core.registry import ModelSpec, resolve
+from pipelines.core.weights import ModelSpec, resolve
 from pipelines.models.sdxl import asset_spec
 
 

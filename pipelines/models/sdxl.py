@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.core import asset_files, text
-from pipelines.core.registry import ModelSpec, resolve
+from pipelines.core.weights import ModelSpec, resolve
 
 if TYPE_CHECKING:
     from PIL.Image import Image

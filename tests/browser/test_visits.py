@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 
 from demos.core import visitors
-from pipelines.core.registry import ROOT
+from pipelines.core.weights import ROOT
 from tests.browser.test_studio import CHROMIUM, SEEN, WIDE, Traffic, Visit, browser, expect, sync_api  # noqa: F401
 from tests.environment import free_port
 

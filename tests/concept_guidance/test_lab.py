@@ -14,7 +14,8 @@ from pipelines.concept_guidance import lab
 from pipelines.concept_guidance.lab import Curve, SweepSettings
 from pipelines.concept_guidance.sweep import SweepPoint
 from pipelines.core.lane import Cancelled, Job, Progress
-from pipelines.core.registry import ROOT, Registry
+from pipelines.core.registry import Registry
+from pipelines.core.weights import ROOT
 from pipelines.worlds import crumpet
 
 LOOK = SweepSettings("humour", limit=0.5, points=3, prompts=4, max_tokens=24)

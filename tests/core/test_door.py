@@ -16,7 +16,8 @@ import pytest
 from gradio_client import Client
 from starlette.testclient import TestClient
 
-from demos.core import door, endpoint, owners, payloads, visitors
+from demos.core import door, endpoint, hosts, owners, payloads, visitors
+from demos.core import quota as core_quota
 from demos.core.owners import Visitor
 from tests.core.test_app import wait_until
 
@@ -62,27 +63,27 @@ def upload(served: str, content: bytes, name: str = "a.png", **more) -> dict:
     ],
 )  # fmt: skip
 def test_the_name_in_a_host_header(host: str, name: str):
-    assert door.host_name(host) == name
+    assert hosts.host_name(host) == name
 
 
 def test_hosts_are_loopback_the_one_listened_on_a_spaces_own_and_those_that_were_added():
-    alone = door.Rules.of(None, {})
+    alone = hosts.Rules.of(None, {})
     assert alone.serves("localhost:1") and alone.serves("127.0.0.1") and alone.serves("[::1]:80")
     assert not any(map(alone.serves, ("evil.org", "localhost.evil.org", "192.168.1.5", "0.0.0.0", "")))
-    space = door.Rules.of(
+    space = hosts.Rules.of(
         "0.0.0.0", {"SPACE_HOST": "some-body.hf.space", "LATENT_STUDIO_HOSTS": "studio.example, b.example"}
     )
     assert all(map(space.serves, ("some-body.hf.space", "studio.example:443", "b.example", "192.168.1.5:7860")))
     assert not space.serves("evil.org") and space.trusts("10.1.2.3")
-    assert door.Rules.of("studio.lan", {}).serves("studio.lan:7860")
+    assert hosts.Rules.of("studio.lan", {}).serves("studio.lan:7860")
 
 
 def test_proxies_are_those_that_the_host_named():
-    rules = door.Rules.of(None, {"LATENT_STUDIO_PROXIES": "127.0.0.1, 10.0.0.0/8"})
+    rules = hosts.Rules.of(None, {"LATENT_STUDIO_PROXIES": "127.0.0.1, 10.0.0.0/8"})
     assert rules.trusts("127.0.0.1") and rules.trusts("10.9.9.9") and not rules.trusts("192.168.0.1")
-    assert not door.Rules.of(None, {}).trusts("127.0.0.1") and not rules.trusts("unix socket")
+    assert not hosts.Rules.of(None, {}).trusts("127.0.0.1") and not rules.trusts("unix socket")
     with pytest.raises(ValueError, match=r"LATENT_STUDIO_PROXIES holds 'nginx'.*\.$"):
-        door.Rules.of(None, {"LATENT_STUDIO_PROXIES": "nginx"})
+        hosts.Rules.of(None, {"LATENT_STUDIO_PROXIES": "nginx"})
 
 
 @pytest.mark.parametrize(
@@ -94,7 +95,7 @@ def test_proxies_are_those_that_the_host_named():
     ],
 )  # fmt: skip
 def test_an_origin_is_the_host_itself(origin: str, host: str, same: bool):
-    assert door.same_origin(origin, host) is same
+    assert hosts.same_origin(origin, host) is same
 
 
 @pytest.fixture
@@ -115,8 +116,8 @@ def behind(seen: list[dict]) -> Callable[..., TestClient]:
     gradio_app = SimpleNamespace(get_blocks=lambda: SimpleNamespace(_queue=queue, fns={}))
 
     def make(peer: str = "127.0.0.1", host: str = "127.0.0.1:7860", **environment: str) -> TestClient:
-        rules = door.Rules.of(None, environment)
-        guarded = door.Door(inside, rules, door.Quota(10**6), gradio_app)
+        rules = hosts.Rules.of(None, environment)
+        guarded = door.Door(inside, rules, core_quota.Quota(10**6), gradio_app)
         return TestClient(guarded, base_url=f"http://{host}", client=(peer, 5000))
 
     return make
@@ -391,9 +392,9 @@ def test_page_events_get_one_sentence_too(served: str, capfd):
     for name, values, words in (
         ("restore", [FILE | {"path": "/etc/passwd"}], "no file that was sent here"),
         ("restore", [FILE | {"path": "https://example.com/x"}], "is an address"),
-        ("compare", [FILE | {"path": "https://example.com/x"}, 0, 1, 5, 1, "npnet", None], "no file can be sent there"),
-        ("compare", ["a", "many", 1, 5, 1, "npnet", None], "cannot hold what came for it"),
-        ("compare", ["a", 1, 1, 5, 1, "magic", None], "cannot hold what came for it"),
+        ("compare", [None, FILE | {"path": "https://example.com/x"}, 0, "npnet", 1, 5, 1], "no file can be sent there"),
+        ("compare", [None, "a", "many", "npnet", 1, 5, 1], "cannot hold what came for it"),
+        ("compare", [None, "a", 1, "magic", 1, 5, 1], "cannot hold what came for it"),
         ("example", [], "names no part of the page"),
         ("pick", [None], "names no part of the page"),
     ):
@@ -454,14 +455,14 @@ def test_what_is_no_upload_gets_a_sentence_and_leaves_nothing(served: str):
 
 def test_uploads_are_counted_and_removed_files_give_room_back(tmp_path: Path):
     now, me, other = [0.0], Visitor("1.1.1.1"), Visitor("1.1.1.1", ADA)
-    quota = door.Quota(1000, files_held=3, files_hour=4, total=10**15, clock=lambda: now[0])
+    quota = core_quota.Quota(1000, files_held=3, files_hour=4, total=10**15, clock=lambda: now[0])
     paths = [tmp_path / f"{number}.png" for number in range(6)]
     for path in paths:
         path.write_bytes(b"x" * 100)
     assert quota.room(me) == quota.held == 15_000
     quota.add(me, [str(path) for path in paths[:3]])
     assert quota.room(other) == 15_000, "each visitor has a share of his own"
-    with pytest.raises(door.Refusal, match="You have 3 files here"):
+    with pytest.raises(core_quota.Refusal, match="You have 3 files here"):
         quota.room(me)
     paths[0].unlink()
     assert quota.room(me) == 14_800
@@ -469,21 +470,21 @@ def test_uploads_are_counted_and_removed_files_give_room_back(tmp_path: Path):
     paths[1].unlink()
     quota.add(me, [str(paths[3])])
     paths[2].unlink()
-    with pytest.raises(door.Refusal, match="You sent 4 files within an hour"):
+    with pytest.raises(core_quota.Refusal, match="You sent 4 files within an hour"):
         quota.room(me)
     now[0] = 3_601
     assert quota.room(me) == 14_800
     paths[3].write_bytes(b"x" * 100)
     quota.held = 50
-    with pytest.raises(door.Refusal, match="files you have here, your share"):
+    with pytest.raises(core_quota.Refusal, match="files you have here, your share"):
         quota.room(me)
     quota.total = 0
-    with pytest.raises(door.Refusal, match="no room for more files"):
+    with pytest.raises(core_quota.Refusal, match="no room for more files"):
         quota.room(other)
 
 
 def test_uploads_beyond_the_share_are_refused_while_they_come(served: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(door.Quota, "room", lambda self, visitor: 1_000)
+    monkeypatch.setattr(core_quota.Quota, "room", lambda self, visitor: 1_000)
     before = pieces_of_uploads()
 
     def pieces():

@@ -19,16 +19,8 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from pipelines.core.lane import Job, Progress, Result, run_blocking, stream
 from pipelines.core.patching import edited_outputs, fingerprint
-from pipelines.core.registry import (
-    LOAD_LOCK,
-    ModelSpec,
-    OutOfBudget,
-    Registry,
-    check_files,
-    default_ram_bytes,
-    from_environment,
-    resolve,
-)
+from pipelines.core.registry import LOAD_LOCK, OutOfBudget, Registry, default_ram_bytes, from_environment
+from pipelines.core.weights import ModelSpec, check_files, resolve
 
 ROOT = Path(__file__).resolve().parents[2]
 MB = 10**6
@@ -468,8 +460,8 @@ def test_no_lock_is_held_while_files_are_fetched():
 
 def test_a_repository_is_asked_for_once(tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr("pipelines.core.registry._fetched", {})
-    monkeypatch.setattr("pipelines.core.registry._snapshot", lambda spec: asked.append(spec.source) or tmp_path)
+    monkeypatch.setattr("pipelines.core.weights._fetched", {})
+    monkeypatch.setattr("pipelines.core.weights._snapshot", lambda spec: asked.append(spec.source) or tmp_path)
     spec = ModelSpec("u", "somebody/base-9", lambda spec: resolve(spec), "MIT", 1)
     for _ in range(2):
         with Registry("cpu").lease(spec) as (folder,):
@@ -508,7 +500,7 @@ def test_a_local_folder_of_hub_models_is_preferred(tmp_path, monkeypatch):
 
 def test_a_hub_model_that_is_not_in_the_cache_while_offline_is_one_sentence(tmp_path):
     code = (
-        "from pipelines.core.registry import ModelSpec, resolve\n"
+        "from pipelines.core.weights import ModelSpec, resolve\n"
         "spec = ModelSpec('u', 'somebody/base-1', None, 'MIT', 1, revision='abc')\n"
         "try: resolve(spec)\n"
         "except FileNotFoundError as error: print(error)\n"
@@ -527,7 +519,7 @@ def test_a_hub_model_that_is_not_in_the_cache_while_offline_is_one_sentence(tmp_
 
 def test_importing_and_making_a_registry_imports_no_torch():
     code = (
-        "import sys; from pipelines.core.registry import ModelSpec, from_environment; r = from_environment(); "
+        "import sys; from pipelines.core.weights import ModelSpec; from pipelines.core.registry import from_environment; r = from_environment(); "
         "r.declare(ModelSpec('a', 'assets/a', None, 'MIT', 1)); r.status(); r.summary(); "
         "assert not {'torch', 'gradio', 'diffusers', 'transformers', 'huggingface_hub'} & set(sys.modules)"
     )

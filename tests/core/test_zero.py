@@ -10,7 +10,8 @@ import pytest
 
 from pipelines.core import lane, zero
 from pipelines.core.lane import IDLE, Progress, Result
-from pipelines.core.registry import ModelSpec, Registry
+from pipelines.core.registry import Registry
+from pipelines.core.weights import ModelSpec
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 

@@ -20,7 +20,8 @@ from pipelines import concept_guidance, golden_noise
 from pipelines.concept_guidance.vectors import specs
 from pipelines.core import registry as registries
 from pipelines.core.lane import run_blocking
-from pipelines.core.registry import ModelSpec, OutOfBudget, Registry
+from pipelines.core.registry import OutOfBudget, Registry
+from pipelines.core.weights import ModelSpec
 from pipelines.megaportrait import trainer
 from tests.faults.copies import ROOT, assets_in, restore, write
 

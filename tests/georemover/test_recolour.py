@@ -12,7 +12,8 @@ from PIL import Image
 from assets.georemover import evaluate
 from assets.mini_flux import recolour as teaching
 from pipelines.core import masks
-from pipelines.core.registry import ROOT, Registry
+from pipelines.core.registry import Registry
+from pipelines.core.weights import ROOT
 from pipelines.georemover import Settings, composite, metrics, recolour
 from pipelines.georemover.stages import Stages
 from pipelines.models import flux

@@ -11,7 +11,8 @@ import torch
 from pipelines import golden_noise
 from pipelines.core.lane import Cancelled, Job, Progress
 from pipelines.core.patching import fingerprint
-from pipelines.core.registry import Registry, resolve
+from pipelines.core.registry import Registry
+from pipelines.core.weights import resolve
 from pipelines.golden_noise import Outcome, Preview, Settings
 from pipelines.models import sdxl, sdxl_tiny
 

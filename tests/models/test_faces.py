@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from pipelines.core.registry import ROOT, Registry
+from pipelines.core.registry import Registry
+from pipelines.core.weights import ROOT
 from pipelines.models import controlnets
 from pipelines.models import faces as face_models
 from pipelines.models.faces import LABELS, POINTS, TEMPLATE, FaceEmbedder, FaceEmbedderNetwork, FaceParser

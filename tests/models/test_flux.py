@@ -19,7 +19,8 @@ from torch import Tensor
 from pipelines.core import depth as depth_maps
 from pipelines.core import offload
 from pipelines.core.patching import fingerprint
-from pipelines.core.registry import ModelSpec, Registry, resolve
+from pipelines.core.registry import Registry
+from pipelines.core.weights import ModelSpec, resolve
 from pipelines.georemover import Settings
 from pipelines.georemover.stages import Stages
 from pipelines.models import flux, flux_tiny

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from demos.georemover.scenes import FIRST as SCENE
-from pipelines.core.registry import ROOT
+from pipelines.core.weights import ROOT
 from pipelines.models import look
 
 FOLDER = ROOT / "assets" / "example_scenes"

@@ -17,7 +17,8 @@ from pipelines import georemover
 from pipelines.core import depth as depth_maps
 from pipelines.core import masks
 from pipelines.core.lane import run_blocking
-from pipelines.core.registry import ROOT, Registry
+from pipelines.core.registry import Registry
+from pipelines.core.weights import ROOT
 from pipelines.georemover import Cache, Request, Settings, metrics
 from pipelines.georemover.stages import Stages
 from pipelines.models import flux, flux_tiny

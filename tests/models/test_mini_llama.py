@@ -12,7 +12,7 @@ from assets.mini_llama import vectors
 from pipelines.concept_guidance import lab
 from pipelines.concept_guidance.concepts import PROBES
 from pipelines.concept_guidance.files import read_concept
-from pipelines.core.registry import ROOT
+from pipelines.core.weights import ROOT
 from pipelines.worlds import crumpet
 
 FOLDER = ROOT / "assets/mini_llama"

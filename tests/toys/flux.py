@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipelines.core.registry import ModelSpec
+from pipelines.core.weights import ModelSpec
 from pipelines.models import flux, flux_tiny
 from pipelines.models.flux import PARTS, FillBase
 

@@ -7,7 +7,7 @@ import torch
 
 from pipelines.concept_guidance.concepts import Concept
 from pipelines.concept_guidance.vectors import VECTORS
-from pipelines.core.registry import ModelSpec
+from pipelines.core.weights import ModelSpec
 from pipelines.models.language import MODELS, LanguageModel
 
 WIDTH, LAYERS, HEADS, VOCABULARY = 32, 3, 4, 64

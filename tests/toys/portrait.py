@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipelines.core.registry import ModelSpec
+from pipelines.core.weights import ModelSpec
 from pipelines.models import controlnets, faces, sdxl, sdxl_tiny
 from pipelines.models.controlnets import Control
 from pipelines.models.faces import LABELS, POINTS, STRIDE
