@@ -14,7 +14,7 @@ from demos.core.hold import held
 from demos.core.tabs import Tab
 from demos.core.uploads import emptied, told
 from demos.core.widgets import Entry, History, paper_card, progress_line, words_of
-from demos.megaportrait import api, people, run
+from demos.megaportrait import api, people
 from demos.megaportrait import learn as portrait_learn
 from demos.megaportrait import reference as portrait_reference
 from demos.megaportrait import settings as portrait_settings
@@ -22,6 +22,8 @@ from demos.megaportrait import step1 as portrait_step1
 from demos.megaportrait import view as portrait_view
 from demos.megaportrait.files import SLUG, settings_inside
 from demos.megaportrait.measured import measured_html
+from demos.megaportrait.run import Runs
+from demos.megaportrait.settings import STEPS
 from pipelines.core.registry import Registry
 from pipelines.megaportrait import PAPER, Cache, Settings, results
 from pipelines.megaportrait import parts as megaportrait_parts
@@ -64,8 +66,8 @@ def build(registry: Registry, model_set: str) -> None:
         gr.Markdown(from_python(model_set), elem_classes="reading")
 
     portrait_learn.bind(registry, model_set, step1, learn)
-    portrait_reference.bind(registry, model_set, step2, controls.region)
-    run.bind(registry, model_set, cache, step1, step2, controls, view, history, chips)
+    portrait_reference.bind(registry, model_set, step2, controls.form["region"])
+    Runs(registry, cache, step1, step2, controls, view, history, chips).bind()
 
     def restore(path: str | None) -> Any:
         if path is None:
@@ -80,11 +82,10 @@ def build(registry: Registry, model_set: str) -> None:
         settings, words = inside.settings, f"Settings restored. {inside.next_step()}"
         if settings.model_set != model_set:
             own = Settings.of(model_set)
-            names = ("identity_steps", "shading_steps", "harmonise_steps", "region")
-            settings = dataclasses.replace(settings, **{name: getattr(own, name) for name in names})
+            settings = dataclasses.replace(settings, **{name: getattr(own, name) for name in (*STEPS, "region")})
             words += f" Steps and region are those of this page’s model set, not of {inside.settings.model_set}."
         gr.Info(words, title="Restored")
-        return {**put, **controls.restored(settings, model_set), controls.drop: None}
+        return {**put, **controls.restored(settings), controls.drop: None}
 
     def bring_back(entries: list[Entry], event: gr.SelectData) -> Any:
         if not isinstance(event.index, int) or not 0 <= event.index < len(entries):
@@ -92,7 +93,7 @@ def build(registry: Registry, model_set: str) -> None:
         shown = entries[event.index].outcome
         person = {} if shown.chosen is None else step1.load(shown.chosen)
         return {
-            **person, **step2.load(shown.reference, shown.face, shown.box), **controls.restored(shown.outcome.settings, model_set),
+            **person, **step2.load(shown.reference, shown.face, shown.box), **controls.restored(shown.outcome.settings),
             **view.show(shown), view.line: progress_line("Brought back from your results", 1.0, "done"),
             parts: gr.Tabs(selected="portrait"),
         }  # fmt: skip

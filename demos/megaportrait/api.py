@@ -9,7 +9,7 @@ from typing import Any
 
 import gradio as gr
 
-from demos.core.endpoint import FILE, FILES, FLAG, MODEL_SET, TEXT, WHOLE, Endpoint, Parameter, publish
+from demos.core.endpoint import FILE, FILES, FLAG, MODEL_SET, Endpoint, Parameter, parameters_of, publish
 from demos.core.visitors import new_folder
 from demos.megaportrait.files import SLUG
 from demos.megaportrait.people import own_pictures, read_person
@@ -57,12 +57,20 @@ def answer(outcome: Outcome, session: str) -> tuple[str, dict[str, Any]]:
 
 def build(registry: Registry, model_set: str) -> None:
     """The public endpoint."""
+    start = dataclasses.replace(Settings.of(model_set), mode="instant", candidates=1)
 
-    def portrait(session, person, pictures, reference, mode, seed, candidates, consent) -> Iterator[Any]:
-        settings = dataclasses.replace(Settings.of(model_set), mode=mode, seed=seed, candidates=candidates).validated()
+    def portrait(
+        session: str,
+        person: Path | None,
+        pictures: list[Path] | None,
+        reference: Path,
+        consent: bool,
+        **asked: Any,
+    ) -> Iterator[Any]:
+        settings = dataclasses.replace(start, **asked).validated()
         somebody, taken, refusals = who(person, pictures, model_set)
         opened = images.open_upload(reference)
-        asked = Request(
+        request = Request(
             opened.image,
             somebody,
             taken,
@@ -71,7 +79,7 @@ def build(registry: Registry, model_set: str) -> None:
             layered=opened.layered,
             lost=(*refusals, *opened.notes),
         )
-        for item in stream(megaportrait.portrait, registry, asked, limit_s=LIMIT_S):
+        for item in stream(megaportrait.portrait, registry, request, limit_s=LIMIT_S):
             if isinstance(item, Result):
                 yield answer(item.value, session)
             else:
@@ -81,9 +89,7 @@ def build(registry: Registry, model_set: str) -> None:
         Parameter("person", FILE, optional=True),
         Parameter("pictures", FILES, optional=True),
         Parameter("reference", FILE),
-        Parameter("mode", TEXT, "instant"),
-        Parameter("seed", WHOLE, 0),
-        Parameter("candidates", WHOLE, 1),
+        *parameters_of(start, "mode", "seed", "candidates"),
         Parameter("consent", FLAG, False),
         MODEL_SET,
     )
@@ -91,11 +97,6 @@ def build(registry: Registry, model_set: str) -> None:
         "A person in a reference portrait, in its pose, light, clothes and place. person: the file that /train_person "
         "answered with, or null; pictures: 1 to 20 pictures of a person where there is no such file (modes instant and preview); reference: "
         f"a PNG, JPEG or WebP with a face; the result is a PNG as large and as transparent as it is, of 8 bits in sRGB. mode: {', '.join(MODES)}. consent: everybody in the pictures is of age and agrees; without it nothing is "
-        f"made. Answers with the candidate most like the person and all measurements. {_limits()}"
+        f"made. Answers with the candidate most like the person and all measurements. {start.limits_in_words(['seed', 'candidates'])}"
     )
     publish(Endpoint(API, parameters, (("file", "result"), ("json", "measurements")), description), portrait, model_set)
-
-
-def _limits() -> str:
-    (low, high), (least, most) = Settings.SEED, Settings.CANDIDATES
-    return f"Limits: seed {low} to {high}, candidates {least} to {most}."

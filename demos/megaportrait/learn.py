@@ -4,36 +4,34 @@ from __future__ import annotations
 
 import dataclasses
 import secrets
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from demos.core.endpoint import FILES, FLAG, MODEL_SET, NUMBER, TEXT, WHOLE, Endpoint, Parameter, publish
+from demos.core.endpoint import FILES, FLAG, MODEL_SET, NUMBER, TEXT, Endpoint, Parameter, parameters_of, publish
 from demos.core.figures import safe
-from demos.core.handlers import BROKE, GPU, LIGHT, TALKS, halt, on_gpu, workspace
+from demos.core.form import Form
+from demos.core.handlers import BROKE, LIGHT, TALKS, halt, on_gpu, workspace
 from demos.core.hold import STARTS, held
+from demos.core.page import pump, run_event
 from demos.core.uploads import download, emptied, told
 from demos.core.visitors import new_folder, visitor
-from demos.core.widgets import progress_line, running_line
+from demos.core.widgets import progress_line
 from demos.megaportrait import people
 from demos.megaportrait import step1 as portrait_step1
 from demos.megaportrait.files import SLUG
 from demos.megaportrait.people import Chosen
 from demos.megaportrait.shown import lesson_html
 from demos.megaportrait.step1 import NOBODY, Step1, best_score, forget_uploads, read_uploads, thumbnail
-from pipelines.core.lane import IDLE, Progress, Result, live, stream
+from pipelines.core.lane import Result, live, stream
 from pipelines.core.registry import Registry
-from pipelines.megaportrait import checks as megaportrait_checks
-from pipelines.megaportrait import intake as megaportrait_intake
-from pipelines.megaportrait import learn as megaportrait_learn
-from pipelines.megaportrait import person as portrait_person
-from pipelines.megaportrait import tools
-from pipelines.megaportrait.intake import Intake
-from pipelines.megaportrait.learn import Checkpoint, Lesson, Training
-from pipelines.megaportrait.person import Person
+from pipelines.megaportrait import checks, tools
+from pipelines.megaportrait import person as persons
+from pipelines.megaportrait.intake import Intake, look_at
+from pipelines.megaportrait.learn import Checkpoint, Lesson, Training, train_person
+from pipelines.megaportrait.person import Person, checked_name
 
 MOST_SECONDS = {"mini": 300, "full": 1800}
 """Longest training that this server runs for anybody: everybody else waits meanwhile."""
@@ -63,18 +61,13 @@ class Learn:
     """How far it is; also of the looking at pictures."""
     course: gr.HTML
     """Curves and validation pictures."""
-    settings: tuple[gr.components.Component, ...]
-    """In the order of :data:`NAMES`."""
+    form: Form[Training]
     keep: gr.Button
     save: gr.Button
     kept: gr.Radio
     bring: gr.Button
     delete: gr.Button
     drop: gr.File
-
-
-NAMES = ("seconds", "steps", "rank", "rate", "batch", "checks", "seed")
-"""Settings of :class:`Training` that have a widget."""
 
 
 def build(registry: Registry, model_set: str, step1: Step1) -> Learn:
@@ -85,21 +78,15 @@ def build(registry: Registry, model_set: str, step1: Step1) -> Learn:
         stop = gr.Button("Stop", size="lg", scale=1, min_width=90, elem_classes="studio-stop")
     line = gr.HTML(progress_line(f"Training takes about {start.seconds:.0f} s."), padding=False)
     course = gr.HTML(padding=False)
+    form = Form(start)
     with gr.Accordion("Training settings", open=False):
-        seconds = gr.Slider(
-            5, most, value=start.seconds, step=5, label="Time, seconds", info="More is more like the person."
-        )
-        rank = gr.Slider(
-            1, 64, value=start.rank, step=1, label="Rank", info="How much can be learnt; alpha is the same."
-        )
+        form.add("seconds", minimum=5, maximum=most)
+        form.add("rank")
         with gr.Row():
-            rate = gr.Number(start.rate, label="Learning rate", step=1e-4, min_width=110)
-            seed = gr.Number(start.seed, label="Training seed", precision=0, min_width=110)
-        steps = gr.Slider(10, Training.STEPS[1], value=start.steps, step=10, label="Steps at most")
-        batch = gr.Slider(*Training.BATCH, value=start.batch, step=1, label="Pictures per step")
-        checks = gr.Slider(
-            *Training.CHECKS, value=start.checks, step=1, label="Checks", info="At each, two pictures are drawn and the best state is kept."
-        )  # fmt: skip
+            rate = start.field("rate")
+            form.widgets["rate"] = gr.Number(start.rate, label=rate.label, step=rate.step, min_width=110)
+            form.add("seed", label="Training seed")
+        form.add("steps", "batch", "checks")
     with gr.Accordion("Keep, download, bring back", open=False):
         gr.HTML(f"<p class='quiet'>{KEEP}</p>", padding=False)
         with gr.Row(elem_classes="saves-row"):
@@ -113,40 +100,43 @@ def build(registry: Registry, model_set: str, step1: Step1) -> Learn:
             label="Bring a person back: drop its zip", file_types=[".zip"], type="filepath", height=84,
             elem_classes=["drop-zone", "portrait-person"],
         )  # fmt: skip
-    widgets = (seconds, steps, rank, rate, batch, checks, seed)
-    return Learn(run, stop, line, course, widgets, keep, save, kept, bring, delete, drop)
+    return Learn(run, stop, line, course, form, keep, save, kept, bring, delete, drop)
 
 
 def bind(registry: Registry, model_set: str, step1: Step1, learn: Learn) -> None:
     """Tie the buttons of step 1 to what they do."""
     portrait_step1.bind(registry, model_set, step1, learn.line)
 
-    def train_this_person(session: str, chosen: Chosen | None, name: str, consent: bool, *values: Any) -> Iterator[Any]:
+    def train_this_person(
+        session: str, chosen: Chosen | None, name: str, consent: bool, **values: Any
+    ) -> Iterator[Any]:
         if chosen is None:
             raise ValueError(NOBODY)
-        settings = within(registry, Training(**dict(zip(NAMES, values, strict=True)), model_set=model_set))
-        name = portrait_person.checked_name(name)
+        settings = within(registry, learn.form.settings(values))
+        name = checked_name(name)
         if not chosen.rendered and not consent:
-            raise ValueError(megaportrait_checks.NO_CONSENT)
+            raise ValueError(checks.NO_CONSENT)
         yield {learn.line: progress_line("Starting…", 0.0, "running"), learn.course: ""}
-        began, lessons, run = time.monotonic(), [], secrets.token_hex(4)
-        limit_s, about = settings.seconds + BESIDE_S, (name, chosen.rendered, bool(consent))
-        for item in live(
-            megaportrait_learn.train_person, registry, list(chosen.pictures), settings, *about, limit_s=limit_s
-        ):
-            if item is IDLE:
-                yield gr.skip()
-            elif isinstance(item, Progress):
-                yield {learn.line: running_line(item, began, 0)}
-            elif isinstance(item, Lesson):
-                lessons.append(item)
-                yield {learn.course: course_html(lessons)}
-            elif isinstance(item, Checkpoint):  # whoever stops now keeps this
-                yield step1.learnt(chosen.learnt(marked(item.person, chosen), run))
-            elif isinstance(item, Result):
-                done = chosen.learnt(marked(item.value, chosen), run)
-                text = f"{done.name} is trained: {item.value.facts['steps']} steps in {time.monotonic() - began:.0f} s"
-                yield {**step1.learnt(done), learn.line: progress_line(text, 1.0, "done")}
+        lessons, run = [], secrets.token_hex(4)
+
+        def learnt(person: Person) -> Chosen:
+            return chosen.learnt(marked(person, chosen), run)
+
+        def show(lesson: Lesson) -> dict[Any, Any]:
+            lessons.append(lesson)
+            return {learn.course: course_html(lessons)}
+
+        def done(person: Person, seconds: float) -> dict[Any, Any]:
+            new = learnt(person)
+            text = f"{new.name} is trained: {person.facts['steps']} steps in {seconds:.0f} s"
+            return {**step1.learnt(new), learn.line: progress_line(text, 1.0, "done")}
+
+        # Whoever stops now keeps the last checkpoint.
+        shows = {Lesson: show, Checkpoint: lambda best: step1.learnt(learnt(best.person))}
+        about = (name, chosen.rendered, bool(consent))
+        limit_s = settings.seconds + BESIDE_S
+        items = live(train_person, registry, list(chosen.pictures), settings, *about, limit_s=limit_s)
+        yield from pump(items, learn.line, done, shows, digits=0)
 
     def ended(text: str, chosen: Chosen | None) -> Any:
         """The page as the run has left it, whatever was rolled meanwhile; after a stop, what is kept of the run."""
@@ -163,10 +153,11 @@ def bind(registry: Registry, model_set: str, step1: Step1, learn: Learn) -> None
     guarded = on_gpu(
         train_this_person, stopped={learn.line: STOPPED}, broken={learn.line: progress_line(BROKE, 0.0, "stopped")}
     )
-    learn.run.click(
-        guarded, [step1.chosen, step1.name, step1.consent, *learn.settings],
-        [learn.line, learn.course, *step1.memory], show_progress="hidden", api_visibility="private", **GPU,
-    ).then(ended, [learn.line, step1.chosen], [learn.line, *step1.outputs], **LIGHT)  # fmt: skip
+    asked, updated = [step1.chosen, step1.name, step1.consent], [learn.line, learn.course, *step1.memory]
+    event = run_event(guarded, *updated, inputs=asked, **learn.form.widgets)
+    learn.run.click(**{**event, "trigger_mode": "once"}).then(
+        ended, [learn.line, step1.chosen], [learn.line, *step1.outputs], **LIGHT
+    )
     learn.stop.click(halt, **LIGHT)
     _bind_files(model_set, step1, learn)
 
@@ -177,10 +168,10 @@ def _bind_files(model_set: str, step1: Step1, learn: Learn) -> None:
     def keep(chosen: Chosen | None, name: str, request: gr.Request) -> dict[Any, Any]:
         with told("Nobody was kept"):
             person, folder = trained(chosen, name), people_of(visitor(request))
-            there = [row["name"] for row in portrait_person.listed(folder)]
+            there = [row["name"] for row in persons.listed(folder)]
             if person.name not in there and len(there) >= MOST_KEPT:
                 raise ValueError(f"{MOST_KEPT} persons are kept already: download one and delete it first.")
-            portrait_person.save(person, folder)
+            persons.save(person, folder)
         words = (
             f"{person.name} was kept anew."
             if person.name in there
@@ -190,7 +181,7 @@ def _bind_files(model_set: str, step1: Step1, learn: Learn) -> None:
         return shelf(visitor(request), person.name)
 
     def shelf(session: str, marked: str | None = None) -> dict[Any, Any]:
-        rows = portrait_person.listed(people_of(session))
+        rows = persons.listed(people_of(session))
         names = [row["name"] for row in rows]
         marked = marked if marked in names else (names[0] if names else None)
         return {
@@ -202,7 +193,7 @@ def _bind_files(model_set: str, step1: Step1, learn: Learn) -> None:
         with told("Nobody was brought back"):
             if name is None:
                 raise ValueError("Nobody is chosen: choose one of the kept persons.")
-            person = portrait_person.load(people_of(visitor(request)), name)
+            person = persons.load(people_of(visitor(request)), name)
         return put(person)
 
     def put(person: Person) -> dict[Any, Any]:
@@ -211,7 +202,7 @@ def _bind_files(model_set: str, step1: Step1, learn: Learn) -> None:
 
     def delete(name: str | None, request: gr.Request) -> dict[Any, Any]:
         with told("Nobody was deleted"):
-            if name is None or not portrait_person.delete(people_of(visitor(request)), name):
+            if name is None or not persons.delete(people_of(visitor(request)), name):
                 raise ValueError("Nobody is chosen: choose one of the kept persons.")
         gr.Info(f"Both files of {safe(name)} are deleted.", title="Deleted")
         return shelf(visitor(request))
@@ -293,7 +284,7 @@ def trained(chosen: Chosen | None, name: str) -> Person:
     """
     if chosen is None or chosen.person is None or not chosen.person.trained:
         raise ValueError("Nobody is trained yet: press “Train this person” first.")
-    return dataclasses.replace(chosen.person, name=portrait_person.checked_name(name))
+    return dataclasses.replace(chosen.person, name=checked_name(name))
 
 
 def row_words(row: dict[str, Any]) -> str:
@@ -327,18 +318,18 @@ def build_api(registry: Registry, model_set: str) -> None:
     """The public endpoint."""
     start = first_settings(registry, model_set)
 
-    def train_person(session, pictures, name, seconds, seed, consent) -> Iterator[Any]:
-        settings = within(registry, dataclasses.replace(start, seconds=seconds, seed=seed))
-        name = portrait_person.checked_name(name)
+    def answer(session: str, pictures: list[Path], name: str, consent: bool, **asked: Any) -> Iterator[Any]:
+        settings = within(registry, dataclasses.replace(start, **asked))
+        name = checked_name(name)
         if not consent:
-            raise ValueError(megaportrait_checks.NO_CONSENT)
+            raise ValueError(checks.NO_CONSENT)
         own, refusals = read_uploads(pictures, model_set)
         intake: Intake | None = None
-        for item in stream(megaportrait_intake.look_at, registry, list(own), model_set, limit_s=BESIDE_S):
+        for item in stream(look_at, registry, list(own), model_set, limit_s=BESIDE_S):
             if isinstance(item, Result):
                 intake = item.value
             yield gr.skip()
-        work = [megaportrait_learn.train_person, registry, list(own), settings, name, False, True]
+        work = (train_person, registry, list(own), settings, name, False, True)
         for item in stream(*work, limit_s=settings.seconds + BESIDE_S):
             if isinstance(item, Result):
                 assert intake is not None
@@ -352,16 +343,16 @@ def build_api(registry: Registry, model_set: str) -> None:
         Parameter("pictures", FILES, required=True),
         Parameter("name", TEXT, "person"),
         Parameter("seconds", NUMBER, start.seconds, words="time for training"),
-        Parameter("seed", WHOLE, 0),
+        *parameters_of(start, "seed"),
         Parameter("consent", FLAG, False),
         MODEL_SET,
     )
     description = (
         "A person learnt from 1 to 20 pictures. pictures: a list of files; consent: true says that everybody in them is of age "
         "and agrees. The zip that comes back is what /portrait takes as its person; it holds crops of the pictures, so treat it like them; the server deletes its copy after a day. "
-        f"Limits: seconds {Training.SECONDS[0]:g} to {most_seconds(registry, model_set):g}, seed {Training.SEED[0]} to {Training.SEED[1]}."
+        f"Limits: seconds {start.field('seconds').low:g} to {most_seconds(registry, model_set):g}, {start.field('seed').limits_in_words('seed')}."
     )
-    publish(Endpoint(API, parameters, (("file", "person"), ("json", "facts")), description), train_person, model_set)
+    publish(Endpoint(API, parameters, (("file", "person"), ("json", "facts")), description), answer, model_set)
 
 
 def facts_of(person: Person, intake: Intake, refusals: Sequence[str] = ()) -> dict[str, Any]:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Iterator
 from typing import Any
 
 import gradio as gr
 
-from demos.core.handlers import BROKE, GPU, LIGHT, TALKS, halt, on_gpu
+from demos.core.handlers import BROKE, LIGHT, TALKS, halt, on_gpu
 from demos.core.hold import OnPage, belonging, hold
+from demos.core.page import ends, pump, run_event
 from demos.core.uploads import told
-from demos.core.widgets import Entry, History, progress_line, running_line
+from demos.core.widgets import Entry, History, progress_line
 from demos.megaportrait import people
 from demos.megaportrait.files import SLUG, Shown, write
 from demos.megaportrait.people import Chosen, Reference, truth_of
@@ -21,7 +21,7 @@ from demos.megaportrait.settings import Controls
 from demos.megaportrait.step1 import Step1
 from demos.megaportrait.view import View, live_strip
 from pipelines import megaportrait
-from pipelines.core.lane import IDLE, Progress, Result, live
+from pipelines.core.lane import live
 from pipelines.core.registry import Registry
 from pipelines.megaportrait import Preview, Request
 from pipelines.megaportrait.recipes import EXAMPLES
@@ -39,112 +39,148 @@ TO_RESULTS = """() => {
 """The results lie below the steps: go there when a run starts."""
 
 
-def bind(
-    registry: Registry, model_set: str, cache: gr.State, step1: Step1, step2: Step2, controls: Controls, view: View,
-    history: History, chips: list[gr.Button],
-) -> None:  # fmt: skip
-    """Tie the buttons to the runs."""
+@dataclasses.dataclass(frozen=True)
+class Runs:
+    """The page's parts, and what is done with them."""
+
+    registry: Registry
+    cache: gr.State
+    step1: Step1
+    step2: Step2
+    controls: Controls
+    view: View
+    history: History
+    chips: list[gr.Button]
+
+    def bind(self) -> None:
+        """Tie the buttons to the runs."""
+        step1, step2, controls, view, history = self.step1, self.step2, self.controls, self.view, self.history
+        page = gr.State(OnPage(shown_of(people.first_person(), people.first_reference())))
+        asked = [step1.chosen, step1.consent, step2.reference, step2.face, step2.box, step2.consent, controls.glasses]
+        handler = on_gpu(self.make_portrait, **ends(view.line, STOPPED))
+        inputs = [*asked, history.entries, self.cache, page]
+        whole = run_event(handler, *view.outputs, *history.outputs, inputs=inputs, **controls.named)
+        pressed = [chip.click for chip in self.chips]
+        # Before the runs: a second listener of a click waits until the first is through.
+        gr.on([controls.run.click, *pressed], None, js=TO_RESULTS, **LIGHT)
+        controls.run.click(**whole)
+        gr.on([controls.stop.click, view.stop.click], halt, **LIGHT)
+        put = [*step1.outputs, *step2.outputs, controls.form["mode"], view.line]
+        there = hold(SLUG, *pressed)
+        there(gr.on(pressed, self.example, step1.chosen, put, **TALKS)).success(**whole)
+        view.gallery.select(self.candidate, view.last, view.outputs, **LIGHT)
+        self._bind_another(page)
 
     def make_portrait(
-        session, chosen: Chosen | None, agreed_1, reference: Reference | None, face, box, agreed_2, glasses, entries, kept, page, *values
-    ) -> Iterator[Any]:  # fmt: skip
-        stages_ = stages(session, chosen, agreed_1, reference, face, box, agreed_2, glasses, entries, kept, values)
-        yield from belonging(stages_, page, shown_of(chosen, reference), view.line, history.outputs)
+        self,
+        session: str,
+        chosen: Chosen | None,
+        agreed_1: bool,
+        reference: Reference | None,
+        face: int | None,
+        box: tuple[float, float, float, float] | None,
+        agreed_2: bool,
+        glasses: bool,
+        entries: list[Entry],
+        kept: megaportrait.Cache,
+        page: OnPage,
+        **values: Any,
+    ) -> Iterator[Any]:
+        """The portrait of what the page shows, for as long as it shows that."""
+        view, seen = self.view, {}
 
-    def stages(
-        session, chosen: Chosen | None, agreed_1, reference: Reference | None, face, box, agreed_2, glasses, entries, kept, values
-    ) -> Iterator[Any]:  # fmt: skip
-        settings = controls.asked(values, model_set)
-        given = step2.given(reference, chosen, (agreed_1, agreed_2))
-        asked = Request(
-            None if reference is None else reference.picture, None if chosen is None else chosen.person,
-            () if chosen is None else chosen.pictures, settings, face, box, glasses=bool(glasses), **given,
-            layered=None if reference is None else reference.layered, lost=() if reference is None else reference.lost,
-        )  # fmt: skip
-        yield {view.line: progress_line("Starting…", 0.0, "running")}
-        began, seen = time.monotonic(), {}
-        asked = dataclasses.replace(asked, truth=truth_of(chosen, reference))
-        for item in megaportrait.keeping(live(megaportrait.portrait, registry, asked, kept, limit_s=LIMIT_S), kept):
-            if item is IDLE:
-                yield gr.skip()
-            elif isinstance(item, Progress):
-                yield {view.line: running_line(item, began)}
-            elif isinstance(item, Preview):
-                if item.stage == megaportrait.IDENTITY:  # perhaps of the next candidate
-                    seen = {name: shown for name, shown in seen.items() if name == megaportrait.REFERENCE}
-                seen[item.stage] = item
-                yield {view.strip: live_strip(seen)}
-            elif isinstance(item, Result):
-                yield finished(item.value, chosen, reference, session, face, box, entries, time.monotonic() - began)
+        def show(item: Preview) -> dict[Any, Any]:
+            if item.stage == megaportrait.IDENTITY:  # perhaps of the next candidate
+                for name in seen.keys() - {megaportrait.REFERENCE}:
+                    del seen[name]
+            seen[item.stage] = item
+            return {view.strip: live_strip(seen)}
 
-    def finished(outcome, chosen, reference, session, face, box, entries, seconds: float) -> dict[Any, Any]:
-        shown = write(outcome, chosen, reference, session, face, box)
-        caption = f"{chosen.name} · {reference.name} · seed {outcome.best.seed}"
-        return {
-            **view.show(shown), view.line: progress_line(f"Done in {seconds:.1f} s: {caption}", 1.0, "done"),
-            **history.add(entries, Entry(shown.results[0], caption, shown)),
-        }  # fmt: skip
+        def done(outcome: megaportrait.Outcome, seconds: float) -> dict[Any, Any]:
+            shown = write(outcome, chosen, reference, session, face, box)
+            caption = f"{chosen.name} · {reference.name} · seed {outcome.best.seed}"
+            line = progress_line(f"Done in {seconds:.1f} s: {caption}", 1.0, "done")
+            entry = Entry(shown.results[0], caption, shown)
+            return {**view.show(shown), view.line: line, **self.history.add(entries, entry)}
 
-    def example(now: Chosen | None, event: gr.EventData) -> Iterator[Any]:
-        recipe = EXAMPLES[chips.index(event.target)]
-        yield {view.line: progress_line("Rendering the person and the reference…", 0.0, "running")}
+        def run() -> Iterator[Any]:
+            given = self.step2.given(reference, chosen, (agreed_1, agreed_2))
+            asked = request_of(
+                chosen,
+                reference,
+                settings=self.controls.asked(**values),
+                face=face,
+                box=box,
+                glasses=bool(glasses),
+                **given,
+            )
+            yield {view.line: progress_line("Starting…", 0.0, "running")}
+            asked = dataclasses.replace(asked, truth=truth_of(chosen, reference))
+            items = live(megaportrait.portrait, self.registry, asked, kept, limit_s=LIMIT_S)
+            yield from pump(megaportrait.keeping(items, kept), view.line, done, {Preview: show})
+
+        yield from belonging(run(), page, shown_of(chosen, reference), view.line, self.history.outputs)
+
+    def example(self, now: Chosen | None, event: gr.EventData) -> Iterator[Any]:
+        """Put an example's person and reference on the page; its run follows."""
+        recipe, line = EXAMPLES[self.chips.index(event.target)], self.view.line
+        yield {line: progress_line("Rendering the person and the reference…", 0.0, "running")}
         try:
             with told("No example was rolled"):
                 there = now is not None and now.identity == recipe.person  # perhaps trained already
                 person = now if there else people.roll_person(recipe.person)
                 reference = people.roll_reference(recipe.reference)
         except gr.Error:
-            yield {view.line: progress_line(BROKE, 0.0, "stopped")}
+            yield {line: progress_line(BROKE, 0.0, "stopped")}
             raise
-        yield {**step1.load(person), **step2.load(reference), controls.mode: "trained" if person.trained else "instant"}
+        mode = "trained" if person.trained else "instant"
+        yield {**self.step1.load(person), **self.step2.load(reference), self.controls.form["mode"]: mode}
 
-    def candidate(shown: Shown | None, event: gr.SelectData) -> Any:
+    def candidate(self, shown: Shown | None, event: gr.SelectData) -> Any:
+        """Show another candidate."""
         if shown is None or not isinstance(event.index, int) or not 0 <= event.index < len(shown.results):
             return gr.skip()
-        return view.show(dataclasses.replace(shown, index=event.index))
+        return self.view.show(dataclasses.replace(shown, index=event.index))
 
-    def another(
-        shown: Shown | None, chosen: Chosen | None, reference: Reference | None, mode: str, before: str, page: OnPage
-    ) -> dict[Any, Any]:
-        """Another person or reference is there, or more was learnt of the person, who is worn from now on."""
-        now, key = "" if chosen is None else chosen.key, shown_of(chosen, reference)
-        updates: dict[Any, Any] = {was: now}
-        going, page.key = page.key == key, key
-        if shown is not None and shown.keys == (now, "" if reference is None else reference.key):
-            return updates  # brought back, with settings of its own
-        if shown is None or shown_of(shown.chosen, shown.reference) != key:
-            updates |= view.clear()
-        if shown is not None and not (going and view.strip in updates):
-            updates[view.line] = progress_line(ANOTHER)
-        if now != before and chosen is not None and chosen.trained and mode == "instant":
-            updates[controls.mode] = "trained"
-        return updates
+    def _bind_another(self, page: gr.State) -> None:
+        """When another person or reference is there, or more was learnt of the person, who is worn from now on."""
+        view, mode = self.view, self.controls.form["mode"]
+        was = gr.State(people.first_person().key)
 
-    was = gr.State(people.first_person().key)
-    page = gr.State(OnPage(shown_of(people.first_person(), people.first_reference())))
-    inputs = [
-        step1.chosen, step1.consent, step2.reference, step2.face, step2.box, step2.consent, controls.glasses, history.entries, cache,
-        page, *controls.inputs,
-    ]  # fmt: skip
-    shared = {"outputs": [*view.outputs, *history.outputs], "show_progress": "hidden", "api_visibility": "private"}
-    shared |= {"trigger_mode": "multiple", **GPU}
-    ends = {
-        "stopped": {view.line: progress_line(STOPPED, 0.0, "stopped")},
-        "broken": {view.line: progress_line(BROKE, 0.0, "stopped")},
-    }
-    whole = on_gpu(make_portrait, **ends)
-    pressed = [chip.click for chip in chips]
-    # Before the runs: a second listener of a click waits until the first is through.
-    gr.on([controls.run.click, *pressed], None, js=TO_RESULTS, **LIGHT)
-    controls.run.click(whole, inputs, **shared)
-    gr.on([controls.stop.click, view.stop.click], halt, **LIGHT)
-    put = [*step1.outputs, *step2.outputs, controls.mode, view.line]
-    there = hold(SLUG, *pressed)
-    there(gr.on(pressed, example, step1.chosen, put, **TALKS)).success(whole, inputs, **shared)
-    view.gallery.select(candidate, view.last, view.outputs, **LIGHT)
-    looks = [view.last, step1.chosen, step2.reference, controls.mode, was, page]
-    # Not LIGHT: in the queue it keeps its place among the updates of a run that is going.
-    gr.on([step1.key.change, step2.key.change], another, looks, [*view.outputs, controls.mode, was], **TALKS)
+        def another(
+            shown: Shown | None,
+            chosen: Chosen | None,
+            reference: Reference | None,
+            mode_now: str,
+            before: str,
+            page: OnPage,
+        ) -> dict[Any, Any]:
+            now, key = "" if chosen is None else chosen.key, shown_of(chosen, reference)
+            updates: dict[Any, Any] = {was: now}
+            going, page.key = page.key == key, key
+            if shown is not None and shown.keys == (now, "" if reference is None else reference.key):
+                return updates  # brought back, with settings of its own
+            if shown is None or shown_of(shown.chosen, shown.reference) != key:
+                updates |= view.clear()
+            if shown is not None and not (going and view.strip in updates):
+                updates[view.line] = progress_line(ANOTHER)
+            if now != before and chosen is not None and chosen.trained and mode_now == "instant":
+                updates[mode] = "trained"
+            return updates
+
+        looks = [view.last, self.step1.chosen, self.step2.reference, mode, was, page]
+        changes = [self.step1.key.change, self.step2.key.change]
+        # Not LIGHT: in the queue it keeps its place among the updates of a run that is going.
+        gr.on(changes, another, looks, [*view.outputs, mode, was], **TALKS)
+
+
+def request_of(chosen: Chosen | None, reference: Reference | None, **more: Any) -> Request:
+    """What is asked of the pipeline; ``more``: what the page has beside a person and a reference."""
+    if chosen is not None:
+        more |= {"person": chosen.person, "pictures": chosen.pictures}
+    if reference is None:
+        return Request(None, **more)
+    return Request(reference.picture, layered=reference.layered, lost=reference.lost, **more)
 
 
 def shown_of(chosen: Chosen | None, reference: Reference | None) -> tuple[str, str]:

@@ -11,10 +11,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from pipelines.core import limits, troubles
 from pipelines.core.geometry import Picture
+from pipelines.core.settings import Declared, choice, real, seed, whole
 from pipelines.megaportrait.checks import NO_CONSENT, cannot_be_had, warn_glasses
 from pipelines.megaportrait.intake import gather_refusal, inspect
 from pipelines.megaportrait.parts import PRESETS, preset_of, reader_specs
@@ -30,32 +31,32 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Training:
+class Training(Declared):
     """How a person is learnt. The budget of seconds makes runs differ on machines of different speed; with ``steps`` alone (and time
     enough) the same settings give the same adapter."""
 
-    seconds: float = 60.0
+    seconds: float = real(
+        "Time, seconds", 60.0, 1.0, 3600.0, name="time for training", step=5, info="More is more like the person."
+    )
     """Of learning, checks included."""
-    steps: int = 400
-    """At most."""
-    rank: int = 16
-    """alpha is the same. EasyPhoto has 128 / 64, FaceChain 4 / 32, both on SD 1.5."""
-    rate: float = 1e-3
-    batch: int = 4
-    checks: int = 5
+    steps: int = whole("Steps at most", 400, 1, 1200, name="number of training steps", step=10, offered=(10, 1200))
+    rank: int = whole("Rank", 16, 1, 128, offered=(1, 64), info="How much can be learnt; alpha is the same.")
+    """EasyPhoto has 128 / 64, FaceChain 4 / 32, both on SD 1.5."""
+    rate: float = real("Learning rate", 1e-3, 1e-5, 1e-2, step=1e-4)
+    batch: int = whole("Pictures per step", 4, 1, 8, name="batch")
+    checks: int = whole(
+        "Checks",
+        5,
+        1,
+        20,
+        name="number of checks",
+        info="At each, two pictures are drawn and the best state is kept.",
+    )
     """How often a validation picture is drawn and scored."""
-    seed: int = 0
-    model_set: str = "mini"
+    seed: int = seed(name="seed")
+    model_set: str = choice("Model set", "mini", sdxl.BASES, shown=False)
     preset: str = ""
-    """How it is held in memory, of :data:`PRESETS`; empty: the first."""
-
-    SECONDS: ClassVar[tuple[float, float]] = (1.0, 3600.0)
-    STEPS: ClassVar[tuple[int, int]] = (1, 1200)
-    RANK: ClassVar[tuple[int, int]] = (1, 128)
-    RATE: ClassVar[tuple[float, float]] = (1e-5, 1e-2)
-    BATCH: ClassVar[tuple[int, int]] = (1, 8)
-    CHECKS: ClassVar[tuple[int, int]] = (1, 20)
-    SEED: ClassVar[tuple[int, int]] = (0, 2**31 - 1)
+    """How it is held in memory, of ``parts.PRESETS``; empty: the first."""
 
     @classmethod
     def of(cls, model_set: str, fast: bool = False) -> Training:
@@ -66,29 +67,10 @@ class Training:
         return cls(20 if fast else 60, checks=3 if fast else 5, model_set=model_set)
 
     def validated(self) -> Training:
-        """These settings with exact types.
-
-        Raises:
-            ValueError: one sentence that says what came, what was wanted and what to do.
-        """
-        limits.choice("Model set", self.model_set, sdxl.BASES)
+        checked = super().validated()
         if self.preset:
             limits.choice("The preset", self.preset, PRESETS[self.model_set])
-
-        def whole(name: str, value: Any, bounds: tuple[int, int]) -> int:
-            return int(limits.number(name, value, *bounds, whole=True))
-
-        return Training(
-            float(limits.number("time for training", self.seconds, *self.SECONDS)),
-            whole("number of training steps", self.steps, self.STEPS),
-            whole("rank", self.rank, self.RANK),
-            float(limits.number("learning rate", self.rate, *self.RATE)),
-            whole("batch", self.batch, self.BATCH),
-            whole("number of checks", self.checks, self.CHECKS),
-            whole("seed", self.seed, self.SEED),
-            self.model_set,
-            self.preset,
-        )
+        return checked
 
 
 @dataclass

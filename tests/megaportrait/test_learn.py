@@ -24,7 +24,7 @@ from demos.core.payloads import Page
 from demos.megaportrait import learn as portrait_learn
 from demos.megaportrait import people
 from demos.megaportrait import step1 as portrait_step1
-from demos.megaportrait.learn import NAMES, STOPPED, people_of
+from demos.megaportrait.learn import STOPPED, people_of
 from demos.megaportrait.people import Chosen, first_person, read_person
 from pipelines.core.registry import Registry
 from pipelines.megaportrait import tools
@@ -53,16 +53,16 @@ def handler(tab: SimpleNamespace, name: str):
     return next(one.fn for one in tab.page.fns.values() if getattr(one.fn, "__name__", "") == name)
 
 
-def values(**changed) -> list:
+def values(**changed) -> dict:
     """What the widgets of the training settings hold: four steps, two checks."""
     settings = dataclasses.replace(Training(seconds=300, steps=4, checks=2, rank=2), **changed)
-    return [getattr(settings, name) for name in NAMES]
+    return {name: getattr(settings, name) for name in ("seconds", "steps", "rank", "rate", "batch", "checks", "seed")}
 
 
 def training(
     tab: SimpleNamespace, session: str, chosen: Chosen | None, name="Ada", consent=False, **changed
 ) -> Iterator:
-    return handler(tab, "train_this_person")(visit(session), chosen, name, consent, *values(**changed))
+    return handler(tab, "train_this_person")(visit(session), chosen, name, consent, **values(**changed))
 
 
 def last(updates: list, widget) -> object:

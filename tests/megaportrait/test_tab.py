@@ -67,11 +67,11 @@ def handler(page: gr.Blocks, name: str):
     return next(fn for fn in found if fn.__module__ in ours or fn.__module__.startswith("demos.megaportrait"))
 
 
-def values(controls: portrait_settings.Controls, **changed) -> list:
-    """What the settings' widgets hold, in their order."""
+def values(controls: portrait_settings.Controls, **changed) -> dict:
+    """What the settings' widgets hold, by name."""
     held = dataclasses.replace(Settings.of("mini", fast=True), **{"mode": "instant", **STEPS, **changed})
     off = [name for name in portrait_settings.OFF if getattr(held, name)]
-    return [off, *(getattr(held, name) for name in controls.names)]
+    return {"off": off, **{name: getattr(held, name) for name in controls.form.widgets}}
 
 
 def asked(controls, chosen="first", reference="first", face=None, box=None, agreed=(False, False), entries=(), kept=None, **changed):  # fmt: skip
@@ -79,7 +79,14 @@ def asked(controls, chosen="first", reference="first", face=None, box=None, agre
     chosen = people.first_person() if chosen == "first" else chosen
     reference = people.first_reference() if reference == "first" else reference
     kept = Cache() if kept is None else kept
-    return [chosen, agreed[0], reference, face, box, agreed[1], False, list(entries), kept, OnPage(), *values(controls, **changed)]  # fmt: skip
+    inputs = [chosen, agreed[0], reference, face, box, agreed[1], False, list(entries), kept, OnPage()]
+    return inputs, values(controls, **changed)
+
+
+def making(page: gr.Blocks, session: str, given: tuple[list, dict]):
+    """The updates of a run of what :func:`asked` says."""
+    inputs, named = given
+    return handler(page, "make_portrait")(visit(session), *inputs, **named)
 
 
 def last(updates: list) -> Shown:
@@ -104,7 +111,7 @@ def own_reference() -> Reference:
 @pytest.fixture(scope="module")
 def run(page, controls) -> list:
     """Every update of a run with two candidates."""
-    return list(handler(page, "make_portrait")(visit("portrait"), *asked(controls, candidates=2)))
+    return list(making(page, "portrait", asked(controls, candidates=2)))
 
 
 # --- the page ---
@@ -151,23 +158,23 @@ def test_every_setting_has_a_widget_and_comes_back_from_it(model_set: str):
     with gr.Blocks(analytics_enabled=False):
         made = portrait_settings.build(model_set, "")
     fields = {field.name for field in dataclasses.fields(Settings)} - {"model_set", *portrait_settings.OFF}
-    assert set(made.names) == fields - (set() if model_set == "full" else {"preset", "adapter_scale"})
-    start = made.asked([[], *(widget.value for widget in made.widgets)], model_set)
+    assert set(made.form.widgets) == fields - (set() if model_set == "full" else {"preset", "adapter_scale"})
+    start = made.asked([], **{name: widget.value for name, widget in made.form.widgets.items()})
     known = dataclasses.replace(Settings.of(model_set), mode="instant")
     assert dataclasses.replace(start, preset="") == known
     other = dataclasses.replace(known, seed=7, poisson=True, no_shading=True, own_tone=0.3, shading_line_end=0.5)
-    update = made.restored(other, model_set)
+    update = made.restored(other)
     assert update[made.pace] == "default"
-    back = made.asked([update[widget] for widget in made.inputs], model_set)
+    back = made.asked(**{name: update[widget] for name, widget in made.named.items()})
     assert dataclasses.replace(back, preset="") == other
 
 
 def test_the_main_sliders_keep_to_the_safe_range_and_all_others_to_what_is_accepted(controls):
-    for name, widget in zip(controls.names, controls.widgets, strict=True):
+    for name, widget in controls.form.widgets.items():
         if not isinstance(widget, gr.Slider):
             continue
-        if name in Settings.SAFE:
-            assert (widget.minimum, widget.maximum) == Settings.SAFE[name]
+        declared = Settings.field(name)
+        assert (widget.minimum, widget.maximum) == (declared.offered or declared.range)
         for end in (widget.minimum, widget.maximum):
             assert getattr(dataclasses.replace(Settings(), **{name: end}).validated(), name) == end
         beyond = dataclasses.replace(Settings(), **{name: widget.maximum + 100})
@@ -184,7 +191,7 @@ def test_the_pace_is_that_of_the_steps():
 def test_on_zerogpu_there_is_one_preset():
     with gr.Blocks(analytics_enabled=False):
         plain, fixed = portrait_settings.build("full", ""), portrait_settings.build("full", "", fixed=True)
-    choices = [next(w for w in made.widgets if isinstance(w, gr.Dropdown)) for made in (plain, fixed)]
+    choices = [made.form["preset"] for made in (plain, fixed)]
     assert choices[0].visible and len(choices[0].choices) == len(parts.PRESETS["full"])
     assert not choices[1].visible and len(choices[1].choices) == 1
 
@@ -262,10 +269,10 @@ def test_a_box_that_is_too_small_is_none(page, monkeypatch: pytest.MonkeyPatch):
 
 def test_a_look_goes_on_beside_a_run_and_ends_an_older_look(page, controls):
     first = people.first_reference()
-    running = handler(page, "make_portrait")(visit("both"), *asked(controls))
+    running = making(page, "both", asked(controls))
     next(running)
     with pytest.raises(gr.Error, match="One run at a time"):
-        next(handler(page, "make_portrait")(visit("both"), *asked(controls)))
+        next(making(page, "both", asked(controls)))
     older = handler(page, "look_at")(visit("both"), first, None, None, "head")
     next(older)
     newer = handler(page, "look_at")(visit("both"), first, None, None, "face")
@@ -325,7 +332,7 @@ def test_every_pixel_outside_the_mask_of_the_file_is_the_reference_s(run):
 def test_the_history_keeps_no_large_pictures(page, controls):
     large = numpy.asarray(Image.fromarray(people.first_reference().picture).resize((800, 960)))
     inputs = asked(controls, reference=Reference("large", "large", large, None), agreed=(False, True), mode="preview")
-    made = last(list(handler(page, "make_portrait")(visit("large"), *inputs)))
+    made = last(list(making(page, "large", inputs)))
     assert Image.open(made.results[0]).size == (800, 960)
     kept = [
         made.outcome.best.result.size,
@@ -365,7 +372,7 @@ def test_another_candidate_is_looked_at(page, run):
 
 
 def test_the_preview_needs_no_diffusion(page, controls):
-    updates = list(handler(page, "make_portrait")(visit("preview"), *asked(controls, mode="preview")))
+    updates = list(making(page, "preview", asked(controls, mode="preview")))
     assert last(updates).outcome.steps == dict.fromkeys(last(updates).outcome.steps, 0)
     assert "No net made a step." in shown(updates)
 
@@ -382,7 +389,7 @@ def test_what_is_missing_is_told_before_anything_is_loaded(page, controls):
     ):
         seen = []
         with pytest.raises(gr.Error, match=words) as caught:
-            for update in handler(page, "make_portrait")(visit("missing"), *inputs):
+            for update in making(page, "missing", inputs):
                 seen.append(update)  # what came before the error is kept
         assert caught.value.message.endswith(".") and "\n" not in caught.value.message
         assert not seen or "progress-line stopped" in shown(seen[-1:])
@@ -398,7 +405,7 @@ def test_nobody_s_picture_is_used_without_consent(page, controls, own_person, ow
     person = dataclasses.replace(person, identity=None) if own_person else person
     reference = own_reference() if own_portrait else people.first_reference()
     inputs = asked(controls, person, reference, agreed=agreed, mode="preview")
-    updates = handler(page, "make_portrait")(visit("consent"), *inputs)
+    updates = making(page, "consent", inputs)
     if goes:
         assert last(list(updates)).results
     else:
@@ -408,7 +415,7 @@ def test_nobody_s_picture_is_used_without_consent(page, controls, own_person, ow
 
 def test_own_pictures_leave_no_trace_of_who_in_the_file(page, controls):
     inputs = asked(controls, reference=own_reference(), agreed=(False, True), mode="preview")
-    made = last(list(handler(page, "make_portrait")(visit("private"), *inputs)))
+    made = last(list(making(page, "private", inputs)))
     inside = images.read_settings(made.results[0])["settings"]
     assert inside["recipe"] is None and "mine" not in json.dumps(inside)
     assert "Measured against the truth" not in shown([handler(page, "candidate")(made, SimpleNamespace(index=0))])
@@ -416,7 +423,7 @@ def test_own_pictures_leave_no_trace_of_who_in_the_file(page, controls):
 
 def test_stop_keeps_what_is_finished(page, controls):
     kept, seen = Cache(), []
-    updates = handler(page, "make_portrait")(visit("stop"), *asked(controls, kept=kept, shading_steps=60))
+    updates = making(page, "stop", asked(controls, kept=kept, shading_steps=60))
     while "Shaded: step" not in shown(seen[-1:]):
         seen.append(next(updates))
     assert handlers.stop_run(visit("stop"))
