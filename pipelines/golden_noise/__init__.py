@@ -145,7 +145,12 @@ def _load_npnet(spec: ModelSpec) -> Any:
     if spec.key.startswith("mini"):
         folder = resolve(spec) / spec.key.rsplit("/", 1)[1]
         name = json.loads((folder / "config.json").read_text())["_class_name"]
-        return {"NPNet": NPNet, "FilmNPNet": FilmNPNet}[name].from_pretrained(folder).eval().requires_grad_(False)
+        return (
+            {"NPNet": NPNet, "FilmNPNet": FilmNPNet}[name]
+            .from_pretrained(folder, use_safetensors=True)
+            .eval()
+            .requires_grad_(False)
+        )
     file = _official_file(spec)
     try:
         return load_official(file)

@@ -132,7 +132,7 @@ OFFLOAD = "-offload/"
 
 
 def offloaded(spec: ModelSpec) -> ModelSpec:
-    """The same ControlNet, kept in RAM: see ``flux_fill.Offloaded``."""
+    """The same ControlNet, kept in RAM: see :class:`pipelines.core.offload.Offloaded`."""
     return replace(spec, key=spec.key.replace("/", OFFLOAD, 1))
 
 
@@ -141,7 +141,9 @@ def _load_image_encoder(spec: ModelSpec) -> Any:
     from transformers import CLIPVisionModelWithProjection
 
     folder = resolve(spec) / Path(spec.files[0]).parent
-    return CLIPVisionModelWithProjection.from_pretrained(folder, dtype=getattr(torch, spec.dtype)).eval()
+    return CLIPVisionModelWithProjection.from_pretrained(
+        folder, dtype=getattr(torch, spec.dtype), use_safetensors=True
+    ).eval()
 
 
 def _load_ip_adapter(spec: ModelSpec) -> dict[str, dict[str, Tensor]]:

@@ -405,13 +405,15 @@ def _load_parser(spec: ModelSpec) -> Any:
     import torch
     from transformers import SegformerForSemanticSegmentation
 
-    return SegformerForSemanticSegmentation.from_pretrained(part_folder(spec), dtype=torch.float32).eval()
+    return SegformerForSemanticSegmentation.from_pretrained(
+        part_folder(spec), dtype=torch.float32, use_safetensors=True
+    ).eval()
 
 
 def _load_embedder(spec: ModelSpec) -> Any:
     import torch
 
-    return _embedder_class().from_pretrained(part_folder(spec), torch_dtype=torch.float32).eval()
+    return _embedder_class().from_pretrained(part_folder(spec), torch_dtype=torch.float32, use_safetensors=True).eval()
 
 
 PARSER = asset_spec("mini-faces/parser", ASSETS, _load_parser, "parser", "finds faces, points and parts in renders")

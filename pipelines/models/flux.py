@@ -327,7 +327,7 @@ def _load_part(spec: ModelSpec) -> Any:
         return diffusers.FlowMatchEulerDiscreteScheduler.from_pretrained(folder)
     dtype = getattr(torch, spec.dtype)
     if part == "depth":
-        model = transformers.DepthAnythingForDepthEstimation.from_pretrained(folder, dtype=dtype)
+        model = transformers.DepthAnythingForDepthEstimation.from_pretrained(folder, dtype=dtype, use_safetensors=True)
     else:
         name = json.loads((folder / "config.json").read_text())["_class_name"]
         model = getattr(diffusers, name).from_pretrained(folder, use_safetensors=True, torch_dtype=dtype)
@@ -427,9 +427,9 @@ def _encoded(spec: ModelSpec) -> dict[str, Tensor]:
     folder, dtype = resolve(spec), getattr(torch, spec.dtype)
     # On the CPU, and let go of before the run begins: the larger one has 4.8 billion weights.
     return encode_prompt(
-        CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=dtype).eval(),
+        CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=dtype, use_safetensors=True).eval(),
         AutoTokenizer.from_pretrained(folder / "tokenizer"),
-        T5EncoderModel.from_pretrained(folder / "text_encoder_2", dtype=dtype).eval(),
+        T5EncoderModel.from_pretrained(folder / "text_encoder_2", dtype=dtype, use_safetensors=True).eval(),
         AutoTokenizer.from_pretrained(folder / "tokenizer_2"),
     )
 

@@ -11,7 +11,7 @@ from pipelines.models import sdxl
 def _load_verifier(spec: ModelSpec) -> Any:
     from pipelines.models.verifier import SceneVerifier
 
-    return SceneVerifier.from_pretrained(resolve(spec)).float().eval().requires_grad_(False)
+    return SceneVerifier.from_pretrained(resolve(spec), use_safetensors=True).float().eval().requires_grad_(False)
 
 
 JUDGE = sdxl.asset_spec(

@@ -731,3 +731,20 @@ def test_nothing_phones_home():
         """
     )
     assert "ASKED []" in names
+
+
+def test_no_weights_are_read_as_a_program():
+    """diffusers and transformers fall back to pickle where a safetensors file is missing, unless they are told not to."""
+    for path in (ROOT / "pipelines").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if (
+                not isinstance(node, ast.Call)
+                or not isinstance(node.func, ast.Attribute)
+                or node.func.attr != "from_pretrained"
+            ):
+                continue
+            text = ast.unparse(node)
+            if any(word in text for word in ("okenizer", "Scheduler", "_class_name", "split_special_tokens", "super()")):
+                continue
+            given = {word.arg for word in node.keywords}
+            assert "use_safetensors" in given or None in given, f"{path}: {text}"
