@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import gradio as gr
 
-from demos.concept_guidance import chat as concept_chat
-from demos.concept_guidance import heat, make, sweep
+from demos.concept_guidance import chat, heat, make, sweep
 from demos.concept_guidance.facts import SLUG, Own, Page, choices
 from demos.concept_guidance.make import concept_file
 from demos.concept_guidance.measured import measured_html
 from demos.concept_guidance.shown import display, row_facts
-from demos.core.endpoint import MODEL_SET, NUMBER, TABLE, TEXT, TEXT_OR_LIST, WHOLE, Endpoint, Parameter, publish
+from demos.core.endpoint import NUMBER, TABLE, TEXT, TEXT_OR_LIST, WHOLE, Endpoint, Parameter, parameters_of, publish
 from demos.core.figures import measured as measured_figures
 from demos.core.figures import safe
 from demos.core.handlers import LIGHT
@@ -25,9 +25,10 @@ from pipelines import concept_guidance
 from pipelines.concept_guidance import PAPER, Outcome, Settings, lab
 from pipelines.concept_guidance.concepts import PROBES, REPRESENTATIONS
 from pipelines.concept_guidance.train import Trained, TrainSettings, train
-from pipelines.concept_guidance.vectors import specs
+from pipelines.concept_guidance.vectors import parts
 from pipelines.core.lane import Result, stream
 from pipelines.core.registry import Registry
+from pipelines.core.settings import Declared
 from pipelines.models.language import MODELS, language_model
 from pipelines.worlds import crumpet
 
@@ -45,7 +46,7 @@ SAMPLE = "\n".join(
 def build(registry: Registry, model_set: str) -> None:
     """The parts of the tab and what they share."""
     for model in MODELS[model_set]:
-        registry.declare(*specs(model_set, model.name))
+        registry.declare(*parts(model).values())
     paper_card(PAPER)
     offered = [(model.title, model.name) for model in MODELS[model_set]]
     picked = gr.Dropdown(
@@ -55,20 +56,21 @@ def build(registry: Registry, model_set: str) -> None:
     page = Page(registry, model_set, picked, shared({}), gr.State({}))
     with gr.Tabs(elem_classes="parts", overflow_behavior="wrap"):
         with gr.Tab("Chat", id="chat", render_children=True):
-            chat = concept_chat.build(page)
+            talk = chat.build(page)
         with gr.Tab("Token heat map", id="heat", render_children=True):
-            heat.build(page, chat)
+            heat.build(page, talk)
         with gr.Tab("Sweep lab", id="sweep", render_children=True):
             sweep.build(page)
         with gr.Tab("Detect is not guide", id="measured", render_children=True):
             gr.HTML(measured_figures(lab.MEASURED, lambda: measured_html(model_set)), padding=False)
         with gr.Tab("Make your own", id="make", render_children=True):
-            make.build(page, chat)
+            make.build(page, talk)
     with gr.Accordion("How it works", open=False):
         gr.Markdown(words_of(__package__, "story.md"), elem_classes="reading")
     with gr.Accordion("Use it from Python", open=False):
         gr.Markdown(from_python(), elem_classes="reading")
-    _endpoints(registry, model_set)
+    _guide(registry, model_set)
+    _train(registry, model_set)
 
     def switch(model: str, own: Own) -> dict[Any, Any]:
         """Another model has other concepts and other limits of the raw scale."""
@@ -77,11 +79,11 @@ def build(registry: Registry, model_set: str) -> None:
         updates: dict[Any, Any] = {
             picker: gr.Dropdown(choices=choices(model_set, model, own), value=first) for picker in page.pickers
         }
-        updates |= {row.strength: gr.Slider(-1.0, 1.0, 0.0, step=0.05) for row in chat.rows}
-        return {**updates, chat.mode: "share", about: model_remark(model_set, model)}
+        updates |= {row.strength: gr.Slider(-1.0, 1.0, 0.0, step=0.05) for row in talk.rows}
+        return {**updates, talk.asked["mode"]: "share", about: model_remark(model_set, model)}
 
-    sliders = [row.strength for row in chat.rows]
-    held(SLUG, picked.input, switch, [picked, page.own], [*page.pickers, *sliders, chat.mode, about], **LIGHT)
+    sliders = [row.strength for row in talk.rows]
+    held(SLUG, picked.input, switch, [picked, page.own], [*page.pickers, *sliders, talk.asked["mode"], about], **LIGHT)
 
 
 def model_remark(model_set: str, name: str) -> str:
@@ -104,14 +106,12 @@ def from_python() -> str:
 # --- the public endpoints ------------------------------------------------------------------------------------------
 
 
-def _endpoints(registry: Registry, model_set: str) -> None:
-    """`/guide` and `/train_concept`."""
+def _guide(registry: Registry, model_set: str) -> None:
+    """`/guide`."""
 
-    def guide(session, prompt, concepts, **asked) -> Iterator[Any]:
+    def guide(session: str, prompt: Any, concepts: Mapping[str, float], **asked: Any) -> Iterator[Any]:
         message, history = conversation(prompt)
-        settings = Settings(
-            message, tuple(concepts.items()), history, levels=(1.0,), model_set=model_set, **asked
-        ).validated()
+        settings = Settings(message, tuple(concepts.items()), history, model_set=model_set, **asked).validated()
         for item in stream(concept_guidance.generate, registry, settings, limit_s=LIMIT_S):
             if isinstance(item, Result):
                 outcome = item.value
@@ -120,26 +120,11 @@ def _endpoints(registry: Registry, model_set: str) -> None:
             else:
                 yield gr.skip()
 
-    def train_concept(session, **asked) -> Iterator[Any]:
-        settings = TrainSettings(model_set=model_set, **asked).validated()
-        settings.read()
-        for item in stream(train, registry, settings, limit_s=LIMIT_S):
-            if isinstance(item, Result):
-                yield train_facts(item.value), concept_file(item.value.concept, session)[0][0]
-            else:
-                yield gr.skip()
-
+    named = ("layers", "seed", "max_tokens", "model_set", "temperature", "top_p", "mode", "positions")
     parameters = (
         Parameter("prompt", TEXT_OR_LIST, crumpet.EXAMPLES[0], required=True),
         Parameter("concepts", TABLE, {"humour": 0.3}, required=True),
-        Parameter("layers", TEXT, ""),
-        Parameter("seed", WHOLE, 0),
-        Parameter("max_tokens", WHOLE, 96, words="number of tokens"),
-        MODEL_SET,
-        Parameter("temperature", NUMBER, 0.7),
-        Parameter("top_p", NUMBER, 0.95, words="top-p"),
-        Parameter("mode", TEXT, "share"),
-        Parameter("positions", TEXT, "all"),
+        *_parameters(Settings("", model_set=model_set), *named),
         Parameter("model", TEXT, ""),
     )
     outputs = (("text", "unguided"), ("text", "guided"), ("json", "details"))
@@ -150,15 +135,23 @@ def _endpoints(registry: Registry, model_set: str) -> None:
     )
     publish(Endpoint("guide", parameters, outputs, description), guide, model_set)
 
+
+def _train(registry: Registry, model_set: str) -> None:
+    """`/train_concept`."""
+
+    def train_concept(session: str, **asked: Any) -> Iterator[Any]:
+        settings = TrainSettings(model_set=model_set, **asked).validated()
+        settings.read()
+        for item in stream(train, registry, settings, limit_s=LIMIT_S):
+            if isinstance(item, Result):
+                yield train_facts(item.value), concept_file(item.value.concept, session)[0][0]
+            else:
+                yield gr.skip()
+
+    named = ("name", "probe", "representation", "context", "validation", "seed", "model_set")
     parameters = (
         Parameter("examples", TEXT_OR_LIST, SAMPLE, required=True),
-        Parameter("name", TEXT, "my concept"),
-        Parameter("probe", TEXT, "dim"),
-        Parameter("representation", TEXT, "pre-attn"),
-        Parameter("context", WHOLE, 16, words="number of tokens per answer"),
-        Parameter("validation", NUMBER, 0.2, words="share for validation"),
-        Parameter("seed", WHOLE, 0),
-        MODEL_SET,
+        *_parameters(TrainSettings(SAMPLE, model_set=model_set), *named),
         Parameter("model", TEXT, ""),
     )
     description = (
@@ -168,6 +161,12 @@ def _endpoints(registry: Registry, model_set: str) -> None:
     )
     outputs = (("json", "accuracy"), ("file", "vector"))
     publish(Endpoint("train_concept", parameters, outputs, description), train_concept, model_set)
+
+
+def _parameters(start: Declared, *names: str) -> tuple[Parameter, ...]:
+    """Settings as parameters; numbers are called in sentences as the settings call them."""
+    made = parameters_of(start, *names)
+    return tuple(replace(p, words=start.field(p.name).name) if p.kind in (WHOLE, NUMBER) else p for p in made)
 
 
 def conversation(prompt: Any) -> tuple[Any, Any]:

@@ -17,7 +17,7 @@ from pipelines.concept_guidance import lab
 from pipelines.concept_guidance.concepts import PROBES, ROWS_MOST
 from pipelines.concept_guidance.layers import choose_layers, ranges
 from pipelines.concept_guidance.sweep import PERPLEXITY_RED
-from pipelines.concept_guidance.vectors import specs, vector_files
+from pipelines.concept_guidance.vectors import parts, vector_files
 from pipelines.core import asset_files
 from pipelines.core.registry import Registry
 from pipelines.core.weights import ROOT
@@ -34,18 +34,7 @@ FALLBACK = 0.5
 """Strengths up to here are called usual where nothing was measured (the papers' experience, not ours)."""
 BROKEN = 0.5
 """A text is called broken where less than this share of the unguided answers' grammatical rate is left."""
-PROBE_NAMES = {"dim": "difference in means", "logistic": "logistic regression", "pca": "principal component"}
 SLUG = "concept_guidance"
-PLACES = {
-    "pre-attn": "before attention (the paper’s)",
-    "hiddens": "hidden states after the block",
-    "post-attn": "attention output",
-    "mlp": "MLP output (detects only)",
-    "heads": "attention heads (detects only)",
-    "queries": "queries (detects only)",
-    "keys": "keys (detects only)",
-    "values": "values (detects only)",
-}
 
 
 @dataclasses.dataclass
@@ -73,6 +62,11 @@ class Page:
         made = gr.Dropdown(offered, value=value, label=label, **more)
         self.pickers.append(made)
         return made
+
+    def probe_picker(self, **how: Any) -> gr.Dropdown:
+        """A list of the ways in which a concept may have been found."""
+        pairs = [("best measured", ""), *((words, key) for key, words in PROBES.items())]
+        return gr.Dropdown(pairs, value="", label="Found by", **how)
 
     def offered(self, own: Own, model: str) -> list[tuple[str, str]]:
         """What a list of concepts offers."""
@@ -112,7 +106,7 @@ def best_probe(model_set: str, model: str, concept: str) -> str:
         else {}
     )
     have = [stem.split(".")[1] for stem in _files(model_set, model) if stem.startswith(f"{concept}.")]
-    return best.get(concept) or next((probe for probe in PROBES if probe in have), PROBES[0])
+    return best.get(concept) or next((probe for probe in PROBES if probe in have), "dim")
 
 
 def full_name(concept: str, probe: str, own: Own) -> str:
@@ -145,7 +139,7 @@ def size(model_set: str, model: str) -> tuple[int | None, int | None]:
 
 
 def _files(model_set: str, model: str) -> dict[str, Path]:
-    return vector_files(specs(model_set, model)[-1])
+    return vector_files(parts(language_model(model_set, model))["vectors"])
 
 
 def _header(path: Path) -> dict[str, Any]:

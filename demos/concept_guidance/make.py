@@ -12,32 +12,24 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from demos.concept_guidance.chat import Chat
-from demos.concept_guidance.facts import (
-    PLACES,
-    PROBE_NAMES,
-    SLUG,
-    Own,
-    Page,
-    accuracy_chart,
-    free_name,
-    shipped_place,
-    size,
-)
+from demos.concept_guidance.facts import SLUG, Own, Page, accuracy_chart, free_name, shipped_place, size
 from demos.concept_guidance.shown import display, notices_html
 from demos.core.figures import safe, signed
-from demos.core.handlers import GPU, LIGHT, TALKS, explain, halt, on_gpu
+from demos.core.form import Form
+from demos.core.handlers import LIGHT, TALKS, explain, halt, on_gpu
 from demos.core.hold import held
+from demos.core.page import ends, pump, run_event
 from demos.core.uploads import emptied, told
 from demos.core.visitors import new_folder, visitor
-from demos.core.widgets import progress_line, running_line
-from pipelines import concept_guidance
-from pipelines.concept_guidance import Settings, files
-from pipelines.concept_guidance.concepts import similarity
+from demos.core.widgets import progress_line
+from pipelines.concept_guidance import Outcome, Settings, files, generate
+from pipelines.concept_guidance.concepts import PROBES, REPRESENTATIONS, similarity
 from pipelines.concept_guidance.examples import check_examples, read_examples
 from pipelines.concept_guidance.gguf import write_gguf
 from pipelines.concept_guidance.train import Trained, TrainSettings, train
-from pipelines.concept_guidance.vectors import specs
-from pipelines.core.lane import IDLE, Progress, Result, live
+from pipelines.concept_guidance.vectors import parts
+from pipelines.core.lane import Progress, live
+from pipelines.models.language import language_model
 from pipelines.worlds import crumpet
 
 if TYPE_CHECKING:
@@ -99,36 +91,74 @@ def make(job: Job, registry: Registry, settings: TrainSettings) -> Made:
         known = {name: value for name, value in found.items() if value is not None}
         return dict(sorted(known.items(), key=lambda pair: -abs(pair[1]))[:3])
 
-    return Made(trained, registry.run(specs(settings.model_set, settings.model)[-1], compare))
+    shipped = parts(language_model(settings.model_set, settings.model))["vectors"]
+    return Made(trained, registry.run(shipped, compare))
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """The widgets of the part."""
+
+    page: Page
+    chat: Chat
+    asked: Form[TrainSettings]
+    examples: gr.Textbox
+    upload: gr.File
+    line: gr.HTML
+    result: gr.HTML
+    save: gr.DownloadButton
+    save_gguf: gr.DownloadButton
+    why: gr.HTML
+    """Why there is no GGUF file."""
+    loaded: gr.File
+
+    @property
+    def outputs(self) -> list[gr.components.Component]:
+        first = self.chat.rows[0]
+        shared = [self.page.own, *self.page.pickers, first.on]
+        return [*shared, self.save, self.save_gguf, self.why, self.result, self.line]
+
+    def keep(self, own: Own, concept: Concept, model: str, session: str) -> dict[Any, Any]:
+        """The updates that put a concept among the visitor's own and into the first row of the chat."""
+        others = {name: other for name, other in own.items() if name != concept.name}
+        kept = dict(list({**others, concept.name: concept}.items())[-OWN_MAX:])
+        (path, gguf), reason = concept_file(concept, session)
+        first = self.chat.rows[0]
+        return {
+            self.page.own: kept,
+            **self.page.offer(kept, model),
+            first.concept: gr.Dropdown(choices=self.page.offered(kept, model), value=concept.name),
+            first.on: True,
+            self.save: gr.DownloadButton(value=path, interactive=True),
+            self.save_gguf: gr.DownloadButton(value=gguf, interactive=gguf is not None),
+            self.why: f"<p class='quiet'>{safe(reason)}</p>" if reason else "",
+        }
 
 
 def build(page: Page, chat: Chat) -> None:
     """The widgets of the part and what they do."""
-    mini = page.model_set == "mini"
+    place = shipped_place(page.model_set)
+    asked = Form(TrainSettings("", name="", representation=place, model_set=page.model_set))
     gr.HTML(f"<div class='lab-intro'>{INTRO}</div>", padding=False)
     with gr.Row(equal_height=False):
         with gr.Column(scale=5, min_width=320, elem_classes="studio-controls"):
             examples = gr.Textbox(
-                label="Examples, one a line", lines=10, max_lines=18, elem_classes="own-lines",
+                label="Examples, one a line",
+                lines=10,
+                max_lines=18,
+                elem_classes="own-lines",
                 placeholder="+ question => an answer that shows it\n- question => an answer that does not",
-            )  # fmt: skip
+            )
             with gr.Row(elem_classes="chips"):
                 fill = gr.Button("Fill in an example", size="sm", elem_classes="surprise")
-            upload = gr.File(
-                label="Or a file: CSV, JSON or JSONL with prompt, completion, label", type="filepath", height=96,
-                elem_classes="restore",
-            )  # fmt: skip
-            name = gr.Textbox(label="Name of the concept", value="", max_lines=1, placeholder="such as warm welcome")
+            upload = _zone("Or a file: CSV, JSON or JSONL with prompt, completion, label", "restore")
+            asked.add("name", lines=1, max_lines=1, placeholder="such as warm welcome")
             with gr.Accordion("Probe, place and validation", open=False):
-                probe = gr.Dropdown([(words, key) for key, words in PROBE_NAMES.items()], value="dim", label="Probe")
-                place = gr.Dropdown(
-                    [(words, key) for key, words in PLACES.items()], value=shipped_place(page.model_set), label="Place",
-                    info="Vectors can be compared with the shipped ones at the same place only.",
-                )  # fmt: skip
-                context = gr.Slider(*TrainSettings.CONTEXT, value=16, step=1, label="Tokens of each answer to look at")
-                apart = gr.Slider(*TrainSettings.VALIDATION, value=0.2, step=0.05, label="Share held out")
+                _dropdown(asked, "probe", PROBES)
+                _dropdown(asked, "representation", REPRESENTATIONS)
+                asked.add("context", "validation")
             with gr.Row(elem_classes=["run-row", "lab-row"]):
-                train = gr.Button(
+                run = gr.Button(
                     "Train", variant="primary", size="lg", scale=3, min_width=110, elem_classes="studio-run"
                 )
                 stop = gr.Button("Stop training", size="lg", scale=2, min_width=90, elem_classes="studio-stop")
@@ -139,99 +169,121 @@ def build(page: Page, chat: Chat) -> None:
                 save = gr.DownloadButton("Download .safetensors", size="md", interactive=False, min_width=140)
                 save_gguf = gr.DownloadButton("Download .gguf", size="md", interactive=False, min_width=140)
             why = gr.HTML(padding=False)
-            loaded = gr.File(
-                label="Load a concept: .safetensors or .gguf", type="filepath", height=96,
-                elem_classes=["restore", "load-concept"],
-            )  # fmt: skip
+            loaded = _zone("Load a concept: .safetensors or .gguf", "restore", "load-concept")
+    part = Part(page, chat, asked, examples, upload, line, result, save, save_gguf, why, loaded)
+    _training(part, run, stop)
+    _files(part)
+    mini = page.model_set == "mini"
+    filled = [EXAMPLE if mini else PLAIN_EXAMPLE, EXAMPLE_NAME if mini else "pirate talk", None]
+    held(SLUG, fill.click, lambda: filled, None, [examples, asked["name"], upload], **LIGHT)
 
-    def keep(own: Own, concept: Concept, model: str, session: str) -> dict[Any, Any]:
-        """The updates that put a concept among the visitor's own and into the first row of the chat."""
-        kept = dict(
-            list({**{k: v for k, v in own.items() if k != concept.name}, concept.name: concept}.items())[-OWN_MAX:]
-        )
-        paths, reason = concept_file(concept, session)
-        first = chat.rows[0]
-        return {
-            page.own: kept, **page.offer(kept, model),
-            first.concept: gr.Dropdown(choices=page.offered(kept, model), value=concept.name), first.on: True,
-            save: gr.DownloadButton(value=paths[0], interactive=True),
-            save_gguf: gr.DownloadButton(value=paths[1], interactive=paths[1] is not None),
-            why: f"<p class='quiet'>{safe(reason)}</p>" if reason else "",
-        }  # fmt: skip
 
-    def train_own(session, text, path, called, probe_key, where, tokens, share, own, model) -> Iterator[Any]:
-        source = Path(path) if path else text
-        if not path and not text.strip():
-            raise ValueError("There are no examples: write some, press “Fill in an example”, or choose a file.")
-        settings = TrainSettings(
-            source, called or (Path(path).stem[: TrainSettings.NAME_MAX] if path else ""), probe_key, where, tokens,
-            share, model_set=page.model_set, model=model or "",
-        ).validated()  # fmt: skip
-        settings = dataclasses.replace(settings, name=free_name(settings.name, page.model_set, model or ""))
+def _zone(label: str, *classes: str) -> gr.File:
+    return gr.File(label=label, type="filepath", height=96, elem_classes=list(classes))
+
+
+def _dropdown(asked: Form[TrainSettings], name: str, options: Mapping[str, str]) -> None:
+    """A choice of many, as a list that opens."""
+    field = asked.start.field(name)
+    pairs = [(words, key) for key, words in options.items()]
+    asked.widgets[name] = gr.Dropdown(pairs, value=getattr(asked.start, name), label=field.label, info=field.info)
+
+
+# --- training ------------------------------------------------------------------------------------------------------
+
+
+def _training(part: Part, run: gr.Button, stop: gr.Button) -> None:
+    page, line = part.page, part.line
+
+    def train_own(session, text, path, own, model, **values) -> Iterator[Any]:
+        settings = settings_of(part, text, path, model or "", values)
         check_examples(settings.read())
         yield {line: progress_line("Starting…", 0.0, "running")}
         began = time.monotonic()
-        made = None
-        for item in live(make, page.registry, settings, limit_s=LIMIT_S):
-            if isinstance(item, Progress):
-                yield {line: running_line(item, began)}
-            elif isinstance(item, Result):
-                made = item.value
-            elif item is IDLE:
-                yield gr.skip()
-        concept = made.trained.concept
-        told = f"Made: {concept.name} is now in the chat’s lists, and in its first row."
-        yield {
-            **keep(own, concept, model or "", session), result: made_html(made, "", page.layers),
-            line: progress_line(f"{told} Writing a sample…", 0.95, "running"),
-        }  # fmt: skip
-        sample = ""
-        asked = Settings(
-            crumpet.EXAMPLES[0] if mini else "What should I cook tonight?",
-            ((concept.name, SAMPLE_STRENGTH),), levels=(-1.0, 1.0), seed=7, max_tokens=60,
-            model_set=page.model_set, model=model or "",
-        )  # fmt: skip
-        try:
-            for item in live(concept_guidance.generate, page.registry, asked, {concept.name: concept}, limit_s=LIMIT_S):
-                if isinstance(item, Result):
-                    sample = sample_html(item.value, page.model_set)
-                elif item is IDLE:
-                    yield gr.skip()
-        except ValueError as error:  # made at a place where one can detect but not guide
-            sample = notices_html([explain(error)])
-        yield {
-            result: made_html(made, sample, page.layers),
-            line: progress_line(f"{told} {time.monotonic() - began:.1f} s.", 1.0, "done"),
-        }
+
+        def done(made: Made, _seconds: float) -> Iterator[Any]:
+            words = f"Made: {made.trained.concept.name} is now in the chat’s lists, and in its first row."
+            yield {
+                **part.keep(own, made.trained.concept, model or "", session),
+                part.result: made_html(made, "", page.layers),
+                line: progress_line(f"{words} Writing a sample…", 0.95, "running"),
+            }
+            sample = yield from _sample(part, made.trained.concept, model or "")
+            yield {
+                part.result: made_html(made, sample, page.layers),
+                line: progress_line(f"{words} {time.monotonic() - began:.1f} s.", 1.0, "done"),
+            }
+
+        yield from pump(live(make, page.registry, settings, limit_s=LIMIT_S), line, done)
+
+    last = ends(line, "Stopped. Your examples are still here.", BROKE)
+    inputs = [part.examples, part.upload, page.own, page.model]
+    run.click(**run_event(on_gpu(train_own, **last), *part.outputs, inputs=inputs, **part.asked.widgets))
+    stop.click(halt, **LIGHT)
+
+
+def settings_of(part: Part, text: str, path: str | None, model: str, values: Mapping[str, Any]) -> TrainSettings:
+    """Checked settings from what the page's widgets hold, under a name that hides no shipped concept."""
+    if not path and not text.strip():
+        raise ValueError("There are no examples: write some, press “Fill in an example”, or choose a file.")
+    most = int(TrainSettings.field("name").high)
+    name = values["name"] or (Path(path).stem[:most] if path else "")
+    settings = part.asked.settings({**values, "name": name}, examples=Path(path) if path else text, model=model)
+    return dataclasses.replace(settings, name=free_name(settings.name, part.page.model_set, model))
+
+
+def _sample(part: Part, concept: Concept, model: str) -> Iterator[Any]:
+    """Keeps the page in step while three answers are written; returns them as HTML."""
+    model_set = part.page.model_set
+    settings = Settings(
+        crumpet.EXAMPLES[0] if model_set == "mini" else "What should I cook tonight?",
+        ((concept.name, SAMPLE_STRENGTH),),
+        levels=(-1.0, 1.0),
+        seed=7,
+        max_tokens=60,
+        model_set=model_set,
+        model=model,
+    )
+    shown = ""
+
+    def done(outcome: Outcome, _seconds: float) -> Any:
+        nonlocal shown
+        shown = sample_html(outcome, model_set)
+        return gr.skip()
+
+    items = live(generate, part.page.registry, settings, {concept.name: concept}, limit_s=LIMIT_S)
+    quiet = (item for item in items if not isinstance(item, Progress))
+    try:
+        yield from pump(quiet, part.line, done)
+    except ValueError as error:  # made at a place where one can detect but not guide
+        return notices_html([explain(error)])
+    return shown
+
+
+# --- files ---------------------------------------------------------------------------------------------------------
+
+
+def _files(part: Part) -> None:
+    """Examples and concepts that are loaded."""
+    page, loaded = part.page, part.loaded
 
     def load(path, own, model, request: gr.Request) -> dict[Any, Any]:
         if path is None:
             return {loaded: None}
         try:
-            layers, width = size(page.model_set, model or "")
-            concept = files.read_concept(path, layers, width)
+            concept = files.read_concept(path, *size(page.model_set, model or ""))
         except Exception as error:  # whatever is in the file: one sentence, and an empty zone to try again
             gr.Warning(safe(explain(error), quotes=False), title="Nothing was loaded")
             return {loaded: None}
-        wanted = concept.name[: TrainSettings.NAME_MAX] or "loaded"
+        wanted = concept.name[: int(TrainSettings.field("name").high)] or "loaded"
         concept = dataclasses.replace(concept, name=free_name(wanted, page.model_set, model or ""))
         gr.Info(f"{safe(concept.name)} is now in the chat’s lists, and in its first row.", title="Loaded")
         return {
-            **keep(own, concept, model or "", visitor(request)), loaded: None, result: loaded_html(concept, page.layers),
-            line: progress_line(f"Loaded {concept.name}.", 1.0, "done"),
-        }  # fmt: skip
-
-    first = chat.rows[0]
-    kept = [page.own, *page.pickers, first.on, save, save_gguf, why, result, line]
-    stopped = {line: progress_line("Stopped. Your examples are still here.", 0.0, "stopped")}
-    broken = {line: progress_line(BROKE, 0.0, "stopped")}
-    train.click(
-        on_gpu(train_own, stopped=stopped, broken=broken), [examples, upload, name, probe, place, context, apart, page.own, page.model],
-        kept, show_progress="hidden", api_visibility="private", trigger_mode="multiple", **GPU,
-    )  # fmt: skip
-    stop.click(halt, **LIGHT)
-    filled = [EXAMPLE if mini else PLAIN_EXAMPLE, EXAMPLE_NAME if mini else "pirate talk", None]
-    held(SLUG, fill.click, lambda: filled, None, [examples, name, upload], **LIGHT)
+            **part.keep(own, concept, model or "", visitor(request)),
+            loaded: None,
+            part.result: loaded_html(concept, page.layers),
+            part.line: progress_line(f"Loaded {concept.name}.", 1.0, "done"),
+        }
 
     def look_into(path: str | None) -> None:
         """The examples of a file are read when it comes, so that a file that is refused does not stay."""
@@ -239,8 +291,8 @@ def build(page: Page, chat: Chat) -> None:
             with told("These examples were not taken"):
                 check_examples(read_examples(Path(path)))
 
-    emptied(upload, held(SLUG, upload.upload, look_into, upload, None, **TALKS))
-    held(SLUG, loaded.upload, load, [loaded, page.own, page.model], [*kept, loaded], **TALKS)
+    emptied(part.upload, held(SLUG, part.upload.upload, look_into, part.upload, None, **TALKS))
+    held(SLUG, loaded.upload, load, [loaded, page.own, page.model], [*part.outputs, loaded], **TALKS)
 
 
 def concept_file(concept: Concept, session: str) -> tuple[tuple[str, str | None], str]:
@@ -281,12 +333,12 @@ def loaded_html(concept: Concept, layers: str) -> str:
     chart = accuracy_chart(concept.name, concept.train_accuracy, concept.validation_accuracy, layers)
     return (
         f"<div class='board'><h4>{safe(concept.name)}</h4><p class='quiet'>{concept.layers} layers · "
-        f"{safe(PROBE_NAMES.get(concept.probe, 'probe not known'))} · {safe(concept.representation)}</p>"
+        f"{safe(PROBES.get(concept.probe, 'probe not known'))} · {safe(concept.representation)}</p>"
         f"{notices_html(concept.notices)}{chart}</div>"
     )
 
 
-def sample_html(outcome: Any, model_set: str) -> str:
+def sample_html(outcome: Outcome, model_set: str) -> str:
     """One question without, with less and with more of a new concept."""
     plain, less, more = outcome.rows
     names = (f"−{SAMPLE_STRENGTH}", "0", f"+{SAMPLE_STRENGTH}")

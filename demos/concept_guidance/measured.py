@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from demos.concept_guidance.facts import PROBE_NAMES
 from demos.core.figures import Place, safe, scatter, signed
 from pipelines.concept_guidance import lab
+from pipelines.concept_guidance.concepts import PROBES
 
 NOT_MEASURED = "The shipped vectors have not been measured yet: use the sweep lab on a concept of your choice."
 SHAPES = {"dim": "circle", "logistic": "square", "pca": "triangle"}
@@ -53,8 +53,8 @@ def findings(found: Mapping[str, Any]) -> list[str]:
     ]
     if other:
         pairs = "; ".join(
-            f"{name}: {PROBE_NAMES[best[name][0]]} detects best ({found['concepts'][name][best[name][0]]['accuracy']:.2f}), "
-            f"{PROBE_NAMES[best[name][1]]} guides best (PNES {found['concepts'][name][best[name][1]]['pnes']['value']:.2f})"
+            f"{name}: {PROBES[best[name][0]]} detects best ({found['concepts'][name][best[name][0]]['accuracy']:.2f}), "
+            f"{PROBES[best[name][1]]} guides best (PNES {found['concepts'][name][best[name][1]]['pnes']['value']:.2f})"
             for name in other
         )
         told.append(f"For {len(other)} it is not. {pairs}.")
@@ -91,7 +91,7 @@ def chart(found: Mapping[str, Any]) -> str:
     places = [
         Place(
             name[:3], row["accuracy"], row["pnes"]["value"], SHAPES[probe],
-            f"{name}, {PROBE_NAMES[probe]}: accuracy {row['accuracy']:.2f}, PNES {row['pnes']['value']:.2f}",
+            f"{name}, {PROBES[probe]}: accuracy {row['accuracy']:.2f}, PNES {row['pnes']['value']:.2f}",
         )
         for name, probes in found["concepts"].items()
         for probe, row in probes.items()
@@ -134,7 +134,7 @@ def table(found: Mapping[str, Any]) -> str:
                 f"<td role='cell' data-label='{head}'>{cell}</td>" for head, cell in zip(heads[1:], cells, strict=True)
             )
             lines.append(
-                f"<tr role='row'><th role='rowheader' scope='row'>{safe(name)} · {PROBE_NAMES[probe]}"
+                f"<tr role='row'><th role='rowheader' scope='row'>{safe(name)} · {PROBES[probe]}"
                 f"<span>{', '.join(notes)}</span></th>{inside}</tr>"
             )
     head = "".join(f"<th role='columnheader' scope='col'>{name}</th>" for name in heads)

@@ -6,21 +6,22 @@ import csv
 import io
 import json
 import re
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from demos.concept_guidance.facts import PROBE_NAMES, Page, full_name
+from demos.concept_guidance.facts import Own, Page, full_name
 from demos.concept_guidance.shown import display
 from demos.core.figures import Series, plot, safe, signed
-from demos.core.handlers import GPU, LIGHT, halt, on_gpu
+from demos.core.form import Form
+from demos.core.handlers import LIGHT, halt, on_gpu
+from demos.core.page import ends, pump, run_event
 from demos.core.visitors import new_folder
-from demos.core.widgets import progress_line, running_line
+from demos.core.widgets import progress_line
 from pipelines.concept_guidance import lab
 from pipelines.concept_guidance.lab import Curve, SweepSettings
-from pipelines.core.lane import IDLE, Progress, Result, live
+from pipelines.core.lane import live
 from pipelines.worlds import crumpet
 
 if TYPE_CHECKING:
@@ -37,22 +38,14 @@ COLUMNS = ("strength", "score", "spread", "perplexity", "perplexity_ratio", "gra
 
 def build(page: Page) -> None:
     """The widgets of the lab and what they do."""
+    asked = Form(SweepSettings("", model_set=page.model_set))
     gr.HTML(f"<div class='lab-intro'>{INTRO}</div>", padding=False)
     with gr.Row(elem_classes="heat-choice"):
-        concept = page.picker("Concept to sweep", min_width=150)
-        probe = gr.Dropdown(
-            [("best measured", ""), *((words, key) for key, words in PROBE_NAMES.items())],
-            value="", label="Found by", min_width=150,
-        )  # fmt: skip
+        concept = page.picker(SweepSettings.field("concept").label, min_width=150)
+        probe = page.probe_picker(min_width=150)
     with gr.Row(elem_classes="lab-seeds"):
-        limit = gr.Slider(*SweepSettings.LIMIT, value=0.6, step=0.05, label="Largest strength", min_width=190)
-        count = gr.Slider(*SweepSettings.POINTS, value=9, step=2, label="Number of strengths", min_width=190)
-        prompts = gr.Slider(4, 64, value=16, step=4, label="Questions at each strength", min_width=190)
-    words = gr.Textbox(
-        label="Words to count, parted by commas",
-        info="No parser reads this concept: an answer scores 1 if one of these words is in it, otherwise 0.",
-        visible=page.model_set != "mini", max_lines=2,
-    )  # fmt: skip
+        asked.add("limit", "points", "prompts", min_width=190)
+    words = asked.add("words", visible=page.model_set != "mini", lines=1, max_lines=2)
     with gr.Row(elem_classes=["run-row", "lab-row"]):
         run = gr.Button(
             "Run the sweep", variant="primary", size="lg", scale=3, min_width=110, elem_classes="studio-run"
@@ -61,58 +54,47 @@ def build(page: Page) -> None:
     line = gr.HTML(progress_line(READY), padding=False, elem_classes="sweep-line")
     board = gr.HTML(padding=False)
     with gr.Row(elem_classes="run-row"):
-        save_csv = gr.DownloadButton("Download CSV", size="md", interactive=False, min_width=120)
-        save_json = gr.DownloadButton("Download JSON", size="md", interactive=False, min_width=120)
+        save = [
+            gr.DownloadButton(f"Download {kind}", size="md", interactive=False, min_width=120)
+            for kind in ("CSV", "JSON")
+        ]
 
-    def sweep(session, name, probe_key, largest, number, asked, counted, own, swept, model) -> Iterator[Any]:
+    def sweep(session, name, probe_key, own, swept, model, **values) -> Iterator[Any]:
         chosen = full_name(name or "", probe_key, own)
-        settings = SweepSettings(
-            chosen, largest, number, asked, counted if needs_words(page.model_set, chosen, own) else "",
-            model_set=page.model_set, model=model or "",
-        ).validated()  # fmt: skip
+        if not needs_words(page.model_set, chosen, own):
+            values["words"] = ""
+        settings = asked.settings(values, concept=chosen, model=model or "")
         yield {line: progress_line("Starting…", 0.0, "running"), board: ""}
-        began, curve = time.monotonic(), None
+
+        def show(curve: Curve) -> dict[Any, Any]:
+            paths = write_files(curve, session)
+            files = {
+                button: gr.DownloadButton(value=path, interactive=True)
+                for button, path in zip(save, paths, strict=True)
+            }
+            return {board: board_html(curve), **files}
+
+        def done(curve: Curve, seconds: float) -> dict[Any, Any]:
+            text = f"Done: {len(curve.points)} strengths in {seconds:.0f} s"
+            known = {**swept, chosen: curve.points}
+            return {**show(curve), line: progress_line(text, 1.0, "done"), page.swept: known}
+
         try:
-            for item in live(lab.run, page.registry, settings, own, limit_s=LIMIT_S):
-                if item is IDLE:
-                    yield gr.skip()
-                elif isinstance(item, Progress):
-                    yield {line: running_line(item, began, 0)}
-                elif isinstance(item, Curve):
-                    curve = item
-                    yield {board: board_html(curve), **files(curve, session)}
-                elif isinstance(item, Result):
-                    curve = item.value
-                    text = f"Done: {len(curve.points)} strengths in {time.monotonic() - began:.0f} s"
-                    yield {
-                        line: progress_line(text, 1.0, "done"), board: board_html(curve), **files(curve, session),
-                        page.swept: {**swept, chosen: curve.points},
-                    }  # fmt: skip
+            items = live(lab.run, page.registry, settings, own, limit_s=LIMIT_S)
+            yield from pump(items, line, done, {Curve: show}, digits=0)
         except TimeoutError:
             text = f"Stopped after {LIMIT_S / 60:.0f} minutes, the limit of one run. What was measured stays."
             yield {line: progress_line(text, 0.0, "stopped")}
 
-    def files(curve: Curve, session: str) -> dict[Any, Any]:
-        paths = write_files(curve, session)
-        return {
-            button: gr.DownloadButton(value=path, interactive=True)
-            for button, path in zip((save_csv, save_json), paths, strict=True)
-        }
-
-    run.click(
-        on_gpu(
-            sweep, stopped={line: progress_line(STOPPED, 0.0, "stopped")},
-            broken={line: progress_line(BROKE, 0.0, "stopped")},
-        ),
-        [concept, probe, limit, count, prompts, words, page.own, page.swept, page.model],
-        [line, board, save_csv, save_json, page.swept],
-        show_progress="hidden", api_visibility="private", trigger_mode="multiple", **GPU,
-    )  # fmt: skip
+    handler = on_gpu(sweep, **ends(line, STOPPED, BROKE))
+    inputs = [concept, probe, page.own, page.swept, page.model]
+    run.click(**run_event(handler, line, board, *save, page.swept, inputs=inputs, **asked.widgets))
     stop.click(halt, **LIGHT)
-    concept.change(
-        lambda name, own: gr.Textbox(visible=needs_words(page.model_set, name or "", own)),
-        [concept, page.own], words, **LIGHT,
-    )  # fmt: skip
+
+    def ask_for_words(name: str | None, own: Own) -> gr.Textbox:
+        return gr.Textbox(visible=needs_words(page.model_set, name or "", own))
+
+    concept.change(ask_for_words, [concept, page.own], words, **LIGHT)
 
 
 def needs_words(model_set: str, name: str, own: Mapping[str, Any]) -> bool:

@@ -23,8 +23,8 @@ import math
 import time
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pipelines.concept_guidance.concepts import POSITIONS, Concept, overlaps
 from pipelines.concept_guidance.conversation import (
@@ -36,10 +36,13 @@ from pipelines.concept_guidance.conversation import (
     unknown_words,
 )
 from pipelines.concept_guidance.layers import choose_layers, layer_text, ranges
-from pipelines.concept_guidance.vectors import find_concepts, specs
+from pipelines.concept_guidance.vectors import find_concepts, parts
 from pipelines.core import limits
 from pipelines.core.paper import Paper
+from pipelines.core.run import Run
+from pipelines.core.settings import Declared, choice, real, seed, text, whole
 from pipelines.models.language import MODELS, language_model
+from pipelines.worlds import crumpet
 
 if TYPE_CHECKING:
     from pipelines.concept_guidance.steering import Guide
@@ -65,37 +68,72 @@ PAPER = Paper(
 
 CAP = 1.0
 """Strengths of several concepts may add up to this many norms; more is scaled down together."""
+MESSAGE_MAX = 4000
+"""Characters of a message."""
+MODES = {"share": "share of each token’s norm", "raw": "the paper’s raw scale"}
+"""What a strength is measured in: key -> words of the page."""
 EMIT_EVERY_S = 0.04
 """Partial texts are sent at most this often: a page cannot show more, and it would slow a small model down."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class OfModel(Declared):
+    """What everything that a language model does here is asked with."""
+
+    seed: int = seed()
+    model_set: str = choice("Model set", "mini", MODELS, name="The model set", shown=False)
+    model: str = ""
+    """Name of a model of the set; empty means its default."""
+
+    def validated(self) -> Self:
+        """These settings with exact types and the model's name; ``ValueError``, one sentence, for what is wrong."""
+        model = language_model(self.field("model_set").check(self.model_set), self.model)
+        return super(OfModel, replace(self, model=model.name)).validated()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answering(OfModel):
+    """How answers are written.
+
+    ``layers`` is "best", "best 4", "all", a range "2-5" or a list "1, 3, 4"; empty means the model's own
+    (:attr:`pipelines.models.language.LanguageModel.layers`).
+    """
+
+    layers: str = text(
+        "Layers", 2000, default="", info="best, best 3, all, a range such as 2-4, or a list such as 1, 3"
+    )
+    temperature: float = real("Temperature", 0.7, 0.0, 2.0, step=0.05)
+    max_tokens: int = whole("Most tokens of an answer", 96, 1, 1024, name="number of tokens", offered=(1, 512))
+
+    def validated(self) -> Self:
+        own = language_model(self.field("model_set").check(self.model_set), self.model).layers
+        return super(Answering, replace(self, layers=layer_text(own if self.layers == "" else self.layers))).validated()
+
+
 @dataclass(frozen=True)
-class Settings:
+class Settings(Answering):
     """Everything that decides an answer; the same settings give the same texts on the same machine.
 
     ``history`` and ``guided_history`` are earlier turns ({"role", "content"}) of the plain and of the guided side; the
     latter may be None when both are the same. ``concepts`` are pairs of a name and a strength: a share of each token's
     norm, or, in the mode "raw", the paper's scale. Every number in ``levels`` gives one guided row with that multiple of
-    the strengths. ``layers`` is "best", "best 4", "all", a range "2-5" or a list "1, 3, 4"; empty means the model's own
-    (:attr:`LanguageModel.layers`).
+    the strengths.
     """
 
-    message: str
+    message: str = text(
+        "Your message",
+        MESSAGE_MAX,
+        "The message is empty: write something to the model, or press an example.",
+        name="message",
+    )
     concepts: tuple[tuple[str, float], ...] = ()
     history: tuple[dict[str, str], ...] = ()
     guided_history: tuple[dict[str, str], ...] | None = None
-    layers: str = ""
-    mode: str = "share"
-    positions: str = "all"
+    mode: str = choice("Strength means", "share", MODES, name="The mode")
+    positions: str = choice("Guide at", "all", POSITIONS, name="The positions")
     levels: tuple[float, ...] = (1.0,)
-    seed: int = 0
-    temperature: float = 0.7
-    top_p: float = 0.95
-    max_tokens: int = 96
-    model_set: str = "mini"
-    model: str = ""
+    top_p: float = real("Top-p", 0.95, 0.05, 1.0, step=0.05)
 
-    MESSAGE_MAX: ClassVar[int] = 4000
     HISTORY_MAX: ClassVar[int] = 100_000
     TURNS_MAX: ClassVar[int] = 200
     CONCEPTS_MAX: ClassVar[int] = 4
@@ -104,10 +142,13 @@ class Settings:
     LEVEL: ClassVar[tuple[float, float]] = (-1.0, 1.0)
     STRENGTH: ClassVar[tuple[float, float]] = (-1.0, 1.0)
     RAW: ClassVar[tuple[float, float]] = (-512.0, 512.0)
-    SEED: ClassVar[tuple[int, int]] = (0, 2**31 - 1)
-    TEMPERATURE: ClassVar[tuple[float, float]] = (0.0, 2.0)
-    TOP_P: ClassVar[tuple[float, float]] = (0.05, 1.0)
-    MAX_TOKENS: ClassVar[tuple[int, int]] = (1, 1024)
+
+    @classmethod
+    def of(cls, model_set: str) -> Settings:
+        """The defaults of a model set, with a question to begin with."""
+        model = language_model(model_set)
+        longest = cls.max_tokens if model.folder else 160  # a model of the world at large has more to say
+        return cls(crumpet.EXAMPLES[0], layers=model.layers, max_tokens=longest, model_set=model_set, model=model.name)
 
     def validated(self) -> Settings:
         """These settings with exact types.
@@ -115,29 +156,16 @@ class Settings:
         Raises:
             ValueError: one sentence that says what came, what was wanted and what to do.
         """
-        empty = "The message is empty: write something to the model, or press an example."
-        message = limits.text("message", limits.content("message", self.message), self.MESSAGE_MAX, empty)
-        limits.choice("The mode", self.mode, ("share", "raw"))
-        limits.choice("The positions", self.positions, POSITIONS)
-        limits.choice("The model set", self.model_set, MODELS)
+        made = super(Settings, replace(self, message=limits.content("message", self.message))).validated()
         levels = self.levels if isinstance(self.levels, list | tuple) else (self.levels,)
         if not 1 <= len(levels) <= self.LEVELS_MAX:
             raise ValueError(f"There are {len(levels):,} levels: give 1 to {self.LEVELS_MAX} of them.")
-        return Settings(
-            message.strip(),
-            self._concepts(),
-            self._turns(self.history),
-            None if self.guided_history is None else self._turns(self.guided_history),
-            layer_text(language_model(self.model_set, self.model).layers if self.layers == "" else self.layers),
-            self.mode,
-            self.positions,
-            tuple(float(limits.number("level", level, *self.LEVEL)) for level in levels),
-            int(limits.number("seed", self.seed, *self.SEED, whole=True)),
-            float(limits.number("temperature", self.temperature, *self.TEMPERATURE)),
-            float(limits.number("top-p", self.top_p, *self.TOP_P)),
-            int(limits.number("number of tokens", self.max_tokens, *self.MAX_TOKENS, whole=True)),
-            self.model_set,
-            language_model(self.model_set, self.model).name,
+        return replace(
+            made,
+            concepts=self._concepts(),
+            history=self._turns(self.history),
+            guided_history=None if self.guided_history is None else self._turns(self.guided_history),
+            levels=tuple(float(limits.number("level", level, *self.LEVEL)) for level in levels),
         )
 
     def _concepts(self) -> tuple[tuple[str, float], ...]:
@@ -228,38 +256,38 @@ class ConceptGuidance:
         self.model, self.tokenizer = model, tokenizer
         self.body = anatomy(model)
 
-    def __call__(self, job: Job, settings: Settings, concepts: Sequence[Concept]) -> Outcome:
-        """Answer the message of validated ``settings``, whose ``concepts`` come in the same order."""
-        strengths, notices = applied_strengths(settings)
+    def __call__(self, run: Run[Settings], concepts: Sequence[Concept]) -> Outcome:
+        """The answers that the run's settings ask for; ``concepts`` are theirs, in the same order."""
+        settings = run.settings
+        strengths = applied_strengths(run)
         layers = {c.name: choose_layers(settings.layers, self.body.layers, c.validation_accuracy) for c in concepts}
-        notices += [notice for concept in concepts for notice in concept.notices]
-        notices += overlaps(concepts, layers) + self.lost_words(settings.message)
+        for notice in (
+            *(n for c in concepts for n in c.notices),
+            *overlaps(concepts, layers),
+            *self.lost_words(settings.message),
+        ):
+            run.note(notice)
         guide = self.guide(settings, concepts, layers, strengths)
-        prompts, dropped = self.prompts(settings, len(strengths))
-        if dropped:
-            notices.append(
-                f"The conversation is longer than the model can read: its oldest {len(dropped)} turns were left out, from "
-                f"“{limits.shown(dropped[0]['content'], 40)}” to “{limits.shown(dropped[-1]['content'], 40)}”."
-            )
+        prompts = self.prompts(run, len(strengths))
         limit = min(settings.max_tokens, context_length(self.model) - max(map(len, prompts)))
-        report = Report(job, self.tokenizer, limit)
-        began = time.perf_counter()
-        written = self.write(settings, prompts, guide, report)
-        seconds = time.perf_counter() - began
-        job.progress(1.0, "reading the answers")
+        report = Report(run.job, self.tokenizer, limit)
+        with run.stage("writing"):
+            written = self.write(settings, prompts, guide, report)
+        run.progress(1.0, "reading the answers")
         rows = [
             self.read([*prompt, *ids], len(prompt), concepts, level, row, limit)
             for level, row, prompt, ids in zip((0.0, *settings.levels), strengths, prompts, written, strict=True)
         ]
-        measurements = {
-            "seconds": round(seconds, 3),
-            "first_token_seconds": None if report.first is None else round(report.first - began, 3),
-            "tokens": [len(ids) for ids in written],
-            "prompt_tokens": [len(ids) for ids in prompts],
-            "tokens_per_second": round(max(map(len, written), default=0) / max(seconds, 1e-9), 1),
-            "layers": {name: list(chosen) for name, chosen in layers.items()},
-            "settings": asdict(settings),
-        }
+        seconds, longest = run.seconds["writing"], max(map(len, written), default=0)
+        measurements = run.measurements(
+            seconds=round(seconds, 3),
+            first_token_seconds=None if report.first is None else round(report.first, 3),
+            tokens=[len(ids) for ids in written],
+            prompt_tokens=[len(ids) for ids in prompts],
+            tokens_per_second=round(longest / max(seconds, 1e-9), 1),
+            layers={name: list(chosen) for name, chosen in layers.items()},
+        )
+        notices = measurements.pop("notes")
         return Outcome(settings, rows, describe(settings, strengths[-1], concepts, layers), notices, measurements)
 
     def guide(
@@ -277,14 +305,21 @@ class ConceptGuidance:
         guide = Guide(self.model, pushes, len(strengths), settings.positions)
         return guide if guide.edits else None
 
-    def prompts(self, settings: Settings, rows: int) -> tuple[list[list[int]], list[dict[str, str]]]:
-        """Token ids of every row's prompt, the plain one first, and the old turns that were dropped to make room."""
+    def prompts(self, run: Run[Settings], rows: int) -> list[list[int]]:
+        """Token ids of every row's prompt, the plain one first; with a note of the old turns that were dropped to make room."""
+        settings = run.settings
         plain, dropped = self._prompt(settings, settings.history)
         guided = plain
         if settings.guided_history is not None:
             guided, more = self._prompt(settings, settings.guided_history)
             dropped = max(dropped, more, key=len)
-        return [plain] + [guided] * (rows - 1), dropped
+        if dropped:
+            first, last = (limits.shown(dropped[place]["content"], 40) for place in (0, -1))
+            run.note(
+                f"The conversation is longer than the model can read: its oldest {len(dropped)} turns were left out, from "
+                f"“{first}” to “{last}”."
+            )
+        return [plain] + [guided] * (rows - 1)
 
     def _prompt(self, settings: Settings, history: Sequence[dict[str, str]]) -> tuple[list[int], list[dict[str, str]]]:
         longest = context_length(self.model)
@@ -353,8 +388,9 @@ class Report:
     tokenizer: Any
     limit: int
     """Most tokens of an answer."""
+    began: float = field(default_factory=time.perf_counter)
     first: float | None = None
-    """When the first texts were sent, by ``time.perf_counter``."""
+    """Seconds until the first texts were sent."""
     last: float = -math.inf
 
     def __call__(self, rows: Sequence[Sequence[int]]) -> None:
@@ -362,7 +398,7 @@ class Report:
         now = time.perf_counter()
         if now - self.last < EMIT_EVERY_S:
             return
-        self.first = now if self.first is None else self.first
+        self.first = now - self.began if self.first is None else self.first
         self.last, count = now, max(map(len, rows))
         texts = (self.tokenizer.decode(ids, skip_special_tokens=True).rstrip("\ufffd") for ids in rows)
         self.job.emit(Partial(tuple(texts), count))
@@ -378,47 +414,46 @@ def generate(job: Job, registry: Registry, settings: Settings, own: Mapping[str,
     Raises:
         ValueError: settings outside their limits, an unknown concept, vectors that do not fit the model.
     """
-    settings = settings.validated()
-    chosen, parts = language_model(settings.model_set, settings.model), specs(settings.model_set, settings.model)
-    job.progress(0.0, f"loading {chosen.title}")
+    run = Run(job, registry, settings)
+    model = language_model(run.settings.model_set, run.settings.model)
+    names = [name for name, _ in run.settings.concepts]
 
-    def work(model: Any, tokenizer: Any, vectors: dict[str, Concept]) -> Outcome:
-        concepts = find_concepts(chosen, [name for name, _ in settings.concepts], vectors, own)
-        return ConceptGuidance(model, tokenizer)(job, settings, concepts)
+    def work(vectors: dict[str, Concept], **leased: Any) -> Outcome:
+        return ConceptGuidance(**leased)(run, find_concepts(model, names, vectors, own))
 
-    outcome = registry.run(parts, work, "start a new conversation or ask for fewer tokens")
-    outcome.measurements["device"] = registry.device
-    outcome.measurements["models"] = [{"key": s.key, "source": s.source, "licence": s.licence} for s in parts]
-    return outcome
+    smaller = "start a new conversation or ask for fewer tokens"
+    return run.lease(parts(model), work, loading=model.title, smaller=smaller)
 
 
-def score_text(
-    job: Job,
-    registry: Registry,
-    text: str,
-    concepts: Sequence[str],
-    prompt: str = "",
-    model_set: str = "mini",
-    model: str = "",
-    own: Mapping[str, Concept] | None = None,
-) -> Row:
-    """Read a text as if the unguided model had answered ``prompt`` with it; called on the lane's thread.
+@dataclass(frozen=True)
+class ScoreSettings(OfModel):
+    """A text that is read for ``concepts`` (names) as if the unguided model had answered ``question`` with it."""
+
+    answer: str = text(
+        "Text to read",
+        MESSAGE_MAX,
+        "There is no text to read: paste one, or let the model answer first.",
+        name="text",
+    )
+    concepts: tuple[str, ...] = ()
+    question: str = text("The question that it answers (may be empty)", MESSAGE_MAX, name="question", default="")
+
+
+def score_text(job: Job, registry: Registry, settings: ScoreSettings, own: Mapping[str, Concept] | None = None) -> Row:
+    """Read a text token by token; called on the lane's thread.
 
     Raises:
         ValueError: an empty or overlong text, one longer than the model can read, an unknown concept.
     """
-    empty = "There is no text to read: paste one, or let the model answer first."
-    text = limits.text("text", text, Settings.MESSAGE_MAX, empty)
-    prompt = limits.plain("question", prompt, Settings.MESSAGE_MAX)
-    chosen = language_model(model_set, model)
-    job.progress(0.0, f"loading {chosen.title}")
+    run = Run(job, registry, settings)
+    model, question = language_model(run.settings.model_set, run.settings.model), run.settings.question.strip()
 
-    def work(model: Any, tokenizer: Any, vectors: dict[str, Concept]) -> Row:
-        found = find_concepts(chosen, concepts, vectors, own)
-        job.progress(0.5, "reading the text")
-        return ConceptGuidance(model, tokenizer).score(text, prompt.strip() or chosen.neutral_prompt, found)
+    def work(vectors: dict[str, Concept], **leased: Any) -> Row:
+        concepts = find_concepts(model, run.settings.concepts, vectors, own)
+        run.progress(0.5, "reading the text")
+        return ConceptGuidance(**leased).score(run.settings.answer, question or model.neutral_prompt, concepts)
 
-    return registry.run(specs(model_set, chosen.name), work, "give a shorter text")
+    return run.lease(parts(model), work, loading=model.title, smaller="give a shorter text")
 
 
 def noise_seed(settings: Settings) -> int:
@@ -426,21 +461,18 @@ def noise_seed(settings: Settings) -> int:
     return settings.seed + zlib.crc32(settings.message.encode())
 
 
-def applied_strengths(settings: Settings) -> tuple[list[dict[str, float]], list[str]]:
-    """Strengths of every row (the plain one first: zeros) and a notice if they had to be scaled down to :data:`CAP`."""
+def applied_strengths(run: Run[Settings]) -> list[dict[str, float]]:
+    """Strengths of every row (the plain one first: zeros), with a note if they had to be scaled down to :data:`CAP`."""
+    settings, scale = run.settings, 1.0
     total = sum(abs(strength) for _, strength in settings.concepts)
-    scale, notices = 1.0, []
     if settings.mode == "share" and total > CAP + 1e-9:
         scale = CAP / total
-        notices.append(
-            f"The strengths add up to {total:.2f}, at most {CAP:g} is applied: all were scaled down together."
-        )
+        run.note(f"The strengths add up to {total:.2f}, at most {CAP:g} is applied: all were scaled down together.")
     if not settings.concepts:
-        notices.append("No concept is chosen: both answers are the same.")
-    rows = [
+        run.note("No concept is chosen: both answers are the same.")
+    return [
         {name: level * strength * scale for name, strength in settings.concepts} for level in (0.0, *settings.levels)
     ]
-    return rows, notices
 
 
 def describe(

@@ -10,14 +10,23 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
-PROBES = ("dim", "logistic", "pca")
-"""Ways to find a direction, see `pipelines/concept_guidance/probes.py`."""
-REPRESENTATIONS = ("pre-attn", "hiddens", "heads", "post-attn", "mlp", "queries", "keys", "values")
+PROBES = {"dim": "difference in means", "logistic": "logistic regression", "pca": "principal component"}
+"""Ways to find a direction, see `pipelines/concept_guidance/probes.py`: key -> words of the page."""
+REPRESENTATIONS = {
+    "pre-attn": "before attention (the paper’s)",
+    "hiddens": "hidden states after the block",
+    "heads": "attention heads (detects only)",
+    "post-attn": "attention output",
+    "mlp": "MLP output (detects only)",
+    "queries": "queries (detects only)",
+    "keys": "keys (detects only)",
+    "values": "values (detects only)",
+}
 """What can be read: output of the norm before attention; hidden states (the last after the final norm); attention
 output cut into heads; attention output; output of the MLP; queries before rotation; keys (rotated) and values."""
 PLACES = ("pre-attn", "post-attn", "hiddens")
 """Where a model can be guided."""
-POSITIONS = ("all", "answer", "last")
+POSITIONS = {"all": "everywhere", "answer": "the answer", "last": "the newest token only"}
 """Which tokens are guided, see :class:`pipelines.concept_guidance.steering.Guide`."""
 OVERLAP = 0.6
 """Mean cosine from which two concepts are called overlapping."""

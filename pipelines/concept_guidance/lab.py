@@ -13,18 +13,20 @@ import math
 import random
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
-from pipelines.concept_guidance import Settings
+from pipelines.concept_guidance import Answering
 from pipelines.concept_guidance.examples import Example, examples_of
-from pipelines.concept_guidance.layers import choose_layers, layer_text, ranges
+from pipelines.concept_guidance.layers import choose_layers, ranges
 from pipelines.concept_guidance.pnes import Pnes, pnes
 from pipelines.concept_guidance.sweep import SweepPoint, safe_range, sweep
-from pipelines.concept_guidance.vectors import find_concepts, specs
-from pipelines.core import asset_files, limits
+from pipelines.concept_guidance.vectors import find_concepts, parts
+from pipelines.core import asset_files
+from pipelines.core.run import Run
+from pipelines.core.settings import real, text, whole
 from pipelines.core.weights import ROOT
-from pipelines.models.language import MODELS, language_model
+from pipelines.models.language import language_model
 from pipelines.worlds import crumpet
 
 if TYPE_CHECKING:
@@ -54,29 +56,24 @@ QUESTIONS: tuple[tuple[str, str], ...] = (
 
 
 @dataclass(frozen=True)
-class SweepSettings:
+class SweepSettings(Answering):
     """What decides a sweep. ``concept`` is a name ("humour", "humour.pca", or one of the visitor's own); ``limit`` is the
     largest strength and ``points`` the odd number of strengths from -limit to limit; ``prompts`` are asked at each.
 
     ``words`` are counted where no parser reads the concept: an answer scores 1 if one of them, parted by commas, is in it.
     """
 
-    concept: str
-    limit: float = 0.6
-    points: int = 9
-    prompts: int = 16
-    words: str = ""
-    layers: str = ""
-    seed: int = 0
-    temperature: float = 0.7
-    max_tokens: int = 96
-    model_set: str = "mini"
-    model: str = ""
-
-    LIMIT: ClassVar[tuple[float, float]] = (0.05, 1.0)
-    POINTS: ClassVar[tuple[int, int]] = (3, 17)
-    PROMPTS: ClassVar[tuple[int, int]] = (4, 200)
-    WORDS_MAX: ClassVar[int] = 400
+    concept: str = text("Concept to sweep", 60, "No concept is chosen: choose one to sweep.", name="concept's name")
+    limit: float = real("Largest strength", 0.6, 0.05, 1.0, step=0.05)
+    points: int = whole("Number of strengths", 9, 3, 17, step=2)
+    prompts: int = whole("Questions at each strength", 16, 4, 200, step=4, offered=(4, 64), name="number of questions")
+    words: str = text(
+        "Words to count, parted by commas",
+        400,
+        name="list of words to count",
+        default="",
+        info="No parser reads this concept: an answer scores 1 if one of these words is in it, otherwise 0.",
+    )
 
     def validated(self) -> SweepSettings:
         """These settings with exact types.
@@ -84,30 +81,14 @@ class SweepSettings:
         Raises:
             ValueError: one sentence that says what came, what was wanted and what to do.
         """
-        concept = limits.text("concept's name", self.concept, 60, "No concept is chosen: choose one to sweep.")
-        limits.choice("The model set", self.model_set, MODELS)
-        points = int(limits.number("number of strengths", self.points, *self.POINTS, whole=True))
-        if points % 2 == 0:
-            raise ValueError(f"The number of strengths is {points}: choose an odd one, so that 0 is among them.")
-        words = limits.plain("list of words to count", self.words, self.WORDS_MAX)
-        checked = SweepSettings(
-            concept.strip(),
-            float(limits.number("largest strength", self.limit, *self.LIMIT)),
-            points,
-            int(limits.number("number of questions", self.prompts, *self.PROMPTS, whole=True)),
-            words.strip(),
-            layer_text(language_model(self.model_set, self.model).layers if self.layers == "" else self.layers),
-            int(limits.number("seed", self.seed, *Settings.SEED, whole=True)),
-            float(limits.number("temperature", self.temperature, *Settings.TEMPERATURE)),
-            int(limits.number("number of tokens", self.max_tokens, *Settings.MAX_TOKENS, whole=True)),
-            self.model_set,
-            language_model(self.model_set, self.model).name,
-        )
-        if not checked.counted and not checked.parsed:
+        made = super().validated()
+        if made.points % 2 == 0:
+            raise ValueError(f"The number of strengths is {made.points}: choose an odd one, so that 0 is among them.")
+        if not made.counted and not made.parsed:
             raise ValueError(
-                f"Nothing here can judge {checked.concept}: name words to count in the answers, parted by commas."
+                f"Nothing here can judge {made.concept}: name words to count in the answers, parted by commas."
             )
-        return checked
+        return replace(made, words=made.words.strip())
 
     @property
     def strengths(self) -> list[float]:
@@ -265,15 +246,14 @@ def run(job: Job, registry: Registry, settings: SweepSettings, own: Mapping[str,
     Raises:
         ValueError: settings outside their limits, an unknown concept, a vector that does not fit the model.
     """
-    settings = settings.validated()
-    chosen = language_model(settings.model_set, settings.model)
-    job.progress(0.0, f"loading {chosen.title}")
+    run = Run(job, registry, settings)
+    chosen = language_model(run.settings.model_set, run.settings.model)
 
     def work(model: Any, tokenizer: Any, vectors: dict[str, Concept]) -> Curve:
-        (concept,) = find_concepts(chosen, [settings.concept], vectors, own)
-        return scan(job, model, tokenizer, concept, settings)
+        (concept,) = find_concepts(chosen, [run.settings.concept], vectors, own)
+        return scan(job, model, tokenizer, concept, run.settings)
 
-    return registry.run(specs(settings.model_set, chosen.name), work, "measure with fewer or shorter prompts")
+    return run.lease(parts(chosen), work, loading=chosen.title, smaller="measure with fewer or shorter prompts")
 
 
 def scan(job: Job, model: Any, tokenizer: Any, concept: Concept, settings: SweepSettings) -> Curve:

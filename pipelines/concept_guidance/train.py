@@ -6,16 +6,15 @@ on the answers that were held out. Module level is free of torch.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import random
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
-from pipelines.concept_guidance import Settings
+from pipelines.concept_guidance import OfModel
 from pipelines.concept_guidance.concepts import PROBES, REPRESENTATIONS, Concept
 from pipelines.concept_guidance.conversation import (
     ANSWER_TOKENS,
@@ -27,9 +26,11 @@ from pipelines.concept_guidance.conversation import (
 )
 from pipelines.concept_guidance.examples import EXAMPLES_MAX, Example, check_examples, examples_of, read_examples
 from pipelines.concept_guidance.layers import ranges
-from pipelines.concept_guidance.vectors import specs
+from pipelines.concept_guidance.vectors import parts
 from pipelines.core import limits
-from pipelines.models.language import MODELS, language_model
+from pipelines.core.run import Run
+from pipelines.core.settings import choice, real, text, whole
+from pipelines.models.language import language_model
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,39 +41,32 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class TrainSettings:
-    """What decides a concept. ``examples`` is pasted text, a file (``Path``), or a list of dicts with the files' keys."""
+class TrainSettings(OfModel):
+    """What decides a concept. ``examples`` is pasted text, a file (``Path``), or a list of dicts with the files' keys; it is
+    read when training."""
 
     examples: str | Path | Sequence[Mapping[str, Any]]
-    name: str = "my concept"
-    probe: str = "dim"
-    representation: str = "pre-attn"
-    context: int = 16
-    validation: float = 0.2
-    seed: int = 0
-    model_set: str = "mini"
-    model: str = ""
-
-    NAME_MAX: ClassVar[int] = 40
-    CONTEXT: ClassVar[tuple[int, int]] = (1, 32)
-    VALIDATION: ClassVar[tuple[float, float]] = (0.1, 0.5)
+    name: str = text(
+        "Name of the concept",
+        40,
+        "The concept has no name: give it one, such as pirate talk.",
+        name="name",
+        default="my concept",
+    )
+    probe: str = choice("Probe", "dim", PROBES, name="The probe")
+    representation: str = choice(
+        "Place",
+        "pre-attn",
+        REPRESENTATIONS,
+        name="The place",
+        info="Vectors can be compared with the shipped ones at the same place only.",
+    )
+    context: int = whole("Tokens of each answer to look at", 16, 1, 32, name="number of tokens per answer")
+    validation: float = real("Share held out", 0.2, 0.1, 0.5, step=0.05, name="share for validation")
 
     def validated(self) -> TrainSettings:
-        """These settings with exact types; examples are read when training. Raises ``ValueError`` as elsewhere."""
-        name = limits.text(
-            "name", self.name, self.NAME_MAX, "The concept has no name: give it one, such as pirate talk."
-        )
-        limits.choice("The probe", self.probe, PROBES)
-        limits.choice("The place", self.representation, REPRESENTATIONS)
-        limits.choice("The model set", self.model_set, MODELS)
-        return dataclasses.replace(
-            self,
-            name=" ".join(name.split()),
-            context=int(limits.number("number of tokens per answer", self.context, *self.CONTEXT, whole=True)),
-            validation=float(limits.number("share for validation", self.validation, *self.VALIDATION)),
-            seed=int(limits.number("seed", self.seed, *Settings.SEED, whole=True)),
-            model=language_model(self.model_set, self.model).name,
-        )
+        made = super().validated()
+        return replace(made, name=" ".join(made.name.split()))
 
     def read(self) -> list[Example]:
         """The examples, checked; errors as in :func:`pipelines.concept_guidance.examples.read_examples`."""
@@ -101,13 +95,13 @@ class Trained:
 
 def train(job: Job, registry: Registry, settings: TrainSettings) -> Trained:
     """Make a concept from labelled examples with a model of the registry; called on the lane's thread."""
-    settings = settings.validated()
+    run = Run(job, registry, settings)
+    settings = run.settings
     examples = settings.read()
     check_examples(examples)
     chosen = language_model(settings.model_set, settings.model)
-    job.progress(0.0, f"loading {chosen.title}")
 
-    def work(model: Any, tokenizer: Any, _vectors: Any) -> Trained:
+    def work(model: Any, tokenizer: Any, vectors: Any) -> Trained:
         return train_concept(
             job,
             model,
@@ -123,7 +117,7 @@ def train(job: Job, registry: Registry, settings: TrainSettings) -> Trained:
             {"model": chosen.name},
         )
 
-    return registry.run(specs(settings.model_set, chosen.name), work, "give fewer or shorter examples")
+    return run.lease(parts(chosen), work, loading=chosen.title, smaller="give fewer or shorter examples")
 
 
 def train_concept(

@@ -11,7 +11,7 @@ from pipelines.concept_guidance.concepts import PROBES, Concept
 from pipelines.concept_guidance.files import read_concept
 from pipelines.core import asset_files
 from pipelines.core.weights import ROOT, ModelSpec, resolve
-from pipelines.models.language import MODELS, LanguageModel, language_model
+from pipelines.models.language import MODELS, LanguageModel
 from pipelines.models.sdxl import asset_spec, manifest
 
 
@@ -34,28 +34,21 @@ def vector_files(spec: ModelSpec) -> dict[str, Path]:
 
 
 def _spec(model: LanguageModel) -> ModelSpec:
-    key = model.parts[1].key.replace("/tokenizer", "/vectors")  # smaller forms of a model share both
+    tokenizer = model.parts["tokenizer"]
+    key = tokenizer.key.replace("/tokenizer", "/vectors")
     if model.folder:
         return asset_spec(key, model.folder, _load_vectors, "vectors", "its concepts")
-    return ModelSpec(
-        key,
-        model.parts[1].source,
-        _load_vectors,
-        "MIT",
-        1 << 22,
-        card="the authors’ vectors, if they are here",
-        fetch=vector_files,
-    )
+    card = "the authors’ vectors, if they are here"
+    return ModelSpec(key, tokenizer.source, _load_vectors, "MIT", 1 << 22, card=card, fetch=vector_files)
 
 
-VECTORS: dict[str, ModelSpec] = {model.name: _spec(model) for models in MODELS.values() for model in models}
-"""Name of a model -> its concept vectors as a part of the registry."""
+VECTORS = {model.parts["tokenizer"].key: _spec(model) for models in MODELS.values() for model in models}
+"""Key of a tokenizer, which smaller forms of a model share -> the model's concept vectors."""
 
 
-def specs(model_set: str, name: str = "") -> tuple[ModelSpec, ModelSpec, ModelSpec]:
-    """The parts that a run leases: model, tokenizer, vectors."""
-    model = language_model(model_set, name)
-    return (*model.parts, VECTORS[model.name])
+def parts(model: LanguageModel) -> dict[str, ModelSpec]:
+    """The parts that a run leases, by name: model, tokenizer, vectors."""
+    return {**model.parts, "vectors": VECTORS[model.parts["tokenizer"].key]}
 
 
 def find_concept(known: Mapping[str, Concept], name: str, preferred: Mapping[str, str] | None = None) -> Concept:
@@ -63,7 +56,7 @@ def find_concept(known: Mapping[str, Concept], name: str, preferred: Mapping[str
 
     ``preferred`` names the best probe of a concept, as measured; otherwise the first of :data:`PROBES` that exists.
     """
-    choices = [name, f"{name}.{(preferred or {}).get(name, PROBES[0])}", *(f"{name}.{probe}" for probe in PROBES)]
+    choices = [name, f"{name}.{(preferred or {}).get(name, 'dim')}", *(f"{name}.{probe}" for probe in PROBES)]
     found = next((known[choice] for choice in choices if choice in known), None)
     if found is None:
         names = ", ".join(sorted({key.split(".")[0] for key in known})) or "none yet, make one or load a file"

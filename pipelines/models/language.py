@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,8 +23,8 @@ class LanguageModel:
     name: str
     title: str
     licence: str
-    parts: tuple[ModelSpec, ModelSpec]
-    """Model and tokenizer."""
+    parts: Mapping[str, ModelSpec]
+    """ "model" and "tokenizer"."""
     folder: str = ""
     """Folder of a shipped model, whose manifest holds its measurements."""
     raw_limit: float = 64.0
@@ -63,7 +63,8 @@ def _mini() -> LanguageModel:
     folder = "assets/mini_llama"
     model = asset_spec("mini-llama/model", folder, _load_part, card="our small language model")
     tokenizer = asset_spec("mini-llama/tokenizer", folder, _load_part, card="its words")
-    return LanguageModel("mini-llama", "mini-llama (ours)", "Apache-2.0", (model, tokenizer), folder, layers="best 2")
+    parts = {"model": model, "tokenizer": tokenizer}
+    return LanguageModel("mini-llama", "mini-llama (ours)", "Apache-2.0", parts, folder, layers="best 2")
 
 
 def _hub(
@@ -72,7 +73,8 @@ def _hub(
     weights, words = ("config.json", "*.safetensors"), ("config.json", "tokenizer*")
     model = ModelSpec(f"{name}/model", source, _load_part, licence, size, dtype="bfloat16", card=source, files=weights)
     tokenizer = ModelSpec(f"{name}/tokenizer", source, _load_part, licence, 1 << 20, card="tokenizer", files=words)
-    return LanguageModel(name, source, licence, (model, tokenizer), "", raw_limit, layers, "Hello!", download)
+    parts = {"model": model, "tokenizer": tokenizer}
+    return LanguageModel(name, source, licence, parts, "", raw_limit, layers, "Hello!", download)
 
 
 def quantised(model: LanguageModel, dtype: str) -> LanguageModel:
@@ -81,12 +83,14 @@ def quantised(model: LanguageModel, dtype: str) -> LanguageModel:
     It is quantised while it loads, so the same files are fetched. Never run by us at full size: called experimental.
     """
     bits = int(dtype.removeprefix("int"))
-    whole, tokenizer = model.parts
+    whole = model.parts["model"]
     smaller = dataclasses.replace(
         whole, key=whole.key.replace("/", f"-{bits}bit/"), dtype=dtype, bytes=whole.bytes * bits // 16
     )
     title = f"{model.title}, {bits}-bit (experimental)"
-    return dataclasses.replace(model, name=f"{model.name}-{bits}bit", title=title, parts=(smaller, tokenizer))
+    return dataclasses.replace(
+        model, name=f"{model.name}-{bits}bit", title=title, parts={**model.parts, "model": smaller}
+    )
 
 
 def with_quantised(models: Sequence[LanguageModel], installed: bool | None = None) -> tuple[LanguageModel, ...]:

@@ -26,16 +26,26 @@ from demos.concept_guidance import shown as concept_shown
 from demos.concept_guidance.chat import BOTH, EACH, PRESETS
 from demos.concept_guidance.shown import Turn
 from demos.core import handlers
+from demos.core.form import Form
 from pipelines import concept_guidance
-from pipelines.concept_guidance import Partial, Row, Settings, files, lab
+from pipelines.concept_guidance import Partial, Row, ScoreSettings, Settings, files, lab
 from pipelines.concept_guidance.concepts import Concept
 from pipelines.concept_guidance.examples import read_examples
 from pipelines.concept_guidance.lab import Curve, SweepSettings
+from pipelines.core.lane import run_blocking
 from pipelines.worlds import crumpet
 from tests.core.test_app import handler, shown, visit
 from tests.toys.language import LAYERS, WIDTH, concept, offer
 
-ADVANCED = ["best", "share", "all", 7, 0.7, 0.95, 12]
+ADVANCED = {
+    "layers": "best",
+    "mode": "share",
+    "positions": "all",
+    "seed": 7,
+    "temperature": 0.7,
+    "top_p": 0.95,
+    "max_tokens": 12,
+}
 ROWS = [
     ["humour", "", 0.4, True],
     ["truthfulness", "", 0.0, True],
@@ -45,9 +55,20 @@ ROWS = [
 ONE = [True, False, False, False]
 
 
-def asked(message="hello you", turns=(), own=None, both=EACH, visible=ONE, advanced=ADVANCED, rows=ROWS) -> list:
-    """What the chat's handler gets from the page."""
-    return [message, list(turns), own or {}, "mini-llama", both, visible, *advanced, *(v for row in rows for v in row)]
+def named(message="hello you", rows=ROWS, **advanced) -> dict:
+    """What the chat's handler gets from the page by name."""
+    widgets = {f"{name}{n}": value for n, row in enumerate(rows) for name, value in zip(chat.ROW, row, strict=True)}
+    return {"message": message, **ADVANCED, **advanced, **widgets}
+
+
+def ask(visitor="chat", turns=(), own=None, both=EACH, visible=ONE, again=False, **values):
+    """The run of a press of Send or, ``again``, of Retry."""
+    run = handler("ask_again" if again else "ask")
+    return run(visit(visitor), list(turns), own or {}, "mini-llama", both, visible, **named(**values))
+
+
+def settings_of(turns=(), own=None, both=EACH, visible=ONE, **values) -> Settings:
+    return chat.settings_of(Form(Settings.of("mini")), named(**values), turns, own or {}, "", both, visible)
 
 
 @pytest.fixture
@@ -77,7 +98,7 @@ def files_of(updates: list) -> list[str]:
 
 
 def test_an_answer_of_both_sides_and_its_transcript(toys):
-    run = list(handler("chat")(visit("chat"), *asked()))
+    run = list(ask())
     (turn,) = turns_of(run)
     assert turn.outcome is not None and turn.outcome.settings.concepts == (("humour", 0.4),)
     page = shown(run)
@@ -89,11 +110,10 @@ def test_an_answer_of_both_sides_and_its_transcript(toys):
     assert entry["guided"]["text"] == turn.texts[1] and entry["measurements"]["settings"]["seed"] == 7
     assert len(entry["guided"]["scores"]["humour"][0]) == len(entry["guided"]["tokens"])
 
-    again = list(handler("chat_again")(visit("chat"), *asked("typed since", [turn])))
+    again = list(ask(again=True, message="typed since", turns=[turn]))
     assert turns_of(again)[0].outcome.settings.seed != 7, "unchanged settings would give the same answer"
     assert len(turns_of(again)) == 1 and "" not in [v for v in values(again[:1]) if isinstance(v, str)]
-    other = [*ADVANCED[:3], 8, *ADVANCED[4:]]
-    changed = list(handler("chat_again")(visit("chat"), *asked("", [turn], advanced=other)))
+    changed = list(ask(again=True, message="", turns=[turn], seed=8))
     assert turns_of(changed)[0].outcome.settings.seed == 8
 
 
@@ -102,24 +122,24 @@ def test_an_answer_of_both_sides_and_its_transcript(toys):
     [
         ({"message": "   "}, "message is empty"),
         ({"message": "a" * 100_000}, "100,000 characters"),
-        ({"advanced": ["none", *ADVANCED[1:]]}, "layers are 'none'"),
-        ({"advanced": [*ADVANCED[:3], None, *ADVANCED[4:]]}, "seed is nothing"),
+        ({"layers": "none"}, "layers are 'none'"),
+        ({"seed": None}, "seed is nothing"),
         ({"rows": [["humour", "", math.nan, True], *ROWS[1:]]}, "strength of humour is nan"),
         ({"rows": [ROWS[0], ["humour", "", 0.2, True], *ROWS[2:]], "visible": [True, True, False, False]}, "twice"),
     ],
 )
 def test_wrong_input_gets_a_sentence_before_anything_changes(change: dict, words: str):
     with pytest.raises(gr.Error) as caught:
-        next(handler("chat")(visit("chat"), *asked(**change)))
+        next(ask(**change))
     assert words in caught.value.message and caught.value.message.endswith(".")
 
 
 def test_nothing_to_answer_again_and_an_unknown_concept_are_told(toys):
     with pytest.raises(gr.Error, match="nothing to answer again"):
-        next(handler("chat_again")(visit("chat"), *asked()))
+        next(ask(again=True))
     seen = []
     with pytest.raises(gr.Error, match="'quality' is unknown"):
-        for update in handler("chat")(visit("chat"), *asked(rows=[["quality", "", 0.3, True], *ROWS[1:]])):
+        for update in ask(rows=[["quality", "", 0.3, True], *ROWS[1:]]):
             seen.append(update)  # not a comprehension: what came before the error is kept
     assert turns_of(seen) == [] and "hello you" in values(seen[-1:]), "the question is back in its box"
 
@@ -133,17 +153,17 @@ def slow(job, registry, settings, own):
 
 def test_stop_keeps_what_was_written_and_the_next_question_knows_it(toys, monkeypatch):
     monkeypatch.setattr(concept_guidance, "generate", slow)
-    run, seen = handler("chat")(visit("stop"), *asked()), []
+    run, seen = ask("stop"), []
     while not (seen and any(turn.texts[1] for turn in turns_of(seen))):
         seen.append(next(run))
     with pytest.raises(gr.Error, match="One run at a time"):
-        next(handler("chat")(visit("stop"), *asked()))
+        next(ask("stop"))
     assert handlers.stop_run(visit("stop"))
     rest = list(run)
     assert "What was written stays" in shown(rest[-1:])
     (kept,) = turns_of(seen)
     assert kept.outcome is None and "guided" in kept.texts[1]
-    settings = chat.asked("mini", "and now?", [kept], {}, "", EACH, ONE, [*ADVANCED, *(v for r in ROWS for v in r)])
+    settings = settings_of([kept], message="and now?")
     assert "plain" in settings.history[1]["content"] and "guided" in settings.guided_history[1]["content"]
 
 
@@ -154,30 +174,28 @@ def test_a_run_that_breaks_brings_back_question_and_chat(toys, monkeypatch):
 
     before = [Turn("first", ("a", "b"))]
     monkeypatch.setattr(concept_guidance, "generate", breaks)
-    for name in ("chat", "chat_again"):
+    for again in (False, True):
         seen = []
         with pytest.raises(gr.Error, match="There is no room."):
-            for update in handler(name)(visit("broken"), *asked(turns=before)):
+            for update in ask("broken", before, again=again):
                 seen.append(update)
         assert turns_of(seen) == before and "progress-line stopped" in shown(seen[-1:])
 
 
 def test_both_may_follow_the_guided_side():
     turns = [Turn("one", ("plain", "steered")), Turn("two", ("", ""))]
-    rest = [*ADVANCED, *(value for row in ROWS for value in row)]
-    both = chat.asked("mini", "next", turns, {}, "", BOTH, ONE, rest)
+    both = settings_of(turns, both=BOTH)
     assert both.guided_history is None and [turn["content"] for turn in both.history] == ["one", "steered"]
-    each = chat.asked("mini", "next", turns, {}, "", EACH, ONE, rest)
+    each = settings_of(turns)
     assert [turn["content"] for turn in each.history] == ["one", "plain"], "a turn without an answer is left out"
 
 
 def test_rows_that_are_off_or_removed_do_not_guide():
     rows = [["humour", "pca", 0.4, True], ["truthfulness", "", -0.2, False], ["politeness", "", 0.1, True], ROWS[3]]
-    rest = [*ADVANCED, *(value for row in rows for value in row)]
-    made = chat.asked("mini", "next", [], {}, "", EACH, [True, True, True, True], rest)
+    made = settings_of(rows=rows, visible=[True, True, True, True])
     assert made.concepts == (("humour.pca", 0.4), ("politeness", 0.1))
     own = {"humour": concept()}
-    made = chat.asked("mini", "next", [], own, "", EACH, [True, False, False, False], rest)
+    made = settings_of(rows=rows, own=own)
     assert made.concepts == (("humour", 0.4),), "a concept of one's own has one probe"
 
 
@@ -303,11 +321,14 @@ def _closed(page: str) -> str:
 
 def test_any_text_can_be_read_for_a_concept(toys):
     registry = app.from_environment()
-    read = lambda text, **more: _direct(concept_guidance.score_text, registry, text, ("humour",), **more)  # noqa: E731
-    row = read("hello you marvel", prompt="why")
+
+    def read(text: str, question: str = "") -> Row:
+        return run_blocking(concept_guidance.score_text, registry, ScoreSettings(text, ("humour",), question))
+
+    row = read("hello you marvel", "why")
     assert len(row.tokens) == 3 and "".join(row.tokens).split() == ["hello", "you", "marvel"]
     assert len(row.scores["humour"]) == LAYERS and len(row.scores["humour"][0]) == 3 and row.perplexity > 1
-    assert read("hello you marvel", prompt="how").perplexity != row.perplexity, "the question matters"
+    assert read("hello you marvel", "how").perplexity != row.perplexity, "the question matters"
     for text, words in (
         ("  ", "no text to read"),
         ("hello " * 600, "3,600 tokens|600 tokens"),
@@ -315,12 +336,6 @@ def test_any_text_can_be_read_for_a_concept(toys):
     ):
         with pytest.raises(ValueError, match=words):
             read(text)
-
-
-def _direct(work, *arguments, **more):
-    from pipelines.core.lane import run_blocking
-
-    return run_blocking(work, *arguments, **more)
 
 
 def test_a_pasted_text_is_read_on_the_page(toys):
@@ -366,6 +381,11 @@ def test_the_files_of_a_sweep_hold_its_points():
     assert data["points"][0]["strength"] == -1.0 and data["safe"] == [-0.5, 0.5] and data["answers"]["0.0"]
 
 
+def swept(name="humour", **values):
+    given = {"limit": 1.0, "points": 5, "prompts": 4, "words": "", **values}
+    return handler("sweep")(visit("sweep"), name, "", {}, {}, "mini-llama", **given)
+
+
 def test_a_stopped_sweep_keeps_its_points_and_a_whole_one_sets_the_safe_range(monkeypatch):
     def run(job, registry, settings, own):
         for count in (1, 3, 5):
@@ -373,12 +393,11 @@ def test_a_stopped_sweep_keeps_its_points_and_a_whole_one_sets_the_safe_range(mo
         return dataclasses.replace(curve(), done=True)
 
     monkeypatch.setattr(lab, "run", run)
-    asked_for = ["humour", "", 1.0, 5, 4, "", {}, {}, "mini-llama"]
-    done = list(handler("sweep")(visit("sweep"), *asked_for))
+    done = list(swept())
     assert "Done: 5 strengths" in shown(done) and len(files_of(done)) >= 4
     assert {"humour": tuple(POINTS)} in values(done)
 
-    going, seen = handler("sweep")(visit("sweep"), *asked_for), []
+    going, seen = swept(), []
     while "1 of 5" not in shown(seen):
         seen.append(next(going))
     handlers.stop_run(visit("sweep"))
@@ -387,15 +406,18 @@ def test_a_stopped_sweep_keeps_its_points_and_a_whole_one_sets_the_safe_range(mo
 
 
 @pytest.mark.parametrize(
-    ("place", "value", "words"),
-    [(0, None, "No concept is chosen"), (2, math.nan, "largest strength is nan"), (3, 4, "odd one"), (4, 1, "questions"),
-     (0, "pirates", "name words to count")],
-)  # fmt: skip
-def test_the_sweep_says_what_is_wrong(place: int, value: object, words: str):
-    asked_for = ["humour", "", 1.0, 5, 4, "", {}, {}, "mini-llama"]
-    asked_for[place] = value
+    ("change", "words"),
+    [
+        ({"name": None}, "No concept is chosen"),
+        ({"limit": math.nan}, "largest strength is nan"),
+        ({"points": 4}, "odd one"),
+        ({"prompts": 1}, "questions"),
+        ({"name": "pirates"}, "name words to count"),
+    ],
+)
+def test_the_sweep_says_what_is_wrong(change: dict, words: str):
     with pytest.raises(gr.Error) as caught:
-        next(handler("sweep")(visit("sweep"), *asked_for))
+        next(swept(**change))
     assert words in caught.value.message and caught.value.message.endswith(".")
 
 
@@ -443,8 +465,9 @@ LINES = "\n".join(
 )
 
 
-def train_asked(text=LINES, path=None, name="warm", probe="dim", place="hiddens", own=None) -> list:
-    return [text, path, name, probe, place, 16, 0.2, own or {}, "mini-llama"]
+def train_own(text=LINES, path=None, name="warm", probe="dim", place="hiddens"):
+    values = {"name": name, "probe": probe, "representation": place, "context": 16, "validation": 0.2}
+    return handler("train_own")(visit("make"), text, path, {}, "mini-llama", **values)
 
 
 def own_of(updates: list) -> dict[str, Concept]:
@@ -455,14 +478,14 @@ def own_of(updates: list) -> dict[str, Concept]:
 
 
 def test_ten_lines_become_a_concept_that_guides_is_saved_and_loads(toys, tmp_path: Path, monkeypatch):
-    run = list(handler("train_own")(visit("make"), *train_asked()))
+    run = list(train_own())
     page = shown(run)
     for words in ("Made: warm", "held out", "Nearest shipped", "A sample", "+0.3", "few: 32 of each kind"):
         assert words in page or words == "Nearest shipped", words
     made = own_of(run)["warm"]
     saved, gguf = files_of(run)[:2]
     assert saved.endswith("warm.safetensors") and gguf.endswith("warm.gguf")
-    answer = list(handler("chat")(visit("make"), *asked(own={"warm": made}, rows=[["warm", "", 0.5, True], *ROWS[1:]])))
+    answer = list(ask("make", own={"warm": made}, rows=[["warm", "", 0.5, True], *ROWS[1:]]))
     assert turns_of(answer)[0].outcome.applied.startswith("warm +0.50")
 
     monkeypatch.setattr("demos.concept_guidance.make.size", lambda *which: (LAYERS, WIDTH))
@@ -472,9 +495,9 @@ def test_ten_lines_become_a_concept_that_guides_is_saved_and_loads(toys, tmp_pat
         torch.testing.assert_close(loaded.unit()[1:], made.unit()[1:])
         assert "Loaded warm." in shown([back])
 
-    at_attention = list(handler("train_own")(visit("make"), *train_asked(place="pre-attn", name="humour")))
+    at_attention = list(train_own(place="pre-attn", name="humour"))
     assert "No .gguf" in shown(at_attention) and "my humour" in own_of(at_attention), "shipped names stay free"
-    detects = list(handler("train_own")(visit("make"), *train_asked(place="mlp")))
+    detects = list(train_own(place="mlp"))
     assert "can detect but not guide" in shown(detects)
 
 
@@ -488,7 +511,7 @@ def test_files_of_examples_work_too(toys, tmp_path: Path):
         writer = csv.DictWriter(file, ["prompt", "completion", "label"])
         writer.writeheader()
         writer.writerows(rows)
-    run = list(handler("train_own")(visit("make"), *train_asked("", str(path), "")))
+    run = list(train_own("", str(path), ""))
     assert "pirates" in own_of(run)
 
 
@@ -505,7 +528,7 @@ def test_files_of_examples_work_too(toys, tmp_path: Path):
 )
 def test_examples_that_teach_nothing_get_a_sentence(change: dict, words: str):
     with pytest.raises(gr.Error) as caught:
-        next(handler("train_own")(visit("make"), *train_asked(**change)))
+        next(train_own(**change))
     assert words in caught.value.message and caught.value.message.endswith((".", "!"))
 
 

@@ -17,12 +17,14 @@ from safetensors.torch import load_file, save_file
 
 from demos.core.handlers import explain
 from pipelines import concept_guidance, golden_noise
-from pipelines.concept_guidance.vectors import specs
+from pipelines.concept_guidance import vectors
+from pipelines.concept_guidance.vectors import parts
 from pipelines.core import registry as registries
 from pipelines.core.lane import run_blocking
 from pipelines.core.registry import OutOfBudget, Registry
 from pipelines.core.weights import ModelSpec
 from pipelines.megaportrait import trainer
+from pipelines.models.language import MODELS
 from tests.faults.copies import ROOT, assets_in, restore, write
 
 
@@ -47,7 +49,7 @@ def declared() -> tuple[ModelSpec, ...]:
 def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with links to all assets, which the registry reads instead."""
     assets_in(tmp_path)
-    for module in (registries, concept_guidance):
+    for module in (registries, vectors):
         monkeypatch.setattr(module, "ROOT", tmp_path)
     return tmp_path
 
@@ -238,4 +240,4 @@ def test_memory_that_ends_in_the_work_is_given_back_and_the_next_run_is_right(ki
 
 
 def leased(registry: Registry, key: str) -> Any:
-    return registry.lease(next(spec for spec in specs("mini") if spec.key == key))
+    return registry.lease(next(spec for spec in parts(MODELS["mini"][0]).values() if spec.key == key))

@@ -84,10 +84,10 @@ def hooks(model) -> int:
 
 def offer(patch: pytest.MonkeyPatch, model, tokenizer, vectors: dict[str, Concept], **facts) -> None:
     """Make these the set "mini" until ``patch`` is undone."""
-    made = (model, tokenizer, vectors)
-    parts = [
-        ModelSpec(f"toy-{id(part)}/{name}", ".", lambda spec, part=part: part, "Apache-2.0", 1 << 20)
-        for name, part in zip(("model", "tokenizer", "vectors"), made, strict=True)
-    ]
-    patch.setitem(MODELS, "mini", (LanguageModel("mini-llama", "toy", "Apache-2.0", tuple(parts[:2]), **facts),))
-    patch.setitem(VECTORS, "mini-llama", parts[2])
+    made = {"model": model, "tokenizer": tokenizer, "vectors": vectors}
+    parts = {
+        name: ModelSpec(f"toy-{id(part)}/{name}", ".", lambda spec, part=part: part, "Apache-2.0", 1 << 20)
+        for name, part in made.items()
+    }
+    patch.setitem(VECTORS, parts["tokenizer"].key, parts.pop("vectors"))
+    patch.setitem(MODELS, "mini", (LanguageModel("mini-llama", "toy", "Apache-2.0", parts, **facts),))
