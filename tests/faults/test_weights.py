@@ -17,9 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from demos.core.handlers import explain
 from pipelines import concept_guidance, golden_noise
-from pipelines.concept_guidance import vectors
 from pipelines.concept_guidance.vectors import parts
-from pipelines.core import registry as registries
 from pipelines.core.lane import run_blocking
 from pipelines.core.registry import OutOfBudget, Registry
 from pipelines.core.weights import ModelSpec
@@ -49,8 +47,8 @@ def declared() -> tuple[ModelSpec, ...]:
 def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with links to all assets, which the registry reads instead."""
     assets_in(tmp_path)
-    for module in (registries, vectors):
-        monkeypatch.setattr(module, "ROOT", tmp_path)
+    for module in ("pipelines.core.weights", "pipelines.concept_guidance.vectors"):
+        monkeypatch.setattr(f"{module}.ROOT", tmp_path)
     return tmp_path
 
 
