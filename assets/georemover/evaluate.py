@@ -24,7 +24,7 @@ import torch
 from PIL import Image
 
 from assets import chunks, training
-from assets.mini_flux import train
+from assets.mini_flux import examples, perception, train
 from pipelines import georemover
 from pipelines.core import depth as depth_maps
 from pipelines.core import masks
@@ -33,7 +33,7 @@ from pipelines.core.registry import Registry
 from pipelines.core.weights import ModelSpec
 from pipelines.georemover import Cache, Outcome, Request, Settings, composite, metrics
 from pipelines.georemover.stages import Stages, to_array
-from pipelines.models import flux
+from pipelines.models import flux, flux_parts
 from pipelines.worlds import removal
 from pipelines.worlds.removal import Pair
 
@@ -74,7 +74,7 @@ def _without_preference(spec: ModelSpec) -> Any:
 
     model = FluxTransformer2DModel.from_pretrained(WEIGHTS / "transformer", torch_dtype=torch.float32)
     for name, folder in (("geo1", WEIGHTS / "ablations" / "stage1_plain"), ("geo2", WEIGHTS / "stage2")):
-        flux.add_adapter(model, load_file(folder / flux.ADAPTER_FILE), name)
+        flux_parts.add_adapter(model, load_file(folder / flux.ADAPTER_FILE), name)
     return model
 
 
@@ -121,16 +121,16 @@ def one_stage(model: Stages, pair: Pair, mask: numpy.ndarray, steps: int, seed: 
     transformer, vae, pipe = model.transformer, model.vae, model._fill
     if "one_stage" not in transformer.peft_config:
         state = load_file(WEIGHTS / "ablations" / "one_stage" / flux.ADAPTER_FILE)
-        flux.add_adapter(transformer, state, "one_stage")
+        flux_parts.add_adapter(transformer, state, "one_stage")
     scheduler = fresh_scheduler(pipe.scheduler)
     tokens = mask.size // 256
     scheduler.set_timesteps(sigmas=numpy.linspace(1, 1 / steps, steps), mu=calculate_shift(tokens))
     generator = torch.Generator("cpu").manual_seed(seed)
-    with torch.inference_mode(), flux.wearing(transformer, "one_stage"):
-        known = vae.encode(train.to_signed([pair.image], "cpu")).latents * vae.config.scaling_factor
-        shape, known = known.shape, train.pack(known)
-        folded = train.fold_mask(mask[None], "cpu")
-        latents = train.pack(torch.randn(shape, generator=generator))
+    with torch.inference_mode(), flux_parts.wearing(transformer, "one_stage"):
+        known = vae.encode(perception.to_signed([pair.image], "cpu")).latents * vae.config.scaling_factor
+        shape, known = known.shape, examples.pack(known)
+        folded = examples.fold_mask(mask[None], "cpu")
+        latents = examples.pack(torch.randn(shape, generator=generator))
         for level in scheduler.timesteps:
             found = transformer(
                 hidden_states=torch.cat((latents, known, folded), 2),

@@ -22,8 +22,8 @@ from torch import Tensor
 
 from assets import training
 from assets.data import make_shards
-from assets.mini_flux import train
-from assets.mini_flux.train import DATA, HERE, RUNS, SEED, Scenes
+from assets.mini_flux import perception, train
+from assets.mini_flux.perception import DATA, HERE, RUNS, SEED, Scenes
 from pipelines.georemover import composite, recolour
 from pipelines.models.flux_tiny import HEIGHT, WIDTH
 
@@ -65,7 +65,7 @@ def decoded(vae, strips: Tensor) -> NDArray[numpy.uint8]:
 def make_renders(asked: str, device: str) -> None:
     """Stage 2's pictures of the training removals, beside what they should be. Every fourth strip is rendered once more with
     nothing changed, or with the object put in. ``asked``: see :func:`assets.data.make_shards`."""
-    scenes, vae = Scenes(), train.load_vae(device)
+    scenes, vae = Scenes(), perception.load_vae(device)
     model = train.adapted(device, start=HERE / "stage2").eval()
 
     def rendered(shard: int) -> dict[str, NDArray[Any]]:
@@ -187,8 +187,8 @@ def train_recolour(minutes: float, device: str) -> None:
         model, step, minutes, RUNS / "flux-recolour.pt", 1e-3, SEED, decay=0.995, report=report, report_every=250
     )
     if training.rank_and_size()[0] == 0:
-        train.save(model, "recolour")
-        train.note("recolour", facts | {"renders": renders.known})
+        perception.save(model, "recolour")
+        perception.note("recolour", facts | {"renders": renders.known})
 
 
 def main() -> None:
@@ -196,7 +196,7 @@ def main() -> None:
     parser.add_argument("what", choices=("renders", "train"))
     parser.add_argument("--minutes", type=float, default=40)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--shards", default=f"0:{train.SHARDS}", help="renders only: first:end")
+    parser.add_argument("--shards", default=f"0:{perception.SHARDS}", help="renders only: first:end")
     given = parser.parse_args()
     if given.what == "renders":
         make_renders(given.shards, given.device)

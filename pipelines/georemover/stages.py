@@ -21,7 +21,7 @@ from pipelines.georemover import recolour
 from pipelines.georemover.composite import Light
 from pipelines.georemover.depth import kept_outside
 from pipelines.georemover.run import OnStep
-from pipelines.models import flux
+from pipelines.models import flux, flux_parts
 
 if TYPE_CHECKING:
     from pipelines.georemover import Settings
@@ -48,7 +48,7 @@ class Stages:
 
     def __init__(self, base: FillBase, **parts: Any) -> None:
         self.base = base
-        self._fill, self._render = (flux.build(parts, kind) for kind in ("fill", "render"))
+        self._fill, self._render = (flux_parts.build(parts, kind) for kind in ("fill", "render"))
         self.transformer, self.vae = self._fill.transformer, parts["vae"]
         self.prompt, self.depth = parts["prompt"], parts["depth"]
         self.recolouring = parts.get(flux.RECOLOUR)
@@ -85,7 +85,7 @@ class Stages:
     ) -> tuple[Depth, float]:
         """Stage 1: the depth map with the masked area painted anew, and how far its colours lie from the palette on average
         (0 to 441). Of ``settings``: seed, steps_1, guidance, scale_1, keep_depth."""
-        with flux.wearing(self.transformer, "geo1", settings.scale_1):
+        with flux_parts.wearing(self.transformer, "geo1", settings.scale_1):
             colours = depth_maps.to_colours(depth_before)
             painted = self._paint(
                 self._fill, colours, mask, settings.seed, settings.steps_1, settings.guidance, on_step
@@ -104,7 +104,7 @@ class Stages:
         width = rgb.shape[1]
         strip = numpy.concatenate([rgb, depth_maps.to_colours(depth_after), depth_maps.to_colours(depth_before)], 1)
         nothing = numpy.zeros(strip.shape[:2], bool)
-        with flux.wearing(self.transformer, "geo2", settings.scale_2):
+        with flux_parts.wearing(self.transformer, "geo2", settings.scale_2):
             painted = self._paint(
                 self._render, strip, nothing, settings.seed, settings.steps_2, settings.guidance, on_step, panels=3
             )
@@ -116,7 +116,7 @@ class Stages:
 
         Of ``settings``: seed, guidance, and steps_2 where that is enough (``base.fill_least``)."""
         steps = self.base.fill_steps(settings.steps_2)
-        with flux.wearing(self.transformer, None):
+        with flux_parts.wearing(self.transformer, None):
             return self._paint(self._fill, rgb, mask, settings.seed, steps, settings.guidance, on_step)
 
     def light(self, rgb: Picture, render: Picture, through: Picture) -> Light | None:

@@ -1,40 +1,31 @@
-"""The fill model that GeoRemover steers: FLUX.1-Fill, at its own size or as our ``mini-flux``, with two adapters.
+"""The fill model that GeoRemover steers, FLUX.1-Fill at its own size or as our ``mini-flux``: what it is made of.
 
-Both are the same diffusers classes. A :class:`FillBase` lists the parts as data for the registry, and :func:`build` puts a
-pipeline around leased parts: diffusers' own ``FluxFillPipeline``, or ``GeoRenderPipeline``, which is that class with one
-static method replaced. The prompt is one constant, so its embedding comes from a file and the two text encoders, 9.1 of 31.4
-GiB, are never loaded (in the full set: once, to write that file).
-
-The transformer carries both adapters, "geo1" and "geo2", switched off; :func:`wearing` puts one on for a block.
-
-Module level is free of torch, so ``GeoRenderPipeline`` is made when it is first asked for.
+Both are the same diffusers classes. A :class:`FillBase` lists the parts as data for the registry; ``flux_parts.py`` reads them and
+builds pipelines of them. The prompt is one constant, so its embedding comes from a file and the two text encoders, 9.1 of 31.4
+GiB, are never loaded (in the full set: once, to write that file). The transformer carries both adapters, "geo1" and "geo2",
+switched off. No torch here.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import importlib.util
-import logging
 import os
-import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pipelines.core import asset_files, saving
-from pipelines.core.offload import Offloaded
+from pipelines.core import asset_files
 from pipelines.core.registry import GIB
 from pipelines.core.weights import ModelSpec, resolve
 from pipelines.models import sdxl
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    pass
 
 T = TypeVar("T")
-log = logging.getLogger(__name__)
 
 PARTS = ("transformer", "vae", "scheduler", "prompt", "depth")
 RECOLOUR = "recolour"
@@ -50,7 +41,7 @@ LOCAL = "LATENT_STUDIO_GEOREMOVER"
 QUANTISED = {"int8": "load_in_8bit", "int4": "load_in_4bit"}
 """Precision of a transformer -> the switch of ``BitsAndBytesConfig``."""
 SMALL = GIB
-"""Below this many bytes a transformer on the CPU wears an adapter merged into its weights: see :func:`wearing`."""
+"""Below this many bytes a transformer on the CPU wears an adapter merged into its weights: see :func:`flux_parts.wearing`."""
 
 
 @dataclass(frozen=True)
@@ -138,117 +129,10 @@ def by_part(values: Iterable[T]) -> dict[str, T]:
     return dict(zip((*PARTS, RECOLOUR), values, strict=False))
 
 
-# ----------------------------------------------------------------------------------------- adapters
+def _load(spec: ModelSpec) -> Any:
+    from pipelines.models import flux_parts
 
-
-def check_adapter(state_dict: Mapping[str, Tensor], in_channels: int, width: int) -> None:
-    """See that ``state_dict`` is an adapter for a fill model, which diffusers does not: one that was made for 64 input
-    channels would be filled up with zeros without a word.
-
-    Raises:
-        ValueError: it is not, in one sentence.
-    """
-    shapes = {key: tuple(value.shape) for key, value in state_dict.items()}
-    first, second = (shapes.get(f"transformer.x_embedder.lora_{part}.weight") for part in "AB")
-    wanted = f"This file is not a GeoRemover LoRA (x_embedder {in_channels} expected)"
-    if first is None or second is None:
-        raise ValueError(f"{wanted}: it has no transformer.x_embedder, choose another file.")
-    if len(first) != 2 or len(second) != 2 or first[1] != in_channels or second != (width, first[0]):
-        raise ValueError(
-            f"{wanted}: its x_embedder goes from {first[-1]} to {second[0]} and this model's from {in_channels} to {width}, "
-            "choose another file."
-        )
-
-
-def add_adapter(transformer: Any, state_dict: Mapping[str, Tensor], name: str) -> None:
-    """Put an adapter in the published key layout (``transformer.<module>.lora_A.weight``) on ``transformer``, switched off.
-
-    Raises:
-        ValueError: see :func:`check_adapter`.
-    """
-    check_adapter(state_dict, transformer.config.in_channels, transformer.inner_dim)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # two adapters are what we want
-        transformer.load_lora_adapter(dict(state_dict), adapter_name=name, prefix="transformer")
-    transformer.disable_lora()
-    transformer.eval().requires_grad_(False)
-
-
-@contextlib.contextmanager
-def wearing(transformer: Any, name: str | None, scale: float = 1.0, merge: bool | None = None) -> Iterator[None]:
-    """Inside the block ``transformer`` wears adapter ``name`` at strength ``scale``; None: the base model alone.
-
-    Afterwards its adapters are switched off again and its weights are the very tensors of before, also on error.
-
-    Args:
-        merge: add the adapter to the weights, W + scale B A, once, in a copy that lasts for the block: that halves the time
-            of a small model's step and takes its memory twice. By default where the model is small and on the CPU.
-
-    Raises:
-        ValueError: there is no such adapter.
-    """
-    if name is None:
-        yield
-        return
-    if name not in getattr(transformer, "peft_config", {}):
-        raise ValueError(f"The model has no adapter {name!r}: load one first.")
-    if merge is None:
-        weight = transformer.x_embedder.weight
-        size = sum(p.numel() * p.element_size() for p in transformer.parameters())
-        merge = weight.device.type == "cpu" and size < SMALL and weight.is_floating_point()
-    with _merged(transformer, name, scale) if merge else _switched_on(transformer, name, scale):
-        yield
-
-
-@contextlib.contextmanager
-def _merged(transformer: Any, name: str, scale: float) -> Iterator[None]:
-    import torch
-    from peft.tuners.lora import LoraLayer
-
-    layers = [m for m in transformer.modules() if isinstance(m, LoraLayer) and name in m.lora_A]
-    weights = [(layer.get_base_layer().weight, layer.get_base_layer().weight.data) for layer in layers]
-    try:
-        with torch.no_grad():
-            for layer, (weight, data) in zip(layers, weights, strict=True):
-                weight.data = data + scale * layer.get_delta_weight(name)
-        yield
-    finally:
-        for weight, data in weights:
-            weight.data = data
-
-
-@contextlib.contextmanager
-def _switched_on(transformer: Any, name: str, scale: float) -> Iterator[None]:
-    try:
-        transformer.enable_lora()
-        transformer.set_adapters(name, scale)
-        yield
-    finally:
-        transformer.set_adapters(name, 1.0)
-        transformer.disable_lora()
-        transformer.requires_grad_(False)  # peft asks for gradients of what it switches on
-
-
-# ------------------------------------------------------------------------------------------ loading
-
-
-def _load_transformer(spec: ModelSpec) -> Any:
-    """The transformer with both adapters on it; or :class:`Offloaded`, where the key says so."""
-    import torch
-    from diffusers import FluxTransformer2DModel
-    from safetensors.torch import load_file
-
-    options: dict[str, Any] = {"torch_dtype": torch.bfloat16 if spec.dtype in QUANTISED else getattr(torch, spec.dtype)}
-    if spec.dtype in QUANTISED:
-        from diffusers import BitsAndBytesConfig
-
-        four = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": torch.bfloat16} if spec.dtype == "int4" else {}
-        options["quantization_config"] = BitsAndBytesConfig(**{QUANTISED[spec.dtype]: True}, **four)
-    files = adapter_files(spec)
-    transformer = FluxTransformer2DModel.from_pretrained(resolve(spec) / "transformer", use_safetensors=True, **options)
-    for name, file in zip(STAGES, files, strict=True):
-        add_adapter(transformer, load_file(file), name)
-    return Offloaded(transformer) if "-offload/" in spec.key else transformer
+    return flux_parts.load(spec)
 
 
 def _fetch_transformer(spec: ModelSpec) -> None:
@@ -312,139 +196,21 @@ def _steps(path: Path) -> int:
     return int(digits) if digits.isdigit() else 0
 
 
-def _load_part(spec: ModelSpec) -> Any:
-    """Autoencoder, scheduler, depth model or recolouring network: the class that the part's own file names, in the spec's dtype."""
-    import json
-
-    import diffusers
-    import torch
-    import transformers
-
-    part = spec.key.rsplit("/", 1)[1]
-    folder = resolve(spec)
-    folder = folder / part if (folder / part).is_dir() else folder  # Depth Anything is a repository of its own
-    if part == "scheduler":
-        return diffusers.FlowMatchEulerDiscreteScheduler.from_pretrained(folder)
-    dtype = getattr(torch, spec.dtype)
-    if part == "depth":
-        model = transformers.DepthAnythingForDepthEstimation.from_pretrained(folder, dtype=dtype, use_safetensors=True)
-    else:
-        name = json.loads((folder / "config.json").read_text())["_class_name"]
-        model = getattr(diffusers, name).from_pretrained(folder, use_safetensors=True, torch_dtype=dtype)
-    return model.eval().requires_grad_(False)
-
-
-def _load_prompt(spec: ModelSpec) -> dict[str, Tensor]:
-    """The embedding of :data:`PROMPT`: shipped, or encoded at the first run and kept in a file."""
-    from safetensors import SafetensorError
-
-    widths = _prompt_widths(spec)
-    if spec.source != FULL_SOURCE:
-        return read_prompt(resolve(spec) / "prompt.safetensors", widths, asset_files.RESTORE)
-    file = prompt_file()
-    if not file.is_file():
-        embeds = _encoded(replace(spec, files=_ENCODERS))
-        try:
-            write_prompt(file, embeds)
-        except (OSError, SafetensorError) as error:  # a full disk, or one that may only be read
-            log.warning("the prompt's embedding is not kept, and made again after the next start: %s", error)
-            return embeds
-    return read_prompt(file, widths)
-
-
-def _prompt_widths(spec: ModelSpec) -> tuple[int, int] | None:
-    """Of both tensors of a prompt, as the transformer beside it takes them; None where its settings are not here."""
-    import json
-
-    try:
-        settings = json.loads((resolve(replace(spec, files=_SETTINGS)) / _SETTINGS[0]).read_text())
-        return settings["joint_attention_dim"], settings["pooled_projection_dim"]
-    except asset_files.GARBLED:  # the transformer's own loader says what is wrong with it
-        return None
-
-
 def prompt_file() -> Path:
     """Where the full model's embedding is kept after the text encoders have been used once."""
     root = os.environ.get("LATENT_STUDIO_MODELS")
     return (Path(root) if root else Path.home() / ".cache" / "latent-studio") / "flux-fill-prompt.safetensors"
 
 
-def read_prompt(
-    path: Path, widths: tuple[int, int] | None = None, advice: str = "delete it, and it will be made again"
-) -> dict[str, Tensor]:
-    """``prompt_embeds`` (1, tokens, width) and ``pooled_prompt_embeds`` (1, width), finite floats; ``widths`` of both, where known.
-
-    Raises:
-        ValueError: the file holds something else, in one sentence that ends with ``advice``.
-    """
-    from safetensors.torch import load_file
-
-    tensors = load_file(path)
-    fits = set(tensors) == set(PROMPT_KEYS) and all(
-        value.ndim == rank
-        and len(value) == 1
-        and value.numel()
-        and value.is_floating_point()
-        and value.isfinite().all()
-        for value, rank in zip((tensors[key] for key in PROMPT_KEYS), (3, 2), strict=True)
-    )
-    if not fits or (widths is not None and tuple(tensors[key].shape[-1] for key in PROMPT_KEYS) != widths):
-        wide = "" if widths is None else f" {widths[0]} and {widths[1]} wide"
-        raise ValueError(f"{path.name} holds no prompt embedding{wide}: {advice}.")
-    return tensors
-
-
-def write_prompt(path: Path, embeds: Mapping[str, Tensor]) -> None:
-    """Write what :func:`encode_prompt` returned; a run that ends half-way leaves no file."""
-    from safetensors.torch import save_file
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with saving.whole(path) as (scratch,):
-        save_file({key: embeds[key].contiguous() for key in PROMPT_KEYS}, scratch)
-
-
-def encode_prompt(
-    text_encoder: Any, tokenizer: Any, text_encoder_2: Any, tokenizer_2: Any, tokens: int = 512
-) -> dict[str, Tensor]:
-    """The embedding of :data:`PROMPT` by FLUX's two text encoders, through the pipeline's own function."""
-    import torch
-    from diffusers import FluxFillPipeline
-
-    pipe = FluxFillPipeline(None, None, text_encoder, tokenizer, text_encoder_2, tokenizer_2, None)
-    with torch.inference_mode():
-        embeds, pooled, _ids = pipe.encode_prompt(PROMPT, device=text_encoder.device, max_sequence_length=tokens)
-    return dict(zip(PROMPT_KEYS, (embeds.cpu(), pooled.cpu()), strict=True))
-
-
 _SETTINGS = ("transformer/config.json",)
 _ENCODERS = ("text_encoder/*", "text_encoder_2/*", "tokenizer/*", "tokenizer_2/*")
 
 
-def _encoded(spec: ModelSpec) -> dict[str, Tensor]:
-    import torch
-    from transformers import AutoTokenizer, CLIPTextModel, T5EncoderModel
-
-    folder, dtype = resolve(spec), getattr(torch, spec.dtype)
-    # On the CPU, and let go of before the run begins: the larger one has 4.8 billion weights.
-    return encode_prompt(
-        CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=dtype, use_safetensors=True).eval(),
-        AutoTokenizer.from_pretrained(folder / "tokenizer"),
-        T5EncoderModel.from_pretrained(folder / "text_encoder_2", dtype=dtype, use_safetensors=True).eval(),
-        AutoTokenizer.from_pretrained(folder / "tokenizer_2"),
-    )
-
-
-# -------------------------------------------------------------------------------------------- bases
-
-
 def _mini() -> FillBase:
     card = "our small FLUX.1-Fill"
-    made = {
-        part: sdxl.asset_spec(f"mini-flux/{part}", FOLDER, load, part, card)
-        for part, load in zip(PARTS, (_load_transformer, _load_part, _load_part, _load_prompt, _load_part), strict=True)
-    }
+    made = {part: sdxl.asset_spec(f"mini-flux/{part}", FOLDER, _load, part, card) for part in PARTS}
     facts = sdxl.manifest(FOLDER)
-    adapters = [sdxl.asset_spec("", FOLDER, _load_part, stage) for stage in ("stage1", "stage2")]
+    adapters = [sdxl.asset_spec("", FOLDER, _load, stage) for stage in ("stage1", "stage2")]
     made["transformer"] = replace(
         made["transformer"],
         bytes=sum(spec.bytes for spec in (made["transformer"], *adapters)),
@@ -460,7 +226,7 @@ def _mini() -> FillBase:
     made["depth"] = replace(made["depth"], card="our small Depth Anything")
     if (sdxl.ROOT / FOLDER / RECOLOUR / "config.json").is_file():
         card = "our network that keeps the texture"
-        made[RECOLOUR] = sdxl.asset_spec(f"mini-flux/{RECOLOUR}", FOLDER, _load_part, RECOLOUR, card)
+        made[RECOLOUR] = sdxl.asset_spec(f"mini-flux/{RECOLOUR}", FOLDER, _load, RECOLOUR, card)
     return FillBase(
         "mini",
         "mini-flux (ours, 192 px)",
@@ -482,7 +248,7 @@ _DEV = "FLUX.1 [dev] Non-Commercial"
 ADAPTERS = ModelSpec(
     "georemover/adapters",
     "buxiangzhiren/GeoRemover",
-    _load_part,
+    _load,
     f"not stated; made from FLUX.1-Fill-dev ({_DEV})",
     720_000_000,
     card="the authors' two adapters",
@@ -491,13 +257,13 @@ ADAPTERS = ModelSpec(
 
 
 def _full() -> FillBase:
-    def part(name: str, load: Any, size: int, key: str = "flux-fill-dev", dtype: str = "bfloat16") -> ModelSpec:
+    def part(name: str, size: int, key: str = "flux-fill-dev", dtype: str = "bfloat16") -> ModelSpec:
         files = () if name == "prompt" else (f"{name}/*.json", *((f"{name}/*.safetensors",) if size > GIB // 8 else ()))
         fetch = {"prompt": _fetch_prompt, "transformer": _fetch_transformer}.get(name)
         return ModelSpec(
             f"{key}/{name}",
             FULL_SOURCE,
-            load,
+            _load,
             _DEV,
             size,
             dtype=dtype,
@@ -508,13 +274,13 @@ def _full() -> FillBase:
 
     weights = 24_500_000_000
     shared = (
-        part("vae", _load_part, 168_000_000),
-        part("scheduler", _load_part, 1 << 20),
-        part("prompt", _load_prompt, 4_200_000),
+        part("vae", 168_000_000),
+        part("scheduler", 1 << 20),
+        part("prompt", 4_200_000),
         ModelSpec(
             "depth-anything-v2-small/depth",
             "depth-anything/Depth-Anything-V2-Small-hf",
-            _load_part,
+            _load,
             "Apache-2.0",
             99_200_000,
             card="Depth Anything V2 Small",
@@ -522,10 +288,10 @@ def _full() -> FillBase:
         ),
     )
     by_preset = {
-        "bf16": (part("transformer", _load_transformer, weights), *shared),
-        "offload": (part("transformer", _load_transformer, weights, "flux-fill-dev-offload"), *shared),
-        "8-bit": (part("transformer", _load_transformer, weights // 2, "flux-fill-dev-8bit", "int8"), *shared),
-        "4-bit": (part("transformer", _load_transformer, weights // 4, "flux-fill-dev-4bit", "int4"), *shared),
+        "bf16": (part("transformer", weights), *shared),
+        "offload": (part("transformer", weights, "flux-fill-dev-offload"), *shared),
+        "8-bit": (part("transformer", weights // 2, "flux-fill-dev-8bit", "int8"), *shared),
+        "4-bit": (part("transformer", weights // 4, "flux-fill-dev-4bit", "int4"), *shared),
     }
     return FillBase(
         "full",
@@ -583,76 +349,3 @@ def access_message(error: BaseException) -> str | None:
     if isinstance(error, FileNotFoundError) and error.errno is None:  # ours; the system's own would name a path
         return str(error)
     return None
-
-
-# ---------------------------------------------------------------------------------------- pipelines
-
-
-def strip_ids(height: int, width: int, panels: int = 3) -> Tensor:
-    """Positions of a strip's tokens, (height * width, 3): panel, row, column; row-major over the strip.
-
-    Args:
-        height: rows of tokens. width: columns of the whole strip, ``panels`` times a panel's. Columns restart in each
-            panel; a single panel has FLUX's own table.
-    """
-    import torch
-
-    ids = torch.zeros(height, panels, width // panels, 3)
-    ids[..., 0] = torch.arange(panels)[None, :, None]
-    ids[..., 1] = torch.arange(height)[:, None, None]
-    ids[..., 2] = torch.arange(width // panels)
-    return ids.reshape(-1, 3)
-
-
-@cache
-def _render_class() -> type:
-    from diffusers import FluxFillPipeline
-
-    class GeoRenderPipeline(FluxFillPipeline):
-        """Stage 2: the strip [picture | depth after | depth before]; the first axis of the positions numbers the panel."""
-
-        @staticmethod
-        def _prepare_latent_image_ids(batch_size: int, height: int, width: int, device: Any, dtype: Any) -> Tensor:
-            return strip_ids(height, width).to(device=device, dtype=dtype)
-
-    return GeoRenderPipeline
-
-
-def __getattr__(name: str) -> Any:
-    if name == "GeoRenderPipeline":
-        return _render_class()
-    raise AttributeError(name)
-
-
-def build(parts: Mapping[str, Any], kind: str = "fill") -> Any:
-    """A pipeline around the leased ``parts`` (by the names in :data:`PARTS`; more are left alone) and a new scheduler, without text
-    encoders.
-
-    ``kind``: "fill" for ``FluxFillPipeline`` (stage 1, and filling alone), "render" for ``GeoRenderPipeline`` (stage 2).
-    """
-    import diffusers
-
-    from pipelines.core.patching import fresh_scheduler
-
-    transformer = parts["transformer"]
-    if isinstance(transformer, Offloaded):
-        transformer = transformer.on(parts["vae"].device)
-    pipeline = {"fill": diffusers.FluxFillPipeline, "render": _render_class()}[kind]
-    # The class says AutoencoderKL in its signature and would warn, at every run, of the AutoencoderTiny that it accepts.
-    logger = diffusers.utils.logging.get_logger("diffusers.pipelines.pipeline_utils")
-    level = logger.level
-    logger.setLevel("ERROR")
-    try:
-        pipe = pipeline(
-            scheduler=fresh_scheduler(parts["scheduler"]),
-            vae=parts["vae"],
-            text_encoder=None,
-            tokenizer=None,
-            text_encoder_2=None,
-            tokenizer_2=None,
-            transformer=transformer,
-        )
-    finally:
-        logger.setLevel(level)
-    pipe.set_progress_bar_config(disable=True)
-    return pipe

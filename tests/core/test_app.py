@@ -744,7 +744,9 @@ def test_no_weights_are_read_as_a_program():
             ):
                 continue
             text = ast.unparse(node)
-            if any(word in text for word in ("okenizer", "Scheduler", "_class_name", "split_special_tokens", "super()")):
+            if any(
+                word in text for word in ("okenizer", "Scheduler", "_class_name", "split_special_tokens", "super()")
+            ):
                 continue
             given = {word.arg for word in node.keywords}
             assert "use_safetensors" in given or None in given, f"{path}: {text}"

@@ -23,8 +23,9 @@ from pipelines.core.registry import Registry
 from pipelines.core.weights import ModelSpec, resolve
 from pipelines.georemover import Settings
 from pipelines.georemover.stages import Stages
-from pipelines.models import flux, flux_tiny
-from pipelines.models.flux import PARTS, FillBase, add_adapter, build, check_adapter, strip_ids, wearing
+from pipelines.models import flux, flux_parts, flux_tiny
+from pipelines.models.flux import PARTS, FillBase
+from pipelines.models.flux_parts import add_adapter, build, check_adapter, strip_ids, wearing
 from tests.toys import flux as toy_flux
 
 HEIGHT, WIDTH = 64, 128
@@ -88,7 +89,7 @@ def test_positions_of_a_strip_against_a_table_written_by_hand():
         (2, 1, 1),
     ]
     assert strip_ids(2, 6).tolist() == [list(map(float, row)) for row in table]
-    ids = flux.GeoRenderPipeline._prepare_latent_image_ids(1, 2, 6, "cpu", torch.bfloat16)
+    ids = flux_parts.GeoRenderPipeline._prepare_latent_image_ids(1, 2, 6, "cpu", torch.bfloat16)
     assert ids.dtype == torch.bfloat16 and ids.tolist() == [list(map(float, row)) for row in table]
 
 
@@ -400,7 +401,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, parts) -> Path:
     toy_flux.transformer().save_pretrained(root / "transformer")
     for name in ("vae", "scheduler", "depth"):
         parts[name].save_pretrained(root / name)
-    flux.write_prompt(root / "prompt.safetensors", parts["prompt"])
+    flux_parts.write_prompt(root / "prompt.safetensors", parts["prompt"])
     for stage in (1, 2):
         (root / f"stage{stage}").mkdir()
         weights = toy_flux.adapter(toy_flux.transformer(), stage)
@@ -469,8 +470,8 @@ def test_the_prompt_from_a_file_paints_what_the_text_encoders_paint(tmp_path: Pa
 
     clip, clip_tokens, t5, t5_tokens = tiny_text_encoders()
     path = tmp_path / "kept" / "prompt.safetensors"
-    flux.write_prompt(path, flux.encode_prompt(clip, clip_tokens, t5, t5_tokens, 16))
-    cached = flux.read_prompt(path)
+    flux_parts.write_prompt(path, flux_parts.encode_prompt(clip, clip_tokens, t5, t5_tokens, 16))
+    cached = flux_parts.read_prompt(path)
     assert cached["prompt_embeds"].shape == (1, 16, 64) and cached["pooled_prompt_embeds"].shape == (1, 64)
     assert [p.name for p in path.parent.iterdir()] == ["prompt.safetensors"]
     with_text = FluxFillPipeline(
@@ -507,7 +508,7 @@ def test_a_file_that_is_no_prompt_is_refused(tmp_path: Path):
 
     save_file({"x": torch.zeros(1)}, tmp_path / "prompt.safetensors")
     with pytest.raises(ValueError, match="no prompt embedding: delete it"):
-        flux.read_prompt(tmp_path / "prompt.safetensors")
+        flux_parts.read_prompt(tmp_path / "prompt.safetensors")
 
 
 @pytest.mark.parametrize("key", flux.PROMPT_KEYS)
@@ -526,18 +527,18 @@ def test_a_file_that_is_no_prompt_is_refused(tmp_path: Path):
 def test_a_prompt_of_other_shapes_or_numbers_is_refused(tmp_path: Path, key: str, change: Callable[[Any], Any]):
     wide = toy_flux.prompt()
     path, widths = tmp_path / "prompt.safetensors", tuple(wide[name].shape[-1] for name in flux.PROMPT_KEYS)
-    flux.write_prompt(path, wide)
-    assert flux.read_prompt(path, widths).keys() == wide.keys()
-    flux.write_prompt(path, wide | {key: change(wide[key])})
+    flux_parts.write_prompt(path, wide)
+    assert flux_parts.read_prompt(path, widths).keys() == wide.keys()
+    flux_parts.write_prompt(path, wide | {key: change(wide[key])})
     with pytest.raises(ValueError, match=r"^prompt\.safetensors holds no prompt embedding .* wide: delete it, .*\.$"):
-        flux.read_prompt(path, widths)
+        flux_parts.read_prompt(path, widths)
 
 
 def test_build_takes_a_new_scheduler_every_time(parts):
     first, second = build(parts), build(parts, "render")
     assert first.scheduler is not second.scheduler and first.scheduler is not parts["scheduler"]
     assert first.transformer is second.transformer
-    assert type(first).__name__ == "FluxFillPipeline" and type(second) is flux.GeoRenderPipeline
+    assert type(first).__name__ == "FluxFillPipeline" and type(second) is flux_parts.GeoRenderPipeline
 
 
 # ------------------------------------------------------------------------------------------ full set
@@ -649,12 +650,12 @@ def test_a_local_folder_serves_the_full_set(folder: Path, monkeypatch: pytest.Mo
     (models / "Depth-Anything-V2-Small-hf").symlink_to(folder / "depth")
     monkeypatch.setenv("LATENT_STUDIO_MODELS", str(models))
     monkeypatch.setenv(flux.LOCAL, str(folder))
-    flux.write_prompt(models / "flux-fill-prompt.safetensors", toy_flux.prompt())
+    flux_parts.write_prompt(models / "flux-fill-prompt.safetensors", toy_flux.prompt())
     assert flux.prompt_file().is_file()
     specs = [dataclasses.replace(s, bytes=1 << 20, files=()) for s in flux.FULL.specs("offload")]
     with Registry("cpu").lease(*specs) as leased:
         assert isinstance(leased[0], offload.Offloaded)
-        pipe = build(leased)
+        pipe = build(flux.by_part(leased))
         assert pipe.transformer.dtype == torch.bfloat16 and set(pipe.transformer.peft_config) == {"geo1", "geo2"}
         assert pipe.vae.dtype == torch.bfloat16
         again = Stages(dataclasses.replace(flux.FULL, depth_patches=None), **flux.by_part(leased))

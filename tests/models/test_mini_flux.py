@@ -12,7 +12,7 @@ from PIL import Image
 
 from assets import cards
 from assets.georemover import evaluate
-from assets.mini_flux import data, train
+from assets.mini_flux import data, examples, train
 from pipelines import georemover
 from pipelines.core import depth as depth_maps
 from pipelines.core import masks
@@ -21,7 +21,7 @@ from pipelines.core.registry import Registry
 from pipelines.core.weights import ROOT
 from pipelines.georemover import Cache, Request, Settings, metrics
 from pipelines.georemover.stages import Stages
-from pipelines.models import flux, flux_tiny
+from pipelines.models import flux, flux_parts, flux_tiny
 from pipelines.worlds import removal
 
 FOLDER = ROOT / "assets/mini_flux"
@@ -56,7 +56,7 @@ def test_tokens_masks_and_ids_are_those_of_the_published_pipeline():
     wanted, packed = pipe.prepare_mask_latents(
         torch.from_numpy(mask)[:, None].float(), latents, 2, 16, 1, 128, 192, torch.float32, "cpu", None
     )
-    assert torch.equal(train.fold_mask(mask, "cpu"), wanted) and torch.equal(train.pack(latents), packed)
+    assert torch.equal(examples.fold_mask(mask, "cpu"), wanted) and torch.equal(examples.pack(latents), packed)
     assert torch.equal(
         train.image_ids(1, "cpu"), FluxFillPipeline._prepare_latent_image_ids(1, 8, 12, "cpu", torch.float32)
     )
@@ -85,7 +85,7 @@ def test_panels_change_places():
 def test_the_preference_term_wants_the_depth_without_the_object_to_be_the_easier_one():
     torch.manual_seed(0)
     latents = torch.randn(2, 16, 16, 24)
-    across, down = train.gradients(train.pack(latents))
+    across, down = train.gradients(examples.pack(latents))
     assert torch.equal(across, latents[..., 1:] - latents[..., :-1]) and torch.equal(down, latents.diff(dim=2))
     good_truth, bad_truth, error = torch.randn(2, 96, 64), torch.randn(2, 96, 64), torch.randn(2, 96, 64)
     right = train.preference(good_truth, good_truth, bad_truth + error, bad_truth)
@@ -96,9 +96,9 @@ def test_the_preference_term_wants_the_depth_without_the_object_to_be_the_easier
 
 def test_a_visitors_mask_holds_the_object():
     mask = removal.masks(removal.sample(3, count=1))[0]
-    kinds = [train.visitor_mask(mask, numpy.random.default_rng(seed)) for seed in range(40)]
+    kinds = [examples.visitor_mask(mask, numpy.random.default_rng(seed)) for seed in range(40)]
     assert all((kind >= mask).all() for kind in kinds) and len({int(kind.sum()) for kind in kinds}) > 10
-    holes = [train.random_mask(numpy.random.default_rng(seed)) for seed in range(40)]
+    holes = [examples.random_mask(numpy.random.default_rng(seed)) for seed in range(40)]
     assert all(0 < hole.mean() < 0.6 for hole in holes)
 
 
@@ -125,7 +125,7 @@ def test_the_parts_load_by_their_own_classes_and_have_the_published_shapes():
     assert vae.config.latent_channels == 16 and vae.encode(torch.zeros(1, 3, 64, 128)).latents.shape == (1, 16, 8, 16)
     for stage in ("stage1", "stage2"):
         adapter = load_file(FOLDER / stage / flux.ADAPTER_FILE)
-        flux.check_adapter(adapter, 384, transformer.inner_dim)
+        flux_parts.check_adapter(adapter, 384, transformer.inner_dim)
         places = {key.split(".lora_")[0].removeprefix("transformer.") for key in adapter}
         assert all(any(place.endswith(end) for end in flux_tiny.TARGETS) for place in places)
         assert {v.shape[0] for k, v in adapter.items() if ".lora_A." in k} == {flux_tiny.RANK}

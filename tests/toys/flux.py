@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from pipelines.core.weights import ModelSpec
-from pipelines.models import flux, flux_tiny
+from pipelines.models import flux, flux_parts, flux_tiny
 from pipelines.models.flux import PARTS, FillBase
 
 TARGETS = re.compile("|".join(rf"(^|\.){re.escape(name)}$" for name in flux_tiny.TARGETS))
@@ -106,7 +106,7 @@ def _load(part: str, seed: int) -> Any:
     model = transformer(seed)
     adapters = [adapter(model, seed + number) for number in (1, 2)]
     for name, weights in zip(flux.STAGES, adapters, strict=True):
-        flux.add_adapter(model, weights, name)
+        flux_parts.add_adapter(model, weights, name)
     return model
 
 
