@@ -85,8 +85,14 @@ ABLATIONS: dict[str, tuple[tuple[str, bool], ...]] = {
 }
 """What each net is there for, and whether more of it is better."""
 PLAIN = (
-    "outside_largest", "outside_ssim", "seam_excess", "ring_difference", "shading_agreement", "sharpness_ratio", "landmark_error",
-)  # fmt: skip
+    "outside_largest",
+    "outside_ssim",
+    "seam_excess",
+    "ring_difference",
+    "shading_agreement",
+    "sharpness_ratio",
+    "landmark_error",
+)
 REGIONS = ("face", "core", "ring", "rest")
 LANDMARKS = 3.0
 """Percent of the face's width: the bar of the landmark error."""
@@ -205,8 +211,11 @@ def complete(
     folder = DONE / f"persons-{learnt}"
     identities = [STREAMS[stream] + number for number in range(people)]
     lessons = chunks.complete(
-        DONE, identities, lambda identity: f"person-{identity}-{learnt}", lambda identity: learn(registry, identity, learning, folder)
-    )  # fmt: skip
+        DONE,
+        identities,
+        lambda identity: f"person-{identity}-{learnt}",
+        lambda identity: learn(registry, identity, learning, folder),
+    )
     modules = (
         *seen,
         megaportrait,
@@ -289,11 +298,15 @@ def figures(rows: Sequence[Mapping[str, Any]], bar: float | None) -> dict[str, A
         "outside": max(outside) if outside else None,
         "landmarks_within": share([value is not None and value <= LANDMARKS for value in errors]),
         **{name: summary(column(name)) for name in ("identity", *PLAIN[2:])},
-        **{f"{score}_{region}": summary(column(f"{score}_{region}")) for score in ("psnr", "ssim") for region in REGIONS},
+        **{
+            f"{score}_{region}": summary(column(f"{score}_{region}"))
+            for score in ("psnr", "ssim")
+            for region in REGIONS
+        },
         "seconds": round(statistics.median(seconds), 2) if seconds else None,
         "refused": sorted(set(refused)),
         "refusals": len(refused),
-    }  # fmt: skip
+    }
 
 
 def compared(
@@ -356,9 +369,13 @@ def bars(found: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def report(
-    lessons: Sequence[Mapping[str, Any]], rows: Mapping[str, Sequence[Mapping[str, Any]]], stream: str, people: int,
-    changes: Mapping[str, Any], learning: Training,
-) -> dict[str, Any]:  # fmt: skip
+    lessons: Sequence[Mapping[str, Any]],
+    rows: Mapping[str, Sequence[Mapping[str, Any]]],
+    stream: str,
+    people: int,
+    changes: Mapping[str, Any],
+    learning: Training,
+) -> dict[str, Any]:
     """What the card and the page show."""
     bar = tools.threshold()
     some = rows.get("ours") or next(iter(rows.values()))
@@ -371,22 +388,32 @@ def report(
         "settings": dataclasses.asdict(settings_of("ours", changes)),
         "training": {
             "settings": dataclasses.asdict(learning),
-            **{name: summary(one[name] for one in lessons) for name in ("wall", "seconds", "steps", "best_step", "score_before", "score")},
+            **{
+                name: summary(one[name] for one in lessons)
+                for name in ("wall", "seconds", "steps", "best_step", "score_before", "score")
+            },
         },
         "before": {
             "passes": passing(some, "reference", bar),
             "identity": summary(row.get("reference") for row in some),
-            **{f"{s}_{r}": summary(row.get(f"before_{s}_{r}") for row in some) for s in ("psnr", "ssim") for r in REGIONS},
+            **{
+                f"{s}_{r}": summary(row.get(f"before_{s}_{r}") for row in some)
+                for s in ("psnr", "ssim")
+                for r in REGIONS
+            },
         },
         "among": summary(row.get("among") for row in some),
         "truth": {"passes": passing(some, "truth", bar), "identity": summary(row.get("truth") for row in some)},
-        "rows": {arm: {"title": TITLES[arm], "n": len(rows[arm]), **figures(rows[arm], bar)} for arm in TITLES if arm in rows},
+        "rows": {
+            arm: {"title": TITLES[arm], "n": len(rows[arm]), **figures(rows[arm], bar)} for arm in TITLES if arm in rows
+        },
         "order": [arm for arm in TITLES if arm in rows],
         "ablations": {
             arm: [compared(first, rows[arm], measure, more) for measure, more in measures]
-            for arm, measures in ABLATIONS.items() if first and arm in rows
+            for arm, measures in ABLATIONS.items()
+            if first and arm in rows
         },
-    }  # fmt: skip
+    }
     if "ours" in rows:
         found["shown"] = {
             name: [_named(stream, people, rows["ours"], number) for number in numbers]
@@ -438,16 +465,39 @@ def in_words(found: Mapping[str, Any]) -> str:
     def number(value: float | None, digits: int = 3) -> str:
         return "-" if value is None else f"{value:.{digits}f}"
 
-    names = ("pass", "ident", "med", "out", "seam", "ring", "shade", "sharp", "marks", "<=3%", "dBface", "dBcore", "dBring", "s")  # fmt: skip
+    names = (
+        "pass",
+        "ident",
+        "med",
+        "out",
+        "seam",
+        "ring",
+        "shade",
+        "sharp",
+        "marks",
+        "<=3%",
+        "dBface",
+        "dBcore",
+        "dBring",
+        "s",
+    )
     lines = [f"{'arm':17}" + "".join(f"{name:>8}" for name in names)]
     for arm, row in found["rows"].items():
         cells = [
-            number(row["passes"]["share"], 2), number(row["identity"].get("mean")), number(row["identity"].get("median")),
-            number(row["outside"], 0), *(number(row[name].get("median")) for name in PLAIN[2:]),
-            number(row["landmarks_within"]["share"], 2), *(number(row[f"psnr_{r}"].get("median"), 1) for r in REGIONS[:3]),
+            number(row["passes"]["share"], 2),
+            number(row["identity"].get("mean")),
+            number(row["identity"].get("median")),
+            number(row["outside"], 0),
+            *(number(row[name].get("median")) for name in PLAIN[2:]),
+            number(row["landmarks_within"]["share"], 2),
+            *(number(row[f"psnr_{r}"].get("median"), 1) for r in REGIONS[:3]),
             number(row["seconds"], 1),
-        ]  # fmt: skip
-        lines.append(f"{arm:17}" + "".join(f"{cell:>8}" for cell in cells) + (f"  refused {row['refusals']}" if row["refusals"] else ""))  # fmt: skip
+        ]
+        lines.append(
+            f"{arm:17}"
+            + "".join(f"{cell:>8}" for cell in cells)
+            + (f"  refused {row['refusals']}" if row["refusals"] else "")
+        )
     before, truth, lesson = found["before"], found["truth"], found["training"]
     lines.append(
         f"bar {number(found['threshold'])}; before {number(before['passes']['share'], 2)} pass, mean {number(before['identity'].get('mean'))}, "

@@ -35,7 +35,9 @@ UNOFFICIAL = "An unofficial re-creation from the abstract; the settings are ours
 
 def build(registry: Registry, model_set: str) -> None:
     """The parts of the tab and what they share."""
-    registry.declare(*megaportrait_parts.specs(model_set), *megaportrait_parts.look_specs(model_set, "instant"))
+    registry.declare(
+        *megaportrait_parts.specs(model_set).values(), *megaportrait_parts.look_specs(model_set, "instant")
+    )
     paper_card(PAPER)
     fetched = megaportrait_parts.download(model_set)
     if fetched:
@@ -93,10 +95,13 @@ def build(registry: Registry, model_set: str) -> None:
         shown = entries[event.index].outcome
         person = {} if shown.chosen is None else step1.load(shown.chosen)
         return {
-            **person, **step2.load(shown.reference, shown.face, shown.box), **controls.restored(shown.outcome.settings),
-            **view.show(shown), view.line: progress_line("Brought back from your results", 1.0, "done"),
+            **person,
+            **step2.load(shown.reference, shown.face, shown.box),
+            **controls.restored(shown.outcome.settings),
+            **view.show(shown),
+            view.line: progress_line("Brought back from your results", 1.0, "done"),
             parts: gr.Tabs(selected="portrait"),
-        }  # fmt: skip
+        }
 
     put = [*step1.outputs, *step2.outputs, *controls.outputs]
     emptied(controls.drop, held(SLUG, controls.drop.upload, restore, controls.drop, [*put, controls.drop], **TALKS))
@@ -108,7 +113,7 @@ def build(registry: Registry, model_set: str) -> None:
 def _licence(model_set: str) -> str:
     """What stands next to the button."""
     base = sdxl.BASES[model_set]
-    licences = dict.fromkeys(spec.licence for spec in megaportrait_parts.specs(model_set))
+    licences = dict.fromkeys(spec.licence for spec in megaportrait_parts.specs(model_set).values())
     return f"<p class='quiet licence'>{safe(base.title)}; {safe(', '.join(licences))}. {UNOFFICIAL}</p>"
 
 

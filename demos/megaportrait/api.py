@@ -17,10 +17,11 @@ from pipelines import megaportrait
 from pipelines.core import images
 from pipelines.core.lane import Result, stream
 from pipelines.core.registry import Registry
-from pipelines.megaportrait import MODES, Request, Settings, results
+from pipelines.megaportrait import Request, Settings, results
 from pipelines.megaportrait.paste import Picture
 from pipelines.megaportrait.person import Person
 from pipelines.megaportrait.results import Outcome
+from pipelines.megaportrait.settings import MODES
 
 API = "portrait"
 LIMIT_S = 900.0

@@ -60,9 +60,13 @@ class Shown:
 
 
 def write(
-    outcome: Outcome, chosen: Chosen | None, reference: Reference, session: str, face: int | None = None,
+    outcome: Outcome,
+    chosen: Chosen | None,
+    reference: Reference,
+    session: str,
+    face: int | None = None,
     box: tuple[float, float, float, float] | None = None,
-) -> Shown:  # fmt: skip
+) -> Shown:
     """The files of a run."""
     with new_folder(session) as folder:
         recipe = recipe_of(chosen, reference)
@@ -95,16 +99,23 @@ def seen_of(outcome: Outcome) -> Outcome:
     """The run as the page shows it: its pictures lie in the files, and the history would hold them in memory two dozen times."""
     none = numpy.zeros((0, 0), bool)
     analysis = dataclasses.replace(
-        outcome.analysis, picture=_small(outcome.analysis.picture), square=_small(outcome.analysis.square), core=none,
-        face_core=none, ring=none,
-    )  # fmt: skip
+        outcome.analysis,
+        picture=_small(outcome.analysis.picture),
+        square=_small(outcome.analysis.square),
+        core=none,
+        face_core=none,
+        ring=none,
+    )
     candidates = [
         dataclasses.replace(
-            one, result=Image.fromarray(_small(numpy.asarray(images.over_white(one.result)))), changed=none, core=none,
+            one,
+            result=Image.fromarray(_small(numpy.asarray(images.over_white(one.result)))),
+            changed=none,
+            core=none,
             stages={name: _small(picture) for name, picture in one.stages.items()},
         )
         for one in outcome.candidates
-    ]  # fmt: skip
+    ]
     truth = None if outcome.truth is None else _small(outcome.truth)
     return dataclasses.replace(
         outcome, analysis=analysis, candidates=candidates, truth=truth, controls={}, layered=None

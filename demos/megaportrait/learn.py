@@ -97,9 +97,12 @@ def build(registry: Registry, model_set: str, step1: Step1) -> Learn:
             bring = gr.Button("Put into step 1", size="md", min_width=120, visible=False)
             delete = gr.Button("Delete", size="md", min_width=120, visible=False)
         drop = gr.File(
-            label="Bring a person back: drop its zip", file_types=[".zip"], type="filepath", height=84,
+            label="Bring a person back: drop its zip",
+            file_types=[".zip"],
+            type="filepath",
+            height=84,
             elem_classes=["drop-zone", "portrait-person"],
-        )  # fmt: skip
+        )
     return Learn(run, stop, line, course, form, keep, save, kept, bring, delete, drop)
 
 
@@ -186,8 +189,9 @@ def _bind_files(model_set: str, step1: Step1, learn: Learn) -> None:
         marked = marked if marked in names else (names[0] if names else None)
         return {
             learn.kept: gr.Radio([(row_words(row), row["name"]) for row in rows], value=marked, visible=bool(rows)),
-            learn.bring: gr.Button(visible=bool(rows)), learn.delete: gr.Button(visible=bool(rows)),
-        }  # fmt: skip
+            learn.bring: gr.Button(visible=bool(rows)),
+            learn.delete: gr.Button(visible=bool(rows)),
+        }
 
     def bring(name: str | None, request: gr.Request) -> dict[Any, Any]:
         with told("Nobody was brought back"):
@@ -362,6 +366,10 @@ def facts_of(person: Person, intake: Intake, refusals: Sequence[str] = ()) -> di
     ]
     known = ("model_set", "attributes", "settings", "checks", "score_before", "best_step", "steps", "seconds")
     return {
-        "name": person.name, "verdicts": verdicts, "remarks": intake.remarks, "unreadable": list(refusals),
-        **{name: person.facts[name] for name in known}, "score": best_score(person.facts),
-    }  # fmt: skip
+        "name": person.name,
+        "verdicts": verdicts,
+        "remarks": intake.remarks,
+        "unreadable": list(refusals),
+        **{name: person.facts[name] for name in known},
+        "score": best_score(person.facts),
+    }

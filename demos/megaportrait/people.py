@@ -337,9 +337,11 @@ def _is_reading(value: Any) -> bool:
 
 
 def _is_check(value: Any) -> bool:
-    return isinstance(value, dict) and set(value) == {"step", "loss", "score"} and all(
-        one is None or _is_number(one) for one in value.values()
-    )  # fmt: skip
+    return (
+        isinstance(value, dict)
+        and set(value) == {"step", "loss", "score"}
+        and all(one is None or _is_number(one) for one in value.values())
+    )
 
 
 if __name__ == "__main__":

@@ -214,20 +214,32 @@ def build(model_set: str) -> Step2:
     seen, ask = gr.State(Seen()), gr.State("")
     gr.HTML("<h3>2 Reference</h3>", padding=False)
     shown = gr.Image(
-        overlaid(start.picture), label="Reference: its pose, light, clothes and place stay", type="pil", format="png", interactive=False,
-        buttons=["fullscreen"], elem_classes=["frame", "portrait-reference"], alt_text="The reference portrait with its faces boxed",
-    )  # fmt: skip
+        overlaid(start.picture),
+        label="Reference: its pose, light, clothes and place stay",
+        type="pil",
+        format="png",
+        interactive=False,
+        buttons=["fullscreen"],
+        elem_classes=["frame", "portrait-reference"],
+        alt_text="The reference portrait with its faces boxed",
+    )
     with gr.Row(elem_classes="seed-row"):
         number = gr.Number(label="Reference seed", value=start.seed, precision=0, min_width=90, scale=2)
         again = gr.Button("Show it", size="sm", min_width=70, scale=1)
         dice = gr.Button("Roll a reference", size="sm", min_width=120, scale=1)
     drop = gr.File(
-        label="Or drop a portrait: PNG, JPEG, WebP", file_types=["image"], type="filepath", height=84,
+        label="Or drop a portrait: PNG, JPEG, WebP",
+        file_types=["image"],
+        type="filepath",
+        height=84,
         elem_classes=["drop-zone", "portrait-photo"],
-    )  # fmt: skip
+    )
     consent = gr.Checkbox(
-        label="Everybody in this reference is of age and agrees to this use", value=False, visible=False, elem_classes="portrait-agree"
-    )  # fmt: skip
+        label="Everybody in this reference is of age and agrees to this use",
+        value=False,
+        visible=False,
+        elem_classes="portrait-agree",
+    )
     faces = gr.Radio([], label="Face that is replaced, from the left", visible=False, elem_classes="choices")
     words = gr.HTML(f"<p class='quiet'>{NOT_YET}</p>", padding=False, elem_classes="portrait-words")
     with gr.Row(elem_classes="portrait-tools"):
@@ -237,11 +249,19 @@ def build(model_set: str) -> Step2:
 
     def load(new: Reference, at: int | None = None, drawn: Box | None = None) -> dict[Any, Any]:
         return {
-            reference: new, key: new.key, face: at, box: drawn, seen: Seen(), ask: secrets.token_hex(4),
-            shown: overlaid(new.picture, box=drawn), number: gr.skip() if new.seed is None else new.seed,
+            reference: new,
+            key: new.key,
+            face: at,
+            box: drawn,
+            seen: Seen(),
+            ask: secrets.token_hex(4),
+            shown: overlaid(new.picture, box=drawn),
+            number: gr.skip() if new.seed is None else new.seed,
             consent: gr.Checkbox(value=False, visible=not new.rendered),
-            faces: gr.Radio(choices=[], value=None, visible=False), words: "", draw: drawn is not None,
-        }  # fmt: skip
+            faces: gr.Radio(choices=[], value=None, visible=False),
+            words: "",
+            draw: drawn is not None,
+        }
 
     def roll_reference(seed: Any) -> dict[Any, Any]:
         with told("No reference was rolled"):
@@ -338,17 +358,23 @@ def bind(registry: Registry, model_set: str, step: Step2, region: gr.Radio) -> N
         several = len(boxes) > 1
         choices = [(f"Face {number + 1}", number) for number in range(len(boxes))]
         return {
-            seen: known, shown: overlaid(now.picture, known), words: look_html(analysis), draw: drawn is not None,
+            seen: known,
+            shown: overlaid(now.picture, known),
+            words: look_html(analysis),
+            draw: drawn is not None,
             faces: gr.Radio(choices=choices, value=analysis.chosen, visible=several),
-        }  # fmt: skip
+        }
 
     def refused(now: Reference, sentence: str, drawn: Box | None) -> dict[Any, Any]:
         blind = "draw the face box" in sentence
         todo = f" {TWO_CLICKS}" if blind else ""
         return {
-            seen: Seen(now.key), shown: overlaid(now.picture, box=drawn), words: f"<p class='remark'>{safe(sentence)}{todo}</p>",
-            draw: blind or drawn is not None, faces: gr.Radio(choices=[], value=None, visible=False),
-        }  # fmt: skip
+            seen: Seen(now.key),
+            shown: overlaid(now.picture, box=drawn),
+            words: f"<p class='remark'>{safe(sentence)}{todo}</p>",
+            draw: blind or drawn is not None,
+            faces: gr.Radio(choices=[], value=None, visible=False),
+        }
 
     inputs = [step.reference, step.face, step.box, region]
     shared = {"show_progress": "hidden", "api_visibility": "private", "trigger_mode": "multiple", **GPU}

@@ -106,10 +106,28 @@ def _levels(value: float) -> str:
 SITS: tuple[tuple[str, str, str, Callable[[Any], str], Callable[[float], Verdicts]], ...] = (
     ("Outside the mask", "largest difference from the reference", "outside_largest", _levels, verdict_outside),
     ("Seam", "colour jump at the border, beyond the reference’s own", "seam_excess", _signed, verdict_seam),
-    ("Colours at the ring", "inside against outside, beyond the reference’s own; Lab units", "ring_difference", _signed, verdict_ring),
-    ("Light on the face", "agreement with the reference’s: 1 the same, 0 unrelated", "shading_agreement", _two_digits, verdict_shading),
-    ("Sharpness", "of the face, against the reference’s: 1 the same", "sharpness_ratio", "{:.2f}".format, verdict_sharpness),
-)  # fmt: skip
+    (
+        "Colours at the ring",
+        "inside against outside, beyond the reference’s own; Lab units",
+        "ring_difference",
+        _signed,
+        verdict_ring,
+    ),
+    (
+        "Light on the face",
+        "agreement with the reference’s: 1 the same, 0 unrelated",
+        "shading_agreement",
+        _two_digits,
+        verdict_shading,
+    ),
+    (
+        "Sharpness",
+        "of the face, against the reference’s: 1 the same",
+        "sharpness_ratio",
+        "{:.2f}".format,
+        verdict_sharpness,
+    ),
+)
 """Name, what it says, its key, how to print it and its verdict in words."""
 REGIONS = {
     "face": "in the face",
@@ -143,10 +161,14 @@ def _who(outcome: Outcome, ours: Measured) -> str:
         return [("Similarity", _value(value, _cosine, judge, UNKNOWN))]
 
     rows = [
-        _row("This portrait", f"to the person’s pictures, mean{best}", cell(after, lambda v: verdict_identity(v, bar, before))),
+        _row(
+            "This portrait",
+            f"to the person’s pictures, mean{best}",
+            cell(after, lambda v: verdict_identity(v, bar, before)),
+        ),
         _row("The reference before", "how like the person its own face was", cell(before)),
         _row("The person’s pictures", f"among themselves{_worst(table['among']['worst'])}", cell(among)),
-    ]  # fmt: skip
+    ]
     if ours.get("truth"):
         exact = (table.get("truth") or {}).get("mean")
         rows.append(
@@ -188,8 +210,14 @@ def _against_truth(ours: Measured) -> str:
     rows = [
         _row("Landmark error", "eyes, nose and mouth, in % of the face’s width", [(heads[0], error), (heads[1], "–")])
     ]
-    rows += [_row(f"PSNR {words}", "dB, more is nearer", both(name, "psnr", "{:.1f} dB".format)) for name, words in REGIONS.items() if name != "rest"]  # fmt: skip
-    more = [_row(f"SSIM {words}", "1 is the same", both(name, "ssim", "{:.3f}".format)) for name, words in REGIONS.items()]  # fmt: skip
+    rows += [
+        _row(f"PSNR {words}", "dB, more is nearer", both(name, "psnr", "{:.1f} dB".format))
+        for name, words in REGIONS.items()
+        if name != "rest"
+    ]
+    more = [
+        _row(f"SSIM {words}", "1 is the same", both(name, "ssim", "{:.3f}".format)) for name, words in REGIONS.items()
+    ]
     more.append(_row(f"PSNR {REGIONS['rest']}", "dB, more is nearer", both("rest", "psnr", "{:.1f} dB".format)))
     return (
         "<h4>Measured against the truth</h4><p class='quiet'>The same person was rendered in the reference’s pose, light, clothes and place.</p>"
@@ -246,8 +274,10 @@ def strip_html(candidate: Candidate, analysis: Analysis, mode: str = "trained") 
     captions = CAPTIONS | (PREVIEWED if mode == "preview" else {})
     made = {REFERENCE: analysis.square, **candidate.stages}
     items = "".join(
-        _picture(made[name], f"{number}. {name}", captions[name]) for number, name in enumerate(CAPTIONS, 1) if name in made
-    )  # fmt: skip
+        _picture(made[name], f"{number}. {name}", captions[name])
+        for number, name in enumerate(CAPTIONS, 1)
+        if name in made
+    )
     missing = [name for name in CAPTIONS if name not in made]
     left = f"<p class='quiet'>Left out in this run: {', '.join(missing)}.</p>" if missing else ""
     return f"<div class='removal-beside portrait-strip'><h4>Stage by stage</h4><ul>{items}</ul>{left}</div>"

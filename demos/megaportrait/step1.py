@@ -71,9 +71,13 @@ def build(model_set: str) -> Step1:
     rolled, mine = gr.State(start), gr.State(None)
     gr.HTML("<h3>1 Person</h3>", padding=False)
     kind = gr.Radio(
-        [("A rendered person", ROLLED), ("My own pictures", OWN)], value=ROLLED, label="Person", show_label=False,
-        container=False, elem_classes="choices",
-    )  # fmt: skip
+        [("A rendered person", ROLLED), ("My own pictures", OWN)],
+        value=ROLLED,
+        label="Person",
+        show_label=False,
+        container=False,
+        elem_classes="choices",
+    )
     with gr.Column() as rolled_box:
         with gr.Row(elem_classes="seed-row"):
             number = gr.Number(label="Person seed", value=start.identity, precision=0, min_width=90, scale=2)
@@ -81,9 +85,13 @@ def build(model_set: str) -> Step1:
             dice = gr.Button("Roll a person", size="sm", min_width=120, scale=1)
     with gr.Column(visible=False) as own_box:
         drop = gr.File(
-            label=f"Drop 1 to {MOST} pictures of one person", file_types=["image"], file_count="multiple",
-            type="filepath", height=84, elem_classes=["drop-zone", "portrait-pictures"],
-        )  # fmt: skip
+            label=f"Drop 1 to {MOST} pictures of one person",
+            file_types=["image"],
+            file_count="multiple",
+            type="filepath",
+            height=84,
+            elem_classes=["drop-zone", "portrait-pictures"],
+        )
         if model_set == "mini":
             gr.HTML(f"<p class='remark'>{SMALL_WORLD}</p>", padding=False)
         over = gr.Button("Remove all pictures", size="sm", visible=False)
@@ -103,9 +111,13 @@ def build(model_set: str) -> Step1:
     def load(new: Chosen | None) -> dict[Any, Any]:
         rendered = new is not None and new.rendered
         updates = {
-            kind: ROLLED if rendered else OWN, rolled_box: gr.Column(visible=rendered), own_box: gr.Column(visible=not rendered),
-            over: gr.Button(visible=new is not None), shown: chosen_html(new), consent: gr.Checkbox(visible=not rendered),
-        }  # fmt: skip
+            kind: ROLLED if rendered else OWN,
+            rolled_box: gr.Column(visible=rendered),
+            own_box: gr.Column(visible=not rendered),
+            over: gr.Button(visible=new is not None),
+            shown: chosen_html(new),
+            consent: gr.Checkbox(visible=not rendered),
+        }
         if new is None:
             return {**updates, chosen: None, key: "", mine: None, name: MY_PERSON}
         return {**updates, **learnt(new), name: new.name, **({number: new.identity} if rendered else {})}
@@ -157,8 +169,12 @@ def bind(registry: Registry, model_set: str, step1: Step1, line: gr.HTML) -> Non
     ended = {line: progress_line("Stopped; no picture was added.", 0.0, "stopped"), step1.drop: None}
     event = step1.drop.upload(
         on_gpu(look_at_pictures, stopped=ended, broken={line: progress_line(BROKE, 0.0, "stopped")}),
-        [step1.drop, step1.chosen, step1.name], [*step1.outputs, line, step1.drop], show_progress="hidden", api_visibility="private", **GPU,
-    )  # fmt: skip
+        [step1.drop, step1.chosen, step1.name],
+        [*step1.outputs, line, step1.drop],
+        show_progress="hidden",
+        api_visibility="private",
+        **GPU,
+    )
     emptied(step1.drop, event)
 
 

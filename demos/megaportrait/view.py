@@ -68,14 +68,17 @@ class View:
             self.more: gr.Column(visible=True),
             **{button: gr.DownloadButton(value=path) for button, path in zip(self.saves, shown.files(), strict=True)},
             self.last: shown,
-        }  # fmt: skip
+        }
 
     def clear(self) -> dict[Any, Any]:
         """Somebody else or another reference is there: what was shown belongs to those before, and is in the history."""
         return {
-            **dict.fromkeys((self.strip, self.told, self.under), ""), self.slider: None, self.last: None,
-            self.gallery: gr.Gallery(value=None, visible=False), self.more: gr.Column(visible=False),
-        }  # fmt: skip
+            **dict.fromkeys((self.strip, self.told, self.under), ""),
+            self.slider: None,
+            self.last: None,
+            self.gallery: gr.Gallery(value=None, visible=False),
+            self.more: gr.Column(visible=False),
+        }
 
 
 def live_strip(seen: Mapping[str, Preview]) -> str:
@@ -105,13 +108,22 @@ def build() -> View:
     with gr.Row(equal_height=False, elem_classes="portrait-pair"):
         with gr.Column(scale=1, min_width=320):
             slider = gr.ImageSlider(
-                label="Reference and portrait", type="filepath", format="png", buttons=["fullscreen"],
+                label="Reference and portrait",
+                type="filepath",
+                format="png",
+                buttons=["fullscreen"],
                 elem_classes=["frame", "portrait-slide"],
-            )  # fmt: skip
+            )
             gallery = gr.Gallery(
-                label="Candidates, the most alike first", columns=4, height="auto", visible=False, allow_preview=False,
-                object_fit="contain", buttons=[], elem_classes=["variants", "portrait-candidates"],
-            )  # fmt: skip
+                label="Candidates, the most alike first",
+                columns=4,
+                height="auto",
+                visible=False,
+                allow_preview=False,
+                object_fit="contain",
+                buttons=[],
+                elem_classes=["variants", "portrait-candidates"],
+            )
             with gr.Column(visible=False) as more, gr.Row(elem_classes="saves-row"):
                 saves = tuple(
                     gr.DownloadButton(words, size="md", min_width=90)

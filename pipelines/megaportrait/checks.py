@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy
@@ -14,9 +14,9 @@ from pipelines.megaportrait.parts import in_words
 from pipelines.megaportrait.tools import PARSED
 
 if TYPE_CHECKING:
-    from pipelines.megaportrait import Settings
     from pipelines.megaportrait.person import Person
     from pipelines.megaportrait.place import Analysis, Placed
+    from pipelines.megaportrait.settings import Settings
 
 
 class BlackPicture(ValueError):
@@ -37,7 +37,7 @@ def warn_glasses(person: Person, told: bool = False) -> str | None:
     return f"{shown}: the result will likely wear glasses; add pictures without them if it should not."
 
 
-def cannot_be_had(error: Exception, wanted: Sequence[ModelSpec]) -> str:
+def cannot_be_had(error: Exception, wanted: Iterable[ModelSpec]) -> str:
     """Why a run cannot begin: which file of ``wanted`` is missing, how large it is, and what can be done meanwhile."""
     spec = next((spec for spec in wanted if str(error).startswith(spec.key)), None)
     size = "" if spec is None else f" (about {in_words(spec.bytes)})"

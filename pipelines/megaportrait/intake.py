@@ -206,9 +206,11 @@ def judge(photo: Photo, bars: Bars | None = None, reference: bool = False, chose
     of = (name, face, found)
     if found.width < bars.stop:
         return _rejected(
-            of, "tiny", f"The face in {name} is only {found.width:.0f} px wide and at least {bars.stop:g} are needed: "
-            "use a larger or closer picture."
-        )  # fmt: skip
+            of,
+            "tiny",
+            f"The face in {name} is only {found.width:.0f} px wide and at least {bars.stop:g} are needed: "
+            "use a larger or closer picture.",
+        )
     notes = _notes(photo, face, found, bars, reference, chosen)
     if not reference and found.brightest < bars.bright:
         return _rejected(of, "dark", f"{name} is too dark to show the face: use a photo with more light on it.", notes)
@@ -292,12 +294,19 @@ def _without_others(
     if not odd:
         return verdicts, []
     told = [
-        replace(verdict, used=False, fault="different", notes=(), reason=(
-            f"{verdict.name} looks like a different person than most of the photos: leave it out, or use a clearer one."
-        ))
-        if place in odd and verdict.fault != "tiny" else verdict
+        replace(
+            verdict,
+            used=False,
+            fault="different",
+            notes=(),
+            reason=(
+                f"{verdict.name} looks like a different person than most of the photos: leave it out, or use a clearer one."
+            ),
+        )
+        if place in odd and verdict.fault != "tiny"
+        else verdict
         for place, verdict in enumerate(verdicts)
-    ]  # fmt: skip
+    ]
     numbers = [str(place + 1) for place in odd]
     if len(numbers) == 1:
         return told, [f"Photo {numbers[0]} looks like a different person."]

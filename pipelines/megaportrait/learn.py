@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.core import limits, troubles
 from pipelines.core.geometry import Picture
+from pipelines.core.run import Run
 from pipelines.core.settings import Declared, choice, real, seed, whole
 from pipelines.megaportrait.checks import NO_CONSENT, cannot_be_had, warn_glasses
 from pipelines.megaportrait.intake import gather_refusal, inspect
-from pipelines.megaportrait.parts import PRESETS, preset_of, reader_specs
+from pipelines.megaportrait.parts import PRESETS, reader_specs
 from pipelines.megaportrait.person import Person, checked_name, gather, with_readings
 from pipelines.megaportrait.tools import at_hand, named_by_us, tools_of, with_tools
 from pipelines.models import sdxl
@@ -121,48 +122,44 @@ def train_person(
         ValueError: settings outside their limits, no consent, pictures of which none can be used, weights that cannot be had.
         MemoryError: it does not fit, and what to choose instead.
     """
-    settings = (settings or Training()).validated()
-    name = checked_name(name)
+    run, name = Run(job, registry, settings or Training()), checked_name(name)
+    settings = run.settings
     if not rendered and not consent:
         raise ValueError(NO_CONSENT)
-    base = sdxl.BASES[settings.model_set]
+    model_set, base = settings.model_set, sdxl.BASES[settings.model_set]
     job.progress(0.0, "looking for faces")
-    intake = with_tools(registry, settings.model_set, lambda tools: inspect(tools, pictures, settings.model_set))
+    intake = with_tools(registry, model_set, lambda tools: inspect(tools, pictures, model_set))
     if not intake.used:
         raise ValueError(gather_refusal(intake))
-    faces = at_hand(registry, settings.model_set)
-    extra = reader_specs(settings.model_set)
-    job.progress(0.01, f"loading {base.title}")
+    faces = at_hand(registry, model_set)
     since = time.monotonic()
-    from pipelines.megaportrait.nets import in_tiles
-    from pipelines.megaportrait.trainer import Trainer, lessons_of
 
-    def work(*models: Any) -> Person:
+    def work(verifier: Any = None, **models: Any) -> Person:
         if job.started is not None:  # the limit is for the work: a first run may have to fetch the model
             job.started += time.monotonic() - since
-        parts = models[: len(base.parts)]
-        tools = tools_of(settings.model_set, models[len(parts) : len(parts) + len(faces)], faces)
-        person = gather(intake, name, settings.model_set)
-        person = with_readings(person, models[-1]) if extra else person
+        person = gather(intake, name, model_set)
+        person = person if verifier is None else with_readings(person, verifier)
         glasses = warn_glasses(person)
         person.facts |= {"remarks": [*intake.remarks, *([glasses] if glasses else [])], "settings": asdict(settings)}
-        with in_tiles(parts[sdxl.PARTS.index("vae")], preset_of(settings.model_set, settings.preset).tiles):
-            lessons = lessons_of(parts, intake, person, settings)
-            return Trainer(job, parts, tools, person, settings, enough).learn(lessons)
+        return learnt(job, models, tools_of(model_set, faces, models), intake, person, settings, enough)
 
-    wanted = (*base.parts, *faces, *extra)
+    from pipelines.megaportrait.trainer import learnt
+
+    wanted = {**base.named, **faces, **reader_specs(model_set)}
     try:
-        return registry.run(wanted, work)
+        return run.lease(wanted, work, loading=base.title, at=0.01)
     except MemoryError as error:
-        smaller = list(PRESETS[settings.model_set])[1:]
-        memory = troubles.ran_out(error)
-        if not memory and not smaller:
-            raise
-        todo = (
-            f"choose the preset {smaller[-1]}" if smaller else "give fewer pictures, or choose a smaller rank or batch"
-        )
-        raise MemoryError(f"There is not enough {memory or 'memory'} to learn the person: {todo}.") from error
+        raise _too_large(error, model_set) from error
     except (FileNotFoundError, ConnectionError) as error:
         if not named_by_us(error):
             raise
-        raise ValueError(cannot_be_had(error, wanted)) from error
+        raise ValueError(cannot_be_had(error, wanted.values())) from error
+
+
+def _too_large(error: MemoryError, model_set: str) -> MemoryError:
+    """What to do where training does not fit; ``error`` itself where nothing helps."""
+    smaller, memory = list(PRESETS[model_set])[1:], troubles.ran_out(error)
+    if not memory and not smaller:
+        return error
+    todo = f"choose the preset {smaller[-1]}" if smaller else "give fewer pictures, or choose a smaller rank or batch"
+    return MemoryError(f"There is not enough {memory or 'memory'} to learn the person: {todo}.")

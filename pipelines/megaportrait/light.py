@@ -94,8 +94,10 @@ def lips_and_eyes(points: NDArray[numpy.floating], shape: tuple[int, int]) -> Ma
     canvas = numpy.zeros(shape, numpy.uint8)
     mouth, wide = marks[3:5].mean(0), float(numpy.linalg.norm(marks[4] - marks[3]))
     for middle, axes in (
-        (mouth, (0.62 * wide, 0.2 * wide)), (marks[0], (0.24 * apart, 0.18 * apart)), (marks[1], (0.24 * apart, 0.18 * apart)),
-    ):  # fmt: skip
+        (mouth, (0.62 * wide, 0.2 * wide)),
+        (marks[0], (0.24 * apart, 0.18 * apart)),
+        (marks[1], (0.24 * apart, 0.18 * apart)),
+    ):
         centre, radii = (float(middle[0]) - 0.5, float(middle[1]) - 0.5), (2 * axes[0], 2 * axes[1])
         cv2.ellipse(canvas, (centre, radii, roll), 1, -1)
     return canvas.astype(bool)

@@ -17,10 +17,11 @@ from pipelines.core.geometry import Mask, Picture
 from pipelines.core.offload import Offloaded
 from pipelines.core.patching import adapter, frozen
 from pipelines.core.registry import LOAD_LOCK
-from pipelines.megaportrait import Hint, Settings, effective_steps, intake
+from pipelines.megaportrait import Hint, intake
 from pipelines.megaportrait.checks import BlackPicture
 from pipelines.megaportrait.person import Person, check_adapter
 from pipelines.megaportrait.results import to_pil
+from pipelines.megaportrait.settings import Settings, effective_steps
 from pipelines.models import sdxl
 from pipelines.models.faces import as_input
 
@@ -37,9 +38,9 @@ def _silent(step: int, steps: int, picture: Callable[[], Picture]) -> None:
 class Nets:
     """The three nets around leased parts. Makes no lasting change to them."""
 
-    def __init__(self, parts: Sequence[Any], controlnets: Mapping[str, Any]) -> None:
-        """``parts`` in the order of ``sdxl.PARTS``; ``controlnets``: role -> ControlNet, which may be ``Offloaded``."""
-        self.parts = dict(zip(sdxl.PARTS, parts, strict=True))
+    def __init__(self, parts: Mapping[str, Any], controlnets: Mapping[str, Any]) -> None:
+        """``parts`` by their names in ``sdxl.PARTS``; ``controlnets``: role -> ControlNet, which may be ``Offloaded``."""
+        self.parts = parts
         self.unet, self.vae = self.parts["unet"], self.parts["vae"]
         device = self.unet.device
         self.controlnets = {
@@ -150,7 +151,7 @@ class Nets:
         used = [hint for hint in hints if hint.weight > 0] or [dataclasses.replace(hints[0], weight=0.0)]
         nets = MultiControlNetModel([self.controlnets[hint.role] for hint in used])
         kind = "ControlNetImg2Img" if mask is None else "ControlNetInpaint"
-        pipe = sdxl.build(list(self.parts.values()), kind, controlnet=nets)
+        pipe = sdxl.build(self.parts, kind, controlnet=nets)
         picture_of = watched(pipe)
 
         def after(_pipe: Any, step: int, _level: Any, given: dict[str, Any]) -> dict[str, Any]:

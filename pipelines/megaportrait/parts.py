@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pipelines.core.weights import ModelSpec
@@ -47,16 +47,16 @@ def side_of(model_set: str, preset: str = "") -> int:
     return round(sdxl.BASES[model_set].size * preset_of(model_set, preset).share / 32) * 32
 
 
-def face_specs(model_set: str) -> tuple[ModelSpec, ...]:
-    """The face models that a model set leases where they can be had."""
+def face_specs(model_set: str) -> dict[str, ModelSpec]:
+    """The face models that a model set leases where they can be had, by their names in ``FaceTools``."""
     if model_set == "mini":
-        return faces.PARSER, faces.EMBEDDER
-    return faces_photo.YUNET, faces_photo.SFACE
+        return {"parser": faces.PARSER, "embedder": faces.EMBEDDER}
+    return {"detector": faces_photo.YUNET, "recogniser": faces_photo.SFACE}
 
 
-def reader_specs(model_set: str) -> tuple[ModelSpec, ...]:
+def reader_specs(model_set: str) -> dict[str, ModelSpec]:
     """The verifier that reads attributes, for our own world only."""
-    return (judges.REWARD,) if model_set == "mini" else ()
+    return {"verifier": judges.REWARD} if model_set == "mini" else {}
 
 
 def in_words(count: int) -> str:
@@ -73,21 +73,16 @@ def controls(model_set: str, preset: str = "") -> dict[str, controlnets.Control]
 
 
 def specs(
-    model_set: str, mode: str = "trained", preset: str = "", face_parts: Sequence[ModelSpec] | None = None
-) -> tuple[ModelSpec, ...]:
-    """The parts that a run leases: the base model's, the ControlNets, the face models, for our own world the verifier, and for the
-    full set's instant mode IP-Adapter. ``face_parts``: the face models that can be had, by default all."""
+    model_set: str, mode: str = "trained", preset: str = "", face_parts: Mapping[str, ModelSpec] | None = None
+) -> dict[str, ModelSpec]:
+    """The parts that a run leases, by name: the base model's, the ControlNets by their roles, the face models, for our own world the
+    verifier, and for the full set's instant mode IP-Adapter. ``face_parts``: the face models that can be had, by default all."""
     face_parts = face_specs(model_set) if face_parts is None else face_parts
     if mode == "preview":
-        return tuple(face_parts)
-    nets = (control.spec for control in controls(model_set, preset).values())
-    return (
-        *sdxl.BASES[model_set].parts,
-        *nets,
-        *face_parts,
-        *reader_specs(model_set),
-        *look_specs(model_set, mode)[:1],
-    )
+        return dict(face_parts)
+    nets = {role: control.spec for role, control in controls(model_set, preset).items()}
+    adapter = {"adapter": controlnets.IP_ADAPTER} if look_specs(model_set, mode) else {}
+    return {**sdxl.BASES[model_set].named, **nets, **face_parts, **reader_specs(model_set), **adapter}
 
 
 def look_specs(model_set: str, mode: str) -> tuple[ModelSpec, ...]:
@@ -101,7 +96,7 @@ def download(model_set: str) -> str:
     if not base:
         return ""
     nets = sum(control.spec.bytes for control in controls(model_set).values())
-    finding = sum(spec.bytes for spec in face_specs(model_set))
+    finding = sum(spec.bytes for spec in face_specs(model_set).values())
     look = sum(spec.bytes for spec in look_specs(model_set, "instant"))
     return (
         f"{base}; three ControlNets are {in_words(nets)} more, the models that find and know faces "

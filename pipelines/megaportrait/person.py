@@ -170,9 +170,12 @@ def gather(intake: Intake, name: str, model_set: str) -> Person:
     }
     table = numpy.stack(embeddings) if embeddings else numpy.zeros((0, 0))
     return Person(
-        checked_name(name), numpy.stack(crops), numpy.stack(points).astype(numpy.float32), table.astype(numpy.float32),
+        checked_name(name),
+        numpy.stack(crops),
+        numpy.stack(points).astype(numpy.float32),
+        table.astype(numpy.float32),
         facts=facts,
-    )  # fmt: skip
+    )
 
 
 # ------------------------------------------------------------------------------------------ training
@@ -285,10 +288,13 @@ def _well_formed(arrays: Mapping[str, NDArray], adapter: Mapping[str, Tensor], f
         and embeddings.ndim == 2
         and len(embeddings) <= count
         and bool(numpy.isfinite(points).all() and numpy.isfinite(embeddings).all())
-        and all(value.is_floating_point() and value.ndim in (2, 4) and bool(value.isfinite().all()) for value in adapter.values())
+        and all(
+            value.is_floating_point() and value.ndim in (2, 4) and bool(value.isfinite().all())
+            for value in adapter.values()
+        )
         and isinstance(facts.get("attributes", {}), dict)
         and all(isinstance(value, str) for value in facts.get("attributes", {}).values())
-    )  # fmt: skip
+    )
 
 
 def check_adapter(unet: Any, person: Person) -> None:
@@ -324,9 +330,14 @@ def listed(folder: str | Path) -> list[dict[str, Any]]:
         if not isinstance(facts, dict) or facts.get("format") != FORMAT:
             continue
         rows.append(
-            {"name": path.stem, "model_set": facts.get("model_set"), "pictures": len(facts.get("pictures", ())), "trained": "best_step" in facts}
+            {
+                "name": path.stem,
+                "model_set": facts.get("model_set"),
+                "pictures": len(facts.get("pictures", ())),
+                "trained": "best_step" in facts,
+            }
             | {key: facts.get(key) for key in ("best_step", "steps", "seconds", "score_before", "checks")}
-        )  # fmt: skip
+        )
     return rows
 
 

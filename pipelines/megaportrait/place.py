@@ -22,8 +22,8 @@ from pipelines.megaportrait.tools import PARSED, Embedding, FaceTools, skin_of
 from pipelines.models import control_maps, controlnets, look
 
 if TYPE_CHECKING:
-    from pipelines.megaportrait import Settings
     from pipelines.megaportrait.person import Person
+    from pipelines.megaportrait.settings import Settings
 
 
 FRAMING = {"mini": 1.8, "full": 2.2}

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy
 
 from pipelines.core import images
 from pipelines.core.geometry import Picture
-
-if TYPE_CHECKING:
-    from pipelines.worlds.portrait import Portrait
+from pipelines.worlds import portrait
+from pipelines.worlds.portrait import Portrait
 
 
 @dataclass(frozen=True)
@@ -28,17 +27,13 @@ class Recipe:
 
     def pictures(self, count: int = PICTURES) -> list[tuple[str, Picture]]:
         """(name, picture) pairs of the person, in different shots."""
-        from pipelines.worlds import portrait as heads
-
-        someone = heads.sample_identity(self.person)
-        taken = [heads.Portrait(someone, heads.sample_shot(100 * self.person + shot)) for shot in range(count)]
+        someone = portrait.sample_identity(self.person)
+        taken = [portrait.Portrait(someone, portrait.sample_shot(100 * self.person + shot)) for shot in range(count)]
         return [(f"picture {number}", rendered(one, (160, 160))) for number, one in enumerate(taken, 1)]
 
     def host(self) -> Portrait:
         """Who is in the reference, and how it was taken."""
-        from pipelines.worlds import portrait as heads
-
-        return heads.sample(self.reference)
+        return portrait.sample(self.reference)
 
     def picture(self) -> Picture:
         """The reference."""
@@ -46,16 +41,14 @@ class Recipe:
 
     def truth(self) -> Portrait:
         """The person in the reference's shot: what a perfect result shows."""
-        from pipelines.worlds import portrait as heads
-
-        return heads.relit(heads.Portrait(heads.sample_identity(self.person), self.host().shot), self.host().shot)
+        return portrait.relit(
+            portrait.Portrait(portrait.sample_identity(self.person), self.host().shot), self.host().shot
+        )
 
 
 def rendered(someone: Portrait, size: tuple[int, int]) -> Picture:
     """A rendered portrait of (height, width)."""
-    from pipelines.worlds import portrait as heads
-
-    return numpy.asarray(images.to_pil(heads.render([someone], size).image)[0])
+    return numpy.asarray(images.to_pil(portrait.render([someone], size).image)[0])
 
 
 EXAMPLES: tuple[Recipe, ...] = (

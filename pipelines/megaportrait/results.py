@@ -21,8 +21,8 @@ from pipelines.models import sdxl
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from pipelines.megaportrait import Settings
     from pipelines.megaportrait.place import Analysis
+    from pipelines.megaportrait.settings import Settings
 
 
 TAB = "MegaPortrait"

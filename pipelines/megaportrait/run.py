@@ -1,38 +1,39 @@
-"""How a run stands: its progress, its previews, what it says, how long its stages took, and which of them were kept from before."""
+"""A run of MegaPortrait: each net's picture is kept by what it depends on, and memory that ran out begins the stages again."""
 
 from __future__ import annotations
 
-import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pipelines.core.geometry import Picture
+from pipelines.core.run import Run
 from pipelines.core.stages import Cache, Preview, Stored
 from pipelines.megaportrait.results import to_pil
+from pipelines.megaportrait.settings import Settings
 
 if TYPE_CHECKING:
     from pipelines.core.lane import Job
+    from pipelines.core.registry import Registry
     from pipelines.megaportrait.nets import OnStep
 
 
-class Run:
-    """One run of the pipeline on the lane's thread."""
+class KeptRun(Run[Settings]):
+    """A run that keeps what its nets paint in ``cache``."""
 
-    def __init__(self, job: Job, cache: Cache) -> None:
-        self.job, self.cache = job, cache
-        self.stage = "loading"
+    def __init__(self, job: Job, registry: Registry, settings: Settings, cache: Cache | None) -> None:
+        super().__init__(job, registry, settings)
+        self.cache = Cache() if cache is None else cache
+        self.current = "loading"
         """What it is at, for a sentence about an error."""
-        self.notes: list[str] = []
-        self.seconds: dict[str, float] = {}
-        """Per stage; 0 for what came from the cache."""
         self.steps: dict[str, int] = {}
         """Steps that each net took, per candidate."""
         self.attempts = 0
         """How often its stages began."""
         self._first: list[str] = []
-        self._loading: float | None = None
+        self._loading = time.monotonic()
         self._total, self._done, self._ran, self._spent = 1, 0, 0, 0.0
 
     def load(self) -> None:
@@ -41,40 +42,30 @@ class Run:
 
     def loaded(self) -> None:
         """All models are there."""
-        if self.job.started is not None and self._loading is not None:
+        if self.job.started is not None:
             self.job.started += time.monotonic() - self._loading
-        self._loading = None
+        self._loading = time.monotonic()
 
-    def restart(self, why: str) -> None:
-        """Once more with other settings; ``why`` is said first."""
+    def settle_for(self, preset: str, why: str) -> None:
+        """Once more with another preset; ``why`` is said first."""
+        self.settings = replace(self.settings, preset=preset)
         self._first.append(why)
         self.attempts = 0
         self.load()
 
-    def begin(self, nets: dict[str, int], candidates: int, notes: Sequence[str | None]) -> None:
-        """Its stages begin, perhaps once more: ``nets`` and the steps that each takes."""
+    def begin(self, notes: Sequence[str | None]) -> None:
+        """The stages begin, perhaps once more."""
+        nets = self.settings.effective()
         self.attempts += 1
-        self.notes = list(dict.fromkeys(note for note in (*self._first, *notes) if note is not None))
+        self.notes = list(dict.fromkeys(note for note in (*self._first, *notes) if note))
         self.seconds = {name: value for name, value in self.seconds.items() if name == "analysis"}
         self.steps = dict.fromkeys(nets, 0)
-        self._total, self._done, self._ran, self._spent = max(1, candidates * sum(nets.values())), 0, 0, 0.0
+        self._total = max(1, self.settings.candidates * sum(nets.values()))
+        self._done, self._ran, self._spent = 0, 0, 0.0
 
-    def note(self, sentence: str | None) -> None:
-        """Say it once; None says nothing."""
-        if sentence is not None and sentence not in self.notes:
-            self.notes.append(sentence)
-
-    def show(self, name: str, picture: Picture) -> None:
-        """A stage's finished picture."""
-        self.job.emit(Preview(name, 1, 1, to_pil(picture)))
-
-    @contextlib.contextmanager
-    def timed(self, name: str) -> Iterator[None]:
-        """Count what the block takes towards a stage."""
-        self.job.check()
-        started = time.perf_counter()
-        yield
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
+    def picture(self, name: str, picture: Picture) -> None:
+        """Show a stage's finished picture."""
+        self.show(Preview(name, 1, 1, to_pil(picture)))
 
     def net(self, name: str, steps: int, inputs: Sequence[Any], paint: Callable[[OnStep], Picture]) -> Picture:
         """A net's picture: kept from before by its ``inputs``, or painted and kept."""
@@ -83,14 +74,14 @@ class Run:
         self.seconds.setdefault(name, 0.0)
         self.steps[name] = steps
         if painted is None:
-            self.stage = f"the stage {name}"
+            self.current = f"the stage {name}"
             self.job.check()
-            with self.timed(name):
+            with self.stage(name):
                 painted = paint(self._watcher(name, start))
             self.cache.put(key, painted)
-            self.job.emit(Stored(key, painted))
+            self.show(Stored(key, painted))
         self._done = start + steps
-        self.show(name, painted)
+        self.picture(name, painted)
         return painted
 
     def _watcher(self, name: str, start: int) -> OnStep:
@@ -104,8 +95,8 @@ class Run:
                 return
             left = self._spent / self._ran * (self._total - self._done)
             text = f"{name}: step {step} of {count}, about {math.ceil(left)} s left"
-            self.job.progress(0.03 + 0.92 * self._done / self._total, text)
+            self.progress(0.03 + 0.92 * self._done / self._total, text)
             if step % max(1, count // 3) == 0:
-                self.job.emit(Preview(name, step, count, to_pil(picture())))
+                self.show(Preview(name, step, count, to_pil(picture())))
 
         return on_step

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import cv2
 import numpy
@@ -16,9 +16,8 @@ from pipelines.megaportrait import intake, metrics, paste
 from pipelines.megaportrait.light import SKIN, lips_and_eyes
 from pipelines.megaportrait.place import Analysis, in_picture, window_of
 from pipelines.megaportrait.tools import FaceTools, skin_of, threshold
-
-if TYPE_CHECKING:
-    from pipelines.worlds.portrait import Portrait
+from pipelines.worlds import portrait
+from pipelines.worlds.portrait import Portrait
 
 MEASURED_SIDE = 1024
 """Seam and light are measured at most at this long side: of a photograph's face they would take half a minute, and are as wide as its
@@ -39,9 +38,7 @@ def truth_of(someone: Portrait | None, picture: Picture) -> Truth | None:
     """A rendered person in the size of the reference ``picture``; None of a photograph."""
     if someone is None:
         return None
-    from pipelines.worlds import portrait as heads
-
-    made = heads.render([someone], picture.shape[:2], truth=True)
+    made = portrait.render([someone], picture.shape[:2], truth=True)
     assert made.landmarks is not None and made.visible is not None
     points = made.landmarks[0, :5].numpy()[:, ::-1].astype(float)
     return Truth(numpy.asarray(images.to_pil(made.image)[0]), points, made.visible[0, :5].numpy())

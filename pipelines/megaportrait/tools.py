@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,9 +27,13 @@ class FaceTools:
     place of a photographed face is found."""
 
     def __init__(
-        self, parser: Any = None, embedder: Any = None, detector: Any = None, recogniser: Any = None,
+        self,
+        parser: Any = None,
+        embedder: Any = None,
+        detector: Any = None,
+        recogniser: Any = None,
         notes: Sequence[str] = (),
-    ) -> None:  # fmt: skip
+    ) -> None:
         """``parser``, ``embedder``: the small networks, leased; ``detector``, ``recogniser``: YuNet and SFace; None: without.
         ``notes``: what the page says about those that are missing."""
         self.parser = None if parser is None else faces.FaceParser(parser)
@@ -37,7 +41,7 @@ class FaceTools:
         self.detector = None if detector is None else faces_photo.PhotoDetector(detector)
         self.recogniser = None if recogniser is None else faces_photo.PhotoEmbedder(recogniser)
         self.notes = list(notes)
-        self.specs: tuple[ModelSpec, ...] = ()
+        self.specs: Mapping[str, ModelSpec] = {}
         """What :func:`tools_of` made them of."""
 
     def faces(self, picture: Picture) -> tuple[Face, ...]:
@@ -110,7 +114,7 @@ def _apart(first: Sequence[float], second: Sequence[float]) -> float:
 def with_tools(registry: Registry, model_set: str, work: Callable[[FaceTools], Any]) -> Any:
     """``work`` with the face tools of a model set. They are small, and leased before anything large is loaded."""
     found = at_hand(registry, model_set)
-    return registry.run(found, lambda *models: work(tools_of(model_set, models, found)))
+    return registry.run(found, lambda **models: work(tools_of(model_set, found, models)))
 
 
 def threshold(model_set: str = "mini") -> float | None:
@@ -118,36 +122,26 @@ def threshold(model_set: str = "mini") -> float | None:
     return faces.threshold() if model_set == "mini" else faces_photo.SFACE_BAR
 
 
-def at_hand(registry: Registry, model_set: str) -> tuple[ModelSpec, ...]:
+def at_hand(registry: Registry, model_set: str) -> dict[str, ModelSpec]:
     """Those of :func:`face_specs` that can be had: without the full set's, faces are still found by the cascade."""
-    wanted = face_specs(model_set)
-    if model_set == "mini":
-        return wanted
-    found = []
-    for spec in wanted:
+    found = face_specs(model_set)
+    for name, spec in face_specs(model_set).items() if model_set != "mini" else ():
         try:
             with registry.lease(spec):
-                found.append(spec)
+                pass
         except (FileNotFoundError, ConnectionError) as error:
             if not named_by_us(error):
                 raise
-    return tuple(found)
+            del found[name]
+    return found
 
 
-def tools_of(model_set: str, models: Sequence[Any], specs: Sequence[ModelSpec] | None = None) -> FaceTools:
-    """Face tools around the leased ``specs``, by default all of :func:`face_specs`."""
-    wanted = face_specs(model_set)
-    specs = tuple(wanted if specs is None else specs)
-    if model_set == "mini":
-        made = FaceTools(*models)
-        made.specs = specs
-        return made
-    given = dict(zip((spec.key for spec in specs), models, strict=True))
-    detector, recogniser = (given.get(spec.key) for spec in wanted)
+def tools_of(model_set: str, specs: Mapping[str, ModelSpec], models: Mapping[str, Any]) -> FaceTools:
+    """Face tools around the leased ``models`` of ``specs``, by their names of :func:`face_specs`."""
     # SFace reads a face by its points, which the cascade does not give.
-    lost = wanted[:1] if detector is None else wanted[1:] if recogniser is None else ()
-    notes = [_without(spec, detector is None) for spec in lost]
-    made = FaceTools(None, None, detector, recogniser if detector is not None else None, notes)
+    usable = {name: models[name] for name in specs if name != "recogniser" or "detector" in specs}
+    lost = [(name, spec) for name, spec in face_specs(model_set).items() if name not in specs][:1]
+    made = FaceTools(**usable, notes=[_without(spec, finds=name == "detector") for name, spec in lost])
     made.specs = specs
     return made
 

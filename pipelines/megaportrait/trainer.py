@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +22,8 @@ from pipelines.core.geometry import Picture
 from pipelines.core.patching import frozen
 from pipelines.megaportrait.intake import Intake, largest
 from pipelines.megaportrait.learn import Checkpoint, Lesson, Training
-from pipelines.megaportrait.nets import encode
-from pipelines.megaportrait.parts import side_of
+from pipelines.megaportrait.nets import encode, in_tiles
+from pipelines.megaportrait.parts import preset_of, side_of
 from pipelines.megaportrait.person import SKS, Person, captions
 from pipelines.megaportrait.place import FRAMING, crop_of
 from pipelines.megaportrait.tools import FaceTools
@@ -36,8 +36,17 @@ if TYPE_CHECKING:
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 CONVOLUTIONS = (
-    "conv1", "conv2", "conv_shortcut", "conv", "conv_in", "conv_out", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2",
-)  # fmt: skip
+    "conv1",
+    "conv2",
+    "conv_shortcut",
+    "conv",
+    "conv_in",
+    "conv_out",
+    "proj_in",
+    "proj_out",
+    "ff.net.0.proj",
+    "ff.net.2",
+)
 TARGETS = {"mini": (*ATTENTION, *CONVOLUTIONS), "full": ATTENTION}
 """What the LoRA sits beside (suffixes of module names): every attention projection, as in diffusers' own training scripts, and in the small
 UNet, which has no attention at its finest level, every convolution as well, as LoCon has it (arXiv 2309.14859)."""
@@ -70,7 +79,23 @@ class Lessons:
     """Latents, embeddings and pooled embeddings of other people, for prior preservation (DreamBooth, arXiv 2208.12242)."""
 
 
-def lessons_of(parts: Sequence[Any], intake: Intake, person: Person, settings: Training) -> Lessons:
+def learnt(
+    job: Job,
+    models: Mapping[str, Any],
+    tools: FaceTools,
+    intake: Intake,
+    person: Person,
+    settings: Training,
+    enough: Callable[[], bool],
+) -> Person:
+    """``person`` with what was learnt of the pictures of ``intake``; ``models``: leased, by name."""
+    parts = {name: models[name] for name in sdxl.PARTS}
+    with in_tiles(parts["vae"], preset_of(settings.model_set, settings.preset).tiles):
+        lessons = lessons_of(parts, intake, person, settings)
+        return Trainer(job, parts, tools, person, settings, enough).learn(lessons)
+
+
+def lessons_of(parts: Mapping[str, Any], intake: Intake, person: Person, settings: Training) -> Lessons:
     side = side_of(settings.model_set, settings.preset)
     pipe = sdxl.build(parts)
     crops = []
@@ -88,9 +113,12 @@ def lessons_of(parts: Sequence[Any], intake: Intake, person: Person, settings: T
         )
     ids = torch.tensor([[side, side, 0, 0, side, side]], dtype=torch.float32)
     return Lessons(
-        latents.float(), torch.arange(len(intake.used)).repeat_interleave(2 * len(SCALES)),
-        (torch.cat((positive, negative[:1])), torch.cat((pooled, negative_pooled[:1]))), ids.to(positive), _others(latents, positive),
-    )  # fmt: skip
+        latents.float(),
+        torch.arange(len(intake.used)).repeat_interleave(2 * len(SCALES)),
+        (torch.cat((positive, negative[:1])), torch.cat((pooled, negative_pooled[:1]))),
+        ids.to(positive),
+        _others(latents, positive),
+    )
 
 
 def _others(latents: Tensor, positive: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
@@ -139,7 +167,7 @@ class Trainer:
     def __init__(
         self,
         job: Job,
-        parts: Sequence[Any],
+        parts: Mapping[str, Any],
         tools: FaceTools,
         person: Person,
         settings: Training,
@@ -147,8 +175,8 @@ class Trainer:
     ) -> None:
         self.job, self.tools, self.person, self.settings, self.enough = job, tools, person, settings, enough
         self.parts = parts
-        self.unet = parts[0]
-        self.scheduler = DDPMScheduler.from_config(dict(zip(sdxl.PARTS, parts, strict=True))["scheduler"].config)
+        self.unet = parts["unet"]
+        self.scheduler = DDPMScheduler.from_config(parts["scheduler"].config)
         # Gradients of half precision would vanish unscaled; of float32 this does nothing.
         self.scaler = torch.amp.GradScaler(self.unet.device.type, enabled=self.unet.dtype == torch.float16)
         self.best: tuple[float, int, dict[str, Tensor]] | None = None
@@ -226,9 +254,11 @@ class Trainer:
         # In the model's own half precision: bfloat16 would meet its float16 in the UNet's `cat`, which autocast refuses.
         with torch.autocast(device.type, dtype=unet.dtype, enabled=unet.dtype != torch.float32):
             found = unet(
-                noisy.to(unet.dtype), levels, states,
+                noisy.to(unet.dtype),
+                levels,
+                states,
                 added_cond_kwargs={"text_embeds": pooled, "time_ids": lessons.ids.expand(batch, -1)},
-            ).sample  # fmt: skip
+            ).sample
         errors = (found.float() - wanted).square().mean((1, 2, 3))
         loss = (weights_of(shares / (1 - shares), kind) * errors).mean()
         if not torch.isfinite(loss):
@@ -269,9 +299,13 @@ class Trainer:
                     noise = sdxl.draw_noise(self.settings.seed, (2, self.unet.config.in_channels, cells, cells))
                     begin = {"latents": noise.to(self.unet.device, self.unet.dtype), "height": side, "width": side}
                 drawn = pipe(
-                    prompts, output_type="pt", callback_on_step_end=after, num_inference_steps=16 if mini else 20,
-                    guidance_scale=1.5 if mini else 5.0, **begin,
-                ).images.float()  # fmt: skip
+                    prompts,
+                    output_type="pt",
+                    callback_on_step_end=after,
+                    num_inference_steps=16 if mini else 20,
+                    guidance_scale=1.5 if mini else 5.0,
+                    **begin,
+                ).images.float()
         finally:
             self.unet.train(training)
             if pipe.vae.dtype != dtype:  # SDXL's autoencoder is cast up for decoding

@@ -230,10 +230,21 @@ CONTROLS: dict[str, dict[str, Control]] = {
 The full set's maps need no weights: openpose's drawing of the five points, Canny's edges, and colours at an eighth of the resolution."""
 _IP_ADAPTER, _ENCODER = "h94/IP-Adapter", "models/image_encoder"
 IP_ENCODER = ModelSpec(
-    "ip-adapter/image-encoder", _IP_ADAPTER, _load_image_encoder, "Apache-2.0", 2_528_000_000,
-    card="CLIP ViT-H: what IP-Adapter sees of a face", files=(f"{_ENCODER}/config.json", f"{_ENCODER}/model.safetensors"),
-)  # fmt: skip
+    "ip-adapter/image-encoder",
+    _IP_ADAPTER,
+    _load_image_encoder,
+    "Apache-2.0",
+    2_528_000_000,
+    card="CLIP ViT-H: what IP-Adapter sees of a face",
+    files=(f"{_ENCODER}/config.json", f"{_ENCODER}/model.safetensors"),
+)
 IP_ADAPTER = ModelSpec(
-    "ip-adapter/plus-face-sdxl", _IP_ADAPTER, _load_ip_adapter, "Apache-2.0", 847_517_512, dtype="float16",
-    card="IP-Adapter plus face: a person without training", files=("sdxl_models/ip-adapter-plus-face_sdxl_vit-h.safetensors",),
-)  # fmt: skip
+    "ip-adapter/plus-face-sdxl",
+    _IP_ADAPTER,
+    _load_ip_adapter,
+    "Apache-2.0",
+    847_517_512,
+    dtype="float16",
+    card="IP-Adapter plus face: a person without training",
+    files=("sdxl_models/ip-adapter-plus-face_sdxl_vit-h.safetensors",),
+)

@@ -186,10 +186,20 @@ def _load_sface(spec: ModelSpec) -> Any:
 
 
 YUNET = ModelSpec(
-    "opencv/yunet", "opencv/face_detection_yunet", _load_yunet, "MIT", 233_000,
-    card="finds faces and points in photographs", files=("face_detection_yunet_2023mar.onnx",),
-)  # fmt: skip
+    "opencv/yunet",
+    "opencv/face_detection_yunet",
+    _load_yunet,
+    "MIT",
+    233_000,
+    card="finds faces and points in photographs",
+    files=("face_detection_yunet_2023mar.onnx",),
+)
 SFACE = ModelSpec(
-    "opencv/sface", "opencv/face_recognition_sface", _load_sface, "Apache-2.0", 38_700_000,
-    card="who a photographed face is, for measuring", files=("face_recognition_sface_2021dec.onnx",),
-)  # fmt: skip
+    "opencv/sface",
+    "opencv/face_recognition_sface",
+    _load_sface,
+    "Apache-2.0",
+    38_700_000,
+    card="who a photographed face is, for measuring",
+    files=("face_recognition_sface_2021dec.onnx",),
+)

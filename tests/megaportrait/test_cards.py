@@ -72,8 +72,9 @@ def test_trainings_are_told_with_their_commands_the_earlier_ones_too(folder):
 
 def test_the_face_models_card_has_the_measured_rates(folder):
     identity = FACES["identity"] | {
-        "equal_error_rate_true_points": 0.0091, "similarity": {"same": {"mean": 0.81}, "different": {"mean": 0.02, "p95": 0.3}},
-    }  # fmt: skip
+        "equal_error_rate_true_points": 0.0091,
+        "similarity": {"same": {"mean": 0.81}, "different": {"mean": 0.02, "p95": 0.3}},
+    }
     landmarks = FACES["landmarks"] | {"by yaw": {"0 to 0.17": FACES["landmarks"]["all"], "0.17 to 0.34": {"n": 0}}}
     put(
         folder / "mini_faces/evaluation.json",

@@ -56,9 +56,11 @@ def test_what_is_not_known_or_refused_does_not_pass():
 
 def test_one_arm_in_figures():
     rows = [
-        row(0.6, seam_excess=0.1, landmark_error=2.0, seconds=4.0), row(0.8, seam_excess=0.3, landmark_error=3.0, outside_largest=1.0),
-        row(None, seam_excess=None, landmark_error=None), {"refused": "No face."},
-    ]  # fmt: skip
+        row(0.6, seam_excess=0.1, landmark_error=2.0, seconds=4.0),
+        row(0.8, seam_excess=0.3, landmark_error=3.0, outside_largest=1.0),
+        row(None, seam_excess=None, landmark_error=None),
+        {"refused": "No face."},
+    ]
     found = evaluate.figures(rows, 0.5)
     assert found["passes"]["share"] == 0.5 and found["outside"] == 1.0, "one pixel in one pair is told"
     assert found["identity"]["mean"] == 0.7 and found["seam_excess"]["median"] == 0.2 and found["seconds"] == 4.0
@@ -179,8 +181,11 @@ def test_arms_that_share_stages_are_made_together():
 
 def test_settings_of_the_command_line():
     assert evaluate.changed(Settings, ["own_tone=0.8", "poisson=true", "start=pasted", "candidates=1"]) == {
-        "own_tone": 0.8, "poisson": True, "start": "pasted", "candidates": 1,
-    }  # fmt: skip
+        "own_tone": 0.8,
+        "poisson": True,
+        "start": "pasted",
+        "candidates": 1,
+    }
     with pytest.raises(ValueError, match="'beauty=1' is no setting"):
         evaluate.changed(Settings, ["beauty=1"])
     with pytest.raises(ValueError, match="'own_tone' is no setting"):
@@ -234,9 +239,18 @@ def test_a_run_goes_on_where_it_ended_and_writes_what_it_found(toy, tmp_path, mo
     evaluate.main()
     told = capsys.readouterr().out
     found = evaluate.training.read_json(tmp_path / "evaluation.json")
-    assert found["pairs"] == 2 and found["people"] == 1 and set(found["rows"]) == {
-        "ours", "first", "no_shading", "no_harmonisation", "preview",
-    }  # fmt: skip
+    assert (
+        found["pairs"] == 2
+        and found["people"] == 1
+        and set(found["rows"])
+        == {
+            "ours",
+            "first",
+            "no_shading",
+            "no_harmonisation",
+            "preview",
+        }
+    )
     for arm, one in found["rows"].items():
         assert one["n"] == 2 and one["outside"] == 0 and one["refusals"] == 0, arm
         assert one["identity"]["n"] == 2 and one["psnr_face"]["n"] == 2

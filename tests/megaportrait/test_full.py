@@ -21,6 +21,7 @@ from pipelines.megaportrait import parts as megaportrait_parts
 from pipelines.megaportrait import person as portrait_person
 from pipelines.megaportrait.learn import Training
 from pipelines.megaportrait.nets import Nets
+from pipelines.megaportrait.settings import MODES
 from pipelines.models import controlnets, faces_photo, sdxl
 from tests.toys import portrait_full as toy_portrait_full
 
@@ -134,7 +135,7 @@ def test_the_adapter_at_scale_zero_is_the_model_without_it(registry, plain):
     hints = [megaportrait.Hint("line", plain.controls["line"], 0.5)]
     with registry.lease(*base, controls["line"].spec, *megaportrait_parts.look_specs("full", "instant")) as leased:
         parts, net, weights, encoder = leased[: len(base)], leased[-3], leased[-2], leased[-1]
-        model = Nets(parts, {"line": net})
+        model = Nets(dict(zip(sdxl.PARTS, parts, strict=True)), {"line": net})
         seen = controlnets.look_of(encoder, [analysis.square, analysis.square[:, ::-1]])
         assert seen.shape == (2, 2, 17, 32) and not torch.equal(seen[0], seen[1])
 
@@ -202,7 +203,9 @@ def test_a_net_whose_layers_visit_the_device_paints_the_same(registry, plain):
     hints = [megaportrait.Hint("line", plain.controls["line"], 0.5)]
     with registry.lease(*base, megaportrait_parts.controls("full")["line"].spec) as leased:
         drawn = [
-            Nets(leased[:-1], {"line": net}).shade(plain.analysis.square, "portrait", hints, QUICK, 3)
+            Nets(dict(zip(sdxl.PARTS, leased[:-1], strict=True)), {"line": net}).shade(
+                plain.analysis.square, "portrait", hints, QUICK, 3
+            )
             for net in (leased[-1], away)
         ]
     assert apart(*drawn) <= ROUNDING
@@ -314,7 +317,7 @@ def test_a_damaged_onnx_file_is_as_good_as_none(tmp_path, monkeypatch, hub):
     monkeypatch.setenv("LATENT_STUDIO_MODELS", str(tmp_path))
     with pytest.raises(FileNotFoundError, match="this OpenCV cannot read it: fetch the file again"):
         faces_photo.YUNET.load(faces_photo.YUNET)
-    assert tools.at_hand(Registry("cpu"), "full") == ()
+    assert tools.at_hand(Registry("cpu"), "full") == {}
 
 
 def test_a_head_of_a_photograph_is_told_to_be_its_face_alone(registry, request_):
@@ -341,13 +344,13 @@ def test_the_download_is_told_in_full():
 
 
 def test_what_is_leased_depends_on_the_mode():
-    keys = {mode: {spec.key for spec in megaportrait_parts.specs("full", mode)} for mode in megaportrait.MODES}
+    keys = {mode: {spec.key for spec in megaportrait_parts.specs("full", mode).values()} for mode in MODES}
     assert keys["preview"] == {"opencv/yunet", "opencv/sface"}
     assert keys["instant"] - keys["trained"] == {"ip-adapter/plus-face-sdxl"}
-    offloaded = {spec.key for spec in megaportrait_parts.specs("full", "trained", "12 GB")} - keys["trained"]
+    offloaded = {spec.key for spec in megaportrait_parts.specs("full", "trained", "12 GB").values()} - keys["trained"]
     assert len(offloaded) == 3 and all("-offload/" in key for key in offloaded)
 
 
 def test_no_model_of_the_full_set_is_for_non_commercial_use():
-    specs = (*megaportrait_parts.specs("full", "instant"), *megaportrait_parts.look_specs("full", "instant"))
+    specs = (*megaportrait_parts.specs("full", "instant").values(), *megaportrait_parts.look_specs("full", "instant"))
     assert {spec.licence.lower() for spec in specs} == {"openrail++", "apache-2.0", "mit"}

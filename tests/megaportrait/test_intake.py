@@ -196,8 +196,12 @@ def test_weak_photos_are_kept_while_fewer_than_three_would_remain(astronaut):
         [dark(one), two, replace(two, name="twin"), blurred(three), Photo("empty", four.picture)]
     )
     assert [(verdict.used, verdict.fault) for verdict in verdicts] == [
-        (True, "dark"), (True, ""), (False, "duplicate"), (True, "blurred"), (False, "no face"),
-    ]  # fmt: skip
+        (True, "dark"),
+        (True, ""),
+        (False, "duplicate"),
+        (True, "blurred"),
+        (False, "no face"),
+    ]
     assert verdicts[0].reason == "photo 1 is dark, and is used all the same because fewer than 3 photos would be left."
     verdicts, remarks = intake.check([two, replace(two, name="twin")])
     assert (
@@ -326,11 +330,17 @@ def test_small_dark_tight_and_hopeless_pictures(astronaut):
     [
         (lambda: intake.check([]), "0 photos came: give 1 to 20"),
         (lambda: intake.check([Photo("a", numpy.zeros((9, 9, 3), numpy.uint8))] * 21), "21 photos came"),
-        (lambda: intake.check([Photo("a", numpy.zeros((9, 9, 3), numpy.uint8))], [[0.0]]), "for 1 photos: give one for every two, and the bar"),
-        (lambda: intake.check([Photo("a", numpy.zeros((9, 9, 3), numpy.uint8))], [[0.0, 1.0]], 0.5), r"shape \(1, 2\) came for 1 photos"),
+        (
+            lambda: intake.check([Photo("a", numpy.zeros((9, 9, 3), numpy.uint8))], [[0.0]]),
+            "for 1 photos: give one for every two, and the bar",
+        ),
+        (
+            lambda: intake.check([Photo("a", numpy.zeros((9, 9, 3), numpy.uint8))], [[0.0, 1.0]], 0.5),
+            r"shape \(1, 2\) came for 1 photos",
+        ),
         (lambda: intake.odd_ones([[0.0, 1.0]], 0.5), r"shape \(1, 2\) came"),
     ],
-)  # fmt: skip
+)
 def test_wrong_input_gets_one_sentence(call, says):
     with pytest.raises(ValueError, match=says) as caught:
         call()

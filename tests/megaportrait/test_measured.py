@@ -12,18 +12,24 @@ from demos.megaportrait import measured
 from demos.megaportrait.measured import findings, measured_html
 
 FACES = {
-    "people": 200, "shots": 5,
+    "people": 200,
+    "shots": 5,
     "identity": {
-        "equal_error_rate": 0.0125, "interval": [0.01, 0.015], "pairs": {"same": 2000, "different": 497_500}, "threshold": 0.412,
-        "true_match_at_threshold": 0.987, "false_match_at_threshold": 0.011,
+        "equal_error_rate": 0.0125,
+        "interval": [0.01, 0.015],
+        "pairs": {"same": 2000, "different": 497_500},
+        "threshold": 0.412,
+        "true_match_at_threshold": 0.987,
+        "false_match_at_threshold": 0.011,
         "roc": [[0.0, 0.9], [0.0001, 0.95], [0.01, 0.985], [0.1, 0.999], [1.0, 1.0]],
     },
     "landmarks": {"all": {"mean": 1.4, "median": 1.2, "p90": 2.2, "p95": 2.6, "p99": 4.0, "max": 8.0, "n": 1000}},
     "detection": {
-        "found": {"share": 0.999, "n": 1000}, "hard": {"dark": {"share": 0.95, "n": 200}, "<b>x</b>": {"share": None, "n": 0}},
+        "found": {"share": 0.999, "n": 1000},
+        "hard": {"dark": {"share": 0.95, "n": 200}, "<b>x</b>": {"share": None, "n": 0}},
         "false alarms": {"share": 0.02, "n": 200},
     },
-}  # fmt: skip
+}
 
 
 def spread(mean: float) -> dict[str, float]:
@@ -59,15 +65,20 @@ def found() -> dict:
         }
 
     return {
-        "pairs": 50, "people": 10, "stream": "test", "threshold": 0.412,
-        "before": {"passes": {"share": 0.02}, "identity": spread(0.1)}, "truth": {"passes": {"share": 1.0}, "identity": spread(0.9)},
-        "among": spread(0.85), "rows": {"ours": way("all <i>three</i> nets", 0.7), "preview": way("preview", 0.5, seconds=None)},
+        "pairs": 50,
+        "people": 10,
+        "stream": "test",
+        "threshold": 0.412,
+        "before": {"passes": {"share": 0.02}, "identity": spread(0.1)},
+        "truth": {"passes": {"share": 1.0}, "identity": spread(0.9)},
+        "among": spread(0.85),
+        "rows": {"ours": way("all <i>three</i> nets", 0.7), "preview": way("preview", 0.5, seconds=None)},
         "ablations": {
             "no_shading": [beside("shading_agreement", 0.9, 0.6, 0.3)],
             "no_harmonisation": [beside("seam_excess", -0.02, 0.2, 0.22), beside("ring_difference", 1.0, 2.0, 1.0)],
         },
         "speed": {"threads": 2, "training": {"median_s": 63.2}, "portrait": {"median_s": 7.4}},
-    }  # fmt: skip
+    }
 
 
 def marks(told: str) -> str:

@@ -45,8 +45,14 @@ from pipelines.models import controlnets, faces, sdxl
 from tests.toys import portrait as toy_portrait
 
 QUICK = Settings(
-    candidates=1, identity_steps=6, identity_strength=0.55, shading_steps=6, shading_strength=0.35, harmonise_steps=7, seed=3
-)  # fmt: skip
+    candidates=1,
+    identity_steps=6,
+    identity_strength=0.55,
+    shading_steps=6,
+    shading_strength=0.35,
+    harmonise_steps=7,
+    seed=3,
+)
 """3, 2 and 2 effective steps."""
 TRAINING = Training(seconds=600, steps=4, checks=2, rank=2)
 RECIPE = Recipe(11, 203)
@@ -178,8 +184,12 @@ def test_the_nets_get_their_maps_as_lists_and_no_crop(registry, request_, monkey
     run(registry, request_, mode="single")
     run(registry, request_)
     assert [(kind, nets) for kind, nets, _ in seen] == [
-        ("Inpaint", 4), ("Inpaint", 2), ("Inpaint", 3), ("Img2Img", 2), ("Inpaint", 2),
-    ]  # fmt: skip
+        ("Inpaint", 4),
+        ("Inpaint", 2),
+        ("Inpaint", 3),
+        ("Img2Img", 2),
+        ("Inpaint", 2),
+    ]
     for _kind, nets, given in seen:
         assert "padding_mask_crop" not in given
         assert len(given["control_image"]) == len(given["controlnet_conditioning_scale"]) == nets
@@ -212,7 +222,7 @@ def test_nothing_is_painted_where_nothing_is_masked(registry, reference):
     square = numpy.ascontiguousarray(reference[:128, :128])
     hints = [megaportrait.Hint("line", controlnets.control_map("line", square), 0.5)]
     with registry.lease(*base, *(control.spec for control in parts.controls("mini").values())) as leased:
-        model = Nets(leased[: len(base)], {"line": leased[-2]})
+        model = Nets(dict(zip(sdxl.PARTS, leased[: len(base)], strict=True)), {"line": leased[-2]})
         nowhere = numpy.zeros((128, 128), bool)
         assert (model.harmonise(square, nowhere, "portrait", hints, QUICK, 3) == square).all()
         assert (model.harmonise(square, ~nowhere, "portrait", hints, QUICK, 3) != square).any()
@@ -428,7 +438,9 @@ def test_training_tells_its_course_and_keeps_the_best(trained):
     assert [lesson.step for lesson in lessons] == [2, 4] and lessons[0].picture.size == (256, 128)
     assert checkpoints and checkpoints[-1].step == person.facts["best_step"]
     best = max(lessons, key=lambda lesson: lesson.score)
-    assert next(check["score"] for check in person.facts["checks"] if check["step"] == person.facts["best_step"]) == round(best.score, 5)  # fmt: skip
+    assert next(
+        check["score"] for check in person.facts["checks"] if check["step"] == person.facts["best_step"]
+    ) == round(best.score, 5)
     texts = [item.text for item in items if isinstance(item, Progress)]
     assert any(text.startswith("step 3, loss ") and "s left" in text for text in texts)
     assert len(person.facts["losses"]) == person.facts["steps"] == 4
@@ -492,9 +504,11 @@ def test_foreign_files_are_no_persons(person, tmp_path):
 
     lora = next(name for name in good if name.startswith("lora."))
     for change in (
-        {"crops": good["crops"][:, :64].contiguous()}, {"points": good["points"][:1].clone()}, {lora: torch.full_like(good[lora], float("nan"))},
+        {"crops": good["crops"][:, :64].contiguous()},
+        {"points": good["points"][:1].clone()},
+        {lora: torch.full_like(good[lora], float("nan"))},
         {"extra": good["points"].clone()},
-    ):  # fmt: skip
+    ):
         save_file({**good, **change}, path)
         refused()
     path.write_bytes(b"no safetensors")
@@ -547,8 +561,10 @@ def test_names_that_are_no_file_names_are_refused(name, tmp_path):
 def test_min_snr_weights_by_hand():
     snr = torch.tensor([0.5, 5.0, 20.0])
     for kind, wanted in (
-        ("epsilon", [1, 1, 0.25]), ("v_prediction", [1, 5 / 6, 5 / 21]), ("sample", [0.5, 5, 5]),
-    ):  # fmt: skip
+        ("epsilon", [1, 1, 0.25]),
+        ("v_prediction", [1, 5 / 6, 5 / 21]),
+        ("sample", [0.5, 5, 5]),
+    ):
         torch.testing.assert_close(trainer.weights_of(snr, kind), torch.tensor(wanted, dtype=torch.float32))
 
 
@@ -660,13 +676,16 @@ def test_wrong_training_settings_get_one_sentence(change):
         ({"reference": None}, "no reference portrait yet"),
         ({"person": None}, "no person yet"),
         ({"rendered": False}, "may show a real person: tick"),
-        ({"reference": numpy.full((160, 160, 3), 128, numpy.uint8)}, "No face found in the reference: draw the face box"),
+        (
+            {"reference": numpy.full((160, 160, 3), 128, numpy.uint8)},
+            "No face found in the reference: draw the face box",
+        ),
         ({"reference": numpy.zeros((160, 160, 3), numpy.uint8)}, "The reference is black"),
         ({"face": 4}, "Face 5 was chosen and the reference has 1"),
         ({"box": (300, 10, 20, 20)}, "only 20 px wide"),
         ({"settings": Settings(model_set="full")}, "was made with the mini set and the full set is chosen"),
     ],
-)  # fmt: skip
+)
 def test_requests_that_cannot_be_done_get_one_sentence(registry, request_, change, says):
     with pytest.raises(ValueError, match=says):
         megaportrait.portrait(Job(1e9), registry, dataclasses.replace(request_, **change))
@@ -839,8 +858,12 @@ def test_of_two_candidates_a_black_one_is_left_out_and_said(registry, request_, 
 
 @pytest.mark.parametrize(
     ("mode", "todo"),
-    [("preview", "or train the person"), ("instant", "train the person, lower"), ("trained", "raise the identity LoRA by 0.1")],
-)  # fmt: skip
+    [
+        ("preview", "or train the person"),
+        ("instant", "train the person, lower"),
+        ("trained", "raise the identity LoRA by 0.1"),
+    ],
+)
 def test_what_to_try_for_more_likeness_depends_on_the_mode(mode, todo):
     metrics = {"same_person": False, "identity": {"result": {"mean": 0.31}}, "threshold": 0.5}
     said = checks.warn_identity(metrics, mode)

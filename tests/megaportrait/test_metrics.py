@@ -50,9 +50,14 @@ def test_the_reference_measured_against_itself_is_perfect(portrait):
     picture, core = portrait
     found = metrics.measured(picture, picture, core, core)
     assert found == {
-        "seam_excess": 0.0, "ring_difference": 0.0, "shading_agreement": pytest.approx(1), "sharpness_ratio": 1.0,
-        "outside_largest": 0.0, "outside_changed": 0.0, "outside_ssim": 1.0,
-    }  # fmt: skip
+        "seam_excess": 0.0,
+        "ring_difference": 0.0,
+        "shading_agreement": pytest.approx(1),
+        "sharpness_ratio": 1.0,
+        "outside_largest": 0.0,
+        "outside_changed": 0.0,
+        "outside_ssim": 1.0,
+    }
     json.dumps(found, allow_nan=False)
 
 
@@ -219,7 +224,7 @@ def test_distances_are_those_of_the_cosines():
         (lambda: metrics.cosine_distances([[0, 0]]), "zero or not a number"),
         (lambda: metrics.identity_table([1, math.nan], [[1, 0]], None), "zero or not a number"),
     ],
-)  # fmt: skip
+)
 def test_wrong_input_gets_one_sentence(call, says):
     with pytest.raises(ValueError, match=says) as caught:
         call()

@@ -63,10 +63,17 @@ def test_a_picture_pasted_onto_itself_is_itself(method):
 
 @pytest.mark.parametrize(
     "mask",
-    [CORE, ellipse(SIZE, (0, 0), (40, 30)), numpy.ones_like(CORE), ellipse(SIZE, (149, 60), (30, 90)),
-     ellipse(SIZE, (75, 60), (0.5, 0.5)), ellipse(SIZE, (75, 60), (0.5, 40)), numpy.zeros_like(CORE)],
+    [
+        CORE,
+        ellipse(SIZE, (0, 0), (40, 30)),
+        numpy.ones_like(CORE),
+        ellipse(SIZE, (149, 60), (30, 90)),
+        ellipse(SIZE, (75, 60), (0.5, 0.5)),
+        ellipse(SIZE, (75, 60), (0.5, 40)),
+        numpy.zeros_like(CORE),
+    ],
     ids=["middle", "corner", "all", "right edge", "one pixel", "one column", "nothing"],
-)  # fmt: skip
+)
 def test_poisson_of_a_picture_onto_itself_is_off_by_one_level_at_most(mask):
     picture, before = noise(), mask.copy()
     solved = paste.poisson(picture, picture, mask)
@@ -434,7 +441,10 @@ def test_landmarks_are_drawn_where_they_are(rendered):
         (lambda: geometry.crop_around((150, 10, 30, 20), SIZE), "outside the picture of 150 x 120"),
         (lambda: geometry.crop_around((10, 10, 30, 20), SIZE, 0.5), "0.5 times the face"),
         (lambda: geometry.crop_around((10, 10, 30, 20), SIZE, side=4), "at 4 pixels"),
-        (lambda: geometry.crop_around((10, 10, 30, 20), SIZE).cut(noise((120, 150))), "120 x 150 and the crop was made for 150 x 120"),
+        (
+            lambda: geometry.crop_around((10, 10, 30, 20), SIZE).cut(noise((120, 150))),
+            "120 x 150 and the crop was made for 150 x 120",
+        ),
         (lambda: control_maps.face_oval(SIZE), "neither a box nor points"),
         (lambda: paste.paste(noise(), noise(), CORE, method="glue"), "'glue': choose from"),
         (lambda: paste.paste(noise(), noise((90, 90)), CORE), "90 x 90, 150 x 120 came"),
@@ -444,7 +454,7 @@ def test_landmarks_are_drawn_where_they_are(rendered):
         (lambda: light.shading_transfer(noise(), noise(), CORE, 1.5), "shading transfer is 1.5"),
         (lambda: paste.stitch(noise(), noise(), noise(), CORE.astype(numpy.float32), CORE, -1), "share is -1"),
     ],
-)  # fmt: skip
+)
 def test_wrong_input_gets_one_sentence(call, says):
     with pytest.raises(ValueError, match=says) as caught:
         call()

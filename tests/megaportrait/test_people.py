@@ -29,12 +29,23 @@ def person() -> Person:
     rng = numpy.random.default_rng(0)
     vectors = rng.normal(size=(2, 128)).astype(numpy.float32)
     return Person(
-        "Ada", rng.integers(0, 255, (2, 128, 128, 3), numpy.uint8), rng.uniform(30, 90, (2, 5, 2)).astype(numpy.float32),
+        "Ada",
+        rng.integers(0, 255, (2, 128, 128, 3), numpy.uint8),
+        rng.uniform(30, 90, (2, 5, 2)).astype(numpy.float32),
         vectors / numpy.linalg.norm(vectors, axis=1, keepdims=True),
         {"down.0.to_q.lora_A.weight": torch.randn(2, 8), "down.0.to_q.lora_B.weight": torch.randn(8, 2)},
-        {"model_set": "mini", "attributes": {"hair_colour": "blond"}, "pictures": ["a", "b"], "photographs": 0, "identity": 11,
-         "best_step": 4, "steps": 8, "score_before": 0.2, "checks": [{"step": 4, "loss": 0.5, "score": 0.8}]},
-    )  # fmt: skip
+        {
+            "model_set": "mini",
+            "attributes": {"hair_colour": "blond"},
+            "pictures": ["a", "b"],
+            "photographs": 0,
+            "identity": 11,
+            "best_step": 4,
+            "steps": 8,
+            "score_before": 0.2,
+            "checks": [{"step": 4, "loss": 0.5, "score": 0.8}],
+        },
+    )
 
 
 @pytest.fixture
@@ -146,13 +157,27 @@ def test_a_photograph_is_nobody_s_rendering(person: Person, tmp_path: Path):
 
 
 def test_facts_of_another_kind_are_left_out(person: Person, tmp_path: Path):
-    odd = {"pictures": 7, "checks": [{"step": "<b>"}], "losses": "many", "identity": -3, "seconds": "soon", "best_step": True,
-           "remarks": [["a"]], "readings": [{"a": "b"}], "score_before": [], "settings": {"seed": []}, "own": "<script>"}  # fmt: skip
+    odd = {
+        "pictures": 7,
+        "checks": [{"step": "<b>"}],
+        "losses": "many",
+        "identity": -3,
+        "seconds": "soon",
+        "best_step": True,
+        "remarks": [["a"]],
+        "readings": [{"a": "b"}],
+        "score_before": [],
+        "settings": {"seed": []},
+        "own": "<script>",
+    }
     odd |= {"score_before": 10**400}
     back = read_person(person_file(dataclasses.replace(person, facts=person.facts | odd), tmp_path))
     assert back.facts == {
-        "model_set": "mini", "attributes": {"hair_colour": "blond"}, "photographs": 0, "steps": 8,
-    }  # fmt: skip
+        "model_set": "mini",
+        "attributes": {"hair_colour": "blond"},
+        "photographs": 0,
+        "steps": 8,
+    }
 
 
 def members(packed: Path) -> dict[str, bytes]:
@@ -228,8 +253,11 @@ def test_a_file_that_unpacks_to_more_than_a_person_is_not_unpacked(packed: Path,
 def test_a_person_of_another_model_set_is_refused(person: Person, tmp_path: Path):
     facts = person.facts | {"model_set": "full"}
     other = dataclasses.replace(
-        person, facts=facts, crops=numpy.zeros((2, 512, 512, 3), numpy.uint8), embeddings=numpy.zeros((0, 0), numpy.float32)
-    )  # fmt: skip
+        person,
+        facts=facts,
+        crops=numpy.zeros((2, 512, 512, 3), numpy.uint8),
+        embeddings=numpy.zeros((0, 0), numpy.float32),
+    )
     path = person_file(other, tmp_path)
     assert read_person(path).model_set == "full"
     with pytest.raises(ValueError, match="Ada was trained for the model set full and this page runs mini"):

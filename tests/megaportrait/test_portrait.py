@@ -217,8 +217,13 @@ def test_captions_mention_what_they_are_asked_to():
 def test_a_caption_from_the_description_reads_as_meant():
     said = portraits.parse("a smiling person with long red hair, glasses and no beard, wearing a blue sweater")
     assert said == {
-        "hair_colour": "red", "hair_style": "long", "glasses": "yes", "beard": "no", "expression": "smiling", "clothes": "blue",
-    }  # fmt: skip
+        "hair_colour": "red",
+        "hair_style": "long",
+        "glasses": "yes",
+        "beard": "no",
+        "expression": "smiling",
+        "clothes": "blue",
+    }
 
 
 # --- fails well
@@ -265,9 +270,13 @@ def test_every_choice_can_be_drawn():
     """Every word of every list finds its colour or shape."""
     shot_fields = {field.name for field in fields(portraits.Shot)}
     choices = {
-        "hair_colour": portraits.HAIR_COLOURS, "eye_colour": portraits.EYE_COLOURS, "clothes": portraits.CLOTHES,
-        "collar": portraits.COLLARS, "background": portraits.BACKGROUNDS, "light_colour": portraits.LIGHT_COLOURS,
-    }  # fmt: skip
+        "hair_colour": portraits.HAIR_COLOURS,
+        "eye_colour": portraits.EYE_COLOURS,
+        "clothes": portraits.CLOTHES,
+        "collar": portraits.COLLARS,
+        "background": portraits.BACKGROUNDS,
+        "light_colour": portraits.LIGHT_COLOURS,
+    }
     assert set(choices) - {"hair_colour", "eye_colour"} <= shot_fields
     most = max(len(values) for values in choices.values())
     drawn = [

@@ -32,14 +32,25 @@ def metrics(**changes) -> dict:
     regions = {name: {"psnr": 31.25, "ssim": 0.951} for name in ("face", "core", "ring", "rest")}
     before = {name: {"psnr": 15.5, "ssim": 0.602} for name in ("face", "core", "ring", "rest")}
     identity = {
-        "result": {"best": 0.871, "mean": 0.824}, "reference": {"best": 0.201, "mean": 0.113},
-        "among": {"mean": 0.9, "worst": 0.777}, "truth": {"best": 0.95, "mean": 0.911},
-    }  # fmt: skip
+        "result": {"best": 0.871, "mean": 0.824},
+        "reference": {"best": 0.201, "mean": 0.113},
+        "among": {"mean": 0.9, "worst": 0.777},
+        "truth": {"best": 0.95, "mean": 0.911},
+    }
     made = {
-        "identity": identity, "threshold": 0.6, "same_person": True, "outside_largest": 0.0, "seam_excess": -0.04,
-        "ring_difference": 1.5, "shading_agreement": 0.91, "sharpness_ratio": 1.02, "truth": True, "regions": regions,
-        "before": before, "landmark_error": 1.9,
-    }  # fmt: skip
+        "identity": identity,
+        "threshold": 0.6,
+        "same_person": True,
+        "outside_largest": 0.0,
+        "seam_excess": -0.04,
+        "ring_difference": 1.5,
+        "shading_agreement": 0.91,
+        "sharpness_ratio": 1.02,
+        "truth": True,
+        "regions": regions,
+        "before": before,
+        "landmark_error": 1.9,
+    }
     return made | changes
 
 
@@ -51,8 +62,14 @@ def outcome(made: dict, backend: str = PARSED, **changes) -> SimpleNamespace:
         face=SimpleNamespace(backend=backend), picture=square(10), square=square(20), points=numpy.array(POINTS, float)
     )
     fields = {
-        "settings": Settings(), "analysis": analysis, "candidates": [one], "truth": None, "steps": {}, "seconds": {}, "models": [],
-    }  # fmt: skip
+        "settings": Settings(),
+        "analysis": analysis,
+        "candidates": [one],
+        "truth": None,
+        "steps": {},
+        "seconds": {},
+        "models": [],
+    }
     return SimpleNamespace(**fields | changes)
 
 
@@ -75,9 +92,14 @@ def rows(told: str) -> dict[str, str]:
 def test_a_portrait_that_meets_every_bar_has_seven_ticks_and_no_cross():
     told = shown.metrics_html(outcome(metrics()))
     assert ticks(told) == [
-        "✓ taken for the person", "✓ untouched", "✓ no new seam", "✓ no colour step", "✓ the reference’s light",
-        "✓ as sharp as the reference", "✓ eyes, nose and mouth in place",
-    ]  # fmt: skip
+        "✓ taken for the person",
+        "✓ untouched",
+        "✓ no new seam",
+        "✓ no colour step",
+        "✓ the reference’s light",
+        "✓ as sharp as the reference",
+        "✓ eyes, nose and mouth in place",
+    ]
     assert "from 0.600 on" in told
 
 
@@ -194,8 +216,13 @@ def test_the_strip_has_the_six_stages_in_their_order():
     made = staged(HARMONISED, PASTED, IDENTITY, RING, SHADED)
     told = shown.strip_html(made, SimpleNamespace(square=square(250)))
     assert re.findall(r"<b>([^<]+)</b>", told) == [
-        "1. Reference", "2. Identity", "3. Shaded", "4. Pasted", "5. Ring mask", "6. Harmonised",
-    ]  # fmt: skip
+        "1. Reference",
+        "2. Identity",
+        "3. Shaded",
+        "4. Pasted",
+        "5. Ring mask",
+        "6. Harmonised",
+    ]
     levels = [round(float(numpy.asarray(one).mean()) / 10) * 10 for one in pictures_in(told)]
     assert levels == [250, 120, 200, 80, 160, 40] and "Left out" not in told
 
@@ -227,9 +254,11 @@ def test_large_pictures_are_made_small():
 
 def test_the_figures_tell_seconds_steps_and_licences():
     made = outcome(
-        metrics(), seconds={"analysis": 0.126, IDENTITY: 1.5}, steps={IDENTITY: 11, SHADED: 0, HARMONISED: 4},
+        metrics(),
+        seconds={"analysis": 0.126, IDENTITY: 1.5},
+        steps={IDENTITY: 11, SHADED: 0, HARMONISED: 4},
         models=[{"key": "k/<b>", "source": "s", "licence": "Apache-2.0"}],
-    )  # fmt: skip
+    )
     told = shown.figures_html(made)
     assert "0.13 s" in told and "1.50 s" in told and "Identity 11, Harmonised 4" in told and "Shaded" not in told
     assert "k/&lt;b&gt; (s), Apache-2.0" in told
@@ -239,8 +268,10 @@ def test_the_figures_tell_seconds_steps_and_licences():
 def intake() -> Intake:
     photos = [Photo("one.png", square(50, 200)), Photo(BAD, square(60)), Photo("three.png", square(70))]
     verdicts = [
-        Verdict("one.png", True), Verdict(BAD, False, f"No face found in {BAD}."), Verdict("three.png", True, notes=("Small.",)),
-    ]  # fmt: skip
+        Verdict("one.png", True),
+        Verdict(BAD, False, f"No face found in {BAD}."),
+        Verdict("three.png", True, notes=("Small.",)),
+    ]
     return Intake(photos, verdicts, ["2 of 3 photos can be used."], [None] * 3)
 
 

@@ -74,7 +74,17 @@ def values(controls: portrait_settings.Controls, **changed) -> dict:
     return {"off": off, **{name: getattr(held, name) for name in controls.form.widgets}}
 
 
-def asked(controls, chosen="first", reference="first", face=None, box=None, agreed=(False, False), entries=(), kept=None, **changed):  # fmt: skip
+def asked(
+    controls,
+    chosen="first",
+    reference="first",
+    face=None,
+    box=None,
+    agreed=(False, False),
+    entries=(),
+    kept=None,
+    **changed,
+):
     """What a run's handler gets from the page."""
     chosen = people.first_person() if chosen == "first" else chosen
     reference = people.first_reference() if reference == "first" else reference
@@ -306,9 +316,25 @@ def test_a_reference_of_ones_own_is_read_and_asks_for_consent(page, tmp_path: Pa
 
 def test_a_run_shows_every_stage_while_it_goes_and_everything_at_its_end(run):
     text = shown(run)
-    for words in ("Starting…", "step 1 of 2", "Done in ", "Stage by stage", "1. Reference", "2. Identity", "3. Shaded", "4. Pasted",
-                  "5. Ring mask", "6. Harmonised", "Who it is", "How it sits in the picture", "Measured against the truth",
-                  "The truth, rendered", "Models that answered", "Apache-2.0", "Steps that were really made"):  # fmt: skip
+    for words in (
+        "Starting…",
+        "step 1 of 2",
+        "Done in ",
+        "Stage by stage",
+        "1. Reference",
+        "2. Identity",
+        "3. Shaded",
+        "4. Pasted",
+        "5. Ring mask",
+        "6. Harmonised",
+        "Who it is",
+        "How it sits in the picture",
+        "Measured against the truth",
+        "The truth, rendered",
+        "Models that answered",
+        "Apache-2.0",
+        "Steps that were really made",
+    ):
         assert words in text, words
     assert re.search(r"Identity: step 1 of 2, about \d+ s left", text)
     made = last(run)
@@ -397,9 +423,15 @@ def test_what_is_missing_is_told_before_anything_is_loaded(page, controls):
 
 @pytest.mark.parametrize(
     ("own_person", "own_portrait", "agreed", "goes"),
-    [(False, False, (False, False), True), (True, False, (False, False), False), (True, False, (True, False), True),
-     (False, True, (True, False), False), (False, True, (False, True), True), (True, True, (True, False), False)],
-)  # fmt: skip
+    [
+        (False, False, (False, False), True),
+        (True, False, (False, False), False),
+        (True, False, (True, False), True),
+        (False, True, (True, False), False),
+        (False, True, (False, True), True),
+        (True, True, (True, False), False),
+    ],
+)
 def test_nobody_s_picture_is_used_without_consent(page, controls, own_person, own_portrait, agreed, goes):
     person = people.first_person()
     person = dataclasses.replace(person, identity=None) if own_person else person
@@ -568,8 +600,15 @@ def test_the_endpoint_answers_with_a_picture_and_its_measurements(address: str, 
     client = Client(address, verbose=False)
     info = client.view_api(return_format="dict")["named_endpoints"]["/portrait"]
     assert [p["parameter_name"] for p in info["parameters"]] == [
-        "person", "pictures", "reference", "mode", "seed", "candidates", "consent", "model_set",
-    ]  # fmt: skip
+        "person",
+        "pictures",
+        "reference",
+        "mode",
+        "seed",
+        "candidates",
+        "consent",
+        "model_set",
+    ]
     assert [r["label"] for r in info["returns"]] == ["result", "measurements"]
     *pictures, reference = map(handle_file, map(str, files))
     given = {"pictures": pictures, "reference": reference, "seed": 3, "consent": True, "api_name": "/portrait"}
@@ -655,5 +694,5 @@ def test_a_registry_learns_what_the_tab_may_load(page):
     registry = Registry("cpu", move=lambda module, _device: module)
     with toy.installed(), gr.Blocks(analytics_enabled=False):
         tab.build(registry, "mini")
-        wanted = {spec.key for spec in parts.specs("mini")}
+        wanted = {spec.key for spec in parts.specs("mini").values()}
     assert wanted <= {part["key"] for part in registry.status()}

@@ -205,10 +205,19 @@ def test_a_face_is_found_rightly_only_alone_and_near():
 
 def test_figures_of_people_who_are_told_apart():
     rows = [
-        {"identity": place // 2, "yaw": 0.1, "faces": 1, "right": True, "error": [1.0] * 5, "common": [9] * 7,
-         "either": [10] * 7, "read": torch.eye(128)[place // 2], "true": torch.eye(128)[place // 2]}
+        {
+            "identity": place // 2,
+            "yaw": 0.1,
+            "faces": 1,
+            "right": True,
+            "error": [1.0] * 5,
+            "common": [9] * 7,
+            "either": [10] * 7,
+            "read": torch.eye(128)[place // 2],
+            "true": torch.eye(128)[place // 2],
+        }
         for place in range(8)
-    ]  # fmt: skip
+    ]
     found = evaluate.report(rows, rows, [0, 0, 1, 0])
     assert found["identity"]["equal_error_rate"] == 0 and found["identity"]["true_match_at_threshold"] == 1
     assert found["identity"]["pairs"] == {"same": 4, "different": 24}
@@ -276,9 +285,11 @@ def base() -> nets.Base:
 @pytest.fixture(scope="module")
 def rows(base, table):
     return {
-        "images": table["images"], "points": table["points"], "widths": nets.box_widths(table["labels"]),
+        "images": table["images"],
+        "points": table["points"],
+        "widths": nets.box_widths(table["labels"]),
         **nets.encoded(table, base, "cpu"),
-    }  # fmt: skip
+    }
 
 
 def test_pictures_are_encoded_with_their_mirror_images(base, rows, table):

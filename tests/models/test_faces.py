@@ -52,8 +52,12 @@ class ReadsPaint(nn.Module):
 
     def forward(self, images: torch.Tensor) -> SimpleNamespace:
         red, green, blue = ((images + 1) / 2).unbind(1)
-        skin = [self.certainty * (red - 0.5) if name == "skin" else torch.full_like(red, 0.0 if name == "background" else -1.0)
-                for name in LABELS]  # fmt: skip
+        skin = [
+            self.certainty * (red - 0.5)
+            if name == "skin"
+            else torch.full_like(red, 0.0 if name == "background" else -1.0)
+            for name in LABELS
+        ]
         dots = [
             self.certainty * (1 - 4 * (green - g).abs() - 4 * (blue - b).abs()).clamp(0) * (red > 0.5) for g, b in DOTS
         ]
@@ -275,8 +279,9 @@ def test_an_adapter_file_is_split_by_its_first_word_and_another_is_refused():
     one = torch.zeros(1)
     parts = controlnets.split_adapter({"image_proj.latents": one, "ip_adapter.1.to_k_ip.weight": one})
     assert {name: list(part) for name, part in parts.items()} == {
-        "image_proj": ["latents"], "ip_adapter": ["1.to_k_ip.weight"],
-    }  # fmt: skip
+        "image_proj": ["latents"],
+        "ip_adapter": ["1.to_k_ip.weight"],
+    }
     with pytest.raises(ValueError, match="no IP-Adapter \\(it has 'unet.conv_in.weight'\\)"):
         controlnets.split_adapter({"unet.conv_in.weight": one})
 
@@ -299,8 +304,10 @@ def test_the_shipped_models_find_and_know_a_rendered_person():
             assert (seen & true).sum() / (seen | true).sum() > 0.8
         found = [parser.detect(picture) for picture in table["images"]]
         assert [len(faces) for faces in found] == [1, 1, 1]
-        errors = [evaluate.point_error(f[0].points, p, o).mean() for f, p, o in
-                  zip(found, table["points"], table["outline"], strict=True)]  # fmt: skip
+        errors = [
+            evaluate.point_error(f[0].points, p, o).mean()
+            for f, p, o in zip(found, table["points"], table["outline"], strict=True)
+        ]
         assert max(errors) < 3
         one, same, other = (embedder.embed(p, f[0].points) for p, f in zip(table["images"], found, strict=True))
     assert one @ same > one @ other

@@ -36,9 +36,14 @@ def vae() -> Any:
 
     with seeded(5):
         return AutoencoderKL(
-            down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3,
-            block_out_channels=(8, 8, 8), latent_channels=4, norm_num_groups=4, sample_size=SIZE, force_upcast=True,
-        )  # fmt: skip
+            down_block_types=("DownEncoderBlock2D",) * 3,
+            up_block_types=("UpDecoderBlock2D",) * 3,
+            block_out_channels=(8, 8, 8),
+            latent_channels=4,
+            norm_num_groups=4,
+            sample_size=SIZE,
+            force_upcast=True,
+        )
 
 
 def image_encoder() -> Any:
@@ -47,10 +52,15 @@ def image_encoder() -> Any:
     with seeded(6):
         return CLIPVisionModelWithProjection(
             CLIPVisionConfig(
-                hidden_size=LOOK_WIDTH, intermediate_size=64, num_hidden_layers=3, num_attention_heads=2, image_size=32,
-                patch_size=8, projection_dim=16,
+                hidden_size=LOOK_WIDTH,
+                intermediate_size=64,
+                num_hidden_layers=3,
+                num_attention_heads=2,
+                image_size=32,
+                patch_size=8,
+                projection_dim=16,
             )
-        )  # fmt: skip
+        )
 
 
 def ip_adapter(unet: Any, hidden: int = 64, tokens: int = 4) -> dict[str, torch.Tensor]:
