@@ -79,32 +79,6 @@ def ticks(low: float, high: float, wanted: int = 4) -> list[float]:
 
 
 @dataclass(frozen=True)
-class Line:
-    """One curve: its name, its values, and whether it is dashed (as "after" is everywhere)."""
-
-    name: str
-    values: Sequence[float]
-    dashed: bool = False
-
-
-def lines(
-    title: str,
-    facts: str,
-    across: Sequence[float],
-    curves: Sequence[Line],
-    names: tuple[str, str],
-    rule: float | None = None,
-    octaves: bool = False,
-) -> str:
-    """Curves over ``across`` (rising numbers). ``names``: of the axes across and upwards; ``rule``: a level to mark.
-
-    ``octaves``: twice as much is always equally far up, for values of very different size (positive ones).
-    """
-    drawn = [Series(curve.name, across, curve.values, "dashed" if curve.dashed else "line") for curve in curves]
-    return plot(title, facts, drawn, names, rule, octaves)
-
-
-@dataclass(frozen=True)
 class Series:
     """Values at places of their own, with a name beside the plot unless it is empty. ``kind``: line, dashed, thin (dotted)
     or points (dots, each with a span from ``low`` to ``high``)."""
@@ -117,6 +91,39 @@ class Series:
     high: Sequence[float] = ()
 
 
+class _Axes:
+    """From numbers to places: percent across, pixels down; between, the numbers that are written at the axes."""
+
+    def __init__(self, series: Sequence[Series], rule: float | None, octaves: bool) -> None:
+        self.scale: Callable[[float], float] = _octave if octaves else float
+        values = [self.scale(value) for one in series for value in (*one.values, *one.low, *one.high)]
+        values += [] if rule is None else [self.scale(rule)]
+        pad = 0.06 * (max(values) - min(values)) or 0.5
+        self.low, self.high = min(values) - pad, max(values) + pad
+        self.marks = self._octaves() if octaves else ticks(self.low, self.high)
+        start, end = (pick(place for one in series for place in one.across) for pick in (min, max))
+        self.start, self.end = (start, end) if end > start else (start - 0.5, end + 0.5)
+
+    def _octaves(self) -> list[float]:
+        marks = [2.0**n for n in range(math.ceil(self.low), math.floor(self.high) + 1)]
+        marks = marks if len(marks) >= 3 else ticks(2.0**self.low, 2.0**self.high)
+        return marks[:: -(-len(marks) // 7)]
+
+    def across(self, value: float) -> float:
+        """In [0, 1], of the plot."""
+        return (value - self.start) / (self.end - self.start)
+
+    def down(self, value: float) -> float:
+        """In [0, 1], of the plot."""
+        return (self.high - self.scale(value)) / (self.high - self.low)
+
+    def x(self, value: float) -> float:
+        return LEFT + (RIGHT - LEFT) * self.across(value)
+
+    def y(self, value: float) -> float:
+        return TOP + PLOT * self.down(value)
+
+
 def plot(
     title: str,
     facts: str,
@@ -126,72 +133,69 @@ def plot(
     octaves: bool = False,
     shaded: Sequence[tuple[float, float]] = (),
 ) -> str:
-    """Lines and dots over one axis of numbers; as :func:`lines`, and ``shaded`` are stretches of that axis to mark."""
-    scale = _octave if octaves else float
-    values = [scale(value) for one in series for value in (*one.values, *one.low, *one.high)]
-    values += [] if rule is None else [scale(rule)]
-    low, high = min(values), max(values)
-    pad = 0.06 * (high - low) or 0.5
-    low, high = low - pad, high + pad
-    marks = [2.0**n for n in range(math.ceil(low), math.floor(high) + 1)] if octaves else ticks(low, high)
-    if octaves and len(marks) < 3:
-        marks = ticks(2.0**low, 2.0**high)
-    marks = marks[:: -(-len(marks) // 7)] if octaves else marks
-    start, end = (pick(place for one in series for place in one.across) for pick in (min, max))
-    start, end = (start, end) if end > start else (start - 0.5, end + 0.5)
+    """Lines and dots over one axis of numbers.
 
-    def x(value: float) -> float:
-        return LEFT + (RIGHT - LEFT) * (value - start) / (end - start)
-
-    def y(value: float) -> float:
-        return TOP + PLOT * (high - scale(value)) / (high - low)
-
+    Args:
+        names: of the axes across and upwards.
+        rule: a level to mark.
+        octaves: twice as much is always equally far up, for values of very different size (positive ones).
+        shaded: stretches of the axis across to mark.
+    """
+    axes = _Axes(series, rule, octaves)
     parts = [_text(0, 14, names[1], "axis")]
     for left, right in shaded:
-        left, right = max(left, start), min(right, end)
-        parts.append(
-            f'<rect class="shade" x="{x(left):.2f}%" y="{TOP}" width="{max(x(right) - x(left), 0):.2f}%" '
-            f'height="{PLOT}"/>'
-        )
-    for value in marks:
-        parts.append(_rule(LEFT, y(value), RIGHT, y(value), "grid"))
-        parts.append(_text(LEFT - 1.5, y(value) + 4, _plain(value), "tick end"))
-    for value in ticks(start, end, 5):
-        parts.append(_rule(x(value), TOP + PLOT, x(value), TOP + PLOT + 5, "grid"))
-        parts.append(_text(x(value), TOP + PLOT + 19, _plain(value), "tick middle"))
-    if rule is not None:
-        parts.append(_rule(LEFT, y(rule), RIGHT, y(rule), "mark"))
+        left, right = axes.x(max(left, axes.start)), axes.x(min(right, axes.end))
+        width = max(right - left, 0)
+        parts.append(f'<rect class="shade" x="{left:.2f}%" y="{TOP}" width="{width:.2f}%" height="{PLOT}"/>')
+    parts += _grid(axes, rule)
     parts.append(_text((LEFT + RIGHT) / 2, TOP + PLOT + 38, names[0], "axis middle"))
-    parts.append(
-        f'<svg x="{LEFT}%" y="{TOP}" width="{RIGHT - LEFT}%" height="{PLOT}" viewBox="0 0 1000 1000" '
-        'preserveAspectRatio="none">'
-    )
+    parts += _curves(axes, [one for one in series if one.kind != "points"])
     for one in series:
-        if one.kind == "points":
-            continue
-        points = " ".join(
-            f"{1000 * (at - start) / (end - start):.1f},{1000 * (high - scale(value)) / (high - low):.1f}"
-            for at, value in zip(one.across, one.values, strict=True)
-        )
+        parts += _dots(axes, one) if one.kind == "points" else []
+    parts += _names(axes, [one for one in series if one.name])
+    return _figure(title, facts, "".join(parts), TOP + PLOT + 46)
+
+
+def _grid(axes: _Axes, rule: float | None) -> list[str]:
+    parts = []
+    for value in axes.marks:
+        parts.append(_rule(LEFT, axes.y(value), RIGHT, axes.y(value), "grid"))
+        parts.append(_text(LEFT - 1.5, axes.y(value) + 4, _plain(value), "tick end"))
+    for value in ticks(axes.start, axes.end, 5):
+        parts.append(_rule(axes.x(value), TOP + PLOT, axes.x(value), TOP + PLOT + 5, "grid"))
+        parts.append(_text(axes.x(value), TOP + PLOT + 19, _plain(value), "tick middle"))
+    if rule is not None:
+        parts.append(_rule(LEFT, axes.y(rule), RIGHT, axes.y(rule), "mark"))
+    return parts
+
+
+def _curves(axes: _Axes, series: Sequence[Series]) -> list[str]:
+    frame = f'<svg x="{LEFT}%" y="{TOP}" width="{RIGHT - LEFT}%" height="{PLOT}" viewBox="0 0 1000 1000" preserveAspectRatio="none">'
+    parts = [frame]
+    for one in series:
+        places = zip(one.across, one.values, strict=True)
+        points = " ".join(f"{1000 * axes.across(at):.1f},{1000 * axes.down(value):.1f}" for at, value in places)
         parts.append(f'<polyline class="{_style(one)}" points="{points}"/>')
-    parts.append("</svg>")
-    for one in series:
-        if one.kind != "points":
-            continue
-        for at, below, above in zip(one.across, one.low, one.high, strict=False):
-            parts.append(_rule(x(at), y(below), x(at), y(above), "span"))
-        parts += [
-            f'<circle class="dot" cx="{x(at):.2f}%" cy="{y(value):.1f}" r="5"/>'
-            for at, value in zip(one.across, one.values, strict=True)
-        ]
-    told = [one for one in series if one.name]
-    for one, place in zip(told, _spread([y(one.values[-1]) for one in told]), strict=True):
+    return [*parts, "</svg>"]
+
+
+def _dots(axes: _Axes, one: Series) -> list[str]:
+    spans = zip(one.across, one.low, one.high, strict=False)
+    parts = [_rule(axes.x(at), axes.y(below), axes.x(at), axes.y(above), "span") for at, below, above in spans]
+    for at, value in zip(one.across, one.values, strict=True):
+        parts.append(f'<circle class="dot" cx="{axes.x(at):.2f}%" cy="{axes.y(value):.1f}" r="5"/>')
+    return parts
+
+
+def _names(axes: _Axes, series: Sequence[Series]) -> list[str]:
+    parts = []
+    for one, place in zip(series, _spread([axes.y(one.values[-1]) for one in series]), strict=True):
         if one.kind == "points":
             parts.append(f'<circle class="dot" cx="{RIGHT + 5}%" cy="{place:.1f}" r="5"/>')
         else:
             parts.append(_rule(RIGHT + 2, place, RIGHT + 7.5, place, _style(one)))
         parts.append(_text(RIGHT + 9, place + 4, one.name, "name"))
-    return _figure(title, facts, "".join(parts), TOP + PLOT + 46)
+    return parts
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from demos.core.figures import Line, bars, data_uri, lines, safe, signed
+from demos.core.figures import Series, bars, data_uri, plot, safe, signed
 from pipelines.golden_noise import Outcome, inspection
 
 if TYPE_CHECKING:
@@ -145,10 +145,13 @@ def _singular_values(noise: dict[str, Any]) -> str:
         f"{signed(change[least - 1], 3)} (value {least})."
     )
     axes = ("number of the singular value", "singular value")
-    return lines(
-        "Singular values", both, numbers, [Line("before", before), Line("after", after, dashed=True)], axes
-    ) + lines(
-        "Difference of the singular values", apart, numbers, [Line("change", change)], (axes[0], "after − before"), 0.0
+    curves = [Series("before", numbers, before), Series("after", numbers, after, "dashed")]
+    return plot("Singular values", both, curves, axes) + plot(
+        "Difference of the singular values",
+        apart,
+        [Series("change", numbers, change)],
+        (axes[0], "after − before"),
+        0.0,
     )
 
 
@@ -159,5 +162,5 @@ def _spectrum(noise: dict[str, Any]) -> str:
         "Mean power in rings of spatial frequency, from whole-picture shifts (0) to every second cell (0.5); white noise "
         f"has about 1 in all of them. Most changed at {frequency[moved]:g}: from {before[moved]:.2f} to {after[moved]:.2f}."
     )
-    curves = [Line("before", before), Line("after", after, dashed=True)]
-    return lines("Radial spectrum", facts, frequency, curves, ("frequency, cycles per latent cell", "power"), 1.0, True)
+    curves = [Series("before", frequency, before), Series("after", frequency, after, "dashed")]
+    return plot("Radial spectrum", facts, curves, ("frequency, cycles per latent cell", "power"), 1.0, True)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy
 from PIL import Image
 
-from demos.core.figures import Line, data_uri, lines, safe
+from demos.core.figures import Series, data_uri, plot, safe
 from pipelines.megaportrait import HARMONISED, IDENTITY, PASTED, REFERENCE, RING, SHADED, tools
 from pipelines.megaportrait.intake import Intake, Photo, Verdict
 from pipelines.megaportrait.learn import Lesson
@@ -404,4 +404,4 @@ def _curve(title: str, name: str, points: Sequence[tuple[int, float | None]], ru
     facts = f"From {known[0][1]:.3f} at step {known[0][0]} to {known[-1][1]:.3f} at step {known[-1][0]}."
     facts += "" if rule is None else f" The line marks {rule:.3f}, from which on two pictures show one person."
     steps, values = zip(*known, strict=True)
-    return lines(title, facts, steps, [Line(name, values)], ("training step", name), rule)
+    return plot(title, facts, [Series(name, steps, values)], ("training step", name), rule)

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from demos.core import figures
-from demos.core.figures import APART, LEFT, PLOT, RIGHT, TOP, Interval, Line
+from demos.core.figures import APART, LEFT, PLOT, RIGHT, TOP, Interval, Series
 
 
 def parsed(figure: str) -> ElementTree.Element:
@@ -52,11 +52,10 @@ def test_signs_are_said_and_zero_has_none(value, digits, words):
 
 def test_a_line_chart_draws_what_it_was_given():
     tree = parsed(
-        figures.lines(
+        figures.plot(
             "Title",
             "The facts.",
-            [0, 1, 2],
-            [Line("before", [0, 10, 5]), Line("after", [0, 8, 5], True)],
+            [Series("before", [0, 1, 2], [0, 10, 5]), Series("after", [0, 1, 2], [0, 8, 5], "dashed")],
             ("x", "y"),
             0.0,
         )
@@ -79,13 +78,13 @@ def test_a_line_chart_draws_what_it_was_given():
 @pytest.mark.parametrize("values", [[0.0, 0.0, 0.0], [1.0, 1.0, 1.0], [-2.0, 5.0, 1e-9]])
 @pytest.mark.parametrize("octaves", [False, True])
 def test_flat_lines_and_zeros_are_drawn_too(values, octaves):
-    tree = parsed(figures.lines("T", "f", [0, 1, 2], [Line("a", values)], ("x", "y"), 1.0, octaves))
+    tree = parsed(figures.plot("T", "f", [Series("a", [0, 1, 2], values)], ("x", "y"), 1.0, octaves))
     places = [float(place) for pair in next(tree.iter("polyline")).get("points").split() for place in pair.split(",")]
     assert all(0 <= place <= 1000 for place in places)
 
 
 def test_in_octaves_twice_as_much_is_equally_far_up():
-    tree = parsed(figures.lines("T", "f", [0, 1, 2, 3], [Line("a", [0.5, 1, 2, 4])], ("x", "y"), None, True))
+    tree = parsed(figures.plot("T", "f", [Series("a", [0, 1, 2, 3], [0.5, 1, 2, 4])], ("x", "y"), None, True))
     heights = [float(pair.split(",")[1]) for pair in next(tree.iter("polyline")).get("points").split()]
     steps = [above - below for above, below in itertools.pairwise(heights)]
     assert steps == pytest.approx([steps[0]] * 3, abs=0.2)
@@ -126,7 +125,7 @@ def test_intervals_lie_around_the_marked_zero():
 def test_nothing_that_came_from_elsewhere_is_markup():
     bad = "<b onload='x'>&\""
     for figure in (
-        figures.lines(bad, bad, [0, 1], [Line(bad, [0, 1])], (bad, bad)),
+        figures.plot(bad, bad, [Series(bad, [0, 1], [0, 1])], (bad, bad)),
         figures.bars(bad, bad, [(bad, 0.5)]),
         figures.intervals(bad, bad, bad, [Interval(bad, 0, -1, 1, bad)], bad),
     ):
