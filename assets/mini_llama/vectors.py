@@ -22,7 +22,7 @@ from assets import training
 from pipelines.concept_guidance import files
 from pipelines.concept_guidance.concepts import PROBES, REPRESENTATIONS, Concept
 from pipelines.concept_guidance.examples import examples_of
-from pipelines.concept_guidance.train import train_concept
+from pipelines.concept_guidance.train import TrainSettings, train_concept
 from pipelines.core.lane import Job, run_blocking
 from pipelines.worlds import crumpet
 
@@ -39,8 +39,8 @@ def fit(model: Any, tokenizer: Any, concept: str, probe: str, place: str = PLACE
     rows = examples_of(enumerate(crumpet.labelled(concept, examples, SEED), 1))
 
     def work(job: Job) -> Concept:
-        facts = {"model": "mini-llama"}
-        return train_concept(job, model, tokenizer, rows, concept, probe, place, seed=SEED, facts=facts).concept
+        settings = TrainSettings((), concept, probe, place, seed=SEED, model="mini-llama")
+        return train_concept(job, model, tokenizer, rows, settings).concept
 
     return run_blocking(work, limit_s=math.inf)
 

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from pipelines.concept_guidance import Outcome, Row
     from pipelines.worlds.crumpet import Reading
 
-SIDES = ("unguided", "guided")
 TOKENS_MAX = 400
 """Tokens that a heat map draws: each brings its whole profile along."""
 

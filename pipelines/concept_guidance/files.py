@@ -53,13 +53,13 @@ def read_concept(
     layers: int | None = None,
     width: int | None = None,
     name: str | None = None,
-    repair_signs: bool = True,
 ) -> Concept:
     """A concept from a .safetensors or .gguf file, which kind is seen from its first bytes.
 
+    Layers of a PCA vector that point the other way (their ``a`` is negative) are turned, with a notice.
+
     Args:
         layers, width: the model's; with both given, files of another size are refused.
-        repair_signs: turn the layers of a PCA vector that point the other way (their ``a`` is negative), and say so.
 
     Raises:
         ValueError: one sentence, for anything that is not a finite vector file of the right size.
@@ -81,13 +81,13 @@ def read_concept(
     if start[:4] == b"GGUF":
         concept = read_gguf(path, name, layers)
     else:
-        concept = _from_safetensors(path, name, repair_signs)
+        concept = _from_safetensors(path, name)
     if layers is not None and width is not None and concept.representation != "heads":
         check_fit(concept, layers, width)
     return concept
 
 
-def _from_safetensors(path: Path, name: str, repair_signs: bool) -> Concept:
+def _from_safetensors(path: Path, name: str) -> Concept:
     import torch
     from safetensors import SafetensorError, safe_open
 
@@ -121,7 +121,7 @@ def _from_safetensors(path: Path, name: str, repair_signs: bool) -> Concept:
     a, b, norms = (tensors[key].reshape(-1) if key in tensors else None for key in ("a", "b", "norms"))
     probe = facts.pop("probe", None) or infer_probe(weights, a)
     notices = []
-    if probe == "pca" and repair_signs and a is not None and bool((a < 0).any()):
+    if probe == "pca" and a is not None and bool((a < 0).any()):
         turned = torch.where(a < 0, -1.0, 1.0)
         notices.append(
             f"{int((a < 0).sum())} of {count} layers pointed the other way and were turned: "

@@ -1,7 +1,7 @@
 """PNES, the perplexity-normalised effect size of Concept Guidance (arXiv 2402.14433), and its two fits.
 
 How much a concept's score moves with guidance, divided by what the guidance costs in perplexity; as one number for a
-whole range of strengths. The published code fits with scipy; these are the same least squares in a few lines of numpy.
+whole range of strengths. Fitted with scipy, as in the published code.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+import numpy
 
 
 @dataclass(frozen=True)
@@ -54,8 +56,6 @@ def pnes(strengths: Sequence[float], scores: Sequence[float], perplexities: Sequ
     Raises:
         ValueError: fewer than three strengths, lists of different lengths, or numbers that are not finite.
     """
-    import numpy
-
     if not len(strengths) == len(scores) == len(perplexities) or len(set(strengths)) < 3:
         raise ValueError(
             f"PNES needs three strengths or more with a score and a perplexity each, got {len(strengths)}."
@@ -78,46 +78,36 @@ def pnes(strengths: Sequence[float], scores: Sequence[float], perplexities: Sequ
     return Pnes(
         value=0.0 if flat else float(curve.max() - curve.min()),
         r_squared=math.nan if flat else float(1 - ((effect - _pne_curve(x, a, b, c)) ** 2).sum() / total),
-        a=a, b=b, c=c,
+        a=a,
+        b=b,
+        c=c,
         x_min=math.nan if flat else float(grid[curve.argmin()]),
         x_max=math.nan if flat else float(grid[curve.argmax()]),
-        effects=tuple(effect.tolist()), ratios=tuple(ratio.tolist()),
+        effects=tuple(effect.tolist()),
+        ratios=tuple(ratio.tolist()),
         p_low=float(p[fluent].min()) if fluent.any() else None,
         p_high=float(p[fluent].max()) if fluent.any() else None,
         alpha_min=float(x[fluent].min()) if fluent.any() else None,
         alpha_max=float(x[fluent].max()) if fluent.any() else None,
         curve=tuple(zip(grid.tolist(), curve.tolist(), strict=True)),
-    )  # fmt: skip
+    )
 
 
 def _pne_curve(x: Any, a: float, b: float, c: float) -> Any:
-    import numpy
-
     return (numpy.tanh(a * x) + c) * numpy.exp(numpy.clip(-b * x**2, -700, 700))
 
 
 def _fit_tanh(x: Any, y: Any, b: float) -> tuple[float, float]:
-    """a and c of step 3 of :func:`pnes`, by Levenberg and Marquardt from (0, 0)."""
-    import numpy
-
-    def loss(theta: Any) -> float:
-        return float(((_pne_curve(x, theta[0], b, theta[1]) - y) ** 2).sum())
+    """a and c of step 3 of :func:`pnes`."""
+    from scipy.optimize import least_squares
 
     decay = _pne_curve(x, 0.0, b, 1.0)
-    theta, damping = numpy.zeros(2), 1e-3
-    for _ in range(1000):
-        residual = _pne_curve(x, theta[0], b, theta[1]) - y
-        jacobian = numpy.stack((x * decay / numpy.cosh(numpy.clip(theta[0] * x, -300, 300)) ** 2, decay), axis=1)
-        normal, gradient = jacobian.T @ jacobian, jacobian.T @ residual
-        if numpy.abs(gradient).max() < 1e-14:
-            break
-        step = numpy.linalg.solve(normal + damping * numpy.diag(numpy.diag(normal) + 1e-12), gradient)
-        if loss(theta - step) <= loss(theta):
-            theta, damping = theta - step, max(damping / 5, 1e-12)
-            if numpy.abs(step).max() < 1e-12:
-                break
-        else:
-            damping *= 4
-            if damping > 1e12:
-                break
-    return float(theta[0]), float(theta[1])
+
+    def jacobian(theta: Any) -> Any:
+        return numpy.stack((x * decay / numpy.cosh(numpy.clip(theta[0] * x, -300, 300)) ** 2, decay), axis=1)
+
+    exact = {"ftol": 1e-15, "xtol": 1e-15, "gtol": 1e-15, "max_nfev": 1000}
+    found = least_squares(
+        lambda theta: _pne_curve(x, theta[0], b, theta[1]) - y, (0.0, 0.0), jacobian, method="lm", **exact
+    )
+    return float(found.x[0]), float(found.x[1])

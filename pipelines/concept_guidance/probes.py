@@ -7,18 +7,21 @@
 ``xs`` is one tensor (tokens, layers, width) per example, ``labels`` 0 or 1 per example; every token is a sample of
 its own with its example's label, and layers do not know of each other. What each probe does to a vector before it
 looks at it (centre, unit norm), and which classifier sits on the projection, follows the published code; it was
-written with scikit-learn, this is torch, float64 inside, solved to convergence.
+written with scikit-learn, this is torch and scipy, float64 inside, solved to convergence.
 
 Imports torch at module level: for code that runs on the lane only.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy
 import torch
+from scipy.optimize import minimize
+from scipy.special import expit
 from torch import Tensor
 
 from pipelines.core import lane
@@ -150,7 +153,7 @@ def median_norms(xs: Sequence[Tensor]) -> Tensor:
 # ---------------------------------------------------------------------------------------------- parts
 
 
-def _layers(xs: Sequence[Tensor]):
+def _layers(xs: Sequence[Tensor]) -> Iterator[Tensor]:
     """One layer's token vectors (all tokens, width) after the other, float64: all at once would not fit for 7 B."""
     for layer in range(xs[0].shape[1]):
         lane.check()
@@ -202,6 +205,10 @@ def _classifier(projection: Tensor, signs: Tensor, weights: Tensor) -> tuple[Ten
     weights = weights / weights.sum()
     theta = x.new_zeros(2)
     ridge = 1e-12 * torch.eye(2, dtype=x.dtype, device=x.device)
+
+    def loss(theta: Tensor) -> Tensor:
+        return (weights * torch.nn.functional.softplus(-signs * (x @ theta))).sum()
+
     for _ in range(100):
         margins = signs * (x @ theta)
         gradient = -(x.T @ (weights * signs * torch.sigmoid(-margins)))
@@ -210,55 +217,39 @@ def _classifier(projection: Tensor, signs: Tensor, weights: Tensor) -> tuple[Ten
             break
         curvature = weights * torch.sigmoid(margins) * torch.sigmoid(-margins)
         step = torch.linalg.solve(x.T @ (curvature[:, None] * x) + ridge, gradient)
-        theta = _downhill(theta, step, gradient @ step, lambda t: _loss(x, signs, weights, t))
+        before, slope, share = loss(theta), gradient @ step, 1.0
+        while share > 1e-6 and loss(theta - share * step) > before - 1e-4 * share * slope + 1e-14 * before.abs():
+            share /= 2  # until the loss falls enough (Armijo)
+        theta = theta - share * step
     return theta[0], theta[1]
 
 
 def _regression(x: Tensor, signs: Tensor, weights: Tensor) -> Tensor:
-    """argmin ½‖w‖² + Σ weight·log(1 + exp(-sign·w·x)), (width,); Newton steps by conjugate gradients.
+    """argmin ½‖w‖² + Σ weight·log(1 + exp(-sign·w·x)), (width,).
 
-    Conjugate gradients need no width × width matrix, which at the width of a 7 B model would cost most of the time.
+    By products with the curvature only: a width × width matrix would cost most of the time at the width of a 7 B model.
     """
-    theta = x.new_zeros(x.shape[1])
-    first = None
-    for _ in range(100):
-        margins = signs * (x @ theta)
-        gradient = theta - x.T @ (weights * signs * torch.sigmoid(-margins))
-        size = gradient.norm().item()
-        lane.check()
-        first = first or size
-        if size <= 1e-8 * max(first, 1.0):
-            break
-        curvature = weights * torch.sigmoid(margins) * torch.sigmoid(-margins)
-        step = _conjugate_gradients(lambda v, c=curvature: v + x.T @ (c * (x @ v)), gradient, min(0.1, math.sqrt(size)))
-        theta = _downhill(theta, step, gradient @ step, lambda t: 0.5 * t.square().sum() + _loss(x, signs, weights, t))
-    return theta
+    z, weight = (x * signs[:, None]).cpu().numpy(), weights.cpu().numpy()
+    seen: dict[bytes, Any] = {}
 
+    def margins(theta: Any) -> Any:
+        """z·theta; the last is kept, because the curvature is asked for many times at one place."""
+        key = theta.tobytes()
+        if key not in seen:
+            lane.check()
+            seen.clear()
+            seen[key] = z @ theta
+        return seen[key]
 
-def _loss(x: Tensor, signs: Tensor, weights: Tensor, theta: Tensor) -> Tensor:
-    return (weights * torch.nn.functional.softplus(-signs * (x @ theta))).sum()
+    def loss(theta: Any) -> tuple[float, Any]:
+        m = margins(theta)
+        return 0.5 * theta @ theta + weight @ numpy.logaddexp(0, -m), theta - z.T @ (weight * expit(-m))
 
+    def curved(theta: Any, v: Any) -> Any:
+        m = margins(theta)
+        return v + z.T @ (weight * expit(m) * expit(-m) * (z @ v))
 
-def _downhill(theta: Tensor, step: Tensor, slope: Tensor, loss: Callable[[Tensor], Tensor]) -> Tensor:
-    """``theta - k·step`` with k = 1, ½, ¼, ...: the first that lowers the loss enough (Armijo)."""
-    before, share = loss(theta), 1.0
-    while share > 1e-6 and loss(theta - share * step) > before - 1e-4 * share * slope + 1e-14 * before.abs():
-        share /= 2
-    return theta - share * step
-
-
-def _conjugate_gradients(times: Callable[[Tensor], Tensor], right: Tensor, tolerance: float) -> Tensor:
-    """v with ``times(v)`` = ``right`` to within ``tolerance``·‖right‖, for a positive definite operator."""
-    solution = torch.zeros_like(right)
-    residual, direction = right.clone(), right.clone()
-    size = goal = residual @ residual
-    for _ in range(2 * len(right) + 10):
-        if size <= (tolerance**2) * goal:
-            break
-        image = times(direction)
-        length = size / (direction @ image)
-        solution = solution + length * direction
-        residual = residual - length * image
-        new = residual @ residual
-        direction, size = residual + (new / size) * direction, new
-    return solution
+    start = numpy.zeros(z.shape[1])
+    precision = {"gtol": 1e-8 * max(float(numpy.linalg.norm(loss(start)[1])), 1.0)}
+    found = minimize(loss, start, method="trust-ncg", jac=True, hessp=curved, options=precision)
+    return torch.from_numpy(found.x).to(x.device)

@@ -234,17 +234,13 @@ def guided(x: Tensor, share: Tensor | None, raw: Tensor | None = None, where: Te
 
 @dataclass(frozen=True, eq=False)
 class Push:
-    """One concept at some layers, with a strength for every row.
-
-    ``strengths`` are shares of each token's norm (ρ), or with ``raw`` the paper's scale (s). ``profile``, if given,
-    multiplies them per layer.
-    """
+    """One concept at some layers, with a strength for every row: a share of each token's norm (ρ), or with ``raw`` the
+    paper's scale (s)."""
 
     concept: Concept
     strengths: tuple[float, ...]
     layers: tuple[int, ...]
     raw: bool = False
-    profile: tuple[float, ...] | None = None
 
 
 @dataclass(eq=False)
@@ -294,7 +290,7 @@ class Guide:
         check_fit(concept, body.layers, body.width)
         if len(push.strengths) != self.rows:
             raise ValueError(f"There are {len(push.strengths)} strengths for {self.rows} rows: give one for each row.")
-        if not all(math.isfinite(s) for s in (*push.strengths, *(push.profile or ()))):
+        if not all(math.isfinite(s) for s in push.strengths):
             raise ValueError(f"A strength of {concept.name} is not a number: choose one from -1 to 1.")
         unit = concept.unit().float().cpu()
         strengths = torch.tensor(push.strengths)
@@ -302,15 +298,14 @@ class Guide:
         for layer in sorted(set(push.layers)):
             if not 0 <= layer < body.layers:
                 raise ValueError(f"Layer {layer} does not exist: this model has the layers 0 to {body.layers - 1}.")
-            scale = strengths * (push.profile[layer] if push.profile else 1.0)
-            if not scale.any():
+            if not strengths.any():
                 continue
             edit = self.edits.setdefault(modules[layer], _Edit(rows=torch.zeros(self.rows, dtype=torch.bool)))
             name = "raw" if push.raw else "share"
             before = getattr(edit, name)
-            vector = scale[:, None] * unit[layer]
+            vector = strengths[:, None] * unit[layer]
             setattr(edit, name, vector if before is None else before + vector)
-            edit.rows = edit.rows | (scale != 0)
+            edit.rows = edit.rows | (strengths != 0)
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[Guide]:

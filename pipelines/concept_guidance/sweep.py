@@ -58,8 +58,6 @@ def sweep(
     judge: Judge,
     strengths: Sequence[float] = STRENGTHS,
     layers: Any = "best",
-    raw: bool = False,
-    positions: str = "all",
     sampling: Sampling | None = None,
     batch: int = 32,
     on_point: Callable[[SweepPoint], None] | None = None,
@@ -80,7 +78,7 @@ def sweep(
     points: list[SweepPoint] = []
 
     def guide(strength: float, rows: int) -> Any:
-        return steering.Guide(model, [steering.Push(concept, (strength,) * rows, chosen, raw)], rows, positions)
+        return steering.Guide(model, [steering.Push(concept, (strength,) * rows, chosen)], rows)
 
     for strength in sorted(strengths, key=lambda s: (abs(s), s)):
         ids: list[list[int]] = []

@@ -102,20 +102,7 @@ def train(job: Job, registry: Registry, settings: TrainSettings) -> Trained:
     chosen = language_model(settings.model_set, settings.model)
 
     def work(model: Any, tokenizer: Any, vectors: Any) -> Trained:
-        return train_concept(
-            job,
-            model,
-            tokenizer,
-            examples,
-            settings.name,
-            settings.probe,
-            settings.representation,
-            settings.context,
-            settings.validation,
-            settings.seed,
-            chosen.neutral_prompt,
-            {"model": chosen.name},
-        )
+        return train_concept(job, model, tokenizer, examples, settings, chosen.neutral_prompt)
 
     return run.lease(parts(chosen), work, loading=chosen.title, smaller="give fewer or shorter examples")
 
@@ -125,14 +112,8 @@ def train_concept(
     model: Any,
     tokenizer: Any,
     examples: Sequence[Example],
-    name: str = "concept",
-    probe: str = "dim",
-    representation: str = "pre-attn",
-    context: int = 16,
-    validation: float = 0.2,
-    seed: int = 0,
+    settings: TrainSettings,
     neutral_prompt: str = "Hello",
-    facts: Mapping[str, Any] | None = None,
 ) -> Trained:
     """A concept vector with its training and validation accuracy per layer, in one pass over the examples.
 
@@ -147,57 +128,62 @@ def train_concept(
 
     began = time.perf_counter()
     check_examples(examples)
-    used, spans, notices = _spans(tokenizer, examples, context, neutral_prompt, context_length(model))
+    used, spans, notices = _spans(tokenizer, examples, settings.context, neutral_prompt, context_length(model))
     labels = [example.label for example in used]
-    training, held = split_by_prompt(used, validation, seed)
+    training, held = split_by_prompt(used, settings.validation, settings.seed)
     if len({example.prompt for example in used}) == 1 and used[0].prompt:
         notices.append("All examples have the same prompt: they were split one by one, so the accuracy may flatter.")
 
     def report(done: int) -> None:
         job.progress(0.9 * done / len(spans), f"reading example {min(done, len(spans))} of {len(spans)}")
 
-    xs = activations(model, spans, representation, on_batch=report)
+    xs = activations(model, spans, settings.representation, on_batch=report)
     job.progress(0.9, "fitting")
-    fit = _fit(probe, [xs[n] for n in training], [labels[n] for n in training], labels, seed, notices)
-    lost = [layer for layer, row in enumerate(fit.weights) if not row.any()]
-    if lost and representation != "heads":
-        notices.append(f"No difference was found at layers {ranges(lost)}: nothing is added there.")
+    fit = _fit([xs[n] for n in training], [labels[n] for n in training], labels, settings, notices)
     scores = (
         tuple(accuracy([fit.predict(xs[n]) for n in side], [labels[n] for n in side]).tolist())
         for side in (training, held)
     )
-    positives = sum(labels)
-    if len(used) < 64 or min(positives, len(labels) - positives) < 32:
+    sizes = {"training": len(training), "validation": len(held), "skipped": len(examples) - len(used)}
+    counts = {"with": sum(labels), "without": len(labels) - sum(labels), **sizes}
+    if len(used) < 64 or min(counts["with"], counts["without"]) < 32:
         notices.append(f"{len(used)} examples are few: 32 of each kind give a steadier direction.")
-    counts = {
-        "with": positives,
-        "without": len(labels) - positives,
-        "training": len(training),
-        "validation": len(held),
-        "skipped": len(examples) - len(used),
-    }
-    known = dict(facts or {}) | {"examples": counts, "seed": seed, "context": context, "template": _template(tokenizer)}
+    facts = {"examples": counts, "seed": settings.seed, "context": settings.context, "template": _template(tokenizer)}
+    facts |= {"model": settings.model} if settings.model else {}
     norms = median_norms([xs[n] for n in training])
-    concept = Concept(name, fit.weights, probe, representation, fit.a, fit.b, fit.mean, norms, *scores, known)
+    made = Concept(
+        settings.name,
+        fit.weights,
+        settings.probe,
+        settings.representation,
+        fit.a,
+        fit.b,
+        fit.mean,
+        norms,
+        *scores,
+        facts,
+    )
     share = sum(labels[n] for n in held) / len(held)
-    return Trained(concept, notices, counts, max(share, 1 - share), round(time.perf_counter() - began, 3))
+    return Trained(made, notices, counts, max(share, 1 - share), round(time.perf_counter() - began, 3))
 
 
 def _fit(
-    probe: str, xs: Sequence[Tensor], labels: Sequence[int], every: Sequence[int], seed: int, notices: list[str]
+    xs: Sequence[Tensor], labels: Sequence[int], every: Sequence[int], settings: TrainSettings, notices: list[str]
 ) -> Fit:
-    """The probe of the training side; balanced where one label of ``every`` example is rare, which adds a notice."""
+    """The probe of the training side; with notices where one label of ``every`` example is rare, or layers see nothing."""
     from pipelines.concept_guidance import probes
 
     rare, common = sorted((sum(every), len(every) - sum(every)))
-    balanced = common > 4 * rare
-    if balanced:
+    if common > 4 * rare:
         notices.append(f"{common} examples stand against {rare}: both labels were made to weigh the same.")
-    fit = probes.PROBES[probe](xs, labels, balanced=balanced, seed=seed)
-    if not fit.weights.any():
+    fit = probes.PROBES[settings.probe](xs, labels, balanced=common > 4 * rare, seed=settings.seed)
+    lost = [layer for layer, row in enumerate(fit.weights) if not row.any()]
+    if len(lost) == len(fit.weights):
         raise ValueError(
             "The model sees 0 difference between the two sides, direction undefined: give answers that differ."
         )
+    if lost and settings.representation != "heads":
+        notices.append(f"No difference was found at layers {ranges(lost)}: nothing is added there.")
     return fit
 
 

@@ -89,8 +89,6 @@ def test_signs_of_a_pca_file_are_repaired_with_a_notice(tmp_path):
     torch.testing.assert_close(
         found.a * (found.weights @ x), slopes[:, 0] * (unit @ x), msg="the classifier is the same"
     )
-    kept = read_concept(path, repair_signs=False)
-    assert torch.equal(kept.weights, unit) and not kept.notices
 
 
 def test_half_precision_vectors_are_read_as_float32(tmp_path):

@@ -34,7 +34,7 @@ def examples(count: int = 12) -> list[Example]:
 @pytest.mark.parametrize("probe", ["dim", "logistic", "pca"])
 def test_a_concept_is_made_from_examples(llama, tokenizer, probe):
     job, before = Job(), fingerprint(llama)
-    made = train_concept(job, llama, tokenizer, examples(20), "marvel", probe, seed=1)
+    made = train_concept(job, llama, tokenizer, examples(20), TrainSettings((), "marvel", probe, seed=1))
     assert made.concept.weights.shape == (LAYERS, WIDTH) and made.concept.name == "marvel"
     assert len(made.concept.validation_accuracy) == LAYERS and made.seconds < 20
     if probe != "pca":
@@ -43,13 +43,13 @@ def test_a_concept_is_made_from_examples(llama, tokenizer, probe):
     assert made.majority == 0.5 and "20 examples are few" in made.notices[-1]
     assert fingerprint(llama) == before
     assert any(isinstance(job.out.get_nowait(), Progress) for _ in range(job.out.qsize()))
-    again = train_concept(Job(), llama, tokenizer, examples(20), "marvel", probe, seed=1)
+    again = train_concept(Job(), llama, tokenizer, examples(20), TrainSettings((), "marvel", probe, seed=1))
     assert torch.equal(again.concept.weights, made.concept.weights)
 
 
 def test_accuracies_are_those_of_the_split(llama, tokenizer):
     used = examples(20)
-    made = train_concept(Job(), llama, tokenizer, used, seed=1)
+    made = train_concept(Job(), llama, tokenizer, used, TrainSettings((), seed=1))
     training, held = split_by_prompt(used, 0.2, 1)
     spans = [conversation.cut(conversation.reply_span(tokenizer, e.messages(), e.completion)) for e in used]
     xs = steering.activations(llama, spans)
@@ -72,7 +72,7 @@ def test_prompts_stay_on_one_side():
 
 def test_examples_that_cannot_be_learnt_from_get_a_sentence(llama, tokenizer):
     def train(used, **options):
-        return train_concept(Job(), llama, tokenizer, used, **options)
+        return train_concept(Job(), llama, tokenizer, used, TrainSettings((), **options))
 
     with pytest.raises(ValueError, match="Need at least 4 examples with and 4 without the concept; got 7 and 0."):
         train([Example("why", f"hello w{n}", 1) for n in range(50, 57)])
