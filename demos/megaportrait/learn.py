@@ -20,11 +20,11 @@ from demos.core.uploads import download, emptied, told
 from demos.core.visitors import new_folder, visitor
 from demos.core.widgets import progress_line
 from demos.megaportrait import people
-from demos.megaportrait import step1 as portrait_step1
 from demos.megaportrait.files import SLUG
 from demos.megaportrait.people import Chosen
 from demos.megaportrait.shown import lesson_html
 from demos.megaportrait.step1 import NOBODY, Step1, best_score, forget_uploads, read_uploads, thumbnail
+from demos.megaportrait.step1 import bind as look_at_uploads
 from pipelines.core.lane import Result, live, stream
 from pipelines.core.registry import Registry
 from pipelines.megaportrait import checks, tools
@@ -70,7 +70,7 @@ class Learn:
     drop: gr.File
 
 
-def build(registry: Registry, model_set: str, step1: Step1) -> Learn:
+def build(registry: Registry, model_set: str) -> Learn:
     """The widgets; ``bind`` makes them work."""
     start, most = first_settings(registry, model_set), most_seconds(registry, model_set)
     with gr.Row(elem_classes="run-row"):
@@ -108,7 +108,7 @@ def build(registry: Registry, model_set: str, step1: Step1) -> Learn:
 
 def bind(registry: Registry, model_set: str, step1: Step1, learn: Learn) -> None:
     """Tie the buttons of step 1 to what they do."""
-    portrait_step1.bind(registry, model_set, step1, learn.line)
+    look_at_uploads(registry, model_set, step1, learn.line)
 
     def train_this_person(
         session: str, chosen: Chosen | None, name: str, consent: bool, **values: Any
@@ -162,29 +162,45 @@ def bind(registry: Registry, model_set: str, step1: Step1, learn: Learn) -> None
         ended, [learn.line, step1.chosen], [learn.line, *step1.outputs], **LIGHT
     )
     learn.stop.click(halt, **LIGHT)
-    _bind_files(model_set, step1, learn)
+    Shelf(model_set, step1, learn).bind()
 
 
-def _bind_files(model_set: str, step1: Step1, learn: Learn) -> None:
+@dataclasses.dataclass(frozen=True)
+class Shelf:
     """Keeping, downloading and bringing back."""
 
-    def keep(chosen: Chosen | None, name: str, request: gr.Request) -> dict[Any, Any]:
+    model_set: str
+    step1: Step1
+    learn: Learn
+
+    def bind(self) -> None:
+        """Tie the buttons to what they do."""
+        step1, learn = self.step1, self.learn
+        shelves = [learn.kept, learn.bring, learn.delete]
+        learn.keep.click(self.keep, [step1.chosen, step1.name], shelves, **TALKS)
+        learn.delete.click(self.delete, learn.kept, shelves, **TALKS)
+        there = [*step1.outputs, learn.line, learn.course]
+        held(SLUG, learn.bring.click, self.bring, learn.kept, there, **TALKS)
+        download(learn.save, packed, [step1.chosen, step1.name])
+        dropped = held(SLUG, learn.drop.upload, self.unpacked, learn.drop, [*there, learn.drop], **TALKS)
+        emptied(learn.drop, dropped)
+
+    def keep(self, chosen: Chosen | None, name: str, request: gr.Request) -> dict[Any, Any]:
+        """Keep who is in step 1."""
         with told("Nobody was kept"):
             person, folder = trained(chosen, name), people_of(visitor(request))
             there = [row["name"] for row in persons.listed(folder)]
             if person.name not in there and len(there) >= MOST_KEPT:
                 raise ValueError(f"{MOST_KEPT} persons are kept already: download one and delete it first.")
             persons.save(person, folder)
-        words = (
-            f"{person.name} was kept anew."
-            if person.name in there
-            else f"{person.name} is kept until a day after your last visit."
-        )
+        again = f"{person.name} was kept anew."
+        words = again if person.name in there else f"{person.name} is kept until a day after your last visit."
         gr.Info(words, title="Kept")
-        return shelf(visitor(request), person.name)
+        return self.kept(visitor(request), person.name)
 
-    def shelf(session: str, marked: str | None = None) -> dict[Any, Any]:
-        rows = persons.listed(people_of(session))
+    def kept(self, session: str, marked: str | None = None) -> dict[Any, Any]:
+        """The updates that list a visitor's persons."""
+        learn, rows = self.learn, persons.listed(people_of(session))
         names = [row["name"] for row in rows]
         marked = marked if marked in names else (names[0] if names else None)
         return {
@@ -193,46 +209,44 @@ def _bind_files(model_set: str, step1: Step1, learn: Learn) -> None:
             learn.delete: gr.Button(visible=bool(rows)),
         }
 
-    def bring(name: str | None, request: gr.Request) -> dict[Any, Any]:
+    def bring(self, name: str | None, request: gr.Request) -> dict[Any, Any]:
+        """Put a kept person into step 1."""
         with told("Nobody was brought back"):
             if name is None:
                 raise ValueError("Nobody is chosen: choose one of the kept persons.")
             person = persons.load(people_of(visitor(request)), name)
-        return put(person)
+        return self.put(person)
 
-    def put(person: Person) -> dict[Any, Any]:
+    def put(self, person: Person) -> dict[Any, Any]:
+        """The updates that put a person into step 1."""
         words = progress_line(f"{person.name} is back in step 1.", 1.0, "done")
-        return {**step1.load(people.chosen_of(person)), learn.line: words, learn.course: ""}
+        return {**self.step1.load(people.chosen_of(person)), self.learn.line: words, self.learn.course: ""}
 
-    def delete(name: str | None, request: gr.Request) -> dict[Any, Any]:
+    def delete(self, name: str | None, request: gr.Request) -> dict[Any, Any]:
+        """Delete a kept person."""
         with told("Nobody was deleted"):
             if name is None or not persons.delete(people_of(visitor(request)), name):
                 raise ValueError("Nobody is chosen: choose one of the kept persons.")
         gr.Info(f"Both files of {safe(name)} are deleted.", title="Deleted")
-        return shelf(visitor(request))
+        return self.kept(visitor(request))
 
-    def packed(chosen: Chosen | None, name: str, request: gr.Request) -> str:
-        with told("There is nobody to download"):
-            with new_folder(visitor(request)) as folder:
-                return str(people.person_file(trained(chosen, name), folder))
-
-    def unpacked(path: str | None) -> Any:
+    def unpacked(self, path: str | None) -> Any:
+        """Take a person's zip."""
         if path is None:
             return gr.skip()
         with told("This person was not taken"):
             try:
-                person = people.read_person(path, model_set)
+                person = people.read_person(path, self.model_set)
             finally:
                 forget_uploads([path])
-        return {**put(person), learn.drop: None}
+        return {**self.put(person), self.learn.drop: None}
 
-    shelves = [learn.kept, learn.bring, learn.delete]
-    learn.keep.click(keep, [step1.chosen, step1.name], shelves, **TALKS)
-    learn.delete.click(delete, learn.kept, shelves, **TALKS)
-    there = [*step1.outputs, learn.line, learn.course]
-    held(SLUG, learn.bring.click, bring, learn.kept, there, **TALKS)
-    download(learn.save, packed, [step1.chosen, step1.name])
-    emptied(learn.drop, held(SLUG, learn.drop.upload, unpacked, learn.drop, [*there, learn.drop], **TALKS))
+
+def packed(chosen: Chosen | None, name: str, request: gr.Request) -> str:
+    """The zip of who is in step 1."""
+    with told("There is nobody to download"):
+        with new_folder(visitor(request)) as folder:
+            return str(people.person_file(trained(chosen, name), folder))
 
 
 # --- settings ---------------------------------------------------------------------------------------------------

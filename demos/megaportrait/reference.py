@@ -65,7 +65,7 @@ class Seen:
 
 @dataclasses.dataclass(frozen=True)
 class Step2:
-    """The widgets of the reference."""
+    """The widgets of the reference, and what they do among themselves."""
 
     reference: gr.State
     """A :class:`Reference`, or None."""
@@ -75,22 +75,121 @@ class Step2:
     """Number of the face from the left, from 0; None: the largest."""
     box: gr.State
     """A :data:`Box` that was drawn, or None."""
-    consent: gr.Checkbox
+    seen: gr.State
     ask: gr.State
     """A change of it starts a look."""
-    load: Callable[..., dict[Any, Any]]
-    """``load(reference, face, box)``: the updates that put it on the page, and have it looked at."""
-    outputs: list[gr.blocks.Block]
-    """What ``load`` updates."""
-    seen: gr.State
-    found: list[gr.blocks.Block]
-    """What a look updates: picture, faces, box switch, words, seen."""
+    shown: gr.Image
+    number: gr.Number
+    consent: gr.Checkbox
+    faces: gr.Radio
+    words: gr.HTML
+    draw: gr.Checkbox
+    drop: gr.File
+
+    @property
+    def outputs(self) -> list[gr.blocks.Block]:
+        """What :meth:`load` updates."""
+        states = [self.reference, self.key, self.face, self.box, self.seen, self.ask]
+        return [*states, self.shown, self.number, self.consent, self.faces, self.words, self.draw]
+
+    @property
+    def found(self) -> list[gr.blocks.Block]:
+        """What a look updates."""
+        return [self.shown, self.faces, self.draw, self.words, self.seen]
 
     def given(self, reference: Reference | None, chosen: Any, agreed: tuple[Any, Any]) -> dict[str, bool]:
         """``rendered`` and ``consent`` of a request; ``agreed``: the ticks of the person's and of the reference's pictures."""
         rendered = (chosen is None or chosen.rendered, reference is None or reference.rendered)
         ticked = [bool(tick) or own for tick, own in zip(agreed, rendered, strict=True)]
         return {"rendered": all(rendered), "consent": all(ticked)}
+
+    def load(self, new: Reference, at: int | None = None, drawn: Box | None = None) -> dict[Any, Any]:
+        """The updates that put a reference on the page, and have it looked at."""
+        return {
+            self.reference: new,
+            self.key: new.key,
+            self.face: at,
+            self.box: drawn,
+            self.seen: Seen(),
+            self.ask: secrets.token_hex(4),
+            self.shown: overlaid(new.picture, box=drawn),
+            self.number: gr.skip() if new.seed is None else new.seed,
+            self.consent: gr.Checkbox(value=False, visible=not new.rendered),
+            self.faces: gr.Radio(choices=[], value=None, visible=False),
+            self.words: "",
+            self.draw: drawn is not None,
+        }
+
+    def bind(self, again: gr.Button, dice: gr.Button, search: gr.Button) -> None:
+        """Tie the widgets to what they do; looks are :func:`bind`'s."""
+        there = hold(SLUG, dice.click)
+        rolled = dice.click(lambda: secrets.randbelow(HELD_OUT), None, self.number, **LIGHT)
+        there(rolled.then(self.roll_reference, self.number, self.outputs, **TALKS))
+        held(SLUG, again.click, self.roll_reference, self.number, self.outputs, **TALKS)
+        dropped = held(SLUG, self.drop.upload, self.bring_reference, self.drop, [*self.outputs, self.drop], **TALKS)
+        emptied(self.drop, dropped)
+        # Not LIGHT: what changes outside the queue does not start the look that waits for it.
+        held(SLUG, self.faces.input, self.looked_again, self.faces, [self.face, self.ask], **TALKS)
+        search.click(self.looked_again, self.face, [self.face, self.ask], **TALKS)
+        put = [self.seen, self.box, self.shown, self.words, self.face, self.ask]
+        boxed = [self.draw, self.reference, self.seen, self.box]
+        held(SLUG, self.draw.input, self.drawing, boxed, put, **TALKS)
+        held(SLUG, self.shown.select, self.click, [self.reference, self.seen, self.draw], put, **TALKS)
+
+    def roll_reference(self, seed: Any) -> dict[Any, Any]:
+        """Render one."""
+        with told("No reference was rolled"):
+            return self.load(people.roll_reference(seed))
+
+    def bring_reference(self, path: str | None) -> Any:
+        """Take a visitor's own."""
+        if path is None:
+            return gr.skip()
+        with told("This reference was not taken"):
+            try:
+                return {**self.load(brought(path)), self.drop: None}
+            finally:
+                step1.forget_uploads([path])
+
+    def looked_again(self, at: int | None = None) -> dict[Any, Any]:
+        """Look for the face anew, or for the one numbered ``at``."""
+        return {self.face: at, self.ask: secrets.token_hex(4)}
+
+    def drawing(self, on: bool, now: Reference | None, known: Seen, drawn: Box | None) -> dict[Any, Any]:
+        """The switch of the box: on, the next two clicks are its corners; off, the face is looked for again."""
+        if now is None or on:
+            return {self.words: f"<p class='remark'>{TWO_CLICKS}</p>" if on else ""}
+        again = self.looked_again() if drawn is not None or not known.boxes else {}
+        known = dataclasses.replace(known, corner=None)
+        return {self.box: None, self.seen: known, self.shown: overlaid(now.picture, known), self.words: "", **again}
+
+    def click(self, now: Reference | None, known: Seen, on: bool, event: gr.SelectData) -> Any:
+        """A click on the picture: a corner of the box that is drawn, or a face."""
+        if now is None:
+            return gr.skip()
+        scale = scale_of(now.picture)
+        x, y = (float(place) / scale for place in event.index)
+        if not on:
+            return self._picked(known, x, y)
+        if known.corner is None:
+            first = dataclasses.replace(known, boxes=(), corner=(x, y))
+            words = f"<p class='remark'>{SECOND_CLICK}</p>"
+            return {self.seen: first, self.box: None, self.shown: overlaid(now.picture, first), self.words: words}
+        left, top = min(x, known.corner[0]), min(y, known.corner[1])
+        made = (left, top, abs(x - known.corner[0]), abs(y - known.corner[1]))
+        if min(made[2:]) < LEAST:
+            gr.Info(f"The box is too small: {TWO_CLICKS[:1].lower()}{TWO_CLICKS[1:]}", title="No box yet")
+            words = f"<p class='remark'>{TWO_CLICKS}</p>"
+            return {self.seen: Seen(), self.shown: overlaid(now.picture), self.words: words}
+        shown = overlaid(now.picture, box=made)
+        return {self.seen: Seen(), self.box: made, self.shown: shown, self.words: "", **self.looked_again()}
+
+    def _picked(self, known: Seen, x: float, y: float) -> Any:
+        """A click on one of several faces chooses it."""
+        for number, (left, top, width, height) in enumerate(known.boxes):
+            if len(known.boxes) > 1 and left <= x < left + width and top <= y < top + height:
+                return self.looked_again(number)
+        return gr.skip()
 
 
 # ------------------------------------------------------------------------------------------ pictures
@@ -208,10 +307,9 @@ def brought(path: str) -> Reference:
 
 
 def build(model_set: str) -> Step2:
-    """The widgets and what they do among themselves; :func:`bind` ties the looks to them."""
+    """The widgets; :func:`bind` ties the looks to them."""
     start = people.first_reference()
-    reference, key, face, box = gr.State(start), gr.State(start.key), gr.State(None), gr.State(None)
-    seen, ask = gr.State(Seen()), gr.State("")
+    states = [gr.State(value) for value in (start, start.key, None, None, Seen(), "")]
     gr.HTML("<h3>2 Reference</h3>", padding=False)
     shown = gr.Image(
         overlaid(start.picture),
@@ -245,90 +343,9 @@ def build(model_set: str) -> Step2:
     with gr.Row(elem_classes="portrait-tools"):
         search = gr.Button("Look at it", size="sm", min_width=90)
         draw = gr.Checkbox(label="Draw the face box", value=False, min_width=150, container=False)
-    outputs = [reference, key, face, box, seen, ask, shown, number, consent, faces, words, draw]
-
-    def load(new: Reference, at: int | None = None, drawn: Box | None = None) -> dict[Any, Any]:
-        return {
-            reference: new,
-            key: new.key,
-            face: at,
-            box: drawn,
-            seen: Seen(),
-            ask: secrets.token_hex(4),
-            shown: overlaid(new.picture, box=drawn),
-            number: gr.skip() if new.seed is None else new.seed,
-            consent: gr.Checkbox(value=False, visible=not new.rendered),
-            faces: gr.Radio(choices=[], value=None, visible=False),
-            words: "",
-            draw: drawn is not None,
-        }
-
-    def roll_reference(seed: Any) -> dict[Any, Any]:
-        with told("No reference was rolled"):
-            return load(people.roll_reference(seed))
-
-    def bring_reference(path: str | None) -> Any:
-        if path is None:
-            return gr.skip()
-        with told("This reference was not taken"):
-            try:
-                return {**load(brought(path)), drop: None}
-            finally:
-                step1.forget_uploads([path])
-
-    def looked_again(at: int | None = None) -> dict[Any, Any]:
-        return {face: at, ask: secrets.token_hex(4)}
-
-    def drawing(on: bool, now: Reference | None, known: Seen, drawn: Box | None) -> dict[Any, Any]:
-        """The switch of the box: on, the next two clicks are its corners; off, the face is looked for again."""
-        if now is None or on:
-            return {words: f"<p class='remark'>{TWO_CLICKS}</p>" if on else ""}
-        again = looked_again() if drawn is not None or not known.boxes else {}
-        known = dataclasses.replace(known, corner=None)
-        return {box: None, seen: known, shown: overlaid(now.picture, known), words: "", **again}
-
-    def click(now: Reference | None, known: Seen, on: bool, event: gr.SelectData) -> Any:
-        if now is None:
-            return gr.skip()
-        scale = scale_of(now.picture)
-        x, y = (float(place) / scale for place in event.index)
-        if not on:
-            return _picked(known, x, y, looked_again)
-        if known.corner is None:
-            first = dataclasses.replace(known, boxes=(), corner=(x, y))
-            return {
-                seen: first,
-                box: None,
-                shown: overlaid(now.picture, first),
-                words: f"<p class='remark'>{SECOND_CLICK}</p>",
-            }
-        left, top = min(x, known.corner[0]), min(y, known.corner[1])
-        made = (left, top, abs(x - known.corner[0]), abs(y - known.corner[1]))
-        if min(made[2:]) < LEAST:
-            none = Seen()
-            gr.Info(f"The box is too small: {TWO_CLICKS[:1].lower()}{TWO_CLICKS[1:]}", title="No box yet")
-            return {seen: none, shown: overlaid(now.picture), words: f"<p class='remark'>{TWO_CLICKS}</p>"}
-        return {seen: Seen(), box: made, shown: overlaid(now.picture, box=made), words: "", **looked_again()}
-
-    there = hold(SLUG, dice.click)
-    seed = dice.click(lambda: secrets.randbelow(HELD_OUT), None, number, **LIGHT)
-    there(seed.then(roll_reference, number, outputs, **TALKS))
-    held(SLUG, again.click, roll_reference, number, outputs, **TALKS)
-    emptied(drop, held(SLUG, drop.upload, bring_reference, drop, [*outputs, drop], **TALKS))
-    # Not LIGHT: what changes outside the queue does not start the look that waits for it.
-    held(SLUG, faces.input, looked_again, faces, [face, ask], **TALKS)
-    search.click(looked_again, face, [face, ask], **TALKS)
-    held(SLUG, draw.input, drawing, [draw, reference, seen, box], [box, seen, shown, words, face, ask], **TALKS)
-    held(SLUG, shown.select, click, [reference, seen, draw], [seen, box, shown, words, face, ask], **TALKS)
-    return Step2(reference, key, face, box, consent, ask, load, outputs, seen, [shown, faces, draw, words, seen])
-
-
-def _picked(known: Seen, x: float, y: float, again: Callable[[int], dict[Any, Any]]) -> Any:
-    """A click on one of several faces chooses it."""
-    for number, (left, top, width, height) in enumerate(known.boxes):
-        if len(known.boxes) > 1 and left <= x < left + width and top <= y < top + height:
-            return again(number)
-    return gr.skip()
+    step = Step2(*states, shown, number, consent, faces, words, draw, drop)
+    step.bind(again, dice, search)
+    return step
 
 
 def bind(registry: Registry, model_set: str, step: Step2, region: gr.Radio) -> None:

@@ -9,21 +9,21 @@ from typing import Any
 import gradio as gr
 
 from demos.core.handlers import BROKE, LIGHT, TALKS, halt, on_gpu
-from demos.core.hold import OnPage, belonging, hold
+from demos.core.hold import OnPage, belonging, held, hold
 from demos.core.page import ends, pump, run_event
-from demos.core.uploads import told
+from demos.core.uploads import emptied, told
 from demos.core.widgets import Entry, History, progress_line
 from demos.megaportrait import people
-from demos.megaportrait.files import SLUG, Shown, write
+from demos.megaportrait.files import SLUG, Shown, settings_inside, write
 from demos.megaportrait.people import Chosen, Reference, truth_of
 from demos.megaportrait.reference import Step2
-from demos.megaportrait.settings import Controls
+from demos.megaportrait.settings import STEPS, Controls
 from demos.megaportrait.step1 import Step1
 from demos.megaportrait.view import View, live_strip
 from pipelines import megaportrait
 from pipelines.core.lane import live
 from pipelines.core.registry import Registry
-from pipelines.megaportrait import Preview, Request
+from pipelines.megaportrait import Preview, Request, Settings
 from pipelines.megaportrait.recipes import EXAMPLES
 
 LIMIT_S = 900.0
@@ -51,6 +51,7 @@ class Runs:
     view: View
     history: History
     chips: list[gr.Button]
+    tabs: gr.Tabs
 
     def bind(self) -> None:
         """Tie the buttons to the runs."""
@@ -70,6 +71,11 @@ class Runs:
         there(gr.on(pressed, self.example, step1.chosen, put, **TALKS)).success(**whole)
         view.gallery.select(self.candidate, view.last, view.outputs, **LIGHT)
         self._bind_another(page)
+        put = [*step1.outputs, *step2.outputs, *controls.outputs]
+        drop = controls.drop
+        emptied(drop, held(SLUG, drop.upload, self.restore, drop, [*put, drop], **TALKS))
+        shown = [*put, *view.outputs, self.tabs]
+        held(SLUG, history.gallery.select, self.bring_back, history.entries, shown, **TALKS)
 
     def make_portrait(
         self,
@@ -141,6 +147,41 @@ class Runs:
         if shown is None or not isinstance(event.index, int) or not 0 <= event.index < len(shown.results):
             return gr.skip()
         return self.view.show(dataclasses.replace(shown, index=event.index))
+
+    def restore(self, path: str | None) -> Any:
+        """Put the settings of a PNG that was made here on the page, and whom it shows where that was rendered."""
+        if path is None:
+            return gr.skip()
+        put: dict[Any, Any] = {}
+        with told("Nothing was restored"):
+            inside = settings_inside(path)
+            if inside.recipe is not None:
+                person = people.roll_person(inside.recipe.person)
+                reference = people.roll_reference(inside.recipe.reference)
+                put = {**self.step1.load(person), **self.step2.load(reference, inside.face, inside.box)}
+        settings, words = inside.settings, f"Settings restored. {inside.next_step()}"
+        model_set = self.controls.form.start.model_set
+        if settings.model_set != model_set:
+            own = Settings.of(model_set)
+            settings = dataclasses.replace(settings, **{name: getattr(own, name) for name in (*STEPS, "region")})
+            words += f" Steps and region are those of this page’s model set, not of {inside.settings.model_set}."
+        gr.Info(words, title="Restored")
+        return {**put, **self.controls.restored(settings), self.controls.drop: None}
+
+    def bring_back(self, entries: list[Entry], event: gr.SelectData) -> Any:
+        """Show an earlier result with all that it was made of."""
+        if not isinstance(event.index, int) or not 0 <= event.index < len(entries):
+            return gr.skip()
+        shown = entries[event.index].outcome
+        person = {} if shown.chosen is None else self.step1.load(shown.chosen)
+        return {
+            **person,
+            **self.step2.load(shown.reference, shown.face, shown.box),
+            **self.controls.restored(shown.outcome.settings),
+            **self.view.show(shown),
+            self.view.line: progress_line("Brought back from your results", 1.0, "done"),
+            self.tabs: gr.Tabs(selected="portrait"),
+        }
 
     def _bind_another(self, page: gr.State) -> None:
         """When another person or reference is there, or more was learnt of the person, who is worn from now on."""

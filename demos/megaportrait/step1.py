@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import secrets
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +13,18 @@ from gradio.utils import get_upload_folder
 from PIL import Image
 
 from demos.core.figures import data_uri, safe
-from demos.core.handlers import BROKE, GPU, LIGHT, TALKS, on_gpu
+from demos.core.handlers import LIGHT, TALKS, on_gpu
 from demos.core.hold import held, hold
+from demos.core.page import ends, pump, run_event
 from demos.core.uploads import emptied, told
-from demos.core.widgets import progress_line, running_line
+from demos.core.widgets import progress_line
 from demos.megaportrait import people
 from demos.megaportrait.files import SLUG
 from demos.megaportrait.people import HELD_OUT, MOST, Chosen
 from demos.megaportrait.shown import notes_html, verdicts_html
-from pipelines.core.lane import IDLE, Progress, Result, live
+from pipelines.core.lane import live
 from pipelines.core.registry import Registry
-from pipelines.megaportrait import intake
+from pipelines.megaportrait.intake import Intake, look_at
 from pipelines.megaportrait.paste import Picture
 from pipelines.megaportrait.person import Person
 
@@ -43,32 +43,87 @@ MY_PERSON = "My person"
 
 @dataclasses.dataclass(frozen=True)
 class Step1:
-    """The widgets that say who it is."""
+    """The widgets that say who it is, and what they do among themselves."""
 
     chosen: gr.State
     """A :class:`Chosen`, or None."""
     key: gr.State
     """That of ``chosen``, or "": its change says that somebody else is there, or that more was learnt."""
+    rolled: gr.State
+    """The last rendered person."""
+    mine: gr.State
+    """The last one of the visitor's own."""
+    kind: gr.Radio
+    rolled_box: gr.Column
+    own_box: gr.Column
+    number: gr.Number
+    over: gr.Button
+    shown: gr.HTML
+    """The pictures with their verdicts, and what was learnt of them."""
     consent: gr.Checkbox
     """Asked for where the pictures were not rendered."""
     name: gr.Textbox
-    shown: gr.HTML
-    """The pictures with their verdicts, and what was learnt of them."""
     drop: gr.File
-    load: Callable[[Chosen | None], dict[Any, Any]]
-    """The updates that put somebody there, or nobody."""
-    outputs: list[gr.blocks.Block]
-    """What ``load`` updates."""
-    learnt: Callable[[Chosen], dict[Any, Any]]
-    """The updates when more was learnt of who is there: of the states in ``memory`` only."""
-    memory: list[gr.State]
+
+    @property
+    def memory(self) -> list[gr.State]:
+        """The states that :meth:`learnt` updates."""
+        return [self.chosen, self.key, self.rolled, self.mine]
+
+    @property
+    def outputs(self) -> list[gr.blocks.Block]:
+        """What :meth:`load` updates."""
+        shown = [self.kind, self.rolled_box, self.own_box, self.number, self.over, self.shown, self.consent, self.name]
+        return [*self.memory, *shown]
+
+    def learnt(self, new: Chosen) -> dict[Any, Any]:
+        """The updates when more was learnt of who is there: of the states in :attr:`memory` only."""
+        return {self.chosen: new, self.key: new.key, self.rolled if new.rendered else self.mine: new}
+
+    def load(self, new: Chosen | None) -> dict[Any, Any]:
+        """The updates that put somebody there, or nobody."""
+        rendered = new is not None and new.rendered
+        updates = {
+            self.kind: ROLLED if rendered else OWN,
+            self.rolled_box: gr.Column(visible=rendered),
+            self.own_box: gr.Column(visible=not rendered),
+            self.over: gr.Button(visible=new is not None),
+            self.shown: chosen_html(new),
+            self.consent: gr.Checkbox(visible=not rendered),
+        }
+        if new is None:
+            return {**updates, self.chosen: None, self.key: "", self.mine: None, self.name: MY_PERSON}
+        seed = {self.number: new.identity} if rendered else {}
+        return {**updates, **self.learnt(new), self.name: new.name, **seed}
+
+    def bind(self, again: gr.Button, dice: gr.Button) -> None:
+        """Tie the widgets to what they do; what needs a model is :func:`bind`'s."""
+        rendering = {**TALKS, "show_progress": "minimal", "show_progress_on": [self.shown]}
+        asked = [again.click, self.number.submit]
+        there = hold(SLUG, *asked)
+        there(gr.on(asked, self.roll, self.number, self.outputs, **rendering))
+        there = hold(SLUG, dice.click)
+        seed = dice.click(lambda: secrets.randbelow(HELD_OUT), None, self.number, **LIGHT)
+        there(seed.then(self.roll, self.number, self.outputs, **rendering))
+        # Not LIGHT: whoever listens to the key would not hear of it.
+        held(SLUG, self.kind.input, self.other_kind, [self.kind, self.rolled, self.mine], self.outputs, **TALKS)
+        nobody = {**self.load(None), self.consent: gr.Checkbox(value=False, visible=True)}
+        held(SLUG, self.over.click, lambda: nobody, None, self.outputs, **TALKS)
+
+    def roll(self, seed: Any) -> dict[Any, Any]:
+        """Render somebody."""
+        with told("Nobody was rolled"):
+            return self.load(people.roll_person(seed))
+
+    def other_kind(self, which: str, last_rolled: Chosen, last_own: Chosen | None) -> dict[Any, Any]:
+        """Go from rendered people to one's own pictures, or back."""
+        return self.load(last_rolled if which == ROLLED else last_own)
 
 
 def build(model_set: str) -> Step1:
-    """The widgets and what they do among themselves; :func:`bind` adds what needs a model."""
+    """The widgets; :func:`bind` adds what needs a model."""
     start = people.first_person()
-    chosen, key = gr.State(start), gr.State(start.key)
-    rolled, mine = gr.State(start), gr.State(None)
+    states = [gr.State(value) for value in (start, start.key, start, None)]
     gr.HTML("<h3>1 Person</h3>", padding=False)
     kind = gr.Radio(
         [("A rendered person", ROLLED), ("My own pictures", OWN)],
@@ -99,48 +154,9 @@ def build(model_set: str) -> Step1:
     consent = gr.Checkbox(label=CONSENT, value=False, visible=False, info=PRIVATE)
     name = gr.Textbox(start.name, label="Name", max_length=40, max_lines=1)
 
-    outputs = [chosen, key, rolled, mine, kind, rolled_box, own_box, number, over, shown, consent, name]
-
-    def home(of: Chosen) -> gr.State:
-        """Where the last person of its kind is kept."""
-        return rolled if of.rendered else mine
-
-    def learnt(new: Chosen) -> dict[Any, Any]:
-        return {chosen: new, key: new.key, home(new): new}
-
-    def load(new: Chosen | None) -> dict[Any, Any]:
-        rendered = new is not None and new.rendered
-        updates = {
-            kind: ROLLED if rendered else OWN,
-            rolled_box: gr.Column(visible=rendered),
-            own_box: gr.Column(visible=not rendered),
-            over: gr.Button(visible=new is not None),
-            shown: chosen_html(new),
-            consent: gr.Checkbox(visible=not rendered),
-        }
-        if new is None:
-            return {**updates, chosen: None, key: "", mine: None, name: MY_PERSON}
-        return {**updates, **learnt(new), name: new.name, **({number: new.identity} if rendered else {})}
-
-    def roll(seed: Any) -> dict[Any, Any]:
-        with told("Nobody was rolled"):
-            return load(people.roll_person(seed))
-
-    def other_kind(which: str, last_rolled: Chosen, last_own: Chosen | None) -> dict[Any, Any]:
-        return load(last_rolled if which == ROLLED else last_own)
-
-    rendering = {**TALKS, "show_progress": "minimal", "show_progress_on": [shown]}
-    asked = [again.click, number.submit]
-    there = hold(SLUG, *asked)
-    there(gr.on(asked, roll, number, outputs, **rendering))
-    there = hold(SLUG, dice.click)
-    seed = dice.click(lambda: secrets.randbelow(HELD_OUT), None, number, **LIGHT)
-    there(seed.then(roll, number, outputs, **rendering))
-    # Not LIGHT: whoever listens to the key would not hear of it.
-    held(SLUG, kind.input, other_kind, [kind, rolled, mine], outputs, **TALKS)
-    nobody = {**load(None), consent: gr.Checkbox(value=False, visible=True)}
-    held(SLUG, over.click, lambda: nobody, None, outputs, **TALKS)
-    return Step1(chosen, key, consent, name, shown, drop, load, outputs, learnt, [chosen, key, rolled, mine])
+    step = Step1(*states, kind, rolled_box, own_box, number, over, shown, consent, name, drop)
+    step.bind(again, dice)
+    return step
 
 
 def bind(registry: Registry, model_set: str, step1: Step1, line: gr.HTML) -> None:
@@ -154,28 +170,20 @@ def bind(registry: Registry, model_set: str, step1: Step1, line: gr.HTML) -> Non
         held = before if before is not None and before.intake is not None else Chosen("", "", ())
         yield {line: progress_line("Opening the pictures…", 0.0, "running")}
         new, refusals = read_uploads(paths, model_set, [known for known, _picture in held.pictures])
-        pictures, began = (*held.pictures, *new), time.monotonic()
-        for item in live(intake.look_at, registry, list(pictures), model_set, limit_s=LIMIT_S):
-            if item is IDLE:
-                yield gr.skip()
-            elif isinstance(item, Progress):
-                yield {line: running_line(item, began)}
-            elif isinstance(item, Result):
-                found = item.value
-                there = Chosen(secrets.token_hex(8), name, pictures, intake=found, refusals=(*held.refusals, *refusals))
-                text = f"{len(found.used)} of {len(pictures)} pictures can be used"
-                yield {**step1.load(there), line: progress_line(text, 1.0, "done"), step1.drop: None}
+        pictures, told = (*held.pictures, *new), (*held.refusals, *refusals)
 
-    ended = {line: progress_line("Stopped; no picture was added.", 0.0, "stopped"), step1.drop: None}
-    event = step1.drop.upload(
-        on_gpu(look_at_pictures, stopped=ended, broken={line: progress_line(BROKE, 0.0, "stopped")}),
-        [step1.drop, step1.chosen, step1.name],
-        [*step1.outputs, line, step1.drop],
-        show_progress="hidden",
-        api_visibility="private",
-        **GPU,
-    )
-    emptied(step1.drop, event)
+        def done(found: Intake, _seconds: float) -> dict[Any, Any]:
+            there = Chosen(secrets.token_hex(8), name, pictures, intake=found, refusals=told)
+            text = f"{len(found.used)} of {len(pictures)} pictures can be used"
+            return {**step1.load(there), line: progress_line(text, 1.0, "done"), step1.drop: None}
+
+        yield from pump(live(look_at, registry, list(pictures), model_set, limit_s=LIMIT_S), line, done)
+
+    ending = ends(line, "Stopped; no picture was added.")
+    handler = on_gpu(look_at_pictures, **{**ending, "stopped": {**ending["stopped"], step1.drop: None}})
+    updated = [*step1.outputs, line, step1.drop]
+    event = run_event(handler, *updated, inputs=[step1.drop, step1.chosen, step1.name])
+    emptied(step1.drop, step1.drop.upload(**{**event, "trigger_mode": "once"}))
 
 
 def read_uploads(

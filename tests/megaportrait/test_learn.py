@@ -42,7 +42,7 @@ def tab() -> Iterator[SimpleNamespace]:
         registry = Registry("cpu")
         with Page(analytics_enabled=False) as page:
             step1 = portrait_step1.build("mini")
-            learn = portrait_learn.build(registry, "mini", step1)
+            learn = portrait_learn.build(registry, "mini")
             portrait_learn.bind(registry, "mini", step1, learn)
             portrait_learn.build_api(registry, "mini")
         yield SimpleNamespace(page=page.queue(), step1=step1, learn=learn, registry=registry)
