@@ -23,7 +23,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from assets import chunks, training
+from assets.lab import chunks, training
 from assets.mini_llama import train, vectors
 from pipelines.concept_guidance import lab, steering
 from pipelines.concept_guidance.concepts import PROBES

@@ -23,7 +23,7 @@ import numpy
 import torch
 from PIL import Image
 
-from assets import chunks, training
+from assets.lab import chunks, training
 from assets.mini_flux import examples, perception, train
 from pipelines import georemover
 from pipelines.core import depth as depth_maps

@@ -27,7 +27,7 @@ import numpy
 import torch
 from numpy.typing import NDArray
 
-from assets import chunks, training
+from assets.lab import chunks, training
 from pipelines import megaportrait
 from pipelines.core import geometry
 from pipelines.core.lane import Job

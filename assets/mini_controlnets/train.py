@@ -30,7 +30,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from assets import training
+from assets.lab import training
 from assets.mini_faces import data
 from assets.mini_faces.train import validation
 from assets.mini_sdxl import train as sdxl

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy
 from numpy.typing import NDArray
 
-from assets.data import make_shards
+from assets.lab.shards import make_shards
 from pipelines.models.faces import LABELS, POINTS, RENDERED
 from pipelines.worlds import portrait
 from pipelines.worlds.portrait import Portrait

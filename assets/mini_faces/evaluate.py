@@ -23,7 +23,7 @@ import numpy
 import torch
 from numpy.typing import NDArray
 
-from assets import chunks, training
+from assets.lab import chunks, training
 from assets.mini_faces import data
 from pipelines.core.registry import Registry
 from pipelines.models import faces as face_models

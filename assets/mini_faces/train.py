@@ -1,7 +1,7 @@
 """Train the face models of the small set from rendered portraits: the identity embedder and the face parser.
 
     python -m assets.mini_faces.data --shards 0:80           # two processes, two ranges
-    python -m assets.data --world tabletop --shards 13:24    # pictures without a face, for the parser
+    python -m assets.lab.shards --world tabletop --shards 13:24    # pictures without a face, for the parser
     OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 -m assets.mini_faces.train embedder --minutes 6
     OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 -m assets.mini_faces.train parser --minutes 25
     OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 -m assets.mini_faces.evaluate --write
@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from assets import training
+from assets.lab import training
 from assets.mini_faces import data, evaluate
 from pipelines.models import faces as face_models
 from pipelines.models.faces import ALIGNED, LABELS, STRIDE

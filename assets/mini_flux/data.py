@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy
 
-from assets.data import make_shards
+from assets.lab.shards import make_shards
 from pipelines.core import depth as depth_maps
 from pipelines.worlds import removal, tabletop
 from pipelines.worlds.tabletop import Scene

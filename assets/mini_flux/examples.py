@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from assets import training
+from assets.lab import training
 from assets.mini_flux.perception import (
     DATA,
     SEED,

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from assets import training
+from assets.lab import training
 from pipelines.core import depth as depth_maps
 from pipelines.georemover.stages import IMAGENET_DEVIATION, IMAGENET_MEAN
 from pipelines.models import flux_tiny

@@ -20,8 +20,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from assets import training
-from assets.data import make_shards
+from assets.lab import training
+from assets.lab.shards import make_shards
 from assets.mini_flux import perception, train
 from assets.mini_flux.perception import DATA, HERE, RUNS, SEED, Scenes
 from pipelines.georemover import composite, recolour
@@ -64,7 +64,7 @@ def decoded(vae, strips: Tensor) -> NDArray[numpy.uint8]:
 
 def make_renders(asked: str, device: str) -> None:
     """Stage 2's pictures of the training removals, beside what they should be. Every fourth strip is rendered once more with
-    nothing changed, or with the object put in. ``asked``: see :func:`assets.data.make_shards`."""
+    nothing changed, or with the object put in. ``asked``: see :func:`assets.lab.shards.make_shards`."""
     scenes, vae = Scenes(), perception.load_vae(device)
     model = train.adapted(device, start=HERE / "stage2").eval()
 

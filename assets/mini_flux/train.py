@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from assets import training
+from assets.lab import training
 from assets.mini_flux.examples import Latents, make_latents
 from assets.mini_flux.perception import (
     HERE,

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from assets import training
+from assets.lab import training
 from pipelines.worlds import crumpet
 from pipelines.worlds.crumpet.words import PATTERN
 

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from accelerate import PartialState
 
-from assets import training
+from assets.lab import training
 from pipelines.concept_guidance import files
 from pipelines.concept_guidance.concepts import PROBES, REPRESENTATIONS, Concept
 from pipelines.concept_guidance.examples import examples_of

@@ -41,7 +41,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from assets import training
+from assets.lab import training
 from pipelines import golden_noise
 from pipelines.core.registry import Registry
 from pipelines.golden_noise import GoldenNoise, lab

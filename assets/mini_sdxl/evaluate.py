@@ -24,7 +24,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from assets import chunks
+from assets.lab import chunks
 from assets.verifier.train import accuracy, held_out
 from pipelines import golden_noise
 from pipelines.core.registry import Registry

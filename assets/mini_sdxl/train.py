@@ -1,6 +1,6 @@
 """Train ``mini-sdxl`` from nothing: autoencoder, text encoders, UNet.
 
-    python -m assets.data --world tabletop --shards 0:20     # and portrait, see there
+    python -m assets.lab.shards --world tabletop --shards 0:20     # and portrait, see there
     python -m assets.mini_sdxl.train vae  --minutes 9
     python -m assets.mini_sdxl.train decoder --minutes 6
     python -m assets.mini_sdxl.train text --minutes 11
@@ -29,7 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from assets import training
+from assets.lab import training
 from pipelines.models import sdxl_tiny
 
 HERE = Path(__file__).parent
@@ -366,7 +366,7 @@ class Latents:
         """Take in shards that have come since the last look, at most ``most`` of each world; a new shard takes
         some seconds on a CPU, one that was encoded before none. Portraits, of which there are fewer, come with their
         mirror images: their captions say nothing of left and right, so they stay true."""
-        from assets import data
+        from assets.lab import shards as data
 
         for world in self.worlds:
             world.refresh()
@@ -441,7 +441,7 @@ def export(minutes: float, device: str) -> None:
 def train_unet(minutes: float, device: str, batch: int = 32) -> None:
     from diffusers import DDIMScheduler, UNet2DConditionModel
 
-    from assets import data
+    from assets.lab import shards as data
 
     tokenizer, teacher = readers(device)
     torch.manual_seed(SEED)

@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from assets import training
+from assets.lab import training
 from assets.mini_sdxl2 import data, models, optimisers
 from assets.mini_sdxl2.loop import Progress, Schedule, autocast, learn
 

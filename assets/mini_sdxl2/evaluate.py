@@ -32,7 +32,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from assets import chunks, training
+from assets.lab import chunks, training
 from assets.mini_sdxl.evaluate import KINDS, frechet, kernel_distance, prompts, share
 from assets.mini_sdxl2 import fast, models
 from pipelines import golden_noise

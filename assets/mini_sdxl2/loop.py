@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from assets import training
+from assets.lab import training
 
 
 class Average:

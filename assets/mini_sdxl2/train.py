@@ -29,7 +29,7 @@ import numpy
 import torch
 from torch import Tensor, nn
 
-from assets import training
+from assets.lab import training
 from assets.mini_sdxl import train as first_generation
 from assets.mini_sdxl2 import data, models, optimisers, states
 from assets.mini_sdxl2.autoencoder import SEED, WORLDS, Shards

@@ -19,7 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from assets import data, training
+from assets.lab import shards as data
+from assets.lab import training
 from pipelines.models import verifier
 from pipelines.worlds import portrait, tabletop
 

@@ -95,7 +95,7 @@ class Results:
                 with gr.Tab("Win-rate lab", id="lab", render_children=True):
                     lab.build(registry, model_set, asked)
                 with gr.Tab("Measured figures", id="measured", render_children=True):
-                    gr.HTML(measured(golden_noise.MANIFEST, lambda: lab.measured_html(model_set)), padding=False)
+                    gr.HTML(measured(golden_noise.MEASURED, lambda: lab.measured_html(model_set)), padding=False)
         self.last_seed = gr.State(None)
 
     def _pair(self) -> None:

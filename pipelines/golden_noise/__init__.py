@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipelines.core import asset_files
 from pipelines.core.paper import Paper
 from pipelines.core.run import Run
 from pipelines.core.settings import Declared, choice, real, seed, text, whole
@@ -472,9 +473,9 @@ def _fully_right(verdicts: Sequence[Verdict], read: bool) -> bool | None:
     return None
 
 
-MANIFEST = sdxl.ROOT / "assets/mini_npnet/manifest.json"
+MEASURED = sdxl.ROOT / "assets/golden_noise/evaluation.json"
 
 
 def claim() -> str:
-    """The one measured sentence about which noise is better, from the small NPNet's manifest."""
-    return str(sdxl.manifest("assets/mini_npnet").get("claim", "Not measured yet."))
+    """The one measured sentence about which noise is better, of the evaluation."""
+    return str(asset_files.facts(MEASURED, "claim").get("claim", "Not measured yet."))

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from pipelines import golden_noise
-from pipelines.core import limits
+from pipelines.core import asset_files, limits
 from pipelines.core.run import Run
 from pipelines.core.scores import Paired, mcnemar
 from pipelines.core.settings import whole
@@ -407,10 +407,10 @@ def room(standard: Mapping[str, Any]) -> str:
     return "Standard noise gets hardly any seed right: a simpler prompt, or more steps, says more."
 
 
-def measured(manifest: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
-    """What ``assets/mini_npnet/evaluate.py --write`` left in the manifest: "pairs", "steps", ..., and the rows of the
+def measured(report: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
+    """What ``assets/golden_noise/evaluate.py --write`` has written: "pairs", "steps", ..., and the rows of the
     arms in our order under "arms". None before the first such run."""
-    found = (sdxl.manifest("assets/mini_npnet") if manifest is None else manifest).get("evaluation", {})
+    found = (asset_files.facts(golden_noise.MEASURED, "claim") if report is None else report).get("evaluation", {})
     rows = {key: found["arms"][key] for key in ARMS if key in found.get("arms", {})}
     return {**found, "arms": rows} if "standard" in rows else None
 

@@ -8,8 +8,9 @@ import numpy
 import pytest
 import torch
 
-from assets import chunks, data, training
-from assets.mini_npnet import evaluate as golden_evaluation
+from assets.golden_noise import evaluate as golden_evaluation
+from assets.lab import chunks, training
+from assets.lab import shards as data
 from assets.mini_npnet import train as npnet_training
 from assets.mini_sdxl import evaluate
 from assets.mini_sdxl import train as sdxl_training

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from assets import cards
+from assets.lab import cards
 from assets.mini_controlnets import evaluate
 from pipelines.megaportrait import tools
 from pipelines.megaportrait.learn import Training

@@ -8,7 +8,7 @@ import numpy
 import pytest
 from PIL import Image
 
-from assets import cards
+from assets.lab import cards
 from assets.mini_controlnets import evaluate
 from pipelines.megaportrait import Settings, person, tools
 from pipelines.megaportrait.learn import Training

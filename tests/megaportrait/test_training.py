@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from assets import training
+from assets.lab import training
 from assets.mini_controlnets import train as nets
 from assets.mini_faces import data, evaluate
 from assets.mini_faces import train as faces

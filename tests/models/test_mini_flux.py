@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from assets import cards
 from assets.georemover import evaluate
+from assets.lab import cards
 from assets.mini_flux import data, examples, train
 from pipelines import georemover
 from pipelines.core import depth as depth_maps

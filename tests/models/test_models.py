@@ -8,7 +8,7 @@ import json
 import pytest
 import torch
 
-from assets import cards
+from assets.lab import cards
 from pipelines.core.registry import Registry
 from pipelines.core.scores import wilson
 from pipelines.models import judges, sdxl, sdxl_tiny, verifier
@@ -33,7 +33,7 @@ def test_manifest_matches_the_files(folder):
 
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_the_card_says_what_was_measured(folder):
-    assert (ASSETS / folder / "README.md").read_text() == cards.CARDS[folder](), "run python -m assets.cards"
+    assert (ASSETS / folder / "README.md").read_text() == cards.CARDS[folder](), "run python -m assets.lab.cards"
 
 
 def test_every_asset_is_small_enough_for_a_space():

@@ -1,7 +1,7 @@
 """Render the training sets of the embedded models into shards, once.
 
-    python -m assets.data --world tabletop --shards 0:24
-    python -m assets.data --world portrait --shards 0:12
+    python -m assets.lab.shards --world tabletop --shards 0:24
+    python -m assets.lab.shards --world portrait --shards 0:12
 
 A shard holds 1,000 pictures (uint8, 3 x 128 x 128, as ``.npy``); picture i of shard s comes from seed
 ``1_000_000 + 1000 s + i``, so captions and truth are drawn again from the seed and need no storage.

@@ -15,7 +15,7 @@ import numpy
 import torch
 from torch import Tensor, nn
 
-from assets import data as shards
+from assets.lab import shards
 
 
 class Pictures:

@@ -1,4 +1,4 @@
-"""Write the model cards from what the scripts measured: ``python -m assets.cards`` (a test compares them).
+"""Write the model cards from what the scripts measured: ``python -m assets.lab.cards`` (a test compares them).
 
 Words stand here, figures come from each folder's ``manifest.json`` and ``evaluation.json``, so that a card cannot
 say what nobody measured.
@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 HEAD = """---
 license: apache-2.0
 library_name: {library}
@@ -81,7 +81,7 @@ def sdxl_card() -> str:
         ]
     )
     text += (
-        "\nSeed 0, two CPU cores that were shared with other work, bfloat16 autocast. Data: `python -m assets.data`, "
+        "\nSeed 0, two CPU cores that were shared with other work, bfloat16 autocast. Data: `python -m assets.lab.shards`, "
         "24,000 tabletop scenes and 8,000 portraits with their mirror images, of which the first 13,000 and 5,000 were seen in "
         "the UNet's first run and the others in its second; scenes with three things were left out of the UNet's training. "
         "The text encoders first learn to read every attribute of a caption (linear read-outs), then stay frozen. A second "
@@ -167,7 +167,8 @@ def npnet_card() -> str:
     from pipelines.golden_noise import lab
 
     found = facts("mini_npnet")
-    training, report = found.get("training", {}), found.get("evaluation", {})
+    measured = facts("golden_noise", "evaluation.json")
+    training, report = found.get("training", {}), measured.get("evaluation", {})
     text = HEAD.format(library="diffusers", tags="golden-noise", title="Small NPNets for mini-sdxl") + (
         "Two networks that turn random noise into golden noise for a prompt.\n\n"
         "- `paper/`: NPNet in the published architecture at small size (`pipelines/golden_noise/npnet.py`), by the paper's recipe (arXiv "
@@ -196,7 +197,7 @@ def npnet_card() -> str:
         + "\n"
     )
     if report:
-        text += "## Measured\n\n" + found.get("claim", "") + "\n\n"
+        text += "## Measured\n\n" + measured.get("claim", "") + "\n\n"
         rows = [("arm", "all right", "won", "lost", "exact McNemar p", "points", "UNet runs", "s a picture")]
         for name in (key for key in lab.ARMS if key in report["arms"]):
             entry = report["arms"][name]
@@ -215,9 +216,9 @@ def npnet_card() -> str:
                 )
             )
         text += table(rows) + (
-            f"\n`python -m assets.mini_npnet.evaluate --stream {report['stream']} --pairs {report['pairs']} --others {report.get('others', report['pairs'])} --write`: {report['steps']} steps, guidance "
+            f"\n`python -m assets.golden_noise.evaluate --stream {report['stream']} --pairs {report['pairs']} --others {report.get('others', report['pairs'])} --write`: {report['steps']} steps, guidance "
             f"{report['guidance']:g}, strength {report['strength']:g}; prompts and seeds other than those of training, the same in "
-            "every arm; judged by the `judge`. The plan of the full run: `PLAN.md`.\n\n"
+            "every arm; judged by the `judge`. The plan of the full run: `assets/golden_noise/PLAN.md`.\n\n"
         )
     return text + hashes("mini_npnet") + tried("mini_npnet")
 

@@ -1,7 +1,7 @@
 """Does golden noise help? Every arm on the same held-out prompts and seeds, judged by the verifier that taught nobody.
 
-    OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 -m assets.mini_npnet.evaluate --pairs 150   # about ten minutes
-    OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 -m assets.mini_npnet.evaluate --pairs 2000 --others 250 --write
+    OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 -m assets.golden_noise.evaluate --pairs 150   # about ten minutes
+    OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 -m assets.golden_noise.evaluate --pairs 2000 --others 250 --write
                                                                                 # the card's figures, about 75 minutes
 
 The plan (PLAN.md) was written down before the full run: what is compared, on what, and what counts as success. Work is
@@ -22,7 +22,7 @@ from pathlib import Path
 
 import torch
 
-from assets import chunks, training
+from assets.lab import chunks, training
 from pipelines import golden_noise
 from pipelines.core.registry import Registry
 from pipelines.core.scores import Paired
@@ -177,7 +177,7 @@ def main() -> None:
         "strength": arguments.strength, "arms": rows, "minutes": round((time.monotonic() - started) / 60, 1),
     }  # fmt: skip
     if arguments.write:
-        training.write_manifest(HERE, {"evaluation": report, "claim": sentence(rows, arguments.steps)})
+        training.write_json(HERE / "evaluation.json", {"evaluation": report, "claim": sentence(rows, arguments.steps)})
     print(json.dumps(report))
 
 
