@@ -15,11 +15,12 @@ from pipelines.core import asset_files, environment
 from tests.faults.copies import ROOT, python, studio_in, write
 
 START = """
-import json, app, demos
+import json, app
+from demos.core import widgets
 from pipelines.core import asset_files
 from pipelines.core.registry import Registry
 pages = " ".join(str(block["props"].get("value")) for block in app.demo.get_config_file()["components"])
-print("TOLD", json.dumps([asset_files.problems(), demos.status_text(Registry("cpu"), "mini"), pages]))
+print("TOLD", json.dumps([asset_files.problems(), widgets.status_text(Registry("cpu"), "mini"), pages]))
 """
 FIGURES = sorted(
     path.relative_to(ROOT).as_posix()
