@@ -25,13 +25,13 @@ from typing import Any
 
 from assets.lab import chunks, training
 from assets.mini_llama import train, vectors
-from pipelines.concept_guidance import lab, steering
+from pipelines.concept_guidance import lab
 from pipelines.concept_guidance.concepts import PROBES
 from pipelines.concept_guidance.files import read_concept
 from pipelines.concept_guidance.lab import SweepSettings
 from pipelines.concept_guidance.layers import choose_layers
 from pipelines.concept_guidance.pnes import pnes
-from pipelines.concept_guidance.sweep import GRAMMAR, SweepPoint, sweep
+from pipelines.concept_guidance.sweep import GRAMMAR, SweepPoint
 from pipelines.core.lane import Job, run_blocking
 from pipelines.core.scores import wilson
 from pipelines.models.language import MODELS
@@ -54,26 +54,23 @@ def mark(concept: str, probe: str, prompts: int, layers: str) -> str:
 
 
 def scan(
-    model: Any, tokenizer: Any, vector: Any, concept: str, prompts: int, layers: str, seed: int = 0,
-    limit: float = SweepSettings.limit, points: int = 9,
-) -> dict[str, Any]:  # fmt: skip
+    model: Any,
+    tokenizer: Any,
+    vector: Any,
+    concept: str,
+    prompts: int,
+    layers: str,
+    seed: int = 0,
+    limit: float = SweepSettings.limit,
+    points: int = 9,
+) -> dict[str, Any]:
     """The points of one sweep, with the score of every answer."""
     settings = SweepSettings(concept, limit=limit, points=points, prompts=prompts, layers=layers, seed=seed).validated()
-    found: list[SweepPoint] = []
 
-    def work(job: Job) -> None:
-        chosen = choose_layers(layers, vector.layers, vector.validation_accuracy)
-        found.extend(
-            sweep(
-                job, model, tokenizer, vector, lab.questions(settings), lab.references("mini"),
-                lambda messages, answer: lab.judge_parsed(concept, messages, answer),
-                settings.strengths, list(chosen),
-                sampling=steering.Sampling(settings.temperature, 0.95, settings.max_tokens, settings.seed),
-                batch=BATCH, on_point=lambda point: None,
-            )
-        )  # fmt: skip
+    def work(job: Job) -> list[SweepPoint]:
+        return lab.measure(job, model, tokenizer, vector, settings, lambda point: None, BATCH)
 
-    run_blocking(work, limit_s=math.inf)  # nobody waits, and a busy machine may be slow
+    found = run_blocking(work, limit_s=math.inf)  # nobody waits, and a busy machine may be slow
     return {
         "points": [lab.point(point) for point in found],
         "values": [list(point.values) for point in found],

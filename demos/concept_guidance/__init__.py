@@ -202,11 +202,10 @@ def guide_facts(outcome: Outcome) -> dict[str, Any]:
 def train_facts(made: Trained) -> dict[str, Any]:
     """What there is to know of a new concept, as JSON."""
     concept = made.concept
-    return {
-        "name": concept.name, "probe": concept.probe, "representation": concept.representation,
-        "train_accuracy": list(concept.train_accuracy), "validation_accuracy": list(concept.validation_accuracy),
-        "majority": made.majority, "examples": made.counts, "notices": made.notices, "seconds": made.seconds,
-    }  # fmt: skip
+    accuracies = {f"{side}_accuracy": list(getattr(concept, f"{side}_accuracy")) for side in ("train", "validation")}
+    made_how = {"name": concept.name, "probe": concept.probe, "representation": concept.representation, **accuracies}
+    counted = {"majority": made.majority, "examples": made.counts}
+    return {**made_how, **counted, "notices": made.notices, "seconds": made.seconds}
 
 
 TAB = Tab("Concept Guidance", SLUG, 40, build, PAPER)

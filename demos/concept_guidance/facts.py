@@ -234,6 +234,10 @@ def accuracy_chart(
     if majority is not None and count > 1:
         series.append(Series("majority", [0, count - 1], [majority, majority], "thin"))
     return plot(
-        f"Where the model knows {name}", facts, series, ("layer", "accuracy"), 0.5,
+        f"Where the model knows {name}",
+        facts,
+        series,
+        ("layer", "accuracy"),
+        0.5,
         shaded=[(layer - 0.5, layer + 0.5) for layer in chosen],
-    )  # fmt: skip
+    )

@@ -90,12 +90,15 @@ def chart(found: Mapping[str, Any]) -> str:
     best = leaders(found)
     places = [
         Place(
-            name[:3], row["accuracy"], row["pnes"]["value"], SHAPES[probe],
+            name[:3],
+            row["accuracy"],
+            row["pnes"]["value"],
+            SHAPES[probe],
             f"{name}, {PROBES[probe]}: accuracy {row['accuracy']:.2f}, PNES {row['pnes']['value']:.2f}",
         )
         for name, probes in found["concepts"].items()
         for probe, row in probes.items()
-    ]  # fmt: skip
+    ]
     same = sum(detector == guide for detector, guide in best.values())
     facts = (
         "Each mark is a concept (its first three letters) found by a probe (its shape). If detecting were guiding, the marks "

@@ -184,16 +184,21 @@ def score_chart(points: Sequence[Mapping[str, Any]], measure: str) -> str:
     at, values = [p["strength"] for p in usable], [p["score"] for p in usable]
     spread = [p["spread"] or 0.0 for p in usable]
     dots = Series(
-        "score", at, values, "points",
+        "score",
+        at,
+        values,
+        "points",
         [max(v - s, 0.0) for v, s in zip(values, spread, strict=True)],
         [min(v + s, 1.0) for v, s in zip(values, spread, strict=True)],
-    )  # fmt: skip
+    )
     facts = "; ".join(f"{signed(x, 2)}: {value:.2f}" for x, value in zip(at, values, strict=True))
     line = [Series("", at, values, "thin")] if len(at) > 1 else []
     return plot(
-        "How much of the concept", f"{measure.capitalize()}, with 95 % intervals. {facts}.", [dots, *line],
+        "How much of the concept",
+        f"{measure.capitalize()}, with 95 % intervals. {facts}.",
+        [dots, *line],
         ("strength", measure),
-    )  # fmt: skip
+    )
 
 
 def fluency_chart(points: Sequence[Mapping[str, Any]]) -> str:
@@ -205,9 +210,13 @@ def fluency_chart(points: Sequence[Mapping[str, Any]]) -> str:
         facts = "; ".join(f"{signed(x, 2)}: × {value:.2f}" for x, value in told)
         series = [Series("ratio", at, values, "points"), *([Series("", at, values, "thin")] if len(at) > 1 else [])]
         charts = plot(
-            "What it costs", f"Perplexity of fixed answers against the unguided model’s, log axis. {facts}.", series,
-            ("strength", "perplexity ratio"), 1.0, True,
-        )  # fmt: skip
+            "What it costs",
+            f"Perplexity of fixed answers against the unguided model’s, log axis. {facts}.",
+            series,
+            ("strength", "perplexity ratio"),
+            1.0,
+            True,
+        )
     grammatical = [(p["strength"], p["grammatical"]) for p in points if p.get("grammatical") is not None]
     if grammatical:
         at, values = zip(*grammatical, strict=True)
@@ -217,9 +226,11 @@ def fluency_chart(points: Sequence[Mapping[str, Any]]) -> str:
             series.append(Series("facts", *zip(*facts, strict=True), "dashed" if len(facts) > 1 else "points"))
         words = "; ".join(f"{signed(x, 2)}: {value:.2f}" for x, value in grammatical)
         charts += plot(
-            "Does it still speak the language", f"Share of grammatical answers (dots) and of right facts. Grammatical: {words}.",
-            series, ("strength", "share"),
-        )  # fmt: skip
+            "Does it still speak the language",
+            f"Share of grammatical answers (dots) and of right facts. Grammatical: {words}.",
+            series,
+            ("strength", "share"),
+        )
     return charts
 
 
@@ -231,10 +242,12 @@ def pne_chart(strengths: Sequence[float], fitted: Pnes) -> str:
         f"PNES, the height of that curve, is {fitted.value:.2f}. {fitted.notice}"
     ).strip()
     return plot(
-        "Effect for its price", facts,
+        "Effect for its price",
+        facts,
         [Series("PNE", strengths, fitted.effects, "points"), Series("fit", at[::4], curve[::4])],
-        ("strength", "PNE"), 0.0,
-    )  # fmt: skip
+        ("strength", "PNE"),
+        0.0,
+    )
 
 
 def answers_html(curve: Curve) -> str:

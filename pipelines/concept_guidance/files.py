@@ -128,11 +128,9 @@ def _from_safetensors(path: Path, name: str) -> Concept:
             "the sign of a direction that PCA finds is arbitrary."
         )
         weights, a = weights * turned[:, None], a.abs()
-    return Concept(
-        facts.pop("name", None) or name, weights, probe, facts.pop("representation", "pre-attn"), a, b,
-        tensors.get("mean"), norms, tuple(facts.pop("train_accuracy", ())), tuple(facts.pop("validation_accuracy", ())),
-        facts, tuple(notices),
-    )  # fmt: skip
+    name, place = facts.pop("name", None) or name, facts.pop("representation", "pre-attn")
+    accuracies = [tuple(facts.pop(f"{side}_accuracy", ())) for side in ("train", "validation")]
+    return Concept(name, weights, probe, place, a, b, tensors.get("mean"), norms, *accuracies, facts, tuple(notices))
 
 
 def infer_probe(weights: Tensor, a: Tensor | None) -> str:

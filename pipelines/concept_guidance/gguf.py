@@ -96,11 +96,10 @@ def read_gguf(path: Path, name: str, layers: int | None) -> Concept:
     for layer, (_, _, offset) in rows.items():
         weights[layer] = torch.from_numpy(numpy.frombuffer(data, "<f4", width, start + offset).astype("f4"))
     weights = checked_floats(called, {"W": weights})["W"]
-    told = facts.get("general.name")
-    return Concept(
-        (name_in_file(told) if isinstance(told, str) else "") or name, weights, representation="hiddens",
-        facts={"model_hint": shown(str(facts.get("controlvector.model_hint", "")), 100)},
-    )  # fmt: skip
+    named = facts.get("general.name")
+    name = (name_in_file(named) if isinstance(named, str) else "") or name
+    hint = shown(str(facts.get("controlvector.model_hint", "")), 100)
+    return Concept(name, weights, representation="hiddens", facts={"model_hint": hint})
 
 
 def _gguf_header(data: bytes) -> tuple[dict[str, Any], dict[str, tuple[tuple[int, ...], int, int]], int]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import random
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -38,20 +38,23 @@ REFERENCES = 64
 """Fixed answers over which a sweep's perplexity is the mean."""
 MEASURED = ROOT / "assets/concept_guidance/evaluation.json"
 
-QUESTIONS: tuple[tuple[str, str], ...] = (
-    ("What is a good way to learn a language?", "Speak it a little every day, read what you enjoy, and do not mind mistakes."),
-    ("How do I boil an egg?", "Put it into boiling water for seven minutes, then into cold water, and peel it."),
-    ("Why is the sky blue?", "Air scatters blue light more than red light, so blue reaches us from every side."),
-    ("What should I cook tonight?", "A vegetable curry is quick: fry onion and spices, add vegetables and coconut milk, simmer."),
-    ("Tell me about the moon.", "The moon circles the Earth once in about a month and always shows us the same side."),
-    ("How can I sleep better?", "Keep regular hours, leave the phone in another room, and avoid coffee in the afternoon."),
-    ("Write a short note to a neighbour about noise.", "Dear neighbour, could you turn the music down after ten? Thank you very much."),
-    ("What is a prime number?", "A whole number above one that only one and itself divide without remainder."),
-    ("Describe a rainy street.", "Lamps lie in the puddles, umbrellas pass each other, and a bus sighs at the stop."),
-    ("How does a bicycle stay up?", "A rolling bicycle steers into its lean, by its geometry and by its rider, and so rights itself."),
-    ("Which pet suits a small flat?", "A cat or a pair of guinea pigs: they need little room, but company every day."),
-    ("What is the capital of Australia?", "Canberra is the capital of Australia, not Sydney, which is the largest city."),
-)  # fmt: skip
+QUESTIONS = [
+    line.partition(" => ")[::2]
+    for line in """\
+What is a good way to learn a language? => Speak it a little every day, read what you enjoy, and do not mind mistakes.
+How do I boil an egg? => Put it into boiling water for seven minutes, then into cold water, and peel it.
+Why is the sky blue? => Air scatters blue light more than red light, so blue reaches us from every side.
+What should I cook tonight? => A vegetable curry is quick: fry onion and spices, add vegetables and coconut milk, simmer.
+Tell me about the moon. => The moon circles the Earth once in about a month and always shows us the same side.
+How can I sleep better? => Keep regular hours, leave the phone in another room, and avoid coffee in the afternoon.
+Write a short note to a neighbour about noise. => Dear neighbour, could you turn the music down after ten? Thank you very much.
+What is a prime number? => A whole number above one that only one and itself divide without remainder.
+Describe a rainy street. => Lamps lie in the puddles, umbrellas pass each other, and a bus sighs at the stop.
+How does a bicycle stay up? => A rolling bicycle steers into its lean, by its geometry and by its rider, and so rights itself.
+Which pet suits a small flat? => A cat or a pair of guinea pigs: they need little room, but company every day.
+What is the capital of Australia? => Canberra is the capital of Australia, not Sydney, which is the largest city.
+""".splitlines()
+]
 """Plain questions with plain answers, for models of the world at large: ours, and few."""
 
 
@@ -190,11 +193,8 @@ class Curve:
 
 def point(measured: SweepPoint) -> dict[str, float | None]:
     """A measured strength as a plain dict of rounded numbers."""
-    values = {
-        "strength": measured.strength, "score": measured.score, "spread": measured.spread,
-        "perplexity": measured.perplexity, **measured.extras,
-    }  # fmt: skip
-    return {name: _rounded(value) for name, value in values.items()}
+    values = {name: getattr(measured, name) for name in ("strength", "score", "spread", "perplexity")}
+    return {name: _rounded(value) for name, value in {**values, **measured.extras}.items()}
 
 
 def _rounded(value: float | None) -> float | None:
@@ -225,10 +225,7 @@ def safe(points: Sequence[Mapping[str, float | None]]) -> tuple[float, float]:
 
 def pnes_dict(found: Pnes) -> dict[str, Any]:
     """The numbers of a fit that a card shows."""
-    return {
-        "value": _rounded(found.value), "r_squared": _rounded(found.r_squared), "a": _rounded(found.a),
-        "b": _rounded(found.b), "c": _rounded(found.c), "x_min": _rounded(found.x_min), "x_max": _rounded(found.x_max),
-    }  # fmt: skip
+    return {name: _rounded(getattr(found, name)) for name in ("value", "r_squared", "a", "b", "c", "x_min", "x_max")}
 
 
 def measured() -> dict[str, Any]:
@@ -258,30 +255,44 @@ def run(job: Job, registry: Registry, settings: SweepSettings, own: Mapping[str,
 
 def scan(job: Job, model: Any, tokenizer: Any, concept: Concept, settings: SweepSettings) -> Curve:
     """:func:`run` with the model at hand."""
-    from pipelines.concept_guidance import steering
+    from pipelines.concept_guidance.steering import anatomy
 
-    layers = choose_layers(settings.layers, steering.anatomy(model).layers, concept.validation_accuracy)
+    layers = choose_layers(settings.layers, anatomy(model).layers, concept.validation_accuracy)
+    curve = Curve(settings, layers, (), {}, f"layers {ranges(layers)} · {concept.representation}")
+
+    def show(found: SweepPoint) -> None:
+        nonlocal curve
+        curve = _with(curve, found)
+        job.emit(curve)
+
+    measure(job, model, tokenizer, concept, settings, show)
+    return replace(curve, done=True)
+
+
+def measure(
+    job: Job,
+    model: Any,
+    tokenizer: Any,
+    concept: Concept,
+    settings: SweepSettings,
+    on_point: Callable[[SweepPoint], None],
+    batch: int = 32,
+) -> list[SweepPoint]:
+    """The points of a sweep, each handed to ``on_point`` when it is done; ``batch`` answers are written at once."""
+    from pipelines.concept_guidance.steering import Sampling
+
     trait, words = settings.concept.split(".")[0], settings.counted
 
     def judge(messages: list[dict[str, str]], answer: str) -> dict[str, float | None]:
         return judge_words(words, answer) if words else judge_parsed(trait, messages, answer)
 
-    curve = Curve(settings, layers, (), {}, f"layers {ranges(layers)} · {concept.representation}")
-
-    def tell(found: SweepPoint) -> None:
-        nonlocal curve
-        curve = _with(curve, found)
-        job.emit(curve)
-
-    sampling = steering.Sampling(settings.temperature, 0.95, settings.max_tokens, settings.seed)
-    sweep(
-        job, model, tokenizer, concept, questions(settings), references(settings.model_set), judge,
-        settings.strengths, list(layers), sampling=sampling, on_point=tell,
-    )  # fmt: skip
-    return Curve(settings, layers, curve.points, curve.texts, curve.applied, True)
+    sampling = Sampling(settings.temperature, 0.95, settings.max_tokens, settings.seed)
+    asked, fixed = questions(settings), references(settings.model_set)
+    how = {"strengths": settings.strengths, "layers": settings.layers, "sampling": sampling, "batch": batch}
+    return sweep(job, model, tokenizer, concept, asked, fixed, judge, on_point=on_point, **how)
 
 
 def _with(curve: Curve, found: SweepPoint) -> Curve:
     points = sorted((*curve.points, point(found)), key=lambda p: p["strength"])  # type: ignore[arg-type, return-value]
     texts = curve.texts | {found.strength: found.texts[:3]}
-    return Curve(curve.settings, curve.layers, tuple(points), texts, curve.applied)
+    return replace(curve, points=tuple(points), texts=texts)

@@ -27,10 +27,17 @@ from tests.toys.language import (
 @pytest.mark.parametrize(
     ("choice", "wanted"),
     [
-        ("best", (1, 4, 5)), ("best 2", (1, 4)), (2, (1, 4)), ("all", (0, 1, 2, 3, 4, 5)), ("2-4", (2, 3, 4)),
-        ("2–4", (2, 3, 4)), (" 1, 3,5 ", (1, 3, 5)), ([3, 1], (1, 3)), ("0", (0,)),
+        ("best", (1, 4, 5)),
+        ("best 2", (1, 4)),
+        (2, (1, 4)),
+        ("all", (0, 1, 2, 3, 4, 5)),
+        ("2-4", (2, 3, 4)),
+        ("2–4", (2, 3, 4)),
+        (" 1, 3,5 ", (1, 3, 5)),
+        ([3, 1], (1, 3)),
+        ("0", (0,)),
     ],
-)  # fmt: skip
+)
 def test_layers_are_chosen(choice, wanted):
     assert choose_layers(choice, 6, (0.99, 0.8, 0.5, 0.6, 0.9, 0.7)) == wanted
 
@@ -96,13 +103,23 @@ def test_wrong_settings_get_one_sentence(change, says):
 
 def test_right_settings_come_back_with_exact_types():
     settings = Settings(
-        MESSAGE + " ", [["humour", 1]], [{"role": "user", "content": "hello", "metadata": {}}], layers=2, levels=[1],
-        seed=3.0, max_tokens=8.0,
-    ).validated()  # fmt: skip
+        MESSAGE + " ",
+        [["humour", 1]],
+        [{"role": "user", "content": "hello", "metadata": {}}],
+        layers=2,
+        levels=[1],
+        seed=3.0,
+        max_tokens=8.0,
+    ).validated()
     assert settings == Settings(
-        MESSAGE, (("humour", 1.0),), ({"role": "user", "content": "hello"},), layers="best 2", seed=3, max_tokens=8,
+        MESSAGE,
+        (("humour", 1.0),),
+        ({"role": "user", "content": "hello"},),
+        layers="best 2",
+        seed=3,
+        max_tokens=8,
         model="mini-llama",
-    )  # fmt: skip
+    )
     assert type(settings.seed) is int and type(settings.concepts[0][1]) is float
     assert Settings(MESSAGE, {"humour": 0.2}).validated().concepts == (("humour", 0.2),)
     assert settings.validated() == settings

@@ -25,10 +25,18 @@ LAYERS, WIDTH = 4, 6
 def concept(**changes) -> Concept:
     generator = torch.Generator().manual_seed(0)
     made = Concept(
-        "humour", torch.nn.functional.normalize(torch.randn(LAYERS, WIDTH, generator=generator), dim=-1), "dim",
-        "pre-attn", torch.rand(LAYERS) + 1, torch.randn(LAYERS), torch.randn(LAYERS, WIDTH), torch.rand(LAYERS) + 3,
-        (0.5, 0.75, 1.0, 0.625), (0.5, 0.7, 0.9, 0.6), {"model": "toy", "seed": 3},
-    )  # fmt: skip
+        "humour",
+        torch.nn.functional.normalize(torch.randn(LAYERS, WIDTH, generator=generator), dim=-1),
+        "dim",
+        "pre-attn",
+        torch.rand(LAYERS) + 1,
+        torch.randn(LAYERS),
+        torch.randn(LAYERS, WIDTH),
+        torch.rand(LAYERS) + 3,
+        (0.5, 0.75, 1.0, 0.625),
+        (0.5, 0.7, 0.9, 0.6),
+        {"model": "toy", "seed": 3},
+    )
     return dataclasses.replace(made, **changes)
 
 
@@ -307,10 +315,15 @@ def test_a_gguf_header_that_promises_too_much_is_refused_at_once(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "shape", "says"),
-    [("direction.9999", (6,), "speaks of 10000 layers"), ("direction.1", (2**40,), "of width 1099511627776"), ("direction.1", (0,), "width 0"),
-     ("direction.1", (2**62, 4), "not float32 vectors of one length"), ("direction.007", (6,), "with 0 tensors"),
-     ("direction.1", (2000,), "not a complete GGUF file")],
-)  # fmt: skip
+    [
+        ("direction.9999", (6,), "speaks of 10000 layers"),
+        ("direction.1", (2**40,), "of width 1099511627776"),
+        ("direction.1", (0,), "width 0"),
+        ("direction.1", (2**62, 4), "not float32 vectors of one length"),
+        ("direction.007", (6,), "with 0 tensors"),
+        ("direction.1", (2000,), "not a complete GGUF file"),
+    ],
+)
 def test_gguf_vectors_of_no_model_are_refused(tmp_path, name, shape, says):
     path = tmp_path / "x.gguf"
     path.write_bytes(_gguf("controlvector", name, shape=shape))
@@ -359,17 +372,23 @@ def test_a_direction_has_length_one_whatever_its_vector_s(scale):
 @pytest.mark.parametrize(
     ("tensors", "says"),
     [
-        ({"W": torch.ones(3, 4, dtype=torch.int64)}, "W in creativity.safetensors is of the type I64: save the numbers as float32"),
+        (
+            {"W": torch.ones(3, 4, dtype=torch.int64)},
+            "W in creativity.safetensors is of the type I64: save the numbers as float32",
+        ),
         ({"W": torch.ones(3, 4, dtype=torch.complex64)}, "is of the type|not a safetensors file that can be read"),
         ({"W": torch.ones(3, 4, dtype=torch.float8_e5m2)}, "is of the type"),
         ({"W": torch.ones(600, 4)}, "W in creativity.safetensors has 600 layers, at most 512"),
         ({"W": torch.ones(30_000, 2)}, "is 30000×2: it must be layers × width"),
         ({"W": torch.ones(0, 4)}, "is 0×4"),
-        ({"W": torch.ones(3, 4), "a": torch.full((3,), 1e30)}, "a in creativity.safetensors holds numbers as large as 1e.30"),
+        (
+            {"W": torch.ones(3, 4), "a": torch.full((3,), 1e30)},
+            "a in creativity.safetensors holds numbers as large as 1e.30",
+        ),
         ({"W": torch.ones(3, 4), "norms": torch.ones(3, 4)}, "norms in creativity.safetensors has 12 numbers, W has 3"),
         ({"W" * 50_000: torch.ones(1)}, "has no W"),
     ],
-)  # fmt: skip
+)
 def test_tensors_of_another_kind_are_refused(tmp_path, tensors, says):
     with pytest.raises(ValueError, match=says) as caught:
         read_concept(official(tmp_path, **tensors))
@@ -379,13 +398,24 @@ def test_tensors_of_another_kind_are_refused(tmp_path, tensors, says):
 @pytest.mark.parametrize(
     "told",
     [
-        '{"validation_accuracy": [' + "0.5," * 200_000 + "0.5]}", '{"validation_accuracy": [NaN, 1, 1, 1]}', "[" * 100_000,
-        '{"validation_accuracy": [1e999, 1, 1, 1]}', f'{{"validation_accuracy": [{"9" * 400}, 1, 1, 1]}}', f'{{"seed": {"9" * 5000}}}',
-        '{"validation_accuracy": [true, 1, 1, 1]}', '{"validation_accuracy": [0.5, 0.5]}', '{"validation_accuracy": {"a": 1}}',
-        '{"a": ' * 5000 + "1" + "}" * 5000, '{"probe": "<b>", "representation": "everywhere"}', '{"seed": Infinity, "more": {"a": {"b": 1}}}',
-        "{" + ",".join(f'"k{n}": 1' for n in range(20_000)) + "}", '{"name": "\\ud800"}', '{"name": "\\u0000\\n"}', '{"model": "\\u202e"}',
+        '{"validation_accuracy": [' + "0.5," * 200_000 + "0.5]}",
+        '{"validation_accuracy": [NaN, 1, 1, 1]}',
+        "[" * 100_000,
+        '{"validation_accuracy": [1e999, 1, 1, 1]}',
+        f'{{"validation_accuracy": [{"9" * 400}, 1, 1, 1]}}',
+        f'{{"seed": {"9" * 5000}}}',
+        '{"validation_accuracy": [true, 1, 1, 1]}',
+        '{"validation_accuracy": [0.5, 0.5]}',
+        '{"validation_accuracy": {"a": 1}}',
+        '{"a": ' * 5000 + "1" + "}" * 5000,
+        '{"probe": "<b>", "representation": "everywhere"}',
+        '{"seed": Infinity, "more": {"a": {"b": 1}}}',
+        "{" + ",".join(f'"k{n}": 1' for n in range(20_000)) + "}",
+        '{"name": "\\ud800"}',
+        '{"name": "\\u0000\\n"}',
+        '{"model": "\\u202e"}',
     ],
-)  # fmt: skip
+)
 def test_what_a_file_says_of_itself_is_bounded(tmp_path, told):
     path = tmp_path / "creativity.safetensors"
     save_file({"W": concept().weights}, path, {"concept_guidance": told})
@@ -474,12 +504,12 @@ def test_pasted_lines():
 def test_every_format_says_the_same(tmp_path, name):
     rows = [{"prompt": e.prompt, "completion": e.completion, "label": e.label} for e in WANTED]
     text = {
-        "x.csv": "Prompt,Completion,Label\nWhy is the sky blue?,It blushes.,yes\n,\"Rayleigh scattering, dear.\",0\n",
+        "x.csv": 'Prompt,Completion,Label\nWhy is the sky blue?,It blushes.,yes\n,"Rayleigh scattering, dear.",0\n',
         "x.tsv": "label\tprompt\tcompletion\n1.0\tWhy is the sky blue?\tIt blushes.\nFalse\t\tRayleigh scattering, dear.\n",
         "x.json": json.dumps(rows),
         "x.jsonl": "\n".join(map(json.dumps, rows)) + "\n\n",
         "x.txt": "+ Why is the sky blue? => It blushes.\n- Rayleigh scattering, dear.",
-    }[name]  # fmt: skip
+    }[name]
     path = tmp_path / name
     path.write_text("\ufeff" + text, encoding="utf-8")
     assert read_examples(path) == WANTED
@@ -544,6 +574,10 @@ def test_letters_that_end_lines_elsewhere_end_none_in_json():
     assert found == [Example("Why\nnow?", "It\nblushes.", 1)] * 2
 
 
+def with_history(turns: list) -> str:
+    return json.dumps([{"prompt": "a", "completion": "b", "label": 1, "conversation_history": turns}])
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
@@ -553,13 +587,17 @@ def test_letters_that_end_lines_elsewhere_end_none_in_json():
         (f'[{{"prompt": "a", "completion": "b", "label": {"9" * 5000}}}]', "a number of thousands of digits"),
         (f'[{{"prompt": "a", "completion": "b", "label": {"9" * 400}}}]', "a whole number of some 400 digits"),
         ('[{"prompt": "a", "completion": "b", "label": 1e400}]', "row 1 has inf"),
-        ('prompt,completion,label\n"' + "a" * 200_000 + '",b,1', "near line . at a quote or a very long text|at a quote or a very long"),
-        (json.dumps([{"prompt": "a", "completion": "b", "label": 1, "conversation_history": [{"role": "robot", "content": "x"}]}]),
-         "role in row 1 'robot' is unknown: choose one of system, user, assistant"),
-        (json.dumps([{"prompt": "a", "completion": "b", "label": 1, "conversation_history": [{"role": "user", "content": "x"}] * 201}]),
-         "is not a list of turns"),
+        (
+            'prompt,completion,label\n"' + "a" * 200_000 + '",b,1',
+            "near line . at a quote or a very long text|at a quote or a very long",
+        ),
+        (
+            with_history([{"role": "robot", "content": "x"}]),
+            "role in row 1 'robot' is unknown: choose one of system, user, assistant",
+        ),
+        (with_history([{"role": "user", "content": "x"}] * 201), "is not a list of turns"),
     ],
-)  # fmt: skip
+)
 def test_odd_examples_get_one_sentence(text, says):
     with pytest.raises(ValueError, match=says) as caught:
         read_examples(text)

@@ -84,8 +84,10 @@ def test_raw_guidance_is_the_paper_s_at_both_places(family, dtype):
             moved = moved + s * w
         return (moved * (wide.norm(dim=-1, keepdim=True) / moved.norm(dim=-1, keepdim=True))).to(x.dtype)
 
-    names = {"pre-attn": ("ln_1" if family == "gpt2" else "input_layernorm"),
-             "post-attn": ("attn" if family == "gpt2" else "self_attn")}  # fmt: skip
+    names = {
+        "pre-attn": ("ln_1" if family == "gpt2" else "input_layernorm"),
+        "post-attn": ("attn" if family == "gpt2" else "self_attn"),
+    }
     row = ids(5)
     cases = [
         (place, scale, only_last, (0, 1, 2) if scale == 64 else (1, 2))

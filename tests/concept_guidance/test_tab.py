@@ -90,8 +90,8 @@ def turns_of(updates: list) -> list[Turn]:
 
 
 def files_of(updates: list) -> list[str]:
-    return [v.value["path"] if isinstance(v.value, dict) else str(v.value) for v in values(updates)
-            if isinstance(v, gr.DownloadButton) and v.value]  # fmt: skip
+    paths = [v.value for v in values(updates) if isinstance(v, gr.DownloadButton) and v.value]
+    return [path["path"] if isinstance(path, dict) else str(path) for path in paths]
 
 
 # --- the chat ---
@@ -220,10 +220,21 @@ def test_what_the_parser_verified_stands_below_an_answer():
 
 
 TYPED = [
-    "Where does <Mabel> work?", "# hi", "**x** and _y_", "<think>hm</think>", "$x$ $$y$$", "1. one\n2. two", "![a](http://127.0.0.1:9/a.png)",
-    "<img src=http://127.0.0.1:9/b.png onerror=alert(1)>", "a  b\n\n\n    c", "&lt;b&gt; &amp; <b>", "`x` ~~y~~ | z", "{{7*7}} ${7*7}",
-    "\u202eabc\u202c <script>", "www.a.example http://a.example a@a.example",
-]  # fmt: skip
+    "Where does <Mabel> work?",
+    "# hi",
+    "**x** and _y_",
+    "<think>hm</think>",
+    "$x$ $$y$$",
+    "1. one\n2. two",
+    "![a](http://127.0.0.1:9/a.png)",
+    "<img src=http://127.0.0.1:9/b.png onerror=alert(1)>",
+    "a  b\n\n\n    c",
+    "&lt;b&gt; &amp; <b>",
+    "`x` ~~y~~ | z",
+    "{{7*7}} ${7*7}",
+    "\u202eabc\u202c <script>",
+    "www.a.example http://a.example a@a.example",
+]
 
 
 @pytest.mark.parametrize("typed", TYPED)
@@ -246,9 +257,7 @@ def answered(text: str, scores=((0.5, -0.25),), question: str = "what does the g
     """A turn with a given guided answer."""
     words = text.split()
     scores = {"truthfulness": [list(line) for line in scores]}
-    rows = [
-        Row(level, {"truthfulness": 0.3 * level}, text, words, scores, 2.0, True) for level in (0.0, 1.0)
-    ]  # fmt: skip
+    rows = [Row(level, {"truthfulness": 0.3 * level}, text, words, scores, 2.0, True) for level in (0.0, 1.0)]
     told = {"tokens": [len(words)] * 2, "tokens_per_second": 40.0, "seconds": 1.0}
     settings = Settings(question, (("truthfulness", 0.3),))
     return Turn(question, (text, text), concept_guidance.Outcome(settings, rows, "x", [], told))
@@ -360,9 +369,16 @@ def curve(points=POINTS, concept="humour", words="") -> Curve:
 def test_the_board_tells_points_fit_and_answers(tmp_path: Path):
     page = sweep.board_html(curve())
     for words in (
-        "5 of 5 strengths", "from 0.25 (at −1.00) to 0.75 (at +1.00)", "from −0.50 to +0.50", "PNES", "r²", "95 % intervals",
-        "log axis", "Effect for its price", "The goat eats.",
-    ):  # fmt: skip
+        "5 of 5 strengths",
+        "from 0.25 (at −1.00) to 0.75 (at +1.00)",
+        "from −0.50 to +0.50",
+        "PNES",
+        "r²",
+        "95 % intervals",
+        "log axis",
+        "Effect for its price",
+        "The goat eats.",
+    ):
         assert words in page, words
     started = sweep.board_html(curve(POINTS[2:3]))
     assert "1 of 5 strengths" in started and "PNES" not in started
@@ -430,17 +446,27 @@ def measured() -> dict:
     for n, name in enumerate(crumpet.CONCEPTS):
         concepts[name] = {
             probe: {
-                "representation": "hiddens", "layers": [2, 3],
-                "accuracy": 0.6 + 0.1 * place + 0.01 * n, "accuracy_interval": [0.5, 0.95],
-                "accuracies": [0.6] * 6, "train_accuracies": [0.7] * 6, "points": POINTS, "safe": [-0.5, 0.5],
-                "pnes": {"value": 0.1 + 0.1 * (place if n % 2 else 2 - place), "r_squared": 0.9 if place else 0.3,
-                         "a": 1.0, "b": 1.0, "c": 0.0, "x_min": -0.5, "x_max": 0.5},
-                "pnes_interval": [0.05, 0.4], "range": 0.25 + 0.1 * n, "range_at": [-0.5, 0.5],
+                "representation": "hiddens",
+                "layers": [2, 3],
+                "accuracy": 0.6 + 0.1 * place + 0.01 * n,
+                "accuracy_interval": [0.5, 0.95],
+                "accuracies": [0.6] * 6,
+                "train_accuracies": [0.7] * 6,
+                "points": POINTS,
+                "safe": [-0.5, 0.5],
+                "pnes": {
+                    "value": 0.1 + 0.1 * (place if n % 2 else 2 - place),
+                    "r_squared": 0.9 if place else 0.3,
+                    **{"a": 1.0, "b": 1.0, "c": 0.0, "x_min": -0.5, "x_max": 0.5},
+                },
+                "pnes_interval": [0.05, 0.4],
+                "range": 0.25 + 0.1 * n,
+                "range_at": [-0.5, 0.5],
             }
             for place, probe in enumerate(("pca", "dim", "logistic"))
-        }  # fmt: skip
-    return {"prompts": 200, "strengths": [-1, 0, 1], "unguided": {},
-            "concepts": concepts, "best": dict.fromkeys(concepts, "dim"), "resist": ["humour"]}  # fmt: skip
+        }
+    best = dict.fromkeys(concepts, "dim")
+    return {"prompts": 200, "strengths": [-1, 0, 1], "concepts": concepts, "best": best, "resist": ["humour"]}
 
 
 def test_detect_is_not_guide_is_told_from_the_figures(monkeypatch):
@@ -547,8 +573,13 @@ def test_files_that_are_no_vectors_are_refused_in_one_sentence(tmp_path: Path, m
     files.write_safetensors(paths["nan.safetensors"], bad)
     paths["text.safetensors"].write_text("hello")
     paths["x.gguf"].write_bytes(b"GGUF\x03\0\0\0")
-    words = {"a.pkl": "is a pickle", "small.safetensors": "do not fit", "nan.safetensors": "NaN",
-             "text.safetensors": "not a safetensors file", "x.gguf": "not a complete GGUF"}  # fmt: skip
+    words = {
+        "a.pkl": "is a pickle",
+        "small.safetensors": "do not fit",
+        "nan.safetensors": "NaN",
+        "text.safetensors": "not a safetensors file",
+        "x.gguf": "not a complete GGUF",
+    }
     for name, path in paths.items():
         (update,) = handler("load")(str(path), {}, "mini-llama", visit("make")).values()
         assert update is None, "the zone is empty again"
@@ -617,10 +648,17 @@ def test_wrong_values_at_guide_get_one_sentence(served: str, place: int, value: 
 
 @pytest.mark.parametrize(
     ("place", "value", "words"),
-    [(0, 7, "examples are 7"), (0, "+ a => b", "Need at least 4"), (0, [{"prompt": "x"}], "expected prompt"),
-     (1, "", "no name"), (2, "magic", "'magic' is unknown"), (3, "soul", "'soul' is unknown"), (4, 0, "tokens per answer"),
-     (5, None, "share for validation")],
-)  # fmt: skip
+    [
+        (0, 7, "examples are 7"),
+        (0, "+ a => b", "Need at least 4"),
+        (0, [{"prompt": "x"}], "expected prompt"),
+        (1, "", "no name"),
+        (2, "magic", "'magic' is unknown"),
+        (3, "soul", "'soul' is unknown"),
+        (4, 0, "tokens per answer"),
+        (5, None, "share for validation"),
+    ],
+)
 def test_wrong_values_at_train_concept_get_one_sentence(served: str, place: int, value: object, words: str):
     given = [LINES, "warm", "dim", "pre-attn", 16, 0.2, 0, "mini", ""]
     kind, data = post(served, "/train_concept", [*given[:place], value, *given[place + 1 :]])

@@ -110,10 +110,14 @@ def test_training_through_the_registry(toys):
     by_rows = train(Job(), toys, TrainSettings(rows, representation="hiddens"))
     assert torch.equal(by_rows.concept.weights, made.concept.weights)
     for change, says in (
-        ({"name": " "}, "no name"), ({"name": "x" * 99}, "99 characters"), ({"probe": "svm"}, "dim, logistic, pca"),
-        ({"representation": "nose"}, "place 'nose'"), ({"context": 0}, "number of tokens per answer is 0"),
-        ({"validation": math.nan}, "share for validation"), ({"examples": " "}, "no examples"),
-    ):  # fmt: skip
+        ({"name": " "}, "no name"),
+        ({"name": "x" * 99}, "99 characters"),
+        ({"probe": "svm"}, "dim, logistic, pca"),
+        ({"representation": "nose"}, "place 'nose'"),
+        ({"context": 0}, "number of tokens per answer is 0"),
+        ({"validation": math.nan}, "share for validation"),
+        ({"examples": " "}, "no examples"),
+    ):
         with pytest.raises(ValueError, match=says):
             train(Job(), toys, dataclasses.replace(TrainSettings(text), **change))
 
@@ -134,10 +138,8 @@ def test_a_sweep_scores_every_strength_and_keeps_what_is_done(llama, tokenizer):
         item for item in (job.out.get_nowait() for _ in range(job.out.qsize())) if not isinstance(item, Progress)
     ]
     assert [point.strength for point in emitted] == [0.0, -1.0, 1.0]
-    plain = steering.decode(
-        llama, [conversation.prompt_ids(tokenizer, conversations[3])], Sampling(max_tokens=6),
-        stops=conversation.stop_tokens(llama, tokenizer),
-    )  # fmt: skip
+    asked, stops = [conversation.prompt_ids(tokenizer, conversations[3])], conversation.stop_tokens(llama, tokenizer)
+    plain = steering.decode(llama, asked, Sampling(max_tokens=6), stops=stops)
     assert points[1].texts[3] == tokenizer.decode(plain[0], skip_special_tokens=True).strip()
     spans = [conversation.reply_span(tokenizer, e.messages(), e.completion) for e in references]
     losses = [steering.read(llama, span.ids[: span.stop], span.start).losses for span in spans]
@@ -163,7 +165,6 @@ def test_the_safe_range_ends_where_fluency_does():
 
 def test_the_speed_of_guidance_is_measured(llama):
     found = guided_speed(llama, tokens=4, repeats=1)
-    assert set(found) == {
-        "plain_tokens_per_second", "guided_tokens_per_second", "pair_tokens_per_second", "guided_speed", "pair_time",
-    }  # fmt: skip
+    speeds = {f"{name}_tokens_per_second" for name in ("plain", "guided", "pair")}
+    assert set(found) == {*speeds, "guided_speed", "pair_time"}
     assert all(value > 0 for value in found.values())
