@@ -89,8 +89,8 @@ def fluent_range(points: list[dict[str, Any]]) -> tuple[float, list[float]]:
 def bootstrap(points: list[dict[str, Any]], values: list[list[float]], seed: int = 0) -> list[float]:
     """95 % interval of PNES over resampled answers; strengths at which no answer showed the trait are left out."""
     rng, found = random.Random(f"pnes {seed}"), []
-    told = [(p["strength"], scores, p["perplexity"]) for p, scores in zip(points, values, strict=True) if scores]
-    strengths, answers, perplexities = zip(*told, strict=True)
+    scored = [(p["strength"], scores, p["perplexity"]) for p, scores in zip(points, values, strict=True) if scores]
+    strengths, answers, perplexities = zip(*scored, strict=True)
     for _ in range(RESAMPLES):
         drawn = [statistics.fmean(rng.choices(scores, k=len(scores))) for scores in answers]
         found.append(pnes(strengths, drawn, perplexities).value)
@@ -141,12 +141,12 @@ def report(found: dict[tuple[str, str], dict[str, Any]], known: dict[str, Any], 
     }
 
 
-def in_words(told: dict[str, Any]) -> str:
+def in_words(figures: dict[str, Any]) -> str:
     """A table for the log."""
     lines = []
-    for concept, probes in told["concepts"].items():
+    for concept, probes in figures["concepts"].items():
         for probe, facts in probes.items():
-            star = "*" if told["best"][concept] == probe else " "
+            star = "*" if figures["best"][concept] == probe else " "
             low, high = facts["pnes_interval"]
             lines.append(
                 f"{star} {concept:13} {probe:9} accuracy {facts['accuracy']:.3f}  PNES {facts['pnes']['value']:.3f} "
@@ -191,13 +191,13 @@ def main() -> None:
     )
     if not chunks.is_main():
         return
-    told = report(found, known, arguments.prompts)
-    told["unguided"] = train.evaluate(model, arguments.prompts, seed=2)
+    figures = report(found, known, arguments.prompts)
+    figures["unguided"] = train.evaluate(model, arguments.prompts, seed=2)
     if arguments.write:
-        training.write_json(HERE / "evaluation.json", told)
-        training.write_manifest(MODEL, {"best": told["best"]})
-    print(in_words(told))
-    print(train.in_words(told["unguided"]))
+        training.write_json(HERE / "evaluation.json", figures)
+        training.write_manifest(MODEL, {"best": figures["best"]})
+    print(in_words(figures))
+    print(train.in_words(figures["unguided"]))
 
 
 if __name__ == "__main__":

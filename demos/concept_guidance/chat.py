@@ -354,9 +354,9 @@ def _rows(chat: Chat, add: gr.Button) -> None:
             return safety(points_of(page.model_set, model, name, own, swept), strength, scale == "raw")
 
         held(SLUG, row.remove.click, less, shown, [shown, row.box, add], **LIGHT)
-        told = [row.concept, row.probe, row.strength, mode, page.own, page.swept, page.model]
+        shows = [row.concept, row.probe, row.strength, mode, page.own, page.swept, page.model]
         widgets = (row.concept, row.probe, row.strength, mode, page.swept)
-        gr.on([w.change for w in widgets], note, told, row.note, trigger_mode="always_last", **LIGHT)
+        gr.on([w.change for w in widgets], note, shows, row.note, trigger_mode="always_last", **LIGHT)
 
     def rescale(scale: str, model: str, *strengths: float) -> list[Any]:
         limit = language_model(page.model_set, model).raw_limit
@@ -435,7 +435,7 @@ def applied_html(applied: str, seed: int) -> str:
 
 def transcript(turns: Sequence[Turn]) -> dict[str, Any]:
     """Both conversations with settings, scores and verdicts, for a download."""
-    told = []
+    entries = []
     for turn in turns:
         entry: dict[str, Any] = {"question": turn.message}
         if turn.outcome is None:
@@ -445,11 +445,11 @@ def transcript(turns: Sequence[Turn]) -> dict[str, Any]:
             sides = (row_facts(done.rows[place], turn.message, done.settings.model_set) for place in (0, -1))
             entry |= dict(zip(("unguided", "guided"), sides, strict=True))
             entry |= {"applied": done.applied, "notices": done.notices, "measurements": done.measurements}
-        told.append(entry)
+        entries.append(entry)
     return {
         "made_by": "Latent Studio, Concept Guidance",
         "messages": {"unguided": history(turns, 0), "guided": history(turns, 1)},
-        "turns": told,
+        "turns": entries,
     }
 
 

@@ -120,8 +120,8 @@ def accuracies(model_set: str, model: str, name: str, own: Own) -> tuple[Sequenc
         return own[name].train_accuracy, own[name].validation_accuracy
     concept, _, probe = name.partition(".")
     path = _files(model_set, model).get(f"{concept}.{probe or best_probe(model_set, model, concept)}")
-    told = _header(path) if path else {}
-    return told.get("train_accuracy", ()), told.get("validation_accuracy", ())
+    header = _header(path) if path else {}
+    return header.get("train_accuracy", ()), header.get("validation_accuracy", ())
 
 
 def shipped_place(model_set: str) -> str:
@@ -133,8 +133,8 @@ def shipped_place(model_set: str) -> str:
 def size(model_set: str, model: str) -> tuple[int | None, int | None]:
     """(layers, width) of a model that came along; (None, None) of one that is not here."""
     path = ROOT / language_model(model_set, model).folder / "config.json"
-    told = asset_files.facts(path) if model_set == "mini" else {}
-    layers, width = (told.get(name) for name in ("num_hidden_layers", "hidden_size"))
+    config = asset_files.facts(path) if model_set == "mini" else {}
+    layers, width = (config.get(name) for name in ("num_hidden_layers", "hidden_size"))
     return (layers, width) if isinstance(layers, int) and isinstance(width, int) else (None, None)
 
 
@@ -147,8 +147,8 @@ def _header(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
-            told = json.loads(file.read(min(length, 1 << 20)))
-        found = json.loads(told["__metadata__"]["concept_guidance"])
+            header = json.loads(file.read(min(length, 1 << 20)))
+        found = json.loads(header["__metadata__"]["concept_guidance"])
     except (*asset_files.GARBLED, struct.error):
         return {}
     return found if isinstance(found, dict) else {}
@@ -191,17 +191,17 @@ def safety(points: Sequence[Mapping[str, Any]], strength: float, raw: bool = Fal
         word = "<b class='amber'>⚠ Beyond the usual.</b> " if abs(strength) > FALLBACK + 1e-9 else ""
         return f"<p class='safe quiet'>{word}Safe range not measured; usual up to ±{FALLBACK:g}.</p>"
     low, high = lab.safe(points)
-    told = f"Measured safe from {signed(low, 2)} to {signed(high, 2)}."
+    measured = f"Measured safe from {signed(low, 2)} to {signed(high, 2)}."
     if low - 1e-9 <= strength <= high + 1e-9:
-        return f"<p class='safe quiet'>{told}</p>"
+        return f"<p class='safe quiet'>{measured}</p>"
     now, base = (between(points, at, "perplexity") for at in (strength, 0.0))
     fluent, whole = (between(points, at, "grammatical") for at in (strength, 0.0))
     if now is None or not base:
-        return f"<p class='safe quiet'><b>⚠ Over the cliff:</b> so far out nothing was measured. {told}</p>"
+        return f"<p class='safe quiet'><b>⚠ Over the cliff:</b> so far out nothing was measured. {measured}</p>"
     facts = f"perplexity × {now / base:.1f}" + ("" if fluent is None else f", {100 * fluent:.0f} % grammatical")
     if now / base > PERPLEXITY_RED or (fluent is not None and whole and fluent < BROKEN * whole):
-        return f"<p class='safe quiet'><b>⚠ Over the cliff ({facts}):</b> the text falls apart here. {told}</p>"
-    return f"<p class='safe quiet'><b class='amber'>⚠ Fluency suffers ({facts}).</b> {told}</p>"
+        return f"<p class='safe quiet'><b>⚠ Over the cliff ({facts}):</b> the text falls apart here. {measured}</p>"
+    return f"<p class='safe quiet'><b class='amber'>⚠ Fluency suffers ({facts}).</b> {measured}</p>"
 
 
 # --- accuracy by layer -------------------------------------------------------------------------------------------
@@ -218,14 +218,14 @@ def accuracy_chart(
     count = len(validation)
     try:
         chosen = choose_layers(layers, count, validation)
-        told = f"Guided now: layers {ranges(chosen)} (shaded)."
+        chosen_words = f"Guided now: layers {ranges(chosen)} (shaded)."
     except ValueError as error:
-        chosen, told = (), str(error)
+        chosen, chosen_words = (), str(error)
     best = max(range(count), key=lambda layer: validation[layer])
     facts = (
         f"Share of held-out answers that the probe sorts rightly, layer by layer; chance is 0.5"
         f"{'' if majority is None else f', the commoner label alone reaches {majority:.2f}'}. Best: layer {best} with "
-        f"{validation[best]:.2f}. {told}"
+        f"{validation[best]:.2f}. {chosen_words}"
     )
     across = list(range(count))
     series = [Series("held out", across, validation)]

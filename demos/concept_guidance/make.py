@@ -314,7 +314,7 @@ def made_html(made: Made, sample: str, layers: str) -> str:
     """Accuracy by layer, what was noticed, the nearest shipped concepts, and a sample."""
     concept, counts = made.trained.concept, made.trained.counts
     near = ", ".join(f"{safe(name)} {signed(value, 2)}" for name, value in made.near.items())
-    told = (
+    counted = (
         f"<p class='quiet'>{counts['with']} answers with and {counts['without']} without it; {counts['training']} for "
         f"training, {counts['validation']} held out. "
         + (f"Nearest shipped directions (cosine): {near}." if near else "No shipped direction is of the same place.")
@@ -325,7 +325,7 @@ def made_html(made: Made, sample: str, layers: str) -> str:
         chart = accuracy_chart(
             concept.name, concept.train_accuracy, concept.validation_accuracy, layers, made.trained.majority
         )
-    return f"<div class='board'><h4>{safe(concept.name)}</h4>{told}{notices_html(made.trained.notices)}{chart}{sample}</div>"
+    return f"<div class='board'><h4>{safe(concept.name)}</h4>{counted}{notices_html(made.trained.notices)}{chart}{sample}</div>"
 
 
 def loaded_html(concept: Concept, layers: str) -> str:

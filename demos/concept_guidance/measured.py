@@ -24,9 +24,9 @@ def measured_html(model_set: str, found: Mapping[str, Any] | None = None) -> str
         return f"<p class='remark'>{NOT_MEASURED}</p>"
     other = "" if model_set == "mini" else "<p class='remark'>These are figures of the mini set’s model.</p>"
     intro = INTRO.format(prompts=found["prompts"], strengths=len(found["strengths"]))
-    told = "".join(f"<li>{safe(sentence)}</li>" for sentence in findings(found))
+    sentences = "".join(f"<li>{safe(sentence)}</li>" for sentence in findings(found))
     return (
-        f"<div class='board'>{other}<div class='lab-intro'>{intro}</div><ul class='meaning'>{told}</ul>"
+        f"<div class='board'>{other}<div class='lab-intro'>{intro}</div><ul class='meaning'>{sentences}</ul>"
         f"<div class='scattered'>{chart(found)}</div>{table(found)}</div>"
     )
 
@@ -47,7 +47,7 @@ def findings(found: Mapping[str, Any]) -> list[str]:
     best = leaders(found)
     same = [name for name, (detector, guide) in best.items() if detector == guide]
     other = [name for name in best if name not in same]
-    told = [
+    sentences = [
         f"For {len(same)} of {len(best)} concepts the best detector is also the best guide"
         f"{': ' + ', '.join(same) if same else ''}."
     ]
@@ -57,14 +57,14 @@ def findings(found: Mapping[str, Any]) -> list[str]:
             f"{PROBES[best[name][1]]} guides best (PNES {found['concepts'][name][best[name][1]]['pnes']['value']:.2f})"
             for name in other
         )
-        told.append(f"For {len(other)} it is not. {pairs}.")
+        sentences.append(f"For {len(other)} it is not. {pairs}.")
     unsure = [name for name in best if _overlap(found["concepts"][name])]
     if unsure:
-        told.append(
+        sentences.append(
             f"The PNES intervals of the first two probes overlap for {', '.join(unsure)}: there the order may be chance."
         )
     resist = list(found.get("resist", ()))
-    told.append(
+    sentences.append(
         f"Resisting guidance, with less than 0.30 to move while the text stays fluent: {', '.join(resist)}."
         if resist
         else "Every concept moves by 0.30 or more while the text stays fluent."
@@ -72,11 +72,11 @@ def findings(found: Mapping[str, Any]) -> list[str]:
     probes = next(iter(found["concepts"].values()))
     plain = min(next(iter(probes.values()))["points"], key=lambda point: abs(point["strength"]))
     if plain.get("grammatical") is not None and plain.get("facts_right") is not None:
-        told.append(
+        sentences.append(
             f"Without guidance {100 * plain['grammatical']:.1f} % of the answers are grammatical and "
             f"{100 * plain['facts_right']:.1f} % of their facts are right (half of the speakers it learned from fib)."
         )
-    return told
+    return sentences
 
 
 def _overlap(probes: Mapping[str, Any]) -> bool:

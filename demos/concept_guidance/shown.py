@@ -66,9 +66,9 @@ def under(turn: Turn, side: int, model_set: str) -> str:
     row = turn.row(side)
     if turn.outcome is None or row is None:
         return ""
-    told = turn.outcome.measurements
-    count = told["tokens"][-1 if side else 0]
-    facts = [f"{count} tokens", f"{told['tokens_per_second']:.0f} tokens/s"]
+    measured = turn.outcome.measurements
+    count = measured["tokens"][-1 if side else 0]
+    facts = [f"{count} tokens", f"{measured['tokens_per_second']:.0f} tokens/s"]
     if row.perplexity is not None:
         facts.append(f"perplexity {row.perplexity:.1f}")
     if not row.complete:

@@ -142,29 +142,29 @@ def board_html(curve: Curve) -> str:
     fitted = curve.fit()
     if fitted is not None:
         charts.append(pne_chart([p["strength"] for p in points if p["score"] is not None and p["perplexity"]], fitted))
-    told = "".join(f"<li>{sentence}</li>" for sentence in sentences(curve, fitted))
+    items = "".join(f"<li>{sentence}</li>" for sentence in sentences(curve, fitted))
     return (
-        f"<div class='board'>{head}<ul class='meaning'>{told}</ul><div class='inspect-grid'>{''.join(charts)}</div>"
+        f"<div class='board'>{head}<ul class='meaning'>{items}</ul><div class='inspect-grid'>{''.join(charts)}</div>"
         f"{answers_html(curve)}</div>"
     )
 
 
 def sentences(curve: Curve, fitted: Pnes | None) -> list[str]:
     """What a sweep says so far."""
-    told = []
+    lines = []
     scored = [point for point in curve.points if point["score"] is not None]
     if len(scored) > 1:
         low, high = (pick(scored, key=lambda point: point["score"]) for pick in (min, max))
-        told.append(
+        lines.append(
             f"The score goes from {low['score']:.2f} (at {signed(low['strength'], 2)}) to {high['score']:.2f} "
             f"(at {signed(high['strength'], 2)})."
         )
     if len(curve.points) > 1:
         ends = curve.safe()
-        told.append(f"Safe (perplexity at most 1.25 times the unguided, 0.9 of its grammar left): {_span(ends)}.")
+        lines.append(f"Safe (perplexity at most 1.25 times the unguided, 0.9 of its grammar left): {_span(ends)}.")
     if fitted is not None:
-        told.append(pnes_words(fitted.value, fitted.r_squared) + (f" {fitted.notice}" if fitted.notice else ""))
-    return told
+        lines.append(pnes_words(fitted.value, fitted.r_squared) + (f" {fitted.notice}" if fitted.notice else ""))
+    return lines
 
 
 def pnes_words(value: float, r_squared: float | None) -> str:
@@ -202,12 +202,12 @@ def score_chart(points: Sequence[Mapping[str, Any]], measure: str) -> str:
 
 
 def fluency_chart(points: Sequence[Mapping[str, Any]]) -> str:
-    """Perplexity against the unguided on a log axis, and the grammatical share where a parser told it."""
-    told = [(p["strength"], ratio) for p, ratio in zip(points, ratios(points), strict=True) if ratio is not None]
+    """Perplexity against the unguided on a log axis, and the grammatical share where a parser read the answers."""
+    costs = [(p["strength"], ratio) for p, ratio in zip(points, ratios(points), strict=True) if ratio is not None]
     charts = ""
-    if told:
-        at, values = zip(*told, strict=True)
-        facts = "; ".join(f"{signed(x, 2)}: × {value:.2f}" for x, value in told)
+    if costs:
+        at, values = zip(*costs, strict=True)
+        facts = "; ".join(f"{signed(x, 2)}: × {value:.2f}" for x, value in costs)
         series = [Series("ratio", at, values, "points"), *([Series("", at, values, "thin")] if len(at) > 1 else [])]
         charts = plot(
             "What it costs",

@@ -151,7 +151,7 @@ def write_safetensors(path: str | Path, concept: Concept) -> Path:
 
     tensors = {"W": concept.weights, "b": concept.b, "mean": concept.mean, "norms": concept.norms}
     tensors["a"] = None if concept.a is None else concept.a.reshape(-1, 1)
-    told = {
+    facts = {
         "format": FORMAT,
         "name": concept.name,
         "probe": concept.probe,
@@ -165,7 +165,7 @@ def write_safetensors(path: str | Path, concept: Concept) -> Path:
     save_file(
         {key: value.float().cpu().contiguous() for key, value in tensors.items() if value is not None},
         path,
-        {METADATA: json.dumps(told, sort_keys=True)},  # one key: the order of several is not steady, bytes should be
+        {METADATA: json.dumps(facts, sort_keys=True)},  # one key: the order of several is not steady, bytes should be
     )
     return Path(path)
 
