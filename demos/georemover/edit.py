@@ -143,7 +143,7 @@ class Edit:
                 shape = _outcome(shown).depth_before.shape
                 # In the normalisation of the depth before, or the two could not be compared: grey is taken as it is.
                 depth, _limits = open_depth(path, bool(near_is_dark), (0.0, 1.0), fits(shape))
-                depth = cv2.resize(depth, shape[::-1], interpolation=cv2.INTER_AREA)
+                depth = numpy.asarray(cv2.resize(depth, shape[::-1], interpolation=cv2.INTER_AREA), numpy.float32)
             return {**taken(shown, depth, kind), self.drop: None}
 
         def given_back(shown: Any, kind: str) -> dict[Any, Any]:
@@ -186,7 +186,7 @@ def _newest(outcome: Any) -> NDArray[numpy.float32]:
     return outcome.depth_before if outcome.depth_after is None else outcome.depth_after
 
 
-def ground(depth: NDArray[numpy.float32]) -> dict[str, Any]:
+def ground(depth: NDArray[numpy.float32]) -> Any:
     """The editor's value for a depth map, in grey and at a size that can be painted on."""
     grey = views.depth_picture(depth, "grey")
     scale = EDITOR_SIDE / max(grey.size)
@@ -203,7 +203,7 @@ def level_of(painted: Image.Image, depth: NDArray[numpy.float32]) -> NDArray[num
         for image in (painted, ground(depth)["composite"])
     )
     size = depth.shape[::-1]
-    made = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
+    made = numpy.asarray(cv2.resize(grey, size, interpolation=cv2.INTER_AREA), numpy.float32)
     if grey.shape != before.shape:
         return made
     touched = (numpy.abs(grey - before) > UNTOUCHED).astype(numpy.float32)

@@ -40,6 +40,12 @@ class Shown:
     index: int = 0
     """The variant that is looked at."""
 
+    @property
+    def finished(self) -> Outcome:
+        """The run, where it went through to its results."""
+        assert not isinstance(self.outcome, Geometry)
+        return self.outcome
+
     def pair(self, which: str) -> tuple[str, str]:
         """Before and after, for the slider."""
         if which == "composite":
@@ -48,7 +54,7 @@ class Shown:
 
     def variants(self, which: str) -> list[tuple[str, str]]:
         paths = self.composites if which == "composite" else self.results
-        return [(path, f"seed {seed}") for path, seed in zip(paths, self.outcome.seeds, strict=True)]
+        return [(path, f"seed {seed}") for path, seed in zip(paths, self.finished.seeds, strict=True)]
 
     def files(self) -> tuple[str, str, str]:
         return self.results[self.index], self.composites[self.index], self.everything
@@ -88,7 +94,15 @@ def write(
         small = [made if made.size == (width, height) else made.resize((width, height)) for made in outcome.composites]
         outcome = dataclasses.replace(outcome, changed=[], composites=small)
         return Shown(
-            outcome, picture.key, clean, str(ground), str(original), *map(tuple, written.values()), str(everything)
+            outcome,
+            picture.key,
+            clean,
+            str(ground),
+            str(original),
+            tuple(written["result"]),
+            tuple(written["composite"]),
+            tuple(written["strip"]),
+            str(everything),
         )
 
 
@@ -154,10 +168,11 @@ def _recipe_inside(scene: Any) -> Recipe:
         "mirror": lambda v: v is None or isinstance(v, bool),
         "index": lambda v: _whole(v) and v >= 0,
     }
-    known = scene if isinstance(scene, dict) else {}
+    known: dict[str, Any] = scene if isinstance(scene, dict) else {}
     if not all(fits(known.get(name)) for name, fits in wanted.items()):
         raise ValueError("The scene in this PNG cannot be read: drop one that this page wrote, unedited.")
-    return Recipe(**{name: known.get(name) for name in wanted})
+    made: dict[str, Any] = {name: known.get(name) for name in wanted}
+    return Recipe(**made)
 
 
 def _whole(value: Any) -> bool:

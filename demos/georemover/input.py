@@ -58,7 +58,7 @@ class Roll:
     dice: gr.Button
 
     @classmethod
-    def build(cls, start: Picture) -> Roll:
+    def build(cls, seed: int) -> Roll:
         with gr.Accordion("Roll a new scene", open=False):
             with gr.Row(elem_classes="removal-roll"):
                 count = gr.Dropdown([(ANY, 0), ("1", 1), ("2", 2), ("3", 3)], value=2, label="Objects", min_width=120)
@@ -66,7 +66,7 @@ class Roll:
                 light = gr.Dropdown([ANY, "soft", "hard"], value=ANY, label="Light", min_width=120)
                 mirror = gr.Dropdown([ANY, "mirroring", "matt"], value=ANY, label="Reflection", min_width=120)
             with gr.Row(elem_classes="seed-row"):
-                number = gr.Number(label="Scene seed", value=start.recipe.seed, precision=0, min_width=90, scale=2)
+                number = gr.Number(label="Scene seed", value=seed, precision=0, min_width=90, scale=2)
                 again = gr.Button("Render it", size="sm", min_width=80, scale=1)
                 dice = gr.Button("Roll a new scene", size="sm", min_width=130, scale=1)
             gr.HTML(f"<p class='quiet'>{HELD}</p>", padding=False)
@@ -144,10 +144,13 @@ class Input:
         with gr.Column(elem_classes="studio-chips"):
             gr.HTML("<p class='label'>Examples: one click removes</p>", padding=False)
             with gr.Row(elem_classes="chips"):
-                self.chips = [gr.Button(recipe.title, size="sm", elem_classes="example") for recipe in EXAMPLES]
-        self.roll = Roll.build(start)
+                self.chips: list[Any] = [
+                    gr.Button(recipe.title, size="sm", elem_classes="example") for recipe in EXAMPLES
+                ]
+        self.roll = Roll.build(scenes.START.seed)
         self.tools = Tools.build(start, self.base, asked)
-        self.grow, self.fill = asked["grow"], asked["fill_holes"]
+        widgets: dict[str, Any] = asked.widgets
+        self.grow, self.fill = widgets["grow"], widgets["fill_holes"]
         self._bind()
 
     @property
@@ -211,7 +214,7 @@ class Input:
             self.kind: SCENE if rendered else OWN,
             self.own_box: gr.Column(visible=not rendered),
         }
-        if rendered:
+        if new.recipe is not None:
             updates[self.roll.number] = new.recipe.seed
         how = new.mode or CLICK if rendered else BRUSH
         if brushed is not None or (how == BRUSH and not new.strokes):

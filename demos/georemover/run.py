@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any, NamedTuple
 
 import gradio as gr
@@ -53,7 +53,8 @@ class Kept:
 class Held(NamedTuple):
     """What the page holds beside the settings when a run is asked for, in the order of :attr:`Runs.inputs`."""
 
-    picture: scenes.Picture | None
+    picture: scenes.Picture
+    """None where :meth:`request` refuses it."""
     mode: str
     drawn: Any
     depth: OwnDepth | None
@@ -137,12 +138,12 @@ class Runs:
         updates = self._stages(session, asked, on, until)
         yield from belonging(updates, on.page, on.picture.key, self.view.line, self.history.outputs)
 
-    def _stages(self, session: str, asked: Request, on: Held, until: str) -> Iterator[Any]:
+    def _stages(self, session: str, asked: Request, on: Held, until: str) -> Generator[Any, None, None]:
         """``until``: the stage, as previews name it, after which it is enough; empty for all."""
         view, picture = self.view, on.picture
         yield {view.line: progress_line("Starting…", 0.0, "running")}
         about = picture.meant(asked.mask)
-        if not until and about is not None:
+        if not until and about is not None and picture.recipe is not None:
             asked.truth = scenes.truth(dataclasses.replace(picture.recipe, index=about))
         work = georemover.geometry if until else georemover.remove
         more = (until == georemover.DEPTH_AFTER,) if until else ()
@@ -156,7 +157,7 @@ class Runs:
                 yield from self._finished(session, value, asked, on, about, seconds)
 
         # A preview that has no place here is an empty update.
-        shows = {Preview: lambda seen: view.preview(seen, picture.image, on.colours) or gr.skip()}
+        shows: dict[type, Any] = {Preview: lambda seen: view.preview(seen, picture.image, on.colours) or gr.skip()}
         yield from pump(items, view.line, done, shows)
 
     def _finished(
@@ -170,11 +171,11 @@ class Runs:
         clean = None if asked.truth is None else Image.fromarray(asked.truth.clean)
         shown = write(outcome, picture, session, clean, drawn)
         name = picture.names[about] if picture.names and about is not None else picture.name
-        caption = f"{name} · seed {shown.outcome.settings.seed}"
+        caption = f"{name} · seed {shown.finished.settings.seed}"
         text = f"Done in {seconds:.1f} s: {caption}"
         updates = {**view.show(shown, on.colours, on.which, on.threshold), view.line: progress_line(text, 1.0, "done")}
         if shown.results:
-            packed = numpy.packbits(asked.mask) if drawn else None
+            packed = numpy.packbits(numpy.asarray(asked.mask)) if drawn else None
             kept = Kept(shown, picture.chosen(picture.index), packed)
             updates |= self.history.add(on.entries, Entry(shown.results[0], caption, kept))
         yield updates

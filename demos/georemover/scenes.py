@@ -86,9 +86,9 @@ class Picture:
                 return int(hits.argmax())
         return None
 
-    def meant(self, mask: NDArray[numpy.bool_]) -> int | None:
+    def meant(self, mask: NDArray[numpy.bool_] | None) -> int | None:
         """The solid that a mask (H, W) is about; None where that is not one of them."""
-        if self.solids is None:
+        if self.solids is None or mask is None:
             return None
         shares = [float((mask & solid).sum() / max(solid.sum(), 1)) for solid in self.solids]
         best = int(numpy.argmax(shares))
@@ -161,6 +161,7 @@ def _first() -> Picture:
 def write_first(path: Path = FIRST) -> Path:
     """Render ``START`` into the file that :func:`first` reads."""
     picture = roll(START)
+    assert picture.solids is not None
     path.parent.mkdir(exist_ok=True)
     numpy.savez_compressed(
         path, image=numpy.array(picture.image), solids=picture.solids, names=json.dumps(picture.names)

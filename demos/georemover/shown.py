@@ -29,6 +29,7 @@ def notes_html(notes: Sequence[str]) -> str:
 
 def moved_words(outcome: Outcome | Geometry, peak: float) -> str:
     """How much the depth changed in each part of the mask."""
+    assert outcome.depth_after is not None
     change = numpy.abs(outcome.depth_after - outcome.depth_before)
     parts = [float(change[part].mean()) for part in masks.components(outcome.mask, 12)]
     if not parts:
@@ -55,7 +56,7 @@ def heat_of(outcome: Outcome, index: int, threshold: float) -> tuple[Image.Image
 
 
 def verdict_residual(value: float, worst: Measured | None = None) -> tuple[str, bool]:
-    """``worst``: of ``removal_metrics.worst_place``. The mean over everything says nothing of one place that stands out."""
+    """``worst``: of ``metrics.worst_place``. The mean over everything says nothing of one place that stands out."""
     if value <= BARS["residual"]:
         ghost = ghost_of(worst)
         return (f"gone but for {ghost}", False) if ghost else ("gone with its shadow and reflection", True)

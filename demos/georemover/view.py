@@ -104,10 +104,11 @@ class View:
 
     def show(self, shown: Shown, colours: str, which: str, threshold: float) -> dict[Any, Any]:
         """The updates that put a finished run on the page, looked at as the widgets say."""
-        outcome = shown.outcome
-        updates = {**self.geometry_of(outcome, colours), self.notes: notes_html(outcome.notes), self.last: shown}
+        notes = notes_html(shown.outcome.notes)
+        updates = {**self.geometry_of(shown.outcome, colours), self.notes: notes, self.last: shown}
         if not shown.results:
             return updates
+        outcome = shown.finished
         return {
             **updates,
             **self.result_of(shown, which),
@@ -122,7 +123,7 @@ class View:
 
     def heat_map(self, shown: Shown, threshold: float) -> dict[Any, Any]:
         """The heat map of the change."""
-        picture, words = heat_of(shown.outcome, shown.index, threshold)
+        picture, words = heat_of(shown.finished, shown.index, threshold)
         return {self.heat: picture, self.heat_words: words}
 
     def preview(self, item: Preview, ground: Any, colours: str) -> dict[Any, Any]:
@@ -193,9 +194,22 @@ def build_view(edit: Callable[[], Edit]) -> tuple[View, Edit]:
     table = gr.HTML(padding=False)
     with gr.Column(visible=False) as more:
         rest = _build_more()
-    buttons = {"depth": depth, "geometry": geometry, "render": render, "colours": colours, "which": which}
-    shown = {"slider": slider, "gallery": gallery, "notes": notes, "beside": beside, "table": table, "more": more}
-    maps = {"before": before, "after": after, "change": change, "moved": moved}
+    buttons: dict[str, Any] = {
+        "depth": depth,
+        "geometry": geometry,
+        "render": render,
+        "colours": colours,
+        "which": which,
+    }
+    shown: dict[str, Any] = {
+        "slider": slider,
+        "gallery": gallery,
+        "notes": notes,
+        "beside": beside,
+        "table": table,
+        "more": more,
+    }
+    maps: dict[str, Any] = {"before": before, "after": after, "change": change, "moved": moved}
     return View(line=line, last=gr.State(None), **maps, **shown, **buttons, **rest), editing
 
 

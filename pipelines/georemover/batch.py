@@ -8,7 +8,7 @@ import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from pipelines.core import batch_files, images, masks, troubles
 from pipelines.core.archives import Archive, Member, open_archive
@@ -37,7 +37,8 @@ class BatchRow:
     """Its row of the table."""
 
     def __post_init__(self) -> None:
-        self.values = dict.fromkeys(COLUMNS, "") | {"name": self.name, "files": self.files, "error": self.error}
+        empty: dict[str, Any] = dict.fromkeys(COLUMNS, "")
+        self.values = empty | {"name": self.name, "files": self.files, "error": self.error}
         if self.outcome is None:
             return
         scores = self.outcome.metrics[0]
@@ -115,7 +116,9 @@ def remove_all(
             try:
                 request = dataclasses.replace(_pair_of(archive, entry, white_is_keep), settings=settings)
                 yield BatchRow(
-                    entry.name, remove(_OneOf(job, number, len(pairs)), registry, request), files=_names(entry)
+                    entry.name,
+                    remove(cast("Job", _OneOf(job, number, len(pairs))), registry, request),
+                    files=_names(entry),
                 )
             except ValueError as error:
                 troubles.raise_machines(error)

@@ -36,7 +36,9 @@ def at_size(image: Image.Image, size: tuple[int, int]) -> Picture:
 
 def telea(rgb: Picture, mask: Mask) -> Picture:
     """The mask filled with colours from around it by OpenCV (Telea): a preview without any model, not GeoRemover."""
-    return cv2.inpaint(rgb, mask.astype(numpy.uint8), 5, cv2.INPAINT_TELEA) if mask.any() else rgb.copy()
+    if not mask.any():
+        return rgb.copy()
+    return numpy.asarray(cv2.inpaint(rgb, mask.astype(numpy.uint8), 5, cv2.INPAINT_TELEA), numpy.uint8)
 
 
 def change_areas(result: Picture, through: Picture, mask: Mask) -> tuple[Mask, Mask]:
@@ -110,7 +112,8 @@ def compose(
         detailed = with_detail(result, rgb_in, through) if light is None else recoloured(rgb_in, *light)
         if factor < 1:
             painted, detailed = (
-                cv2.resize(p, original.size, interpolation=cv2.INTER_AREA) for p in (painted, detailed)
+                numpy.asarray(cv2.resize(part, original.size, interpolation=cv2.INTER_AREA), numpy.float32)
+                for part in (painted, detailed)
             )
         new = numpy.where(pasted[..., None], painted, detailed)
         out[changed] = _mixed(out[changed], new[changed], weight[changed])
@@ -144,6 +147,7 @@ def _paste_enlarged(
     if light is not None:
         outside[box] = cv2.distanceTransform((~pasted[box]).astype(numpy.uint8), cv2.DIST_L2, cv2.DIST_MASK_5)
     factor = max(large / small for large, small in zip(shape, result.shape[:2], strict=True))
+    change: NDArray[Any]
     for band in _bands(box):
         here, before = changed[band], out[band]
         new = _enlarged(result, shape, band).astype(numpy.float32)
@@ -160,7 +164,7 @@ def _paste_enlarged(
 def with_detail(result: Picture, rgb_in: Picture, through: Picture) -> NDArray[numpy.float32]:
     """``result`` (h, w, 3) with the texture of ``rgb_in`` that the autoencoder lost: ``through`` lacks it too."""
     weight = texture_weight(result, through)
-    return result + weight[..., None] * (rgb_in.astype(numpy.float32) - through)
+    return result.astype(numpy.float32) + weight[..., None] * (rgb_in.astype(numpy.float32) - through)
 
 
 def recolouring(

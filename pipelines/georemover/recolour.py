@@ -34,7 +34,7 @@ SLOPES = (-1.0, 9.0)
 
 def network(levels: tuple[int, ...] = LEVELS) -> Any:
     """A new network, which answers 0 everywhere: then the render is given back the texture that the autoencoder lost."""
-    unet = UNet2DModel(
+    unet: Any = UNet2DModel(
         in_channels=10 * CELL**2,
         out_channels=6 * CELL**2,
         block_out_channels=levels,

@@ -327,7 +327,8 @@ def access_message(error: BaseException) -> str | None:
     """
     from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
-    chain, seen = error, []
+    chain: BaseException | None = error
+    seen: list[BaseException] = []
     while chain is not None and chain not in seen:
         seen.append(chain)
         chain = chain.__cause__ or chain.__context__

@@ -107,7 +107,7 @@ def wearing(transformer: Any, name: str | None, scale: float = 1.0, merge: bool 
 
 @contextlib.contextmanager
 def _merged(transformer: Any, name: str, scale: float) -> Iterator[None]:
-    layers = [m for m in transformer.modules() if isinstance(m, LoraLayer) and name in m.lora_A]
+    layers: list[Any] = [m for m in transformer.modules() if isinstance(m, LoraLayer) and name in m.lora_A]
     weights = [(layer.get_base_layer().weight, layer.get_base_layer().weight.data) for layer in layers]
     try:
         with torch.no_grad():
@@ -225,7 +225,7 @@ def encode_prompt(
     text_encoder: Any, tokenizer: Any, text_encoder_2: Any, tokenizer_2: Any, tokens: int = 512
 ) -> dict[str, Tensor]:
     """The embedding of :data:`PROMPT` by FLUX's two text encoders, through the pipeline's own function."""
-    pipe = FluxFillPipeline(None, None, text_encoder, tokenizer, text_encoder_2, tokenizer_2, None)
+    pipe: Any = FluxFillPipeline(None, None, text_encoder, tokenizer, text_encoder_2, tokenizer_2, None)
     with torch.inference_mode():
         embeds, pooled, _ids = pipe.encode_prompt(PROMPT, device=text_encoder.device, max_sequence_length=tokens)
     return dict(zip(PROMPT_KEYS, (embeds.cpu(), pooled.cpu()), strict=True))
@@ -273,7 +273,7 @@ def build(parts: Mapping[str, Any], kind: str = "fill") -> Any:
     transformer = parts["transformer"]
     if isinstance(transformer, Offloaded):
         transformer = transformer.on(parts["vae"].device)
-    pipeline = {"fill": FluxFillPipeline, "render": GeoRenderPipeline}[kind]
+    pipeline: Any = {"fill": FluxFillPipeline, "render": GeoRenderPipeline}[kind]
     # The class says AutoencoderKL in its signature and would warn, at every run, of the AutoencoderTiny that it accepts.
     logger = diffusers.utils.logging.get_logger("diffusers.pipelines.pipeline_utils")
     level = logger.level

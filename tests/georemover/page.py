@@ -9,8 +9,8 @@ import numpy
 from PIL import Image
 
 from demos.core.hold import OnPage
-from demos.georemover import files as removal_files
 from demos.georemover import painter, scenes
+from demos.georemover.files import Shown
 from demos.georemover.mask import CLICK
 from demos.georemover.run import Held
 from pipelines.core import images
@@ -55,9 +55,9 @@ def press(
     return handler(page, name)(visit(visitor), *held, **values(**changed))
 
 
-def last(updates: list) -> removal_files.Shown:
+def last(updates: list) -> Shown:
     """The run on the page after the last update."""
-    found = [v for u in updates if isinstance(u, dict) for v in u.values() if isinstance(v, removal_files.Shown)]
+    found = [v for u in updates if isinstance(u, dict) for v in u.values() if isinstance(v, Shown)]
     return found[-1]
 
 

@@ -11,8 +11,7 @@ from PIL import Image
 
 from pipelines import georemover
 from pipelines.core import masks
-from pipelines.georemover import Recipe, Settings, composite
-from pipelines.georemover import metrics as removal_metrics
+from pipelines.georemover import Recipe, Settings, composite, metrics
 from tests.georemover.toys import FAST
 
 
@@ -48,8 +47,6 @@ def test_nothing_is_pasted_where_nothing_changed(pair):
 
 @pytest.mark.parametrize(("example", "size"), [(0, (192, 128)), (2, (384, 256))])
 def test_object_shadow_and_reflection_go_at_full_resolution(example, size):
-    from pipelines.georemover import metrics as removal_metrics
-
     image, clean, mask = scene_at(size, georemover.EXAMPLES[example])
     factor = size[0] // 192
     small, small_clean = (composite.at_size(Image.fromarray(p), (192, 128)) for p in (image, clean))
@@ -58,7 +55,7 @@ def test_object_shadow_and_reflection_go_at_full_resolution(example, size):
     )
     out = numpy.asarray(made)
     assert out[~changed].tobytes() == image[~changed].tobytes() and changed.mean() < 0.4
-    found = removal_metrics.against_truth(image, out, clean, mask)
+    found = metrics.against_truth(image, out, clean, mask)
     assert found["residual_effect"] < 0.12 and found["over_erasure"] < 0.01
     assert found["regions"]["mask"]["psnr"] > 30 and found["regions"]["effect"]["psnr"] > 30
 
@@ -100,7 +97,7 @@ def test_where_the_model_does_not_know_the_world_only_large_differences_are_an_e
     result = numpy.clip(pair.clean + waves[..., None], 0, 255).astype(numpy.uint8)
     known, _ = composite.change_areas(pair.clean, pair.image, pair.mask)
     effect, _ = composite.change_areas(result, pair.image, pair.mask)
-    wavy = removal_metrics.difference(result, pair.image) > composite.CHANGE_SEED
+    wavy = metrics.difference(result, pair.image) > composite.CHANGE_SEED
     assert known.mean() < 0.2 and wavy.mean() > 0.2
     assert effect.mean() < known.mean() + 0.1 < wavy.mean()
 

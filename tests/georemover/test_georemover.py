@@ -18,8 +18,7 @@ from pipelines.core.lane import Cancelled, Job, Progress
 from pipelines.core.patching import fingerprint
 from pipelines.core.registry import Registry
 from pipelines.core.stages import Preview, Stored, keeping
-from pipelines.georemover import Cache, Outcome, Recipe, Request, Settings, export, remove
-from pipelines.georemover import metrics as removal_metrics
+from pipelines.georemover import Cache, Outcome, Recipe, Request, Settings, export, metrics, remove
 from pipelines.georemover.stages import Stages
 from pipelines.models import flux
 from tests.georemover.toys import FAST, drain
@@ -98,8 +97,8 @@ def test_every_example_is_a_removal_with_an_effect():
 
     for recipe in georemover.EXAMPLES:
         made = recipe.pair()
-        effect = removal_metrics.effect_area(made.image, made.clean, made.mask)
-        assert recipe.title and removal_metrics.defined(effect), recipe
+        effect = metrics.effect_area(made.image, made.clean, made.mask)
+        assert recipe.title and metrics.defined(effect), recipe
     with pytest.raises(ValueError, match="The scene has 1 objects and number 3 is to go"):
         Recipe(38, index=2).pair()
     with pytest.raises(ValueError, match="floor 'lava' is not known"):
@@ -152,10 +151,8 @@ def test_a_run_returns_everything_and_changes_no_model(registry, base, request_,
     assert outcome.mask.sum() > request_.mask.sum(), "grown"
     assert outcome.fill_only is not None and outcome.composites[0].size == (192, 128)
     assert [m["key"] for m in outcome.models] == ["toy-flux-0/transformer", "toy-flux-0/vae", "toy-flux-0/depth"]
-    metrics = outcome.metrics[0]
-    assert (
-        metrics["truth"] is True and metrics["residual_effect"] > 0 and set(metrics["depth"]) == {"error", "untouched"}
-    )
+    scores = outcome.metrics[0]
+    assert scores["truth"] is True and scores["residual_effect"] > 0 and set(scores["depth"]) == {"error", "untouched"}
     assert set(outcome.baselines) == {"telea", "fill_only"}
     assert outcome.baselines["telea"]["residual_effect"] == pytest.approx(1.0, abs=0.05)
     json.dumps(export.facts(outcome), allow_nan=False)

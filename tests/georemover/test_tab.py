@@ -23,9 +23,17 @@ from demos import georemover as georemover_tab
 from demos.core import handlers, widgets
 from demos.core.form import Form
 from demos.georemover import batch, edit, measured, painter, scenes, settings
-from demos.georemover import files as removal_files
-from demos.georemover import shown as removal_shown
+from demos.georemover.files import settings_inside
 from demos.georemover.mask import BRUSH, asked_mask
+from demos.georemover.shown import (
+    metrics_html,
+    notes_html,
+    verdict_erased,
+    verdict_iou,
+    verdict_psnr,
+    verdict_residual,
+    verdict_worst,
+)
 from pipelines import georemover
 from pipelines.core import images, masks
 from pipelines.core.registry import Registry
@@ -69,7 +77,7 @@ def test_remove_shows_everything_and_measures_against_the_truth(page):
             "composite_1.png",
         } <= names
         assert json.loads(archive.read("settings.json"))["settings"]["steps_1"] == 4
-    inside = removal_files.settings_inside(made.composites[0])
+    inside = settings_inside(made.composites[0])
     assert (inside.settings.steps_1, inside.settings.variants) == (4, 2)
     assert inside.recipe.seed == scenes.START.seed and inside.next_step() == "Press Remove to make it again."
 
@@ -94,7 +102,7 @@ def test_a_depth_of_ones_own_is_rendered_and_of_another_picture_is_not(page):
     mine = edit.OwnDepth(picture.key, depth)
     made = last(list(press(page, "render", "own", picture, own=mine, kept=kept)))
     assert numpy.abs(made.outcome.depth_after - depth).max() < 0.01
-    assert removal_files.settings_inside(made.results[0]).next_step() == (
+    assert settings_inside(made.results[0]).next_step() == (
         "The file does not hold the depth after that was painted or brought: bring that again, then press Render from my depth."
     )
     other = last(list(press(page, "render", "own", own=dataclasses.replace(mine, key="x"), kept=kept)))
@@ -111,14 +119,14 @@ def test_what_if_the_depth_had_not_changed(page):
     made = last(list(press(page, "render_unchanged", "same", picture, known=known)))
     assert (made.outcome.depth_after == made.outcome.depth_before).all()
     assert "The depth did not change" in " ".join(made.outcome.notes)
-    assert "press What if" not in removal_files.settings_inside(made.results[0]).next_step()
-    assert "What if the depth had not changed?" in removal_files.settings_inside(made.results[0]).next_step()
+    assert "press What if" not in settings_inside(made.results[0]).next_step()
+    assert "What if the depth had not changed?" in settings_inside(made.results[0]).next_step()
 
 
 def test_a_picture_of_ones_own_gets_self_checks_and_a_composite_of_its_own_size(page):
     picture = own_picture()
     made = last(list(press(page, "remove", "photo", picture, BRUSH, strokes(picture))))
-    assert "Self-checks" in removal_shown.metrics_html(made.outcome) and made.clean is None
+    assert "Self-checks" in metrics_html(made.outcome) and made.clean is None
     assert "The small models know only our rendered scenes" in " ".join(made.outcome.notes)
     composite, original = (numpy.asarray(Image.open(p).convert("RGB")) for p in (made.composites[0], made.original))
     assert composite.shape == original.shape == (200, 300, 3)
@@ -126,7 +134,7 @@ def test_a_picture_of_ones_own_gets_self_checks_and_a_composite_of_its_own_size(
     assert moved[mask].mean() > 0.5
     inside = images.read_settings(made.strips[0])["settings"]
     assert (inside["original_size"], inside["mask"], inside["depth"]) == ([300, 200], "drawn", "stage 1")
-    assert "the picture and its mask: bring that again" in removal_files.settings_inside(made.strips[0]).next_step()
+    assert "the picture and its mask: bring that again" in settings_inside(made.strips[0]).next_step()
     assert made.outcome.changed == [] and made.outcome.composites[0].size == made.outcome.mask.shape[::-1], (
         "what is as large as the original is not kept in memory"
     )
@@ -157,7 +165,7 @@ def test_a_result_is_called_by_what_was_brushed_and_comes_back_without_a_foreign
     assert "changed by more than 31 " in shown(run) and "In the raw result of stage 2" in shown(run)
     entries = next(v for v in run[-1].values() if isinstance(v, list) and v and isinstance(v[0], widgets.Entry))
     assert entries[0].caption.startswith(picture.names[other])
-    inside = removal_files.settings_inside(last(run).composites[0])
+    inside = settings_inside(last(run).composites[0])
     assert inside.next_step() == "The file does not hold the brushed mask: bring that again, then press Remove."
     back = handler(page, "bring_back")(entries, 12, SimpleNamespace(index=0))
     assert edit.NONE in back.values() and "changed by more than 12 " in shown([back])
@@ -206,17 +214,17 @@ def measured_outcome(residual: float | None) -> SimpleNamespace:
 
 
 def test_the_measurements_say_in_words_what_they_mean():
-    told = removal_shown.metrics_html(measured_outcome(0.08))
+    told = metrics_html(measured_outcome(0.08))
     assert "0.080" in told and "✓ gone with its shadow and reflection" in told and "✗ still there" in told
     assert told.count("<th role='columnheader'") == 2 * 3 and "not defined" not in told
-    bare = removal_shown.metrics_html(measured_outcome(None))
+    bare = metrics_html(measured_outcome(None))
     assert bare.count("<b>not defined</b>") == 8 and "nothing beyond it to remove" in bare and "0.000" not in bare
 
 
 def test_marks_never_stand_without_their_words():
-    told = removal_shown.metrics_html(measured_outcome(0.08))
+    told = metrics_html(measured_outcome(0.08))
     assert all(word.strip() for word in re.findall(r"[✓✗]([^<]+)<", told))
-    assert removal_shown.notes_html(["<b>x</b>"]) == "<p class='remark'>&lt;b&gt;x&lt;/b&gt;</p>"
+    assert notes_html(["<b>x</b>"]) == "<p class='remark'>&lt;b&gt;x&lt;/b&gt;</p>"
 
 
 def test_the_measured_figures_are_a_table_or_one_sentence(monkeypatch: pytest.MonkeyPatch):
@@ -272,7 +280,7 @@ def test_restoring_checks_the_settings_inside(tmp_path: Path):
     path, image = tmp_path / "a.png", Image.new("RGB", (8, 6))
     good = dataclasses.asdict(Settings()) | {"kind": "result", "scene": {"seed": 5, "index": 0, "from later": 1}}
     images.save_png(image, path, good, tab="georemover")
-    inside = removal_files.settings_inside(path)
+    inside = settings_inside(path)
     assert inside.settings == Settings() and inside.recipe == Recipe(5)
     scene = {"seed": 5, "index": 0}
     for bad in (
@@ -293,10 +301,10 @@ def test_restoring_checks_the_settings_inside(tmp_path: Path):
     ):
         images.save_png(image, path, good | bad, tab="georemover")
         with pytest.raises(ValueError, match=r"\.$"):
-            removal_files.settings_inside(path)
+            settings_inside(path)
     images.save_png(image, path, good, tab="golden_noise")
     with pytest.raises(ValueError, match="golden_noise"):
-        removal_files.settings_inside(path)
+        settings_inside(path)
 
 
 def test_what_is_restored_fits_the_page(page, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -494,16 +502,14 @@ def test_settings_have_a_widget_each(page):
 
 
 def test_a_tick_stands_only_where_the_bar_of_the_evaluation_is_met():
-    ticks = [removal_shown.verdict_residual(value)[1] for value in (0.15, 0.16, 0.5, 1.0, 1.2)]
+    ticks = [verdict_residual(value)[1] for value in (0.15, 0.16, 0.5, 1.0, 1.2)]
     assert ticks == [True, False, False, False, False]
-    assert [removal_shown.verdict_psnr(value)[1] for value in (27.0, 26.9, 20.0)] == [True, False, False]
+    assert [verdict_psnr(value)[1] for value in (27.0, 26.9, 20.0)] == [True, False, False]
     plain, ghost = ({"difference": d, "lightness": 5.0, "share": 0.126} for d in (2.2, 2.3))
-    assert removal_shown.verdict_residual(0.03, plain)[1] and not removal_shown.verdict_residual(0.03, ghost)[1]
-    assert removal_shown.verdict_residual(0.03, ghost)[0] == "gone but for a ghost, lighter, on 12.6 % of the area"
-    assert removal_shown.verdict_psnr(40, plain)[1] and not removal_shown.verdict_psnr(40, ghost)[1]
-    assert (
-        removal_shown.verdict_worst(plain) == ("nothing to be seen", True) and not removal_shown.verdict_worst(ghost)[1]
-    )
-    assert removal_shown.verdict_erased(0.0)[0] == "nothing else touched" != removal_shown.verdict_erased(0.001)[0]
-    assert [removal_shown.verdict_iou(value)[1] for value in (0.6, 0.59, 0.1)] == [True, False, False]
-    assert [removal_shown.verdict_erased(value)[1] for value in (0.01, 0.011)] == [True, False]
+    assert verdict_residual(0.03, plain)[1] and not verdict_residual(0.03, ghost)[1]
+    assert verdict_residual(0.03, ghost)[0] == "gone but for a ghost, lighter, on 12.6 % of the area"
+    assert verdict_psnr(40, plain)[1] and not verdict_psnr(40, ghost)[1]
+    assert verdict_worst(plain) == ("nothing to be seen", True) and not verdict_worst(ghost)[1]
+    assert verdict_erased(0.0)[0] == "nothing else touched" != verdict_erased(0.001)[0]
+    assert [verdict_iou(value)[1] for value in (0.6, 0.59, 0.1)] == [True, False, False]
+    assert [verdict_erased(value)[1] for value in (0.01, 0.011)] == [True, False]
