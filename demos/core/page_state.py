@@ -157,9 +157,12 @@ class Work:
             for sheet in self._all():
                 if sheet.changed:
                     record = {
-                        "layout": self.layout, "shown": sheet.shown, "states": sheet.states, "used": sheet.used,
+                        "layout": self.layout,
+                        "shown": sheet.shown,
+                        "states": sheet.states,
+                        "used": sheet.used,
                         "sessions": sheet.sessions,
-                    }  # fmt: skip
+                    }
                     write_whole(self._path(sheet), json.dumps(record).encode(errors="replace"))
                     sheet.changed = False
             self.flushed = time.monotonic()
@@ -244,9 +247,10 @@ class KeepsWork(gr.Blocks):
         ]
         self.kept_layout = hashlib.sha256(json.dumps(layout, default=str).encode()).hexdigest()
         self.kept_states = {
-            number: block for number, block in self.blocks.items()
+            number: block
+            for number, block in self.blocks.items()
             if isinstance(block, gr.State) and _keepable(block.value)
-        }  # fmt: skip
+        }
         token = gr.Textbox(visible=False)
         light: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
         given = {"inputs": token, "outputs": list(outputs.values()), "js": TOKEN, **light}
@@ -255,9 +259,7 @@ class KeepsWork(gr.Blocks):
         # Asked for while an answer is on its way, it comes once more: what has ended meanwhile is in that one only.
         again.click(give_back, trigger_mode="always_last", **given)
         save = gr.Button(visible="hidden", elem_id="studio-save")
-        save.click(
-            note_form, list(inputs.values()), None, preprocess=False, trigger_mode="always_last", **light
-        )  # fmt: skip
+        save.click(note_form, list(inputs.values()), None, preprocess=False, trigger_mode="always_last", **light)
 
     def runs_of(self, who: str, token: str) -> list[str]:
         """The sessions in which this page of a visitor has a run going, begun before it was loaded again or now."""

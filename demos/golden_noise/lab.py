@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
@@ -81,6 +82,24 @@ def build(registry: Registry, model_set: str, asked: Form[Settings]) -> None:
     line = gr.HTML(progress_line(READY), padding=False, elem_classes="lab-line")
     board = gr.HTML(padding=False)
     tally = gr.State(None)
+    _bind(registry, asked, own, Board(arms, run, stop, further, line, board, tally))
+
+
+@dataclass(frozen=True, eq=False)
+class Board:
+    """The lab's widgets."""
+
+    arms: gr.CheckboxGroup
+    run: gr.Button
+    stop: gr.Button
+    further: gr.Button
+    line: gr.HTML
+    board: gr.HTML
+    tally: gr.State
+
+
+def _bind(registry: Registry, asked: Form[Settings], own: Form[LabSettings], page: Board) -> None:
+    line, board, tally = page.line, page.board, page.tally
 
     def count_up(settings: LabSettings, before: Tally | None) -> Iterator[Any]:
         yield {line: progress_line("Starting…", 0.0, "running"), **({board: "", tally: None} if before is None else {})}
@@ -113,9 +132,11 @@ def build(registry: Registry, model_set: str, asked: Form[Settings]) -> None:
 
     ending = ends(line, STOPPED, f"{BROKE} What was counted stays.")
     named = {name: asked[name] for name in ("prompt", "steps", "guidance", "strength")} | own.widgets
-    run.click(**run_event(on_gpu(lab, **ending), line, board, tally, inputs=[arms], **named))
-    further.click(**run_event(on_gpu(lab_continued, **ending), line, board, tally, inputs=[arms, tally], **named))
-    stop.click(halt, **LIGHT)
+    page.run.click(**run_event(on_gpu(lab, **ending), line, board, tally, inputs=[page.arms], **named))
+    page.further.click(
+        **run_event(on_gpu(lab_continued, **ending), line, board, tally, inputs=[page.arms, tally], **named)
+    )
+    page.stop.click(halt, **LIGHT)
 
 
 def measured_html(model_set: str) -> str:
@@ -174,10 +195,17 @@ def arms_table(rows: Mapping[str, Mapping[str, Any]], steps: int) -> str:
     lines = []
     for key, row in rows.items():
         plain, wins, losses = key == "standard", row["wins"], row["losses"]
-        cells = ["", "", "", "", ""] if plain else [
-            str(wins), str(losses), str(row["of"] - wins - losses),
-            f"{signed(row['points'])} <span>[{_range(row['points_interval'])}]</span>", _chance(row["p"]),
-        ]  # fmt: skip
+        cells = (
+            ["", "", "", "", ""]
+            if plain
+            else [
+                str(wins),
+                str(losses),
+                str(row["of"] - wins - losses),
+                f"{signed(row['points'])} <span>[{_range(row['points_interval'])}]</span>",
+                _chance(row["p"]),
+            ]
+        )
         cells = [_right(row), *cells, str(row.get("evaluations", ARMS[key].evaluations(steps)))]
         if timed:
             cells.append(f"{row['seconds']:.2f}" if "seconds" in row else "")
@@ -208,9 +236,14 @@ def points_chart(rows: Mapping[str, Mapping[str, Any]]) -> str:
     rule = "What crosses the line at 0 is not told apart from standard noise."
     facts = "; ".join(f"{ARMS[key].title} {signed(row['points'])}" for key, row in shown)
     bars = [
-        Interval(ARMS[key].title, row["points"], *row["points_interval"], f"{signed(row['points'])} [{_range(row['points_interval'])}]")
+        Interval(
+            ARMS[key].title,
+            row["points"],
+            *row["points_interval"],
+            f"{signed(row['points'])} [{_range(row['points_interval'])}]",
+        )
         for key, row in shown
-    ]  # fmt: skip
+    ]
     return intervals("Points gained over standard noise", rule, facts, bars, "percentage points, 95 % intervals")
 
 

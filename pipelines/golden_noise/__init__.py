@@ -177,9 +177,15 @@ def _small_npnet(part: str, card: str) -> ModelSpec:
 
 
 _OFFICIAL = ModelSpec(
-    "npnet-sdxl", "Klayand/GoldenNoiseModel", _load_npnet, "see the authors' model page", 121_960_000,
-    card="the authors' NPNet for SDXL", files=("*sdxl*",), fetch=_official_file,
-)  # fmt: skip
+    "npnet-sdxl",
+    "Klayand/GoldenNoiseModel",
+    _load_npnet,
+    "see the authors' model page",
+    121_960_000,
+    card="the authors' NPNet for SDXL",
+    files=("*sdxl*",),
+    fetch=_official_file,
+)
 NPNETS: dict[str, dict[str, ModelSpec]] = {
     "mini": {
         "npnet": _small_npnet("film", "our small NPNet, a FiLM U-Net"),
@@ -266,9 +272,11 @@ def guided_prediction(pipe: Any, prompt_embeds: tuple[Tensor, ...]) -> Callable[
         out = with_prompt
         if guidance != 1.0:
             without = pipe.unet(
-                latents, timestep, negative,
+                latents,
+                timestep,
+                negative,
                 added_cond_kwargs={"text_embeds": negative_pooled, "time_ids": ids.expand(rows, -1)},
-            ).sample  # fmt: skip
+            ).sample
             out = without + guidance * (with_prompt - without)
         if pipe.scheduler.config.prediction_type == "v_prediction":
             out = share.sqrt() * out + (1 - share).sqrt() * latents

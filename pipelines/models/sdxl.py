@@ -70,9 +70,14 @@ def _load_part(spec: ModelSpec) -> Any:
     kind = getattr(diffusers if library == "diffusers" else transformers, name)
     if part.startswith("tokenizer"):
         return kind.from_pretrained(folder, split_special_tokens=True)  # see pipelines/core/text.py
-    options = {"dtype": getattr(torch, spec.dtype)} if library == "transformers" else {
-        "torch_dtype": getattr(torch, spec.dtype), "variant": "fp16" if "stabilityai" in spec.source else None,
-    }  # fmt: skip
+    options = (
+        {"dtype": getattr(torch, spec.dtype)}
+        if library == "transformers"
+        else {
+            "torch_dtype": getattr(torch, spec.dtype),
+            "variant": "fp16" if "stabilityai" in spec.source else None,
+        }
+    )
     if library == "transformers" and "stabilityai" in spec.source:
         options["variant"] = "fp16"
     return kind.from_pretrained(folder, use_safetensors=True, **options).eval().requires_grad_(False)
@@ -113,15 +118,28 @@ def _full() -> Base:
     sizes = {"unet": 5_135_149_760, "vae": 167_335_342, "text_encoder": 246_144_352, "text_encoder_2": 1_389_382_176}
     parts = tuple(
         ModelSpec(
-            f"sdxl-base-1.0/{part}", source, _load_part, licence, sizes.get(part, 1 << 20), dtype="float16",
-            card="Stable Diffusion XL 1.0", files=_hub_files(part),
+            f"sdxl-base-1.0/{part}",
+            source,
+            _load_part,
+            licence,
+            sizes.get(part, 1 << 20),
+            dtype="float16",
+            card="Stable Diffusion XL 1.0",
+            files=_hub_files(part),
         )
         for part in PARTS
-    )  # fmt: skip
+    )
     return Base(
-        "full", "Stable Diffusion XL 1.0 (Stability AI, 1024 px)", licence, source, parts, 1024, 5.5, 50,
+        "full",
+        "Stable Diffusion XL 1.0 (Stability AI, 1024 px)",
+        licence,
+        source,
+        parts,
+        1024,
+        5.5,
+        50,
         download="about 7 GB from the Hub on first use; needs a GPU with 12 GB or patience",
-    )  # fmt: skip
+    )
 
 
 MINI = _mini()

@@ -136,9 +136,12 @@ class _Rays:
         else:
             origin = tuple(axis[chosen] for axis in self.head_origin)
         return _Rays(
-            self.group, self.index[chosen], tuple(axis[chosen] for axis in self.direction),
-            origin, tuple(axis[chosen] for axis in self.head_direction),
-        )  # fmt: skip
+            self.group,
+            self.index[chosen],
+            tuple(axis[chosen] for axis in self.direction),
+            origin,
+            tuple(axis[chosen] for axis in self.head_direction),
+        )
 
     def points(self, t: Tensor) -> tuple[tuple, tuple]:
         dx, dy, dz = self.direction
