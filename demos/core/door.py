@@ -465,7 +465,8 @@ def _parsed(body: bytes) -> dict[str, Any]:
         raise Refusal(422, "The call is no JSON: send an object with its data as a list.") from None
     if not isinstance(call, dict):
         raise Refusal(422, f"The call is {limits.described(call)} but must be an object with its data as a list.")
-    level, depth = [call], 0
+    level: list[Any] = [call]
+    depth = 0
     while level:
         depth += 1
         if depth > DEEP + 4:  # the object, its list of values, and a parameter's own levels

@@ -143,9 +143,10 @@ def publish(endpoint: Endpoint, handler: Handler, model_set: str) -> None:
         inspect.Parameter(p.name, kind, default=inspect.Parameter.empty if p.required else default)
         for p, default in zip(endpoint.parameters, defaults, strict=True)
     ]
-    answer.__signature__ = inspect.Signature([inspect.Parameter("session", kind), *named])
-    answer.__name__ = endpoint.name
-    inputs = []
+    shown: Any = answer
+    shown.__signature__ = inspect.Signature([inspect.Parameter("session", kind), *named])
+    shown.__name__ = endpoint.name
+    inputs: list[Any] = []
     for parameter, default in zip(endpoint.parameters, defaults, strict=True):
         inputs.append(Api(default, dict(parameter.kind.schema), parameter.name))
         inputs[-1].takes_files = parameter.kind in (FILE, FILES)  # for demos.core.payloads

@@ -235,7 +235,7 @@ def scatter(title: str, facts: str, places: Sequence[Place], names: tuple[str, s
         parts.append(_rule(x(value), top, x(value), top + tall + 5, "grid"))
         parts.append(_text(x(value), top + tall + 19, _plain(value), "tick middle"))
     parts.append(_text((LEFT + 97) / 2, top + tall + 38, names[0], "axis middle"))
-    marks, taken = [(x(place.across), y(place.up)) for place in places], []
+    marks, taken = [(x(place.across), y(place.up)) for place in places], list[tuple[float, float]]()
     for place in sorted(places, key=lambda p: -p.up):
         at, down = x(place.across), y(place.up)
         parts.append(_shape(place.shape, at, down, place.told))

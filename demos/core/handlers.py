@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -53,7 +53,9 @@ def on_gpu(
             raise refusal(error, "Already running", public) from None
         began = False
         try:
-            with closing(handler(visitors.visitor(request), *inputs, **named)) as updates:
+            updates = handler(visitors.visitor(request), *inputs, **named)
+            assert isinstance(updates, Generator)
+            with closing(updates):
                 while True:
                     with lane.read_by(run):
                         update = next(updates, _END)
@@ -77,10 +79,11 @@ def on_gpu(
     # Gradio reads names, hints and the docstring for the API page; *inputs would hide them.
     names = list(inspect.signature(handler).parameters.values())[1:]
     request = inspect.Parameter("request", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=gr.Request)
-    guarded.__signature__ = inspect.Signature([request, *names])
-    guarded.__annotations__ = {"request": gr.Request}
-    guarded.__name__, guarded.__doc__ = handler.__name__, handler.__doc__
-    guarded.needs_gpu = True
+    shown: Any = guarded
+    shown.__signature__ = inspect.Signature([request, *names])
+    shown.__annotations__ = {"request": gr.Request}
+    shown.__name__, shown.__doc__ = handler.__name__, handler.__doc__
+    shown.needs_gpu = True
     return guarded
 
 
@@ -105,8 +108,9 @@ def refusal(error: BaseException, title: str, public: bool = False) -> gr.Error:
 def name_public(page: gr.Blocks) -> None:
     """Let the handlers of the public endpoints know that a program reads their messages."""
     for event in page.fns.values():
-        if event.api_visibility == "public" and getattr(event.fn, "needs_gpu", False):
-            event.fn.public = True
+        handler: Any = event.fn
+        if event.api_visibility == "public" and getattr(handler, "needs_gpu", False):
+            handler.public = True
 
 
 def explain(error: BaseException) -> str:

@@ -71,7 +71,7 @@ RELOAD = "() => { try { sessionStorage.removeItem('studio-page'); } catch {} loc
 
 def shared(value: Any) -> gr.State:
     """A state that all pages of a visitor have in common, such as his results."""
-    state = gr.State(value)  # no class of its own: Gradio would write a .pyi beside this file
+    state: Any = gr.State(value)  # no class of its own: Gradio would write a .pyi beside this file
     state.shared = True
     return state
 
@@ -236,7 +236,8 @@ class KeepsWork(gr.Blocks):
             interrupted: what stands in place of a value that says something is running, when nothing is.
         """
         self.run_goes_on, self.interrupted = running, interrupted
-        inputs, outputs = {}, {}
+        inputs: dict[int, Any] = {}
+        outputs: dict[int, Any] = {}
         for fn in self.fns.values():
             if _of_page(fn):
                 inputs |= {block._id: block for block in fn.inputs if isinstance(block, FORM)}
@@ -272,7 +273,13 @@ class KeepsWork(gr.Blocks):
         fn = self.fns[block_fn] if isinstance(block_fn, int) else block_fn
         request, state = more.get("request"), more.get("state")
         who = visitors.visitor(request) if request is not None else ""
-        if state is None or not visitors.has_page(who) or not _of_page(fn) or not hasattr(self, "kept_states"):
+        if (
+            request is None
+            or state is None
+            or not visitors.has_page(who)
+            or not _of_page(fn)
+            or not hasattr(self, "kept_states")
+        ):
             return await super().process_api(block_fn, inputs, *rest, **more)
         token = inputs[0] if fn.name == give_back.__name__ and isinstance(inputs, list) and len(inputs) == 1 else None
         work = await anyio.to_thread.run_sync(self._arrive, who, fn, token, state, request.session_hash or "")
@@ -296,14 +303,14 @@ class KeepsWork(gr.Blocks):
     def _arrive(self, who: str, fn: Any, token: Any, state: Any, session: str) -> Work:
         """Give the session what it lacks of its visitor's states."""
         work = work_of(who, self.kept_layout)
-        sheet = getattr(state, "sheet", None)
+        sheet: Sheet | None = getattr(state, "sheet", None)
         token = token if isinstance(token, str) and _TOKEN.fullmatch(token) else ""
         if fn.name == give_back.__name__ and not self.run_goes_on(session):  # which may change what it holds in place
             for number in self.kept_states:
                 state.state_data.pop(number, None)
         if token or sheet is None or work.sheets.get(sheet.token) is not sheet:
-            sheet = state.sheet = work.sheet(token or ("" if sheet is None else sheet.token), session)
-            state.versions = {}
+            sheet = work.sheet(token or ("" if sheet is None else sheet.token), session)
+            state.sheet, state.versions = sheet, {}
             _renew_widgets(self, state, sheet)
         sheet.used = time.time()
         for number in {block._id for block in (*fn.inputs, *fn.outputs)} & self.kept_states.keys():

@@ -63,5 +63,6 @@ def _accepted(self: gr.ImageEditor, data: AcceptBlobs) -> Any:
 
 def guard() -> None:
     """Every editor of this process opens pictures our way from here on."""
-    gr.ImageEditor.convert_and_format_image = _opened
-    gr.ImageEditor.accept_blobs = _accepted
+    editor: Any = gr.ImageEditor
+    editor.convert_and_format_image = _opened
+    editor.accept_blobs = _accepted

@@ -160,10 +160,11 @@ class Readers:
         """Watch while `app` is served."""
         self.states.set_blocks(self.page)
         app.state_holder = self.states
-        self.queue.push, self.queue.clean_events = self.push, self.clean_events
-        self.queue.pending_messages_per_session.max_size = 2**20  # forgotten here, not by pushing others out
-        self.queue.ANALYTICS_MAX_EVENTS = 1  # nobody looks at them: 10,000, and a table made of all after each event
-        self.queue.ANAYLTICS_CACHE_FREQUENCY = 2**62
+        queue: Any = self.queue
+        queue.push, queue.clean_events = self.push, self.clean_events
+        queue.pending_messages_per_session.max_size = 2**20  # forgotten here, not by pushing others out
+        queue.ANALYTICS_MAX_EVENTS = 1  # nobody looks at them: 10,000, and a table made of all after each event
+        queue.ANAYLTICS_CACHE_FREQUENCY = 2**62
         self._loop = asyncio.get_running_loop()
         watch = asyncio.create_task(self._watch())
         try:
@@ -256,14 +257,14 @@ class Readers:
         if refusal is not None:
             if sum(session.refused == client.address for session in self.sessions.values()) >= REFUSED:
                 return False, refusal, "queue_full"
-            event_id = secrets.token_hex(16)
-            name = body.session_hash or event_id
+            refused_id = secrets.token_hex(16)
+            name = body.session_hash or refused_id
             self.session(name).refused = client.address
-            self._answer(name, event_id, refusal)
-            return True, event_id, "success"
+            self._answer(name, refused_id, refusal)
+            return True, refused_id, "success"
         done, event_id, state = await Queue.push(self.queue, body=body, request=request, username=username)
-        event = self.queue.event_ids_to_events.get(event_id) if done else None
-        if event is not None:
+        event = self.queue.event_ids_to_events.get(event_id) if done and isinstance(event_id, str) else None
+        if event is not None and isinstance(event_id, str):
             self.clients[event_id] = client
             session = self.session(event.session_hash)
             session.closed = False
@@ -272,7 +273,7 @@ class Readers:
         return done, event_id, state
 
     def _refusal(self, fn_index: int | None, client: Client) -> str | None:
-        needs_model = _needs_model(self.page.fns.get(fn_index))
+        needs_model = _needs_model(None if fn_index is None else self.page.fns.get(fn_index))
         share, over, events = SHARE[needs_model], runs.ended(), self.queue.event_ids_to_events
         going = [
             self.clients[event_id]
@@ -322,7 +323,9 @@ class Readers:
 
     def _answer(self, name: str, event_id: str, error: str | None) -> None:
         """The last message of an event, without running it."""
-        output = {} if error is None else {"error": error, "title": "Not run", "visible": True, "duration": 10}
+        output: dict[str, Any] = (
+            {} if error is None else {"error": error, "title": "Not run", "visible": True, "duration": 10}
+        )
         message = ProcessCompletedMessage(output=output, title=output.get("title"), success=error is None)
         message.event_id = event_id
         self.queue.pending_event_ids_session.setdefault(name, set()).add(event_id)
@@ -391,8 +394,10 @@ class Readers:
     def _drop_progress(self, name: str) -> None:
         """What a page missed was progress: differences to what it may not have seen."""
         messages = self.queue.pending_messages_per_session.get(name)
+        if messages is None:
+            return
         kept = []
-        while messages is not None and not messages.empty():
+        while not messages.empty():
             kept.append(messages.get_nowait())
         for message in kept:
             if not isinstance(message, ProcessGeneratingMessage):

@@ -14,7 +14,7 @@ import io
 import math
 import weakref
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +87,8 @@ class Store:
         if TAG not in record:
             return {key: self.value(item) for key, item in record.items()}
         kind, held = record[TAG], record["is"]
-        plain = {"float": float, "path": Path, "array": self._load, "number": lambda name: self._load(name)[()]}
+        plain: dict[str, Callable[[Any], Any]] = {"float": float, "path": Path, "array": self._load}
+        plain |= {"number": lambda name: self._load(name)[()]}
         plain |= {"picture": lambda name: Image.fromarray(self._load(name))}
         many = {"tuple": tuple, "set": set, "frozenset": frozenset}
         if kind in plain:
@@ -166,13 +167,13 @@ class Store:
         module, _, name = record["is"].partition(":")
         if module.partition(".")[0] not in OURS:
             raise ValueError(f"{record['is']} is no class of this studio")
-        cls = importlib.import_module(module)
+        cls: Any = importlib.import_module(module)
         for part in name.split("."):
             cls = getattr(cls, part, None)
         names = {field.name for field in dataclasses.fields(cls)} if dataclasses.is_dataclass(cls) else set()
         if not isinstance(cls, type) or names != set(record["fields"]):
             raise ValueError(f"{record['is']} is not what it was when this was kept")
-        made = object.__new__(cls)
+        made: Any = object.__new__(cls)
         for field, held in record["fields"].items():
             object.__setattr__(made, field, self.value(held))
         return made

@@ -63,7 +63,7 @@ def visitor(request: Any) -> str:
         A name without a secret in it, fit for a folder: see :func:`has_page`.
     """
     inner = getattr(request, "request", None) or request
-    cookies = getattr(inner, "cookies", None)
+    cookies: Any = getattr(inner, "cookies", None)
     secret = cookies.get(COOKIE) if hasattr(cookies, "get") else None
     if isinstance(secret, str) and _SECRET.fullmatch(secret):
         return _name("v", secret)
@@ -439,5 +439,7 @@ def claim_gradio_files() -> None:
     from gradio import blocks, routes
 
     os.environ["GRADIO_TEMP_DIR"] = str(root())
-    blocks.Block.GRADIO_CACHE = property(lambda block: cache_folder(), lambda block, value: None)
-    routes.App.uploaded_file_dir = property(lambda app: upload_folder(), lambda app, value: None)
+    block_class: Any = blocks.Block
+    app_class: Any = routes.App
+    block_class.GRADIO_CACHE = property(lambda block: cache_folder(), lambda block, value: None)
+    app_class.uploaded_file_dir = property(lambda app: upload_folder(), lambda app, value: None)

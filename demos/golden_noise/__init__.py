@@ -161,6 +161,7 @@ def _bind_runs(registry: Registry, controls: Controls, results: Results, history
         yield from pump(items, line, done, {Preview: on_the_way})
 
     def example(event: gr.EventData) -> list[Any]:
+        assert isinstance(event.target, gr.Button)
         return list(EXAMPLES[controls.chips.index(event.target)])
 
     outputs = [*results.outputs, *history.outputs]

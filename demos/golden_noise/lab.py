@@ -236,13 +236,9 @@ def points_chart(rows: Mapping[str, Mapping[str, Any]]) -> str:
     rule = "What crosses the line at 0 is not told apart from standard noise."
     facts = "; ".join(f"{ARMS[key].title} {signed(row['points'])}" for key, row in shown)
     bars = [
-        Interval(
-            ARMS[key].title,
-            row["points"],
-            *row["points_interval"],
-            f"{signed(row['points'])} [{_range(row['points_interval'])}]",
-        )
+        Interval(ARMS[key].title, row["points"], low, high, f"{signed(row['points'])} [{_range((low, high))}]")
         for key, row in shown
+        for low, high in (row["points_interval"],)
     ]
     return intervals("Points gained over standard noise", rule, facts, bars, "percentage points, 95 % intervals")
 

@@ -30,6 +30,7 @@ DICTIONARY_MOST = 64 * 2**20
 """Largest memory that LZMA may ask for; 7-Zip's strongest setting for zips takes so much."""
 LOCAL = struct.Struct("<4s5H3L2H")
 """The header before each member (PKWARE's APPNOTE, 4.3.7)."""
+LOCAL_SIGNATURE = b"PK\x03\x04"
 METHODS = {
     zipfile.ZIP_STORED: "stored",
     zipfile.ZIP_DEFLATED: "Deflate",
@@ -103,7 +104,7 @@ class Archive:
             raise ValueError(info.header_offset)
         self._file.seek(info.header_offset)
         signature, _, flags, *_, name, extra = LOCAL.unpack(self._file.read(LOCAL.size))
-        if signature != zipfile.stringFileHeader or flags & 1:
+        if signature != LOCAL_SIGNATURE or flags & 1:
             raise ValueError(signature)
         self._file.seek(name + extra, 1)
         left = info.compress_size

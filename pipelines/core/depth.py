@@ -20,7 +20,7 @@ Depth = NDArray[numpy.float32]
 def palette() -> NDArray[numpy.uint8]:
     """The 256 colours, (256, 3) RGB, from far to near."""
     levels = numpy.arange(256, dtype=numpy.uint8)[:, None]
-    return cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO)[:, 0, ::-1].copy()
+    return numpy.asarray(cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO), numpy.uint8)[:, 0, ::-1].copy()
 
 
 def to_colours(depth: NDArray[numpy.floating]) -> NDArray[numpy.uint8]:

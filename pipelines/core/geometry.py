@@ -5,14 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import cv2
 import numpy
 from numpy.typing import ArrayLike, NDArray
-
-if TYPE_CHECKING:
-    pass
 
 Picture = NDArray[numpy.uint8]
 Mask = NDArray[numpy.bool_]
@@ -114,7 +111,7 @@ def _orientation(points: NDArray[numpy.float64]) -> float:
     return 0.0 if abs(cross) < 0.1 * float(numpy.linalg.norm(along) * numpy.linalg.norm(down)) else cross
 
 
-def moved(points: ArrayLike, matrix: Matrix) -> NDArray[numpy.float64]:
+def moved(points: ArrayLike, matrix: NDArray[numpy.floating]) -> NDArray[numpy.float64]:
     """``points`` (N, 2) through ``matrix``."""
     return numpy.asarray(points, numpy.float64) @ matrix[:2, :2].T + matrix[:2, 2]
 
@@ -186,7 +183,7 @@ class Crop:
 
     @property
     def inverse(self) -> Matrix:
-        return numpy.linalg.inv(self.matrix)
+        return numpy.asarray(numpy.linalg.inv(self.matrix), numpy.float64)
 
     def cut(self, picture: Picture) -> Picture:
         """The square; beyond the picture's border its edge is repeated."""

@@ -153,9 +153,9 @@ def only_our_decoders() -> None:
     """
     from PIL import Image, JpegImagePlugin, PngImagePlugin, WebPImagePlugin  # noqa: F401  (register what we read)
 
-    if not hasattr(Image, "latent_studio_register_open"):
+    if Image.register_open.__module__ != __name__:  # not yet ours
         Image.init()  # what writes other formats registers now, so that nothing need be looked for later
-        register = Image.latent_studio_register_open = Image.register_open
+        register = Image.register_open
 
         def registered(id: str, factory: Any, accept: Any = None) -> None:
             if id.upper() in KINDS:
@@ -338,7 +338,7 @@ def _as_rgb(upright: Image) -> Opened:
     plain = Images.new("RGB", colours.size, "white")  # without the metadata of the file, which may name its owner
     plain.paste(colours, mask=alpha)
     layered = None
-    if alpha is not None and alpha.getextrema()[0] < 255:
+    if alpha is not None and alpha.getextrema() != (255, 255):
         layered = Images.merge("RGBA", (*colours.split(), alpha))
     return Opened(plain, layered, tuple(notes))
 
@@ -365,10 +365,11 @@ def _in_srgb(image: Image, profile: bytes | None) -> tuple[Image, str]:
             name = " ".join((ImageCms.getProfileDescription(given) or "").split())[:60]
             if "sRGB" not in name:
                 made = ImageCms.profileToProfile(image, given, ImageCms.createProfile("sRGB"), outputMode="RGB")
+                assert made is not None  # only what is changed in place is not given back
                 before, after = (
                     one.resize((64, 64), Images.Resampling.NEAREST).convert("RGB") for one in (image, made)
                 )
-                moved = max(most for _least, most in ImageChops.difference(before, after).getextrema())
+                moved = numpy.asarray(ImageChops.difference(before, after)).max()
                 words = f"The file’s colours are those of the profile {name!r} and were converted to sRGB: what sRGB lacks is clipped."
                 return made, words if moved > 1 else ""
         except (ImageCms.PyCMSError, OSError, ValueError, TypeError):

@@ -35,7 +35,7 @@ import time
 import traceback
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -221,12 +221,14 @@ class _Lane:
                 if self.jobs:
                     job = self.jobs.popleft()
                 else:
+                    assert self.warm is not None
                     job, self.warm = self.warm, None
                 self.running = job
             done = _execute(job)
             with self.changed:
                 self.running = None
                 if done and job.kind:
+                    assert job.started is not None
                     took = time.monotonic() - job.started
                     self.typical_s[job.kind] = (self.typical_s.get(job.kind, took) + took) / 2
             del job  # its result and its tensors must not live until the next job comes
@@ -236,10 +238,10 @@ _lane: _Lane | None = None
 _birth = threading.Lock()
 
 
-_elsewhere: Callable[..., Iterator[Any]] | None = None
+_elsewhere: Callable[..., Generator[Any]] | None = None
 
 
-def send_elsewhere(dispatch: Callable[..., Iterator[Any]] | None) -> None:
+def send_elsewhere(dispatch: Callable[..., Generator[Any]] | None) -> None:
     """Let `dispatch(fn, args, kwargs, limit_s)` answer every `stream` (ZeroGPU); None: run here again."""
     global _elsewhere
     _elsewhere = dispatch
@@ -247,7 +249,7 @@ def send_elsewhere(dispatch: Callable[..., Iterator[Any]] | None) -> None:
 
 def stream(
     fn: Callable[..., Any], *args: Any, limit_s: float = LIMIT_S, beat_s: float = 0.5, **kwargs: Any
-) -> Iterator[Any]:
+) -> Generator[Any]:
     """`stream_here`, or its equal in another process where the platform gives a GPU only there."""
     if _elsewhere is None:
         return stream_here(fn, *args, limit_s=limit_s, beat_s=beat_s, **kwargs)
@@ -256,7 +258,7 @@ def stream(
 
 def stream_here(
     fn: Callable[..., Any], *args: Any, limit_s: float = LIMIT_S, beat_s: float = 0.5, **kwargs: Any
-) -> Iterator[Any]:
+) -> Generator[Any]:
     """Run `fn(job, *args, **kwargs)` on the lane and yield what it emits, then `Result(its value)`.
 
     While nothing comes, yields `IDLE` every `beat_s` seconds, or a `Progress` with the place in the queue
@@ -301,7 +303,7 @@ PACE_S = 0.3
 """Least time between two reports of progress on a page: showing one costs a browser a tenth of a second."""
 
 
-def live(fn: Callable[..., Any], *args: Any, pace_s: float = PACE_S, **kwargs: Any) -> Iterator[Any]:
+def live(fn: Callable[..., Any], *args: Any, pace_s: float = PACE_S, **kwargs: Any) -> Generator[Any]:
     """`stream` for a page: at most one `Progress` every `pace_s` seconds, so that the page keeps up and Stop is heard at once.
 
     A report that came too early is shown at the next pause, unless a newer one or anything else follows first.
@@ -395,6 +397,7 @@ def _execute(job: Job) -> bool:
     try:
         job.check()  # cancelled while waiting: do nothing
         job.started = time.monotonic()
+        assert job._call is not None
         job.out.put(Result(job._call()))
         return True
     except BaseException as error:

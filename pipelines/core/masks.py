@@ -112,7 +112,8 @@ def inner_distance(mask: Mask) -> NDArray[numpy.float32]:
     """Distance of each True pixel to the nearest False one, in pixels, at least 1; the picture's edge is no border."""
     if mask.all():
         return numpy.full(mask.shape, numpy.inf, numpy.float32)
-    return cv2.distanceTransform(mask.astype(numpy.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    distance = cv2.distanceTransform(mask.astype(numpy.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    return numpy.asarray(distance, numpy.float32)
 
 
 def fill_holes(mask: Mask) -> Mask:
@@ -209,8 +210,8 @@ def touches_partly(depth: NDArray[numpy.floating], mask: Mask, rgb: NDArray[nump
 
 def _nearest(core: Mask) -> tuple[NDArray[numpy.intp], NDArray[numpy.intp]]:
     """Row and column (H, W) of the pixel of ``core`` that is nearest to each pixel."""
-    kind = {"distanceType": cv2.DIST_L2, "maskSize": 5, "labelType": cv2.DIST_LABEL_PIXEL}
-    labels = cv2.distanceTransformWithLabels((~core).astype(numpy.uint8), **kind)[1]
+    outside, kind = (~core).astype(numpy.uint8), cv2.DIST_LABEL_PIXEL
+    labels = cv2.distanceTransformWithLabels(outside, cv2.DIST_L2, 5, labelType=kind)[1]
     where = numpy.zeros((2, int(labels.max()) + 1), numpy.intp)
     where[:, labels[core]] = numpy.nonzero(core)
     return where[0][labels], where[1][labels]

@@ -60,8 +60,9 @@ def adapter(model: nn.Module, weights: Mapping[str, Tensor], scale: float = 1.0)
     with _restored(model):
         before = set(getattr(model, "peft_config", {}))
         name = f"adapter_{len(before)}"
-        model.load_lora_adapter(dict(weights), adapter_name=name, prefix=None)
-        model.set_adapters([*before, name], [*(_scale_of(model, old) for old in before), scale])
+        adapted: Any = model
+        adapted.load_lora_adapter(dict(weights), adapter_name=name, prefix=None)
+        adapted.set_adapters([*before, name], [*(_scale_of(model, old) for old in before), scale])
         yield
 
 
@@ -194,7 +195,7 @@ def _difference(key: str, before: dict[str, Any], now: dict[str, Any]) -> str:
 
 
 def _put_back(part: nn.Module, key: str, before: dict[str, Any]) -> None:
-    kept = vars(part).get(key)
+    kept: Any = vars(part).get(key)
     if key not in before:
         vars(part).pop(key)
     elif type(kept) is not type(before[key]) or type(kept) not in _CONTAINERS:
@@ -211,7 +212,8 @@ def _version(tensor: Tensor) -> int | None:
 
 def _scale_of(model: nn.Module, name: str) -> float:
     """The strength at which an adapter is worn now: peft keeps it times alpha / rank."""
-    for part in model.modules():
+    parts: Iterator[Any] = model.modules()
+    for part in parts:
         if name in getattr(part, "scaling", {}):
             return part.scaling[name] * part.r[name] / part.lora_alpha[name]
     return 1.0

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import hashlib
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -81,7 +81,7 @@ class Stored:
     value: Any
 
 
-def keeping(items: Iterator[Any], cache: Cache) -> Iterator[Any]:
+def keeping(items: Generator[Any], cache: Cache) -> Generator[Any]:
     """A run's ``items`` without its :class:`Stored` ones, which are put into ``cache``: where the run is in another process
     (ZeroGPU), it fills a copy of its own."""
     with contextlib.closing(items):

@@ -9,7 +9,7 @@ Off ZeroGPU nothing here is used. No torch here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Any
 
 from pipelines.core import lane
@@ -31,7 +31,7 @@ def install(registry: Registry, gpu: Callable[..., Any] | None = None) -> None:
         return min(limit_s, MOST_S)
 
     @gpu(duration=seconds)
-    def run(work: Any, arguments: tuple[Any, ...], named: dict[str, Any], limit_s: float) -> Iterator[Any]:
+    def run(work: Any, arguments: tuple[Any, ...], named: dict[str, Any], limit_s: float) -> Generator[Any]:
         """In the forked process: the same lane as everywhere, on a thread of this process."""
         given = (registry if isinstance(a, str) and a == _REGISTRY else a for a in arguments)
         try:
@@ -39,7 +39,7 @@ def install(registry: Registry, gpu: Callable[..., Any] | None = None) -> None:
         except Exception as error:
             yield lane.Failure(error)  # as an item: an exception that crosses the border may lose its type
 
-    def dispatch(work: Any, arguments: tuple[Any, ...], named: dict[str, Any], limit_s: float) -> Iterator[Any]:
+    def dispatch(work: Any, arguments: tuple[Any, ...], named: dict[str, Any], limit_s: float) -> Generator[Any]:
         given = tuple(_REGISTRY if a is registry else a for a in arguments)
         for item in run(work, given, named, limit_s):
             if isinstance(item, lane.Failure):

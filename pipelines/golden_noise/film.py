@@ -9,8 +9,8 @@ Imports torch and diffusers; only code that is about to load a network imports i
 """
 
 import torch
-from diffusers import ConfigMixin, ModelMixin
-from diffusers.configuration_utils import register_to_config
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -50,7 +50,7 @@ class Block(nn.Module):
         return self.skip(x) + self.second(functional.silu(inner))
 
 
-class FilmNPNet(ModelMixin, ConfigMixin):
+class FilmNPNet(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers declares config_name twice
     """Noise and prompt in, golden noise out, in float32; called like :class:`pipelines.golden_noise.npnet.NPNet`.
 
     ``resolution``: side of the latent, a multiple of 4. ``tokens``, ``text_dim``: size of the prompt embedding.
@@ -88,8 +88,8 @@ class FilmNPNet(ModelMixin, ConfigMixin):
         )
         self.up = nn.ModuleList([Block(5 * width, 2 * width, text_width), Block(3 * width, width, text_width)])
         self.leave = nn.Conv2d(width, channels, 3, padding=1)
-        nn.init.zeros_(self.leave.weight)
-        nn.init.zeros_(self.leave.bias)
+        for parameter in self.leave.parameters():
+            nn.init.zeros_(parameter)
         self.eval()
 
     def forward(self, noise: Tensor, prompt_embeds: Tensor) -> Tensor:
@@ -113,7 +113,7 @@ class FilmNPNet(ModelMixin, ConfigMixin):
         half = self.up[0](torch.cat((half, functional.interpolate(quarter, scale_factor=2.0)), 1), text)
         full = self.up[1](torch.cat((full, functional.interpolate(half, scale_factor=2.0)), 1), text)
         change = self.leave(functional.silu(full))
-        if self.config.bound:
+        if self.config["bound"]:
             size = change.square().mean((1, 2, 3), keepdim=True).add(1e-12).sqrt()
-            change = change * (self.config.bound / size).clamp_max(1.0)
+            change = change * (self.config["bound"] / size).clamp_max(1.0)
         return change

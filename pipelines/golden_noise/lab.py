@@ -280,7 +280,7 @@ class Tally:
         standard = self.right.get("standard", [])
         return {key: Paired.of(hits, standard).as_dict() for key, hits in self.right.items()}
 
-    def against(self, arm: str, other: str) -> dict[str, object]:
+    def against(self, arm: str, other: str) -> dict[str, Any]:
         """The paired figures of ``arm`` against ``other``; ``wins`` are the seeds that only ``arm`` got right."""
         return Paired.of(self.right[arm], self.right[other]).as_dict()
 

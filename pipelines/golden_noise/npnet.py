@@ -20,12 +20,13 @@ import math
 import pickle
 import re
 from collections.abc import Callable, Mapping
+from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import torch
-from diffusers import ConfigMixin, ModelMixin
-from diffusers.configuration_utils import register_to_config
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
 from diffusers.models.normalization import AdaGroupNorm
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -215,7 +216,7 @@ def check_inputs(config: Any, noise: Tensor, prompt_embeds: Tensor) -> None:
         raise ValueError("noise or prompt embedding has NaN or infinite values but must be finite: make both again")
 
 
-class NPNet(ModelMixin, ConfigMixin):
+class NPNet(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers declares config_name twice
     """Noise and prompt in, golden noise out. Weights and sums are float32 whatever dtype comes in.
 
     ``resolution``: height and width of the latent, which is square. ``channels``: 4, laid out as a 2x2 tile.
@@ -247,16 +248,16 @@ class NPNet(ModelMixin, ConfigMixin):
         self.alpha = nn.Parameter(torch.zeros(1))
         self.beta = nn.Parameter(torch.zeros(1))
         if zero_init:
-            nn.init.zeros_(self.unet_svd.mlp4[2].weight)
-            nn.init.zeros_(self.unet_svd.mlp4[2].bias)
+            for parameter in self.unet_svd.mlp4[2].parameters():
+                nn.init.zeros_(parameter)
         self.eval()
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, **options: Any) -> Self:
+    def from_pretrained(cls, pretrained_model_name_or_path: str | PathLike[Any] | None, **options: Any) -> Self:
         """Load what ``save_pretrained`` wrote, in eval mode and float32."""
         # diffusers would build on the meta device, where the masks of timm's shifted windows stay empty.
         options = {"low_cpu_mem_usage": False, **options, "torch_dtype": torch.float32}
-        return super().from_pretrained(folder, **options)
+        return super().from_pretrained(pretrained_model_name_or_path, **options)
 
     def _apply(self, change: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Follow ``.to(device)`` but no cast to half precision: the factorisation needs float32."""
@@ -272,7 +273,9 @@ class NPNet(ModelMixin, ConfigMixin):
 
         ``prompt_embeds``: (batch, tokens, text_dim) with its padding, or a batch of one for all samples.
         """
-        return sum(self.terms(noise, prompt_embeds))
+        golden = sum(self.terms(noise, prompt_embeds))
+        assert isinstance(golden, Tensor)
+        return golden
 
     def terms(self, noise: Tensor, prompt_embeds: Tensor) -> Terms:
         """The terms of the golden noise, factors included; arguments as for :meth:`forward`."""

@@ -25,6 +25,7 @@ def face_oval(
 
     By proportions of an adult's head; a parser's mask (:func:`core_of`) is better where there is one.
     """
+    radii: tuple[float | numpy.floating, float | numpy.floating]
     if points is not None:
         marks = five(points)
         eyes, mouth = marks[:2].mean(0), marks[3:5].mean(0)
@@ -58,12 +59,12 @@ def colour_map(picture: Picture, step: int = COLOUR_STEP) -> Picture:
     small = cv2.resize(
         picture, (max(1, round(width / step)), max(1, round(height / step))), interpolation=cv2.INTER_AREA
     )
-    return cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR)
+    return numpy.asarray(cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR), numpy.uint8)
 
 
 def canny_map(picture: Picture, low: int = 100, high: int = 200) -> Picture:
     """Edges, white on black, at the picture's own size. (controlnet_aux's ``CannyDetector`` would enlarge it to 512.)"""
-    return _three(cv2.Canny(picture, low, high))
+    return _three(numpy.asarray(cv2.Canny(picture, low, high), numpy.uint8))
 
 
 def line_map(picture: Picture, sigma: float | None = None, threshold: int = 8) -> Picture:

@@ -77,7 +77,7 @@ def control_map(
         both = cv2.cvtColor(control_maps.colour_map(picture), cv2.COLOR_RGB2LAB)
         light = cv2.cvtColor(control_maps.shading_map(picture, width), cv2.COLOR_RGB2LAB)
         both[..., 0] = light[..., 0]
-        return cv2.cvtColor(both, cv2.COLOR_LAB2RGB)
+        return numpy.asarray(cv2.cvtColor(both, cv2.COLOR_LAB2RGB), numpy.uint8)
     if reads in ("landmarks", "openpose", "shading"):
         raise ValueError(
             f"a {reads} map needs the face's {'width' if reads == 'shading' else 'points'}: find the face first"

@@ -89,7 +89,7 @@ def as_input(pictures: Sequence[NDArray[numpy.uint8]] | NDArray[numpy.uint8], li
     import torch
 
     weight = next(like.parameters())
-    return torch.from_numpy(numpy.stack(pictures)).to(weight.device).permute(0, 3, 1, 2).to(weight.dtype) / 255
+    return torch.from_numpy(numpy.stack(list(pictures))).to(weight.device).permute(0, 3, 1, 2).to(weight.dtype) / 255
 
 
 def parser_network():
@@ -213,7 +213,7 @@ class FaceParser:
         small = resized(picture, (max(round(width * scale), 8), max(round(height * scale), 8)))
         rows, columns = small.shape[:2]
         padded = cv2.copyMakeBorder(small, 0, -rows % 32, 0, -columns % 32, cv2.BORDER_REPLICATE)
-        return self._read(padded)[0][:, :rows, :columns]
+        return self._read(numpy.asarray(padded, numpy.uint8))[0][:, :rows, :columns]
 
     def _look_closely(self, picture: NDArray[numpy.uint8], rough: tuple[float, float, float, float]) -> Face | None:
         """The face in a rough box, read from a square around it; None where the points make no face."""
@@ -234,8 +234,8 @@ class FaceParser:
         score = float(shares[[LABELS.index(name) for name in OF_A_FACE]].sum(0)[core & own].mean())
         scale = side / CROP
         offset = numpy.array(corner, numpy.float32)
-        corner_of_box = numpy.array(middle[:2]) * scale + offset
-        box = (*map(float, corner_of_box), (middle[2] - middle[0]) * scale, (middle[3] - middle[1]) * scale)
+        left, top = map(float, numpy.array(middle[:2]) * scale + offset)
+        box = (left, top, (middle[2] - middle[0]) * scale, (middle[3] - middle[1]) * scale)
         parts = _placed(shares, own, picture.shape[:2], corner, side)
         return Face(box, (points * scale + offset).astype(numpy.float32), parts, score)
 
@@ -311,7 +311,7 @@ def aligned(
 
 
 @cache
-def _embedder_class() -> type:
+def _embedder_class() -> type[Any]:
     from diffusers import ConfigMixin, ModelMixin
     from diffusers.configuration_utils import register_to_config
     from torch import nn

@@ -45,7 +45,7 @@ def find_faces(picture: Picture) -> list[Face]:
     scale = min(1.0, WORK_SIDE / max(picture.shape[:2]))
     size = tuple(max(1, round(side * scale)) for side in picture.shape[1::-1])
     grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
-    small = cv2.resize(grey, size, interpolation=cv2.INTER_AREA) if scale < 1 else grey
+    small = numpy.asarray(cv2.resize(grey, size, interpolation=cv2.INTER_AREA) if scale < 1 else grey, numpy.uint8)
     for turn in TURNS:
         for padding in (0, round(0.1 * max(size))) if turn == 0 else (0,):
             lane.check()
@@ -67,7 +67,7 @@ def _look(grey: NDArray[numpy.uint8], turn: float, padding: int) -> list[Face]:
     least = max(24, math.ceil(max(grey.shape) * (LEAST_TURNED if turn else LEAST)))
     if least > min(height, width):
         return []
-    seen = _windows(wide, least)
+    seen = _windows(numpy.asarray(wide, numpy.uint8), least)
     mirrored = _windows(numpy.ascontiguousarray(wide[:, ::-1]), least) if len(seen) else seen
     if not len(seen) or not len(mirrored):
         return []
@@ -147,7 +147,8 @@ def _from_row(row: NDArray[numpy.float64], scale: float) -> geometry.Face:
     """YuNet's row: box, five points, score. Its first eye is the person's right one, which is left in the picture."""
     box, points = row[:4] / scale, row[4:14].reshape(5, 2) / scale
     marks = tuple((float(x), float(y)) for x, y in points)
-    return geometry.Face(tuple(map(float, box)), marks, float(row[14]), YUNET_NAME)
+    left, top, width, height = map(float, box)
+    return geometry.Face((left, top, width, height), marks, float(row[14]), YUNET_NAME)
 
 
 class PhotoEmbedder:

@@ -76,7 +76,7 @@ def depth(hidden: int = 64, layers: int = 6, heads: int = 4):
     """DepthAnythingForDepthEstimation with a small Dinov2 inside; its pictures are 168 x 126 (patches of 14)."""
     from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation, Dinov2Config
 
-    backbone = Dinov2Config(
+    backbone = Dinov2Config(  # type: ignore[call-arg]  # it takes out_indices, which its stub calls _out_indices
         hidden_size=hidden,
         num_hidden_layers=layers,
         num_attention_heads=heads,

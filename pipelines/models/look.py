@@ -22,7 +22,7 @@ Picture = NDArray[numpy.uint8]
 Mask = NDArray[numpy.bool_]
 Floats = NDArray[numpy.float32]
 
-LUMA = numpy.float32([0.299, 0.587, 0.114])
+LUMA = numpy.array([0.299, 0.587, 0.114], numpy.float32)
 SIDE = 512
 """Tones are measured at most at this long side."""
 TONE_ALL, TONE_MOST = 4.0, 11.0
@@ -47,7 +47,7 @@ CAST = 0.85
 """A channel's white, as a share of the strongest channel's, below which a picture may have a cast."""
 PALE_SKIN, PALE_REST, SKIN_COLOUR = 0.2, 0.45, 0.5
 """Saturation of skin and of the most coloured twentieth of the rest below which a picture is pale, and that of most people's skin."""
-SKIN = numpy.float32([1.0, 1 / 1.45, 1 / (1.45 * 1.35)])
+SKIN = numpy.array([1.0, 1 / 1.45, 1 / (1.45 * 1.35)], numpy.float32)
 """Mean colour of skin, light or dark, to a factor; of the rendered people's as of photographs'."""
 
 
@@ -66,11 +66,9 @@ def tone_of(picture: Picture, where: Mask | None = None) -> Floats | None:
     size = max(1, round(width * scale)), max(1, round(height * scale))
     small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA) if scale < 1 else picture
     seen = numpy.ones(small.shape[:2], bool) if where is None else ~masks.grow(masks.resized(~where, size), 4)
-    grain = grain_of(small, seen)
-    small = cv2.GaussianBlur(
-        small, (0, 0), 1.5 if grain is None or grain.deviation < GRAIN else 4.0
-    )  # grain is no colour
-    colours = small[seen].astype(numpy.float32)
+    grain = grain_of(numpy.asarray(small, numpy.uint8), seen)
+    wide = 1.5 if grain is None or grain.deviation < GRAIN else 4.0  # grain is no colour
+    colours = cv2.GaussianBlur(small, (0, 0), wide)[seen].astype(numpy.float32)
     if len(colours) < 100:
         return None
     low, high = numpy.percentile(colours @ LUMA, (0.5, 99.5))
@@ -126,8 +124,9 @@ def blur_of(picture: Picture, where: Mask) -> float | None:
     return float(numpy.sqrt(max(0.0, (4.0 - ratio**2 * 0.49) / (ratio**2 - 1))))
 
 
-def _slope(grey: Floats) -> Floats:
-    return cv2.magnitude(cv2.Sobel(grey, cv2.CV_32F, 1, 0, scale=1 / 8), cv2.Sobel(grey, cv2.CV_32F, 0, 1, scale=1 / 8))
+def _slope(grey: NDArray) -> Floats:
+    across, down = (cv2.Sobel(grey, cv2.CV_32F, *way, scale=1 / 8) for way in ((1, 0), (0, 1)))
+    return numpy.asarray(cv2.magnitude(across, down), numpy.float32)
 
 
 # --- grain -------------------------------------------------------------------------------------------------------

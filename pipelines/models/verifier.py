@@ -13,10 +13,11 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from diffusers import ConfigMixin, ModelMixin
-from diffusers.configuration_utils import register_to_config
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from pipelines.worlds.grammar import BACKDROPS, COLOURS, FINISHES, FLOORS, NO_FINISH, SHAPES, Request
@@ -57,7 +58,7 @@ HEADS: dict[str, tuple[str, ...]] = {
 left; "0 nearer" says which of the first two things stands nearer to the viewer."""
 
 
-class SceneVerifier(ModelMixin, ConfigMixin):
+class SceneVerifier(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers declares config_name twice
     """Backbone plus one linear read-out per head.
 
     Args:
@@ -74,13 +75,12 @@ class SceneVerifier(ModelMixin, ConfigMixin):
         from transformers import RegNetConfig, RegNetModel, ResNetConfig, ResNetModel
 
         widths = list(widths)
+        shape: dict[str, Any] = {"embedding_size": 24, "hidden_sizes": widths}
+        self.backbone: nn.Module
         if architecture == "resnet":
-            config = ResNetConfig(embedding_size=24, hidden_sizes=widths, depths=[1, 1, 1, 1], layer_type="basic")
-            self.backbone = ResNetModel(config)
+            self.backbone = ResNetModel(ResNetConfig(**shape, depths=[1, 1, 1, 1], layer_type="basic"))
         elif architecture == "regnet":
-            config = RegNetConfig(
-                embedding_size=24, hidden_sizes=widths, depths=[1, 2, 2, 1], groups_width=16, layer_type="x"
-            )
+            config = RegNetConfig(**shape, depths=[1, 2, 2, 1], groups_width=16, layer_type="x")
             self.backbone = RegNetModel(config)
         else:
             raise ValueError(f"architecture {architecture!r} is unknown: use 'resnet' or 'regnet'")
@@ -91,7 +91,7 @@ class SceneVerifier(ModelMixin, ConfigMixin):
 
     def features(self, images: Tensor) -> Tensor:
         """What the heads read from: (B, 192), also the space for Fréchet and kernel distances. Images in [0, 1]."""
-        size = (self.config.size, self.config.size)
+        size = (self.config["size"], self.config["size"])
         if images.shape[-2:] != size:
             images = nn.functional.interpolate(images, size, mode="bilinear", antialias=True)
         states = self.backbone(images * 4 - 2).last_hidden_state
@@ -240,13 +240,13 @@ def read_as_far(prompt: str, cut: int) -> tuple[Request | PortraitRequest, list[
     if len(things) < len(whole.things):  # floor and backdrop are what is said behind the last thing
         part = Request(things, part.relation)
         rest["number of objects"] = str(len(whole.things))
-    kept = {
+    agreed: dict[str, Any] = {
         name: getattr(part, name) if getattr(part, name) == getattr(whole, name) else None
         for name in ("relation", "floor", "backdrop")
     }
-    rest |= {"place of the objects": ASIDE[whole.relation]} if whole.relation and not kept["relation"] else {}
-    rest |= {name: getattr(whole, name) for name in ("floor", "backdrop") if getattr(whole, name) and not kept[name]}
-    return Request(things, **kept), _missed(rest)
+    rest |= {"place of the objects": ASIDE[whole.relation]} if whole.relation and not agreed["relation"] else {}
+    rest |= {name: getattr(whole, name) for name in ("floor", "backdrop") if getattr(whole, name) and not agreed[name]}
+    return Request(things, **agreed), _missed(rest)
 
 
 def _missed(wanted: Mapping[str, str]) -> list[Verdict]:

@@ -18,6 +18,7 @@ import math
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -171,7 +172,7 @@ def sample(seed: int, count: int | None = None) -> Scene:
     )
 
 
-def attributes(scene: Scene) -> dict[str, object]:
+def attributes(scene: Scene) -> dict[str, Any]:
     """What can be verified in a picture of ``scene``: the things from left to right, which of each pair of
     neighbours is clearly nearer (0 left, 1 right, None when they stand level), floor and backdrop."""
     solids = [scene.solids[i] for i in scene.left_to_right()]
@@ -302,6 +303,7 @@ def _hit(shape: int, origin: Tensor, direction: Tensor, size: Tensor, turn: Tens
             low, high = torch.minimum(first, second), torch.maximum(first, second)
             enter = low if enter is None else torch.maximum(enter, low)
             leave = high if leave is None else torch.minimum(leave, high)
+        assert enter is not None and leave is not None
         hit = enter <= leave
         return _nearest([(enter, hit), (leave, hit)])
     if name == "cylinder":
@@ -614,6 +616,7 @@ def _add_truth(result: Truth, packed: _Packed, height: int, width: int) -> None:
     normal, _, _ = _surface(packed, hits.point, hits.slot)
     subpixel = torch.zeros(height * width, dtype=torch.long, device=packed.device)
     _, hidden = _visibility(packed, hits.point + normal * 2e-3, subpixel, per_solid=True)
+    assert hidden is not None  # per solid it is measured
     flip = torch.tensor((1.0, -1.0, 1.0), dtype=FLOAT, device=packed.device).view(3, 1, 1)
     _, mirrored = _trace(packed, hits.point, direction * flip)
     on_floor = (hits.slot == -1) & ~hits.wall
@@ -676,8 +679,9 @@ def main() -> None:
     pictures = [render([sample(given.seed + i)], given.size).image[0] for i in range(3 * columns)]
     scene = replace(sample(given.seed + 1, 2), floor="marble")
     truth = render([scene], given.size, truth=True)
+    assert truth.depth is not None and truth.normals is not None
     near = (1.4 - truth.depth[0] / 10).clamp(0, 1).expand(3, -1, -1)
-    masks = [mask[0].float() for mask in (truth.instances, truth.shadows, truth.reflections)]
+    masks = [mask[0].float() for mask in (truth.instances, truth.shadows, truth.reflections) if mask is not None]
     row = [truth.image[0], near, truth.normals[0] / 2 + 0.5, *masks, render([scene.without(0)], given.size).image[0]]
     given.out.parent.mkdir(parents=True, exist_ok=True)
     save_image(make_grid(torch.stack(pictures + row), columns, padding=2, pad_value=1.0), given.out)

@@ -182,7 +182,8 @@ def held_out_questions(seed: int, n: int) -> list[str]:
     most = len(OPENINGS) * sum(map(len, TOPICS.values()))
     if not 0 <= n <= most:
         raise ValueError(f"{n} held-out questions were asked for but the language has {most}: ask for fewer.")
-    rng, found = random.Random(f"held-out {seed}"), {}
+    rng = random.Random(f"held-out {seed}")
+    found: dict[str, None] = {}
     # A kind with few subjects runs out, so the tail of a long list is filled from all that is left.
     for _ in range(4 * n):
         if len(found) == n:

@@ -131,16 +131,17 @@ class _Rays:
     head_direction: tuple[Tensor, Tensor, Tensor]
 
     def take(self, chosen: Tensor) -> _Rays:
-        if self.group.single:
-            origin = self.head_origin
-        else:
-            origin = tuple(axis[chosen] for axis in self.head_origin)
+        x, y, z = self.direction
+        head_x, head_y, head_z = self.head_direction
+        origin = self.head_origin
+        if not self.group.single:
+            origin = (origin[0][chosen], origin[1][chosen], origin[2][chosen])
         return _Rays(
             self.group,
             self.index[chosen],
-            tuple(axis[chosen] for axis in self.direction),
+            (x[chosen], y[chosen], z[chosen]),
             origin,
-            tuple(axis[chosen] for axis in self.head_direction),
+            (head_x[chosen], head_y[chosen], head_z[chosen]),
         )
 
     def points(self, t: Tensor) -> tuple[tuple, tuple]:
@@ -333,7 +334,8 @@ def _grid(count: int, height: int, width: int, step: int, device: torch.device) 
     index = torch.arange(count, device=device)
     shape = (count, len(rows), len(columns))
     spread = (index[:, None, None], rows[None, :, None], columns[None, None, :])
-    return tuple(axis.expand(shape).flatten() for axis in spread)
+    portrait, row, column = (axis.expand(shape).flatten() for axis in spread)
+    return portrait, row, column
 
 
 def _nearest_around(t: Tensor, radius: int) -> Tensor:
@@ -451,12 +453,12 @@ def _landmarks(group: _Group, count: int, size: tuple[int, int]) -> tuple[Tensor
         starts.append((2 * way[0] * one, 2 * way[1] * one - 0.15, 0.40 * one))
         ways.append((-way[0], -way[1], 0.0))
     start = torch.stack([torch.stack(axes, -1) for axes in starts], 1).reshape(-1, 3)
-    way = torch.tensor(ways, dtype=FLOAT, device=device).repeat(count, 1)
+    inwards = torch.tensor(ways, dtype=FLOAT, device=device).repeat(count, 1)
     t = torch.zeros(len(start), dtype=FLOAT, device=device)
     for _ in range(24):
-        x, y, z = (start + way * t[:, None]).unbind(1)
+        x, y, z = (start + inwards * t[:, None]).unbind(1)
         t = t + 0.9 * face(x, y, z, p, group.kinds)
-    x, y, z = (start + way * t[:, None]).unbind(1)
+    x, y, z = (start + inwards * t[:, None]).unbind(1)
     x, y, z = x - PIVOT[0], y - PIVOT[1], z - PIVOT[2]
     wx = p.r00 * x + p.r01 * y + p.r02 * z + PIVOT[0]
     wy = p.r10 * x + p.r11 * y + p.r12 * z + PIVOT[1] - CENTRE_Y
@@ -471,7 +473,7 @@ def _landmarks(group: _Group, count: int, size: tuple[int, int]) -> tuple[Tensor
 def _joined(drawn: list[PortraitTruth | None]) -> PortraitTruth:
     ones = [one for one in drawn if one is not None]
 
-    def cat(name: str) -> Tensor | None:
+    def cat(name: str) -> Any:
         first = getattr(ones[0], name)
         return None if first is None else torch.cat([getattr(one, name) for one in ones])
 

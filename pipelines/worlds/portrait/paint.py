@@ -48,10 +48,11 @@ def palette_of(portrait: Portrait) -> list[tuple[float, float, float]]:
     who, shot = portrait.identity, portrait.shot
     low = min(int(who.skin), len(SKIN_TONES) - 2)
     share = who.skin - low
-    skin = tuple(a + (b - a) * share for a, b in zip(SKIN_TONES[low], SKIN_TONES[low + 1], strict=True))
+    red, green, blue = (a + (b - a) * share for a, b in zip(SKIN_TONES[low], SKIN_TONES[low + 1], strict=True))
+    skin = (red, green, blue)
     hair = HAIR_RGB[who.hair_colour]
-    beard = tuple(0.92 * channel for channel in hair)
-    lip = (skin[0] * 0.84, skin[1] * 0.56, skin[2] * 0.56)
+    beard = (0.92 * hair[0], 0.92 * hair[1], 0.92 * hair[2])
+    lip = (red * 0.84, green * 0.56, blue * 0.56)
     eye = EYE_RGB[who.eye_colour]
     return [
         BACKGROUND_RGB[shot.background], skin, (0.97, 0.97, 0.97), hair, beard, FRAME_RGB, skin,

@@ -66,9 +66,9 @@ def rotation_of(shot: Shot) -> list[list[float]]:
     cy, sy = math.cos(shot.yaw), math.sin(shot.yaw)
     cp, sp = math.cos(shot.pitch), math.sin(shot.pitch)
     cr, sr = math.cos(shot.roll), math.sin(shot.roll)
-    yaw = [[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]]
-    pitch = [[1, 0, 0], [0, cp, -sp], [0, sp, cp]]
-    roll = [[cr, -sr, 0], [sr, cr, 0], [0, 0, 1]]
+    yaw: list[list[float]] = [[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]]
+    pitch: list[list[float]] = [[1, 0, 0], [0, cp, -sp], [0, sp, cp]]
+    roll: list[list[float]] = [[cr, -sr, 0], [sr, cr, 0], [0, 0, 1]]
     return _product(_product(yaw, pitch), roll)
 
 
