@@ -141,7 +141,7 @@ def _train(registry: Registry, model_set: str) -> None:
 
     def train_concept(session: str, **asked: Any) -> Iterator[Any]:
         settings = TrainSettings(model_set=model_set, **asked).validated()
-        settings.read()
+        settings.rows()
         for item in stream(train, registry, settings, limit_s=LIMIT_S):
             if isinstance(item, Result):
                 yield train_facts(item.value), concept_file(item.value.concept, session)[0][0]

@@ -197,7 +197,7 @@ def _training(part: Part, run: gr.Button, stop: gr.Button) -> None:
 
     def train_own(session, text, path, own, model, **values) -> Iterator[Any]:
         settings = settings_of(part, text, path, model or "", values)
-        check_examples(settings.read())
+        check_examples(settings.rows())
         yield {line: progress_line("Starting…", 0.0, "running")}
         began = time.monotonic()
 

@@ -207,7 +207,7 @@ def _history(number: int, value: Any) -> tuple[dict[str, str], ...]:
         return ()
     if isinstance(value, str):
         value = _json(value, number)
-    turns = value if isinstance(value, list | tuple) and len(value) <= TURNS_MAX else [None]
+    turns: Sequence[Any] = value if isinstance(value, list | tuple) and len(value) <= TURNS_MAX else [None]
     for turn in turns:
         if not isinstance(turn, dict) or not all(isinstance(turn.get(key), str) for key in ("role", "content")):
             raise ValueError(

@@ -42,7 +42,7 @@ def write_gguf(path: str | Path, concept: Concept, strength: float = 0.3, model:
     lengths = concept.weights.norm(dim=-1) if concept.norms is None else concept.norms
     rows = concept.unit() * lengths[:, None] * strength
     named = {f"direction.{n}": rows[n].float().cpu().contiguous() for n in range(1, concept.layers) if rows[n].any()}
-    facts = {
+    facts: dict[str, str | int] = {
         "general.architecture": "controlvector",
         "general.name": concept.name,
         "controlvector.model_hint": model,

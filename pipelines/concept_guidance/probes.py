@@ -89,7 +89,10 @@ def dim(
         length = direction.norm()
         direction = direction / length if length > _SMALL else torch.zeros_like(direction)
         slope, offset = _classifier(x @ direction, signs, weights)
-        rows.append(direction), means.append(centre), slopes.append(slope), offsets.append(offset)
+        rows.append(direction)
+        means.append(centre)
+        slopes.append(slope)
+        offsets.append(offset)
     return Fit("dim", _stack(rows), _stack(slopes), _stack(offsets), _stack(means))
 
 
@@ -127,7 +130,9 @@ def pca(
         slope, offset = _classifier(x @ direction, signs, weights)
         if repair_signs and slope < 0:
             direction, slope = -direction, -slope
-        rows.append(direction), slopes.append(slope), offsets.append(offset)
+        rows.append(direction)
+        slopes.append(slope)
+        offsets.append(offset)
     return Fit("pca", _stack(rows), _stack(slopes), _stack(offsets))
 
 

@@ -15,9 +15,10 @@ Imports torch at module level: for code that runs on the lane only.
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -122,7 +123,7 @@ def anatomy(model: nn.Module) -> Anatomy:
 
 
 def _text_config(model: nn.Module) -> Any:
-    config = model.config
+    config: Any = model.config
     return config.get_text_config(decoder=True) if hasattr(config, "get_text_config") else config
 
 
@@ -131,10 +132,11 @@ def _child(module: nn.Module, names: Sequence[str]) -> nn.Module | None:
     return next((part for part in found if isinstance(part, nn.Module)), None)
 
 
-def _children(modules: Sequence[nn.Module], names: Sequence[str]) -> tuple[nn.Module, ...]:
+def _children(modules: Iterable[nn.Module], names: Sequence[str]) -> tuple[nn.Module, ...]:
     """That child of every module; empty unless all have it."""
-    found = tuple(_child(module, names) for module in modules)
-    return () if any(part is None for part in found) else found  # type: ignore[return-value]
+    found = [_child(module, names) for module in modules]
+    there = tuple(part for part in found if part is not None)
+    return there if len(there) == len(found) else ()
 
 
 # ----------------------------------------------------------------------------------------- activations
@@ -157,7 +159,7 @@ def recorded(body: Anatomy, representations: Sequence[str]) -> Iterator[dict[str
         return x.reshape(*x.shape[:2], -1, body.width // body.heads) if name == "heads" else x
 
     with edited_outputs([module for found in modules.values() for module in found], keep):
-        yield {name: (lambda name=name: stacked(name)) for name in modules}
+        yield {name: functools.partial(stacked, name) for name in modules}
 
 
 @torch.inference_mode()
@@ -278,6 +280,7 @@ class Guide:
             edit.share = None if edit.share is None else edit.share[:, None].to(device)
             edit.raw = None if edit.raw is None else edit.raw[:, None].to(device)
             active = edit.rows
+            assert active is not None
             edit.rows = None if bool(active.all()) else active[:, None, None].to(device)
 
     def _add(self, push: Push, body: Anatomy) -> None:
@@ -305,6 +308,7 @@ class Guide:
             before = getattr(edit, name)
             vector = strengths[:, None] * unit[layer]
             setattr(edit, name, vector if before is None else before + vector)
+            assert edit.rows is not None
             edit.rows = edit.rows | (strengths != 0)
 
     @contextlib.contextmanager
@@ -422,9 +426,10 @@ def decode(
     """
     device, rows = _device(model), len(prompts)
     ids, mask = (part.to(device) for part in _padded_left(prompts, sampling.max_tokens))
-    longest, padded = ids.shape[1], not bool(mask.all())
-    places = (mask.cumsum(-1) - 1).clamp_min(0) if padded else None
-    options: dict[str, Any] = {"past_key_values": DynamicCache(config=model.config), "use_cache": True}
+    longest = ids.shape[1]
+    places = None if bool(mask.all()) else (mask.cumsum(-1) - 1).clamp_min(0)  # None: nothing is padded
+    config: Any = model.config
+    options: dict[str, Any] = {"past_key_values": DynamicCache(config=config), "use_cache": True}
     if "logits_to_keep" in inspect.signature(model.forward).parameters:
         options["logits_to_keep"] = 1
     noise = None
@@ -436,7 +441,7 @@ def decode(
         seen = 0
         for _ in range(sampling.max_tokens):
             upto = seen + ids.shape[1]
-            if padded:
+            if places is not None:
                 options |= {"attention_mask": mask[:, :upto], "position_ids": places[:, seen:upto]}
             logits = model(input_ids=ids, **options).logits[:, -1].float()
             seen = upto

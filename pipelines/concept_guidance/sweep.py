@@ -101,7 +101,7 @@ def _point(
     strength: float, texts: Sequence[str], verdicts: Sequence[float | Mapping[str, float | None]], cost: float
 ) -> SweepPoint:
     rows = [verdict if isinstance(verdict, Mapping) else {"score": float(verdict)} for verdict in verdicts]
-    values = {name: [float(row[name]) for row in rows if row[name] is not None] for name in rows[0]}
+    values = {name: [float(value) for row in rows if (value := row[name]) is not None] for name in rows[0]}
     scores = values.pop("score")
     spread = 1.96 * statistics.pstdev(scores) / math.sqrt(len(scores)) if scores else math.nan
     extras = {name: _mean(known) for name, known in values.items()}

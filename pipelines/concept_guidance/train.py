@@ -68,7 +68,7 @@ class TrainSettings(OfModel):
         made = super().validated()
         return replace(made, name=" ".join(made.name.split()))
 
-    def read(self) -> list[Example]:
+    def rows(self) -> list[Example]:
         """The examples, checked; errors as in :func:`pipelines.concept_guidance.examples.read_examples`."""
         if isinstance(self.examples, str | Path):
             return read_examples(self.examples)
@@ -97,7 +97,7 @@ def train(job: Job, registry: Registry, settings: TrainSettings) -> Trained:
     """Make a concept from labelled examples with a model of the registry; called on the lane's thread."""
     run = Run(job, registry, settings)
     settings = run.settings
-    examples = settings.read()
+    examples = settings.rows()
     check_examples(examples)
     chosen = language_model(settings.model_set, settings.model)
 
@@ -140,7 +140,7 @@ def train_concept(
     xs = activations(model, spans, settings.representation, on_batch=report)
     job.progress(0.9, "fitting")
     fit = _fit([xs[n] for n in training], [labels[n] for n in training], labels, settings, notices)
-    scores = (
+    train_accuracy, validation_accuracy = (
         tuple(accuracy([fit.predict(xs[n]) for n in side], [labels[n] for n in side]).tolist())
         for side in (training, held)
     )
@@ -160,7 +160,8 @@ def train_concept(
         fit.b,
         fit.mean,
         norms,
-        *scores,
+        train_accuracy,
+        validation_accuracy,
         facts,
     )
     share = sum(labels[n] for n in held) / len(held)
