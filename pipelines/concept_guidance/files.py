@@ -129,8 +129,9 @@ def _from_safetensors(path: Path, name: str) -> Concept:
         )
         weights, a = weights * turned[:, None], a.abs()
     name, place = facts.pop("name", None) or name, facts.pop("representation", "pre-attn")
-    accuracies = [tuple(facts.pop(f"{side}_accuracy", ())) for side in ("train", "validation")]
-    return Concept(name, weights, probe, place, a, b, tensors.get("mean"), norms, *accuracies, facts, tuple(notices))
+    train, validation = (tuple(facts.pop(f"{side}_accuracy", ())) for side in ("train", "validation"))
+    mean = tensors.get("mean")
+    return Concept(name, weights, probe, place, a, b, mean, norms, train, validation, facts, tuple(notices))
 
 
 def infer_probe(weights: Tensor, a: Tensor | None) -> str:

@@ -288,7 +288,12 @@ def measure(
 
     sampling = Sampling(settings.temperature, 0.95, settings.max_tokens, settings.seed)
     asked, fixed = questions(settings), references(settings.model_set)
-    how = {"strengths": settings.strengths, "layers": settings.layers, "sampling": sampling, "batch": batch}
+    how: dict[str, Any] = {
+        "strengths": settings.strengths,
+        "layers": settings.layers,
+        "sampling": sampling,
+        "batch": batch,
+    }
     return sweep(job, model, tokenizer, concept, asked, fixed, judge, on_point=on_point, **how)
 
 
