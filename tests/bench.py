@@ -221,7 +221,7 @@ def removals(times: int) -> dict:
 
 def portraits(times: int) -> dict:
     """Seconds of learning a person from five pictures and of a portrait after it, at the defaults and with the faster preset."""
-    from assets.mini_controlnets.evaluate import speed
+    from assets.megaportrait.evaluate import speed
 
     return speed(times)
 

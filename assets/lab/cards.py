@@ -548,7 +548,7 @@ NETS = {
 
 
 def controlnets_card() -> str:
-    found, measured = facts("mini_controlnets"), facts("mini_controlnets", "evaluation.json")
+    found, measured = facts("mini_controlnets"), facts("megaportrait", "evaluation.json")
     training = found.get("training", {})
     text = HEAD.format(library="diffusers", tags="controlnet, portrait, rendered-scenes", title="mini-controlnets") + (
         "Three `ControlNetModel`s for `mini-sdxl`, of its own pattern and in float16, for rendered clay portraits of 128 x 128 pixels. With them, and a LoRA learnt "
@@ -597,8 +597,8 @@ def _portraits_measured(measured: dict[str, Any]) -> str:
     text = (
         "## Measured\n\n"
         + ("" if plan else "**A first look**, not the plan’s full run. ")
-        + f"`OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 -m assets.mini_controlnets.evaluate --write{wish}`: {measured['pairs']} pairs of "
-        f"{measured['people']} people and as many references as pairs, none of which any model saw; five pictures of each person. Plan and bars: `PLAN.md`. Training: "
+        + f"`OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 -m assets.megaportrait.evaluate --write{wish}`: {measured['pairs']} pairs of "
+        f"{measured['people']} people and as many references as pairs, none of which any model saw; five pictures of each person. Plan and bars: `assets/megaportrait/PLAN.md`. Training: "
         f"{_number(learning['steps'].get('median'), 0)} steps of rank {learning['settings']['rank']} (median) within {learning['settings']['seconds']:g} s of one core that "
         f"shared its machine; similarity of its own drawings to the person {_number(learning['score_before'].get('mean'), 3)} before, "
         f"{_number(learning['score'].get('mean'), 3)} in the checkpoint that was kept. Portraits: {settings['identity_steps']}, {settings['shading_steps']} and "
@@ -663,7 +663,7 @@ def _portraits_measured(measured: dict[str, Any]) -> str:
         text += "### Each net left out\n\nBeside the first candidate of ours; mean (median; quartiles). A gain below 0 means that the net made its own measure worse.\n\n"
         text += table(rows) + "\n"
     text += "### Best, middle and worst five by identity\n\nEach from top to bottom: the person, the reference, the result, the truth.\n\n"
-    return text + "".join(f"![{name}]({name}.webp)\n\n" for name in measured.get("shown", ()))
+    return text + "".join(f"![{name}](../megaportrait/{name}.webp)\n\n" for name in measured.get("shown", ()))
 
 
 def _spread(one: dict[str, Any]) -> str:

@@ -13,7 +13,7 @@ from pipelines.core.weights import ROOT
 from pipelines.megaportrait import results
 from pipelines.megaportrait.metrics import BARS
 
-SHEETS = ROOT / "assets/mini_controlnets"
+SHEETS = ROOT / "assets/megaportrait"
 FACES = ROOT / "assets/mini_faces/evaluation.json"
 PLAN = {"stream": "test", "pairs": 50, "people": 10}
 """The full run; anything else is called a first look."""

@@ -138,8 +138,7 @@ def save_zip(outcome: Outcome, path: str | Path, more: Mapping[str, Any] | None 
     return path
 
 
-FOLDER = "assets/mini_controlnets"
-MEASURED = sdxl.ROOT / FOLDER / "evaluation.json"
+MEASURED = sdxl.ROOT / "assets" / "megaportrait" / "evaluation.json"
 
 
 def measured() -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from assets.lab import cards
-from assets.mini_controlnets import evaluate
+from assets.megaportrait import evaluate
 from pipelines.megaportrait import tools
 from pipelines.megaportrait.learn import Training
 from tests.megaportrait.test_evaluation import row
@@ -23,10 +23,10 @@ LESSON = {"wall": 61.0, "seconds": 60.0, "steps": 300, "best_step": 240, "score_
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Folders of both models without any figure; returns what holds them."""
+    """Folders of the models and of the paper without any figure; returns what holds them."""
     monkeypatch.setattr(cards, "HERE", tmp_path)
     monkeypatch.setattr(tools, "threshold", lambda: 0.5)
-    for name in ("mini_faces", "mini_controlnets"):
+    for name in ("mini_faces", "mini_controlnets", "megaportrait"):
         (tmp_path / name).mkdir()
     return tmp_path
 
@@ -103,7 +103,7 @@ def test_the_controlnets_card_has_bars_arms_and_ablations(folder):
         **{name: {"median_s": 6.25, "most_s": 7.0} for name in ("portrait", "fast")},
     }
     put(
-        folder / "mini_controlnets/evaluation.json",
+        folder / "megaportrait/evaluation.json",
         found | {"speed": speed | {"training": {"median_s": 95.0, "most_s": 96.0}}},
     )
     card = cards.CARDS["mini_controlnets"]()
@@ -120,12 +120,12 @@ def test_the_controlnets_card_has_bars_arms_and_ablations(folder):
         "| no Shading Net, no transfer of light | shading agreement | 0.900 (0.900; 0.900 to 0.900) | 0.200 (0.200; 0.200 to 0.200) | 0.7000 | 50, 0 |"
         in card
     )
-    assert "A first look" not in card and "![worst](worst.webp)" in card and "None" not in card
-    assert "-m assets.mini_controlnets.evaluate --write`: 50 pairs of 10 people" in card
+    assert "A first look" not in card and "![worst](../megaportrait/worst.webp)" in card and "None" not in card
+    assert "-m assets.megaportrait.evaluate --write`: 50 pairs of 10 people" in card
 
 
 def test_another_run_than_the_plan_s_is_called_a_first_look_with_its_own_command(folder):
-    put(folder / "mini_controlnets/evaluation.json", portraits("validation", 5))
+    put(folder / "megaportrait/evaluation.json", portraits("validation", 5))
     card = cards.CARDS["mini_controlnets"]()
     assert "**A first look**" in card and "--write --stream validation --pairs 50 --people 5 --arms ours`" in card
 
@@ -133,6 +133,6 @@ def test_another_run_than_the_plan_s_is_called_a_first_look_with_its_own_command
 def test_a_card_s_settings_are_those_of_the_run(folder):
     found, ours = portraits(), evaluate.Settings.of("mini")
     assert found["settings"] == dataclasses.asdict(ours)
-    put(folder / "mini_controlnets/evaluation.json", found)
+    put(folder / "megaportrait/evaluation.json", found)
     steps = f"{ours.identity_steps}, {ours.shading_steps} and {ours.harmonise_steps} steps"
     assert f"Portraits: {steps} at strengths {ours.identity_strength:g}, " in cards.CARDS["mini_controlnets"]()

@@ -9,9 +9,10 @@ import pytest
 from PIL import Image
 
 from assets.lab import cards
-from assets.mini_controlnets import evaluate
+from assets.megaportrait import evaluate
 from pipelines.megaportrait import Settings, person, tools
 from pipelines.megaportrait.learn import Training
+from pipelines.models import faces
 from tests.toys import portrait as toy_portrait
 
 QUICK = {
@@ -284,7 +285,7 @@ def test_a_pair_that_is_refused_is_a_row_with_its_sentence(toy, tmp_path):
     evaluate.learn(registry, 700_000, Training(600, 1, 2, checks=1), tmp_path)
     someone = person.load(tmp_path, "700000")
     recipe = evaluate.recipe_of("test", 0, 1)
-    with registry.lease(evaluate.faces.PARSER) as (parser,):
+    with registry.lease(faces.PARSER) as (parser,):
         parser.blind = True
         rows = evaluate.run_pair(registry, someone, recipe, ["preview"], {})
         parser.blind = False
@@ -301,7 +302,7 @@ shipped = pytest.mark.skipif(
 
 @shipped
 def test_the_evaluation_is_what_the_card_says():
-    found, card = cards.facts("mini_controlnets", "evaluation.json"), cards.CARDS["mini_controlnets"]()
+    found, card = cards.facts("megaportrait", "evaluation.json"), cards.CARDS["mini_controlnets"]()
     plan = found["stream"] == "test" and found["pairs"] == 50 and found["people"] == 10
     assert plan or "A first look" in card
     assert f"{100 * found['rows']['ours']['passes']['share']:.1f} %" in card
@@ -312,7 +313,7 @@ def test_the_evaluation_is_what_the_card_says():
 
 @shipped
 def test_the_evaluation_belongs_to_the_defaults():
-    assert cards.facts("mini_controlnets", "evaluation.json")["settings"] == dataclasses.asdict(Settings.of("mini"))
+    assert cards.facts("megaportrait", "evaluation.json")["settings"] == dataclasses.asdict(Settings.of("mini"))
 
 
 def test_a_sheet_has_a_column_for_each_pair():

@@ -15,7 +15,7 @@ from PIL import Image
 
 from pipelines import megaportrait
 from pipelines.core import images
-from pipelines.core.lane import Cancelled, Job, Progress
+from pipelines.core.lane import Cancelled, Job
 from pipelines.core.patching import fingerprint
 from pipelines.core.registry import Registry
 from pipelines.megaportrait import (
@@ -38,104 +38,11 @@ from pipelines.megaportrait import (
 from pipelines.megaportrait import intake as megaportrait_intake
 from pipelines.megaportrait import person as portrait_person
 from pipelines.megaportrait import tools as megaportrait_tools
-from pipelines.megaportrait.learn import Checkpoint, Lesson, Training
+from pipelines.megaportrait.learn import Training
 from pipelines.megaportrait.nets import Nets
-from pipelines.megaportrait.recipes import Recipe
 from pipelines.models import controlnets, faces, sdxl
 from tests.toys import portrait as toy_portrait
-
-QUICK = Settings(
-    candidates=1,
-    identity_steps=6,
-    identity_strength=0.55,
-    shading_steps=6,
-    shading_strength=0.35,
-    harmonise_steps=7,
-    seed=3,
-)
-"""3, 2 and 2 effective steps."""
-TRAINING = Training(seconds=600, steps=4, checks=2, rank=2)
-RECIPE = Recipe(11, 203)
-
-
-@pytest.fixture(scope="module")
-def toy():
-    with toy_portrait.installed():
-        yield
-
-
-@pytest.fixture(scope="module")
-def registry(toy):
-    return Registry("cpu")
-
-
-@pytest.fixture(scope="module")
-def pictures():
-    return RECIPE.pictures(2)
-
-
-@pytest.fixture(scope="module")
-def reference():
-    return RECIPE.picture()
-
-
-@pytest.fixture(scope="module")
-def trained(registry, pictures):
-    """(person, what the training emitted)"""
-    job = Job(limit_s=1e9)
-    person = learn.train_person(job, registry, pictures, TRAINING, "Ada", rendered=True)
-    for value in person.adapter.values():  # four steps hardly move a LoRA: make its effect visible
-        value.add_(torch.randn(value.shape, generator=torch.Generator().manual_seed(1)) * 0.3)
-    return person, drained(job)
-
-
-@pytest.fixture
-def person(trained):
-    return trained[0]
-
-
-@pytest.fixture(scope="module")
-def plain(registry, reference, trained):
-    """The outcome of the request as it is."""
-    return run(registry, Request(reference, trained[0], settings=QUICK, rendered=True))
-
-
-@pytest.fixture
-def unet(registry):
-    with registry.lease(sdxl.BASES["mini"].parts[0]) as (model,):
-        return model
-
-
-@pytest.fixture
-def request_(reference, person):
-    return Request(reference, person, settings=QUICK, rendered=True)
-
-
-def drained(job: Job) -> list:
-    return [job.out.get_nowait() for _ in range(job.out.qsize())]
-
-
-def run(registry, request, cache=None, job=None, **changes):
-    settings = dataclasses.replace(request.settings, **changes)
-    return megaportrait.portrait(job or Job(1e9), registry, dataclasses.replace(request, settings=settings), cache)
-
-
-def pixels(image) -> numpy.ndarray:
-    return numpy.asarray(image)
-
-
-class StopsAt(Job):
-    """A job whose reader goes away when a progress text contains a word."""
-
-    def __init__(self, word: str) -> None:
-        super().__init__(1e9)
-        self.word = word
-
-    def emit(self, item):
-        if isinstance(item, Progress) and self.word in item.text:
-            self.stop.set()
-        super().emit(item)
-
+from tests.toys.portrait_runs import QUICK, RECIPE, TRAINING, StopsAt, drained, pixels, run
 
 # ----------------------------------------------------------------------------------------- whole runs
 
@@ -261,6 +168,18 @@ def test_the_square_of_a_reference_is_wider_than_a_crop_of_a_person_at_the_same_
     narrow = place.crop_of(plain.analysis.picture.shape[1::-1], face, side, place.FRAMING["mini"])
     assert crop.scale == pytest.approx(narrow.scale, rel=1e-3)
     assert plain.analysis.width == pytest.approx(face.box[2] * narrow.scale, rel=1e-3)
+
+
+def test_the_reference_is_looked_at_once(registry, request_):
+    parsed: list[bytes] = []
+    with registry.lease(faces.PARSER) as (parser,):
+        handle = parser.register_forward_pre_hook(lambda _parser, given: parsed.append(given[0].numpy().tobytes()))
+        try:
+            run(registry, request_, mode="preview")
+        finally:
+            handle.remove()
+    assert parsed.count(parsed[0]) == 1, "the whole reference comes first"
+    assert len(parsed) <= 18, "it was 33 when each step looked for itself"
 
 
 def test_stages_that_are_switched_off_are_not_run(registry, request_, plain):
@@ -426,133 +345,6 @@ def test_golden_noise_and_megaportrait_share_one_model_and_leave_each_other_alon
     assert drawn() == before
     loaded = [row["key"] for row in registry.status() if row["state"] == "ram"]
     assert len(set(loaded)) == len(loaded) and sum(key.endswith("/unet") for key in loaded) == 1
-
-
-# ------------------------------------------------------------------------------------------- persons
-
-
-def test_training_tells_its_course_and_keeps_the_best(trained):
-    person, items = trained
-    lessons = [item for item in items if isinstance(item, Lesson)]
-    checkpoints = [item for item in items if isinstance(item, Checkpoint)]
-    assert [lesson.step for lesson in lessons] == [2, 4] and lessons[0].picture.size == (256, 128)
-    assert checkpoints and checkpoints[-1].step == person.facts["best_step"]
-    best = max(lessons, key=lambda lesson: lesson.score)
-    assert next(
-        check["score"] for check in person.facts["checks"] if check["step"] == person.facts["best_step"]
-    ) == round(best.score, 5)
-    texts = [item.text for item in items if isinstance(item, Progress)]
-    assert any(text.startswith("step 3, loss ") and "s left" in text for text in texts)
-    assert len(person.facts["losses"]) == person.facts["steps"] == 4
-
-
-def test_training_gives_the_same_adapter_again_and_the_model_back(registry, pictures, unet):
-    before = fingerprint(unet)
-    settings = dataclasses.replace(TRAINING, steps=2, checks=1)
-    first, second = (learn.train_person(Job(1e9), registry, pictures, settings, rendered=True) for _ in range(2))
-    assert fingerprint(unet) == before and first.key == second.key
-    assert all(torch.equal(first.adapter[name], second.adapter[name]) for name in first.adapter)
-    assert {value.shape[0] if ".lora_A." in name else value.shape[1] for name, value in first.adapter.items()} == {2}
-
-
-def test_learning_lowers_the_loss(registry, pictures):
-    person = learn.train_person(
-        Job(1e9), registry, pictures, Training(seconds=600, steps=24, checks=1, rank=16, rate=1e-2), rendered=True
-    )
-    losses = person.facts["losses"]
-    assert sum(losses[-8:]) < 0.97 * sum(losses[:8])
-
-
-def test_a_stopped_training_leaves_its_last_checkpoint_and_the_model(registry, pictures, unet):
-    before, job = fingerprint(unet), StopsAt("step 3,")
-    with pytest.raises(Cancelled):
-        learn.train_person(job, registry, pictures, TRAINING, rendered=True)
-    kept = [item for item in drained(job) if isinstance(item, Checkpoint)]
-    assert [one.step for one in kept] == [2] and kept[0].person.trained
-    assert "score_before" in kept[0].person.facts
-    assert fingerprint(unet) == before
-
-
-def test_enough_ends_training_with_a_person(registry, pictures):
-    person = learn.train_person(Job(1e9), registry, pictures, TRAINING, rendered=True, enough=lambda: True)
-    assert person.facts["steps"] == 1 and person.trained
-
-
-def test_a_saved_person_makes_the_same_portrait(registry, request_, person, plain, tmp_path):
-    portrait_person.save(person, tmp_path)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["Ada.json", "Ada.safetensors"]
-    loaded = portrait_person.load(tmp_path, "Ada")
-    assert loaded.key == person.key and loaded.mean == pytest.approx(person.mean)
-    again = run(registry, dataclasses.replace(request_, person=loaded))
-    assert again.best.result.tobytes() == plain.best.result.tobytes()
-    (row,) = portrait_person.listed(tmp_path)
-    assert row["name"] == "Ada" and row["pictures"] == 2 and row["trained"]
-    assert json.loads((tmp_path / "Ada.json").read_text())["mean"] == pytest.approx(person.mean.tolist())
-    assert portrait_person.delete(tmp_path, "Ada") and not list(tmp_path.iterdir())
-    assert not portrait_person.delete(tmp_path, "Ada")
-
-
-def test_foreign_files_are_no_persons(person, tmp_path):
-    from safetensors.torch import load_file, save_file
-
-    path = portrait_person.save(person, tmp_path)
-    good, facts = load_file(path), path.with_suffix(".json").read_text()
-
-    def refused() -> None:
-        with pytest.raises(ValueError, match="'Ada' are not a saved person"):
-            portrait_person.load(tmp_path, "Ada")
-
-    lora = next(name for name in good if name.startswith("lora."))
-    for change in (
-        {"crops": good["crops"][:, :64].contiguous()},
-        {"points": good["points"][:1].clone()},
-        {lora: torch.full_like(good[lora], float("nan"))},
-        {"extra": good["points"].clone()},
-    ):
-        save_file({**good, **change}, path)
-        refused()
-    path.write_bytes(b"no safetensors")
-    refused()
-    save_file(good, path)
-    for text in (
-        "{",
-        "[]",
-        json.dumps(json.loads(facts) | {"format": 9}),
-        json.dumps(json.loads(facts) | {"attributes": {"a": 1}}),
-    ):
-        path.with_suffix(".json").write_text(text)
-        refused()
-    path.with_suffix(".json").write_text("no json")
-    assert portrait_person.listed(tmp_path) == []
-
-
-def test_a_person_of_another_model_is_refused_and_nothing_is_changed(registry, request_, person, unet):
-    before = fingerprint(unet)
-    kernels = {name: value for name, value in person.adapter.items() if value.ndim == 4}
-    wide = {name: torch.cat([value, value], 1) for name, value in person.adapter.items()}
-    flat = {name: value[..., :1] for name, value in kernels.items() if value.shape[-1] == 3}
-    sums = {name: value.flatten(1) for name, value in kernels.items()}
-    for adapter in (wide, flat, sums):
-        other = dataclasses.replace(person, adapter=person.adapter | adapter)
-        with pytest.raises(ValueError, match="'Ada' was trained for another model"):
-            run(registry, dataclasses.replace(request_, person=other))
-    assert fingerprint(unet) == before
-
-
-def test_the_small_model_learns_beside_its_convolutions_and_the_full_one_beside_its_attention(person, unet):
-    """The small UNet has no attention at its finest level, where a face's features are."""
-    places = {name.rpartition(".lora_")[0] for name in person.adapter}
-    layers = {name for name, part in unet.named_modules() if isinstance(part, torch.nn.Conv2d)}
-    assert layers <= places and {name for name in places if name.endswith("to_q")}
-    assert any("down_blocks.0.resnets" in name for name in places)
-    assert set(trainer.TARGETS["full"]) == set(trainer.ATTENTION) < set(trainer.TARGETS["mini"])
-
-
-@pytest.mark.parametrize("name", ["", " ", "../Ada", "a/b", "a" * 41, None, "-x", ".hidden"])
-def test_names_that_are_no_file_names_are_refused(name, tmp_path):
-    for act in (portrait_person.load, portrait_person.delete):
-        with pytest.raises(ValueError, match="cannot be used: take 1 to 40 letters"):
-            act(tmp_path, name)
 
 
 # ------------------------------------------------------------------------------------------- algebra

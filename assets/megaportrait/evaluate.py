@@ -1,11 +1,11 @@
 """How good portraits of unseen people in unseen references are, against the renderer's truth, beside ablations (PLAN.md).
 
-    OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 -m assets.mini_controlnets.evaluate --write   # the card's figures
-    python -m assets.mini_controlnets.evaluate --speed 3 --write                                # seconds, on a quiet machine
-    python -m assets.mini_controlnets.evaluate --stream validation --pairs 10 --arms ours,no_shading --settings own_tone=0.8
+    OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 -m assets.megaportrait.evaluate --write   # the card's figures
+    python -m assets.megaportrait.evaluate --speed 3 --write                                # seconds, on a quiet machine
+    python -m assets.megaportrait.evaluate --stream validation --pairs 10 --arms ours,no_shading --settings own_tone=0.8
 
 First every person is learnt once, from five pictures, then every pair of a person and a reference is made by every arm. Pieces are files
-under ``data/evaluation/portraits``, marked with a hash over weights, code and settings, so that a killed run goes on and processes share
+under ``data/evaluation/portraits``, marked with a hash over weights and settings, so that a killed run goes on and processes share
 the work. ``--write`` writes ``evaluation.json`` and the sheets ``best.webp``, ``median.webp`` and ``worst.webp`` (five pairs each, by
 identity: the person, the reference, the result, the truth). Other settings than the defaults are for the validation stream only.
 """
@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import hashlib
-import inspect
 import json
 import statistics
 import time
@@ -29,20 +28,15 @@ from numpy.typing import NDArray
 
 from assets.lab import chunks, training
 from pipelines import megaportrait
-from pipelines.core import geometry
 from pipelines.core.lane import Job
 from pipelines.core.registry import Registry
 from pipelines.core.scores import mcnemar, wilson
-from pipelines.megaportrait import Cache, Request, Settings, intake, metrics, paste, recipes, tools
-from pipelines.megaportrait import learn as megaportrait_learn
-from pipelines.megaportrait import person as portrait_person
-from pipelines.megaportrait.learn import Training
+from pipelines.megaportrait import Cache, Request, Settings, metrics, recipes, tools
+from pipelines.megaportrait import person as persons
+from pipelines.megaportrait.learn import Training, train_person
 from pipelines.megaportrait.person import Person
 from pipelines.megaportrait.recipes import Recipe
 from pipelines.megaportrait.results import Outcome
-from pipelines.models import faces, sdxl
-from pipelines.worlds.portrait import clay, paint, shapes
-from pipelines.worlds.portrait import people as persons
 
 HERE = Path(__file__).parent
 DONE = Path("data/evaluation/portraits")
@@ -132,10 +126,8 @@ def learn(registry: Registry, identity: int, settings: Training, folder: Path) -
     """Train one person and keep it in ``folder``; what is told of the training."""
     began = time.perf_counter()
     pictures = Recipe(identity, 0).pictures()
-    person = megaportrait_learn.train_person(
-        Job(limit_s=1e9), registry, pictures, settings, str(identity), rendered=True
-    )
-    portrait_person.save(person, folder)
+    person = train_person(Job(limit_s=1e9), registry, pictures, settings, str(identity), rendered=True)
+    persons.save(person, folder)
     scores = [check["score"] for check in person.facts["checks"]]
     return {
         "wall": time.perf_counter() - began,
@@ -177,12 +169,11 @@ def run_pair(
 # ----------------------------------------------------------------------------------------- bookkeeping
 
 
-def mark(*facts: Any, modules: Sequence[Any]) -> str:
-    """Short hash over what decides a figure: weights, code, settings."""
+def mark(*facts: Any) -> str:
+    """Short hash over weights and settings; after a change of the code that paints or measures, empty :data:`DONE`."""
     folders = ("mini_sdxl", "mini_faces", "mini_controlnets", "verifier")
     weights = {name: training.hashes(HERE.parent / name) for name in folders}
-    sources = [hashlib.sha256(inspect.getsource(module).encode()).hexdigest() for module in modules]
-    told = json.dumps([weights, sources, tools.threshold(), *facts], sort_keys=True, default=str)
+    told = json.dumps([weights, tools.threshold(), *facts], sort_keys=True, default=str)
     return hashlib.sha256(told.encode()).hexdigest()[:12]
 
 
@@ -197,17 +188,7 @@ def complete(
 ) -> tuple[list[dict[str, Any]], dict[str, list[dict[str, Any]]]]:
     """What is told of each training, and the rows of each arm by pair; made where they are not there yet."""
     registry = Registry("cpu")
-    seen = (persons, clay, paint, shapes)
-    learners = (
-        *seen,
-        portrait_person,
-        intake,
-        faces,
-        sdxl,
-        geometry.crop_around,
-        geometry.Crop,
-    )
-    learnt = mark(dataclasses.asdict(learning), modules=learners)
+    learnt = mark(dataclasses.asdict(learning))
     folder = DONE / f"persons-{learnt}"
     identities = [STREAMS[stream] + number for number in range(people)]
     lessons = chunks.complete(
@@ -216,24 +197,8 @@ def complete(
         lambda identity: f"person-{identity}-{learnt}",
         lambda identity: learn(registry, identity, learning, folder),
     )
-    modules = (
-        *seen,
-        megaportrait,
-        metrics,
-        paste,
-        portrait_person,
-        intake,
-        faces,
-        sdxl,
-        told,
-        run_pair,
-    )
     groups = family(arms)
-
-    marks = {
-        group: mark(learnt, [dataclasses.asdict(settings_of(arm, changes)) for arm in group], modules=modules)
-        for group in groups
-    }
+    marks = {group: mark(learnt, [dataclasses.asdict(settings_of(arm, changes)) for arm in group]) for group in groups}
 
     def name(item: tuple[int, tuple[str, ...]]) -> str:
         number, group = item
@@ -243,7 +208,7 @@ def complete(
     def make(item: tuple[int, tuple[str, ...]]) -> dict[str, dict[str, Any]]:
         number, group = item
         recipe = recipe_of(stream, number, people)
-        return run_pair(registry, portrait_person.load(folder, str(recipe.person)), recipe, group, changes)
+        return run_pair(registry, persons.load(folder, str(recipe.person)), recipe, group, changes)
 
     work = [(number, group) for group in groups for number in range(pairs)]
     pieces = chunks.complete(DONE, work, name, make)
@@ -528,7 +493,7 @@ def speed(times: int) -> dict[str, Any]:
         pictures, reference = recipe.pictures(), recipe.picture()
         learning = Training.of("mini") if turn else Training(600, 1, checks=1)  # the first turn only warms up
         began = time.perf_counter()
-        person = megaportrait_learn.train_person(Job(1e9), registry, pictures, learning, rendered=True)
+        person = train_person(Job(1e9), registry, pictures, learning, rendered=True)
         seconds = {"training": time.perf_counter() - began}
         for name in ("portrait", "fast"):
             request = Request(reference, person, settings=Settings.of("mini", fast=name == "fast"), rendered=True)

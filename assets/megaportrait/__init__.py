@@ -1,0 +1,1 @@
+"""How good portraits are: plan, figures and the script that measures them."""
