@@ -9,6 +9,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from diffusers import AutoencoderTiny, FluxTransformer2DModel
+from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation, Dinov2Config
+
 WIDTH, HEIGHT = 192, 128
 HEADS, HEAD_WIDTH = 6, 32
 TEXT_WIDTH, TOKENS = 64, 8
@@ -36,8 +39,6 @@ TARGETS = (
 def vae(width: int = 32, blocks: tuple[int, ...] = (1, 3, 3, 3)):
     """AutoencoderTiny, factor 8, 16 channels: without normalisation layers it learns from crops, and a strip of panels is
     encoded almost as its panels are."""
-    from diffusers import AutoencoderTiny
-
     return AutoencoderTiny(
         latent_channels=16,
         encoder_block_out_channels=(width,) * 4,
@@ -50,8 +51,6 @@ def vae(width: int = 32, blocks: tuple[int, ...] = (1, 3, 3, 3)):
 
 def transformer(heads: int = HEADS, double: int = 3, single: int = 1):
     """FluxTransformer2DModel. Most blocks are double ones, because the published adapters reach only these fully."""
-    from diffusers import FluxTransformer2DModel
-
     return FluxTransformer2DModel(
         patch_size=1,
         in_channels=384,
@@ -74,8 +73,6 @@ def scheduler() -> dict[str, Any]:
 
 def depth(hidden: int = 64, layers: int = 6, heads: int = 4):
     """DepthAnythingForDepthEstimation with a small Dinov2 inside; its pictures are 168 x 126 (patches of 14)."""
-    from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation, Dinov2Config
-
     backbone = Dinov2Config(  # type: ignore[call-arg]  # it takes out_indices, which its stub calls _out_indices
         hidden_size=hidden,
         num_hidden_layers=layers,
