@@ -15,10 +15,9 @@ from demos.megaportrait.people import HELD_OUT, Chosen, Reference
 from demos.megaportrait.shown import SIDE
 from pipelines.core import images
 from pipelines.megaportrait import Settings
-from pipelines.megaportrait import results as megaportrait_results
 from pipelines.megaportrait.paste import Picture
 from pipelines.megaportrait.recipes import Recipe
-from pipelines.megaportrait.results import Outcome
+from pipelines.megaportrait.results import TAB, Outcome, facts, save_zip
 
 SLUG = "megaportrait"
 
@@ -82,14 +81,14 @@ def write(
                 **where,
             }
             path = folder / f"{SLUG}_{one.seed}.png"
-            results.append(str(images.save_png(one.result, path, record, tab=megaportrait_results.TAB, models=models)))
+            results.append(str(images.save_png(one.result, path, record, tab=TAB, models=models)))
         before = folder / "reference.png"
         (outcome.layered or Image.fromarray(outcome.analysis.picture)).save(before, compress_level=1)
         more = {"recipe": recipe, **where}
         stem = f"{SLUG}_{outcome.settings.seed}"
         manifest = folder / f"{stem}_manifest.json"
-        manifest.write_text(json.dumps({**megaportrait_results.facts(outcome), **more}, indent=1))
-        everything = megaportrait_results.save_zip(outcome, folder / f"{stem}.zip", more)
+        manifest.write_text(json.dumps({**facts(outcome), **more}, indent=1))
+        everything = save_zip(outcome, folder / f"{stem}.zip", more)
         return Shown(
             seen_of(outcome), chosen, reference, face, box, str(before), tuple(results), str(everything), str(manifest)
         )
@@ -163,7 +162,7 @@ def settings_inside(path: str | Path) -> Inside:
     Raises:
         ValueError: it is no such PNG, or what it claims is out of bounds.
     """
-    found = images.read_settings(path, tab=megaportrait_results.TAB)["settings"]
+    found = images.read_settings(path, tab=TAB)["settings"]
     names = {field.name for field in dataclasses.fields(Settings)}
     settings = Settings(**{name: value for name, value in found.items() if name in names}).validated()
     recipe = None if found.get("recipe") is None else _recipe_inside(found["recipe"])

@@ -21,9 +21,8 @@ from PIL import Image
 from pipelines.core import asset_files, images, limits, saving, troubles
 from pipelines.core.archives import Archive, open_archive
 from pipelines.core.weights import ROOT
-from pipelines.megaportrait import intake as portrait_intake
-from pipelines.megaportrait import person as portrait_person
-from pipelines.megaportrait.intake import Intake
+from pipelines.megaportrait import person as persons
+from pipelines.megaportrait.intake import MOST, Intake
 from pipelines.megaportrait.paste import Picture
 from pipelines.megaportrait.person import Person
 from pipelines.megaportrait.recipes import EXAMPLES, Recipe
@@ -39,7 +38,6 @@ HELD_OUT = 1_000_000
 """Seeds of people and references below this one were never trained on."""
 LONGEST = {"mini": 1024, "full": 2048}
 """Longer pictures of a visitor are made so small: twenty of them stay in memory while the page is open."""
-MOST = portrait_intake.MOST
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -227,13 +225,13 @@ NO_PERSON = "This is no person that this studio saved: send the zip of “Downlo
 
 
 def person_file(person: Person, folder: str | Path) -> Path:
-    """``<name>.zip`` with both files of ``portrait_person.save``: what the page downloads and ``/train_person`` answers with.
+    """``<name>.zip`` with both files of ``persons.save``: what the page downloads and ``/train_person`` answers with.
 
     It holds crops of the pictures, so it is as private as they are.
     """
-    path = Path(folder) / f"{portrait_person.checked_name(person.name)}.zip"
+    path = Path(folder) / f"{persons.checked_name(person.name)}.zip"
     with tempfile.TemporaryDirectory(dir=folder) as scratch, saving.whole(path) as (packed,):
-        weights = portrait_person.save(person, scratch)
+        weights = persons.save(person, scratch)
         with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
             for file in (weights, weights.with_suffix(".json")):
                 archive.write(file, file.name)
@@ -253,7 +251,7 @@ def read_person(path: str | Path, model_set: str | None = None) -> Person:
         with tempfile.TemporaryDirectory(dir=Path(path).parent) as scratch:
             with open_archive(path, most=2) as archive:
                 name = _unpack(archive, Path(scratch))
-            person = portrait_person.load(scratch, name)
+            person = persons.load(scratch, name)
         facts = _tidy(person.facts)
         fits = person.embeddings.shape[1] in (0, _embedding()) and person.points.dtype == numpy.float32
     except (ValueError, TypeError, KeyError) as error:
@@ -270,9 +268,9 @@ def read_person(path: str | Path, model_set: str | None = None) -> Person:
 
 def _unpack(archive: Archive, folder: Path) -> str:
     """Both files of a person, and only these; returns the name. Sizes are checked before a byte is unpacked."""
-    most = {".safetensors": portrait_person.MOST_BYTES, ".json": 2**20}
+    most = {".safetensors": persons.MOST_BYTES, ".json": 2**20}
     files = {Path(member.name).suffix: member for member in archive.members}
-    name = portrait_person.checked_name(Path(archive.members[0].name).stem if archive.members else "")
+    name = persons.checked_name(Path(archive.members[0].name).stem if archive.members else "")
     if {ending: member.name for ending, member in files.items()} != {ending: name + ending for ending in most}:
         raise ValueError(NO_PERSON)
     for ending, member in files.items():

@@ -32,8 +32,7 @@ from pipelines.core import images
 from pipelines.core.lane import IDLE, Progress, Result, live
 from pipelines.core.registry import Registry
 from pipelines.megaportrait import Request, Settings, parts, person, tools
-from pipelines.megaportrait import place as megaportrait_place
-from pipelines.megaportrait.place import Analysis
+from pipelines.megaportrait.place import DRAWN, Analysis
 
 if TYPE_CHECKING:
     from pipelines.core.lane import Job
@@ -246,7 +245,7 @@ def look_html(analysis: Analysis) -> str:
     several, face = len(analysis.faces), analysis.face
     which = f"Face {analysis.chosen + 1} of {several}" if several > 1 else "One face"
     told = f"<b>{which}</b>, {face.box[2]:.0f} px wide; found by {safe(face.backend)}."
-    if face.backend == megaportrait_place.DRAWN:
+    if face.backend == DRAWN:
         told = f"<b>Your box</b>, {face.box[2]:.0f} px wide."
     read = "".join(
         f"<div><dt>{safe(name.replace('_', ' '))}</dt><dd>{safe(value)}</dd></div>"
