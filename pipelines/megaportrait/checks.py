@@ -83,7 +83,7 @@ def warn_enlarged(analysis: Analysis) -> str | None:
 def warn_gap(analysis: Analysis, near: Placed, settings: Settings) -> list[str]:
     """What to change when the person's picture is far from the reference, in colour at the face's border or in width. Which of shape,
     pose, skin, beard and light it is, is not known, so it is not said."""
-    notes = []
+    notes: list[str] = []
     core = analysis.face_core & near.face
     if not core.any():
         return notes

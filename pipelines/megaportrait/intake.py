@@ -114,7 +114,7 @@ def sharpness(picture: Picture, box: Sequence[float]) -> float:
 
     A face that is smaller is not enlarged.
     """
-    grey = cv2.cvtColor(_part(picture, box), cv2.COLOR_RGB2GRAY).astype(numpy.float32)
+    grey: NDArray = cv2.cvtColor(_part(picture, box), cv2.COLOR_RGB2GRAY).astype(numpy.float32)
     scale = FACE_SIDE / grey.shape[1]
     if scale < 1:
         grey = cv2.resize(grey, (FACE_SIDE, max(1, round(grey.shape[0] * scale))), interpolation=cv2.INTER_AREA)
@@ -202,6 +202,7 @@ def judge(photo: Photo, bars: Bars | None = None, reference: bool = False, chose
             f"Face {chosen + 1} was chosen and {name} has {len(faces)}: choose a number from 1 to {len(faces)}."
         )
     face = largest(faces) if chosen is None else numbered(faces)[chosen]
+    assert face is not None
     found = measure(photo.picture, face)
     of = (name, face, found)
     if found.width < bars.stop:
@@ -268,7 +269,7 @@ def check(
         raise ValueError(
             f"Distances of shape {numpy.shape(distances)} came for {len(photos)} photos: give one for every two, and the bar."
         )
-    verdicts, remarks = [judge(photo, bars) for photo in photos], []
+    verdicts, remarks = [judge(photo, bars) for photo in photos], list[str]()
     if distances is not None and different is not None:
         verdicts, remarks = _without_others(verdicts, numpy.array(distances, numpy.float64), different)
     verdicts = _kept(_without_duplicates(verdicts, photos, bars), bars.keep)
@@ -315,7 +316,8 @@ def _without_others(
 
 def _without_duplicates(verdicts: list[Verdict], photos: Sequence[Photo], bars: Bars) -> list[Verdict]:
     """Of pictures that are nearly the same, the first that can be used stays."""
-    told, seen = [], []
+    told: list[Verdict] = []
+    seen: list[tuple[str, NDArray]] = []
     for verdict, photo in zip(verdicts, photos, strict=True):
         if verdict.used:
             own = perceptual_hash(photo.picture)

@@ -26,12 +26,12 @@ def smoothed_inside(values: NDArray, mask: Mask, sigma: float) -> NDArray[numpy.
     """Gaussian mean of ``values`` (H, W) over the mask's pixels only, so that no hair or background bleeds in; 0 far outside."""
     weight = mask.astype(numpy.float32)
     total = cv2.GaussianBlur(values.astype(numpy.float32) * weight, (0, 0), sigma)
-    return total / numpy.maximum(cv2.GaussianBlur(weight, (0, 0), sigma), 1e-6)
+    return numpy.asarray(total / numpy.maximum(cv2.GaussianBlur(weight, (0, 0), sigma), 1e-6), numpy.float32)
 
 
 def lab_of(picture: Picture) -> NDArray[numpy.float32]:
     """CIE Lab (D65), L in [0, 100]."""
-    return cv2.cvtColor(picture.astype(numpy.float32) / 255, cv2.COLOR_RGB2Lab)
+    return numpy.asarray(cv2.cvtColor(picture.astype(numpy.float32) / 255, cv2.COLOR_RGB2Lab), numpy.float32)
 
 
 def shading_transfer(

@@ -271,7 +271,11 @@ def identity_table(
         return {"best": float(cosines.max()), "mean": float(cosines.mean())}
 
     nothing: dict[str, float | None] = {"best": None, "mean": None}
-    table = {"result": nothing, "reference": nothing, "among": {"mean": None, "worst": None}}
+    table: dict[str, dict[str, float | None]] = {
+        "result": nothing,
+        "reference": nothing,
+        "among": {"mean": None, "worst": None},
+    }
     if photos and result is not None:
         table["result"] = to_person(0)
     if photos and reference is not None:

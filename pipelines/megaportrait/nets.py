@@ -158,7 +158,7 @@ class Nets:
             on_step(step + 1, count, lambda: picture_of(given["latents"]))
             return given
 
-        more = {} if mask is None else {"mask_image": to_pil(mask.astype(numpy.uint8) * 255)}
+        more: dict[str, Any] = {} if mask is None else {"mask_image": to_pil(mask.astype(numpy.uint8) * 255)}
         if self._seen is not None:
             more["ip_adapter_image_embeds"] = [self._seen if guidance > 1 else self._seen[1:]]
         dtype = self.vae.dtype

@@ -111,7 +111,9 @@ def poisson(picture: Picture, reference: Picture, mask: Mask) -> Picture:
     if min(width, height) < 3:  # no interior to solve for: what its border says is what is there
         return reference.copy()
     middle = (left + width // 2, top + height // 2)
-    solved = cv2.seamlessClone(*wide, marked.copy(), middle, cv2.NORMAL_CLONE)  # it overwrites the mask it is given
+    solved = cv2.seamlessClone(
+        wide[0], wide[1], marked.copy(), middle, cv2.NORMAL_CLONE
+    )  # it overwrites the mask it is given
     return numpy.where(mask[..., None], solved[frame:-frame, frame:-frame], reference)
 
 
@@ -221,8 +223,8 @@ def smoothly_changed(before: Picture, after: Picture, where: Mask, sigma: float)
     if not sigma:
         return after
     change = (after.astype(numpy.float32) - before) * where[..., None]
-    change = cv2.GaussianBlur(change, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE)
-    return numpy.clip(numpy.rint(before + change), 0, 255).astype(numpy.uint8)
+    smooth = cv2.GaussianBlur(change, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE)
+    return numpy.clip(numpy.rint(before + smooth), 0, 255).astype(numpy.uint8)
 
 
 # --- light -----------------------------------------------------------------------------------------------------

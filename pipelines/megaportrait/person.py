@@ -151,7 +151,7 @@ def gather(intake: Intake, name: str, model_set: str) -> Person:
         reasons = " ".join(verdict.reason for verdict in intake.verdicts[:3])
         raise ValueError(f"None of the pictures can be used: {reasons}")
     side = min(sdxl.BASES[model_set].size, KEPT_SIDE)
-    crops, points, embeddings, hashes = [], [], [], []
+    crops, points, embeddings, hashes, photographs = [], [], [], [], 0
     for place in used:
         photo, face = intake.photos[place], intake.verdicts[place].face
         assert face is not None
@@ -159,12 +159,14 @@ def gather(intake: Intake, name: str, model_set: str) -> Person:
         crops.append(crop.cut(photo.picture))
         points.append(crop.there(points_of(face)))
         hashes.append(hashlib.sha256(photo.picture.tobytes()).hexdigest())
-        if intake.embeddings[place] is not None:
-            embeddings.append(intake.embeddings[place])
+        photographs += face.backend != PARSED
+        embedding = intake.embeddings[place]
+        if embedding is not None:
+            embeddings.append(embedding)
     facts = {
         "model_set": model_set,
         "pictures": hashes,
-        "photographs": sum(intake.verdicts[place].face.backend != PARSED for place in used),
+        "photographs": photographs,
         "attributes": {},
         "readings": [],
     }

@@ -150,7 +150,8 @@ def study(
     """
     faces = tuple(intake.numbered(tools.faces(picture)))
     if box is not None:
-        faces, face = (Face(tuple(map(float, box)), None, 1.0, DRAWN),), 0
+        left, top, across, down = map(float, box)
+        faces, face = (Face((left, top, across, down), None, 1.0, DRAWN),), 0
     photo = Photo("the reference", picture, faces)
     verdict = intake.judge(photo, intake.BARS[settings.model_set], reference=True, chosen=face)
     if not verdict.used or verdict.face is None:
@@ -261,7 +262,7 @@ def with_head(analysis: Analysis, head: Placed, reach: Mask) -> Picture:
     """The square with the person's head in the place of the reference's: that one goes first, by what is around it, so that hair
     of another shape can take its place."""
     edge = masks.grow(analysis.core, max(1, round(EDGE * analysis.width)))
-    empty = cv2.inpaint(analysis.square, edge.astype(numpy.uint8), 3, cv2.INPAINT_TELEA)
+    empty = numpy.asarray(cv2.inpaint(analysis.square, edge.astype(numpy.uint8), 3, cv2.INPAINT_TELEA), numpy.uint8)
     there = head.head & reach
     if not there.any():
         return empty

@@ -114,9 +114,15 @@ class Scene:
             if not looked.used:
                 raise ValueError(intake.gather_refusal(looked))
             person = gather(looked, "person", settings.model_set)
-        near, notes = place.in_the_look(analysis, place.placed(tools, person, analysis))
+        near, changes = place.in_the_look(analysis, place.placed(tools, person, analysis))
         of_pictures = () if looked is None else [note for at in looked.used for note in looked.verdicts[at].notes]
-        notes += [*analysis.notes, checks.warn_enlarged(analysis), *of_pictures, *tools.notes]
+        notes: list[str | None] = [
+            *changes,
+            *analysis.notes,
+            checks.warn_enlarged(analysis),
+            *of_pictures,
+            *tools.notes,
+        ]
         notes += checks.warn_gap(analysis, near, settings)
         reach = place.room_for(analysis, near, settings.region)
         return cls(analysis, person, near, reach, tools.specs, looked, notes)

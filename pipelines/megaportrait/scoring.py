@@ -128,5 +128,8 @@ def _reduced(result: Picture, reference: Picture, core: Mask, changed: Mask) -> 
     if scale >= 1:
         return result, reference, core, changed
     size = max(1, round(width * scale)), max(1, round(height * scale))
-    small = [cv2.resize(picture, size, interpolation=cv2.INTER_AREA) for picture in (result, reference)]
-    return small[0], small[1], masks.resized(core, size), masks.resized(changed, size)
+    one, other = (
+        numpy.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), numpy.uint8)
+        for picture in (result, reference)
+    )
+    return one, other, masks.resized(core, size), masks.resized(changed, size)

@@ -34,7 +34,7 @@ REFERENCE, IDENTITY, SHADED, PASTED, RING, HARMONISED = (
 # ------------------------------------------------------------------------------------------ settings
 
 
-PUBLISHED: dict[str, float] = {
+PUBLISHED: dict[str, Any] = {
     "identity_strength": 0.55, "identity_guidance": 6.0, "identity_lora": 0.9, "shading_lora": 0.8, "line": 0.5, "line_end": 0.6, "colour": 0.5, "colour_end": 0.6,
     "shading_strength": 0.35, "shading_guidance": 6.0, "shading_line": 0.6, "shading_line_end": 0.8, "shading_map": 0.5,
     "shading_map_end": 0.6, "harmonise_guidance": 5.0, "harmonise_smooth": 0.0, "detail": 0.0, "core_back": 0.25,
@@ -191,7 +191,8 @@ class Settings(Declared):
         if model_set == "full":
             made = replace(made, region="face", **PUBLISHED)
         names = ("identity_steps", "shading_steps", "harmonise_steps")
-        return replace(made, **dict(zip(names, steps, strict=True)))
+        counts: dict[str, Any] = dict(zip(names, steps, strict=True))
+        return replace(made, **counts)
 
     def validated(self) -> Settings:
         checked = super().validated()

@@ -15,6 +15,7 @@ from pipelines.core.geometry import Face, Picture
 from pipelines.core.weights import ModelSpec
 from pipelines.megaportrait.parts import face_specs, in_words
 from pipelines.models import faces, faces_photo
+from pipelines.models.faces import Face as Parsed
 
 if TYPE_CHECKING:
     from pipelines.core.registry import Registry
@@ -56,7 +57,7 @@ class FaceTools:
                 return tuple(seen)
         return tuple(faces_photo.find_faces(picture))
 
-    def parts(self, picture: Picture, near: tuple[float, float]) -> faces.Face | None:
+    def parts(self, picture: Picture, near: tuple[float, float]) -> Parsed | None:
         """The parsed face nearest to a place (x, y), if there is one within half of its width."""
         found = self._parsed(picture)
         if not found:
@@ -64,7 +65,7 @@ class FaceTools:
         nearest = min(found, key=lambda one: _apart(_middle(one.box), near))
         return nearest if _apart(_middle(nearest.box), near) <= nearest.box[2] / 2 else None
 
-    def middle(self, square: Picture) -> faces.Face | None:
+    def middle(self, square: Picture) -> Parsed | None:
         """The parsed face in the middle of a square around it."""
         side = square.shape[1]
         return self.parts(square, (side / 2, side / 2))
@@ -78,17 +79,20 @@ class FaceTools:
         if face.points is None:
             return None
         if face.backend == PARSED:
-            return None if self.embedder is None else self.embedder.embed(picture, numpy.float32(face.points))
-        known = self.recogniser is not None and face.backend != faces_photo.LBP
-        return self.recogniser.embed(picture, face) if known else None
+            return (
+                None if self.embedder is None else self.embedder.embed(picture, numpy.array(face.points, numpy.float32))
+            )
+        if self.recogniser is None or face.backend == faces_photo.LBP:
+            return None
+        return self.recogniser.embed(picture, face)
 
-    def _parsed(self, picture: Picture) -> list[faces.Face]:
+    def _parsed(self, picture: Picture) -> list[Parsed]:
         if self.parser is None or min(picture.shape[:2]) < 16:
             return []
         return [one for one in self.parser.detect(picture) if one.score >= SURE]
 
 
-def skin_of(face: faces.Face | None, square: Picture) -> NDArray[numpy.bool_]:
+def skin_of(face: Parsed | None, square: Picture) -> NDArray[numpy.bool_]:
     """Plain skin of a parsed face, (H, W); nowhere without one."""
     return numpy.zeros(square.shape[:2], bool) if face is None else face.parts["skin"]
 
@@ -98,9 +102,10 @@ SURE = 0.5
 """Certainty of the parser below which a face is none."""
 
 
-def _as_face(found: faces.Face) -> Face:
+def _as_face(found: Parsed) -> Face:
     points = tuple((float(x), float(y)) for x, y in found.points)
-    return Face(tuple(float(number) for number in found.box), points, found.score, PARSED)
+    left, top, width, height = map(float, found.box)
+    return Face((left, top, width, height), points, found.score, PARSED)
 
 
 def _middle(box: Sequence[float]) -> tuple[float, float]:
