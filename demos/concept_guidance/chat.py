@@ -202,6 +202,7 @@ def _answers(chat: Chat, buttons: Mapping[str, gr.Button], chips: list[gr.Button
             yield update
 
     def example(event: gr.EventData) -> str:
+        assert isinstance(event.target, gr.Button)
         return examples(page.model_set)[chips.index(event.target)]
 
     stopped = {chat.line: progress_line(STOPPED, 0.0, "stopped")}
@@ -384,6 +385,7 @@ def _preset_events(chat: Chat, presets: list[gr.Button]) -> None:
     """A preset sets the rows; those that it does not need are hidden."""
 
     def chosen(event: gr.EventData) -> dict[Any, Any]:
+        assert isinstance(event.target, gr.Button)
         wanted = list(PRESETS[list(PRESETS)[presets.index(event.target)]].items())
         updates: dict[Any, Any] = {chat.visible: [n < len(wanted) for n in range(ROWS)], chat.asked["mode"]: "share"}
         for number, row in enumerate(chat.rows):

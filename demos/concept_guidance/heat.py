@@ -68,9 +68,10 @@ class Heat:
 
     def first_look(self, turns: Sequence[Turn], where: str, name: str | None, own: Own, model: str) -> dict[Any, Any]:
         """After an answer: the updates that show the first concept that it was guided by."""
-        if not turns or where == PASTED:
+        row = turns[-1].row(1) if turns else None
+        if row is None or where == PASTED:
             return gr.skip()
-        scores = turns[-1].row(1).scores
+        scores = row.scores
         name = name if name in scores else next(iter(scores), name)
         offered = choices(self.page.model_set, model, own)
         if name is not None and name not in [key for _, key in offered]:
@@ -87,6 +88,7 @@ def looked_at(turns: Sequence[Turn], where: str, text: str, question: str) -> tu
     if last is None:
         return "", "", None
     row = last.row(int(where == GUIDED))
+    assert row is not None
     return row.text, last.message, row
 
 

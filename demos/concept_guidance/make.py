@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -232,7 +232,7 @@ def settings_of(part: Part, text: str, path: str | None, model: str, values: Map
     return dataclasses.replace(settings, name=free_name(settings.name, part.page.model_set, model))
 
 
-def _sample(part: Part, concept: Concept, model: str) -> Iterator[Any]:
+def _sample(part: Part, concept: Concept, model: str) -> Generator[Any, None, str]:
     """Keeps the page in step while three answers are written; returns them as HTML."""
     model_set = part.page.model_set
     settings = Settings(

@@ -141,7 +141,8 @@ def board_html(curve: Curve) -> str:
     charts = [score_chart(points, measure), fluency_chart(points)]
     fitted = curve.fit()
     if fitted is not None:
-        charts.append(pne_chart([p["strength"] for p in points if p["score"] is not None and p["perplexity"]], fitted))
+        at: list[Any] = [p["strength"] for p in points if p["score"] is not None and p["perplexity"]]
+        charts.append(pne_chart(at, fitted))
     items = "".join(f"<li>{sentence}</li>" for sentence in sentences(curve, fitted))
     return (
         f"<div class='board'>{head}<ul class='meaning'>{items}</ul><div class='inspect-grid'>{''.join(charts)}</div>"
@@ -152,7 +153,7 @@ def board_html(curve: Curve) -> str:
 def sentences(curve: Curve, fitted: Pnes | None) -> list[str]:
     """What a sweep says so far."""
     lines = []
-    scored = [point for point in curve.points if point["score"] is not None]
+    scored: list[dict[str, Any]] = [point for point in curve.points if point["score"] is not None]
     if len(scored) > 1:
         low, high = (pick(scored, key=lambda point: point["score"]) for pick in (min, max))
         lines.append(
@@ -221,9 +222,10 @@ def fluency_chart(points: Sequence[Mapping[str, Any]]) -> str:
     if grammatical:
         at, values = zip(*grammatical, strict=True)
         series = [Series("grammar", at, values, "points"), *([Series("", at, values, "thin")] if len(at) > 1 else [])]
-        facts = [(p["strength"], p["facts_right"]) for p in points if p.get("facts_right") is not None]
-        if facts:
-            series.append(Series("facts", *zip(*facts, strict=True), "dashed" if len(facts) > 1 else "points"))
+        right = [(p["strength"], p["facts_right"]) for p in points if p.get("facts_right") is not None]
+        if right:
+            at, values = zip(*right, strict=True)
+            series.append(Series("facts", at, values, "dashed" if len(right) > 1 else "points"))
         words = "; ".join(f"{signed(x, 2)}: {value:.2f}" for x, value in grammatical)
         charts += plot(
             "Does it still speak the language",

@@ -43,7 +43,7 @@ class Form(Generic[S]):
         self.widgets |= dict(zip(names, made, strict=True))
         return made[0] if len(made) == 1 else made
 
-    def __getitem__(self, name: str) -> gr.components.Component:
+    def __getitem__(self, name: str) -> Any:  # whichever widget the field has, with its own events
         return self.widgets[name]
 
     @property

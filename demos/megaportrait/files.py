@@ -173,12 +173,15 @@ def settings_inside(path: str | Path) -> Inside:
     drawn = box is None or (isinstance(box, list) and len(box) == 4 and all(_number(side) for side in box))
     if not whole or not drawn:
         raise ValueError("The face in this PNG cannot be read: drop one that this page wrote, unedited.")
-    return Inside(settings, recipe, face, None if box is None else tuple(map(float, box)))
+    if box is None:
+        return Inside(settings, recipe, face, None)
+    left, top, width, height = map(float, box)
+    return Inside(settings, recipe, face, (left, top, width, height))
 
 
 def _recipe_inside(recipe: Any) -> Recipe:
     known = recipe if isinstance(recipe, dict) else {}
-    seeds = [known.get(name) for name in ("person", "reference")]
+    seeds: list[Any] = [known.get(name) for name in ("person", "reference")]
     if not all(_whole(seed) and 0 <= seed < HELD_OUT for seed in seeds):
         raise ValueError("The person in this PNG cannot be read: drop one that this page wrote, unedited.")
     return Recipe(*seeds)

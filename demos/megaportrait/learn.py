@@ -84,6 +84,7 @@ def build(registry: Registry, model_set: str) -> Learn:
         form.add("rank")
         with gr.Row():
             rate = start.field("rate")
+            assert rate.step is not None
             form.widgets["rate"] = gr.Number(start.rate, label=rate.label, step=rate.step, min_width=110)
             form.add("seed", label="Training seed")
         form.add("steps", "batch", "checks")
@@ -148,7 +149,7 @@ def bind(registry: Registry, model_set: str, step1: Step1, learn: Learn) -> None
         updates = {widget: value for widget, value in step1.load(chosen).items() if widget is not step1.name}
         if text == STOPPED:
             words = "Stopped before the first check: nothing was learnt yet."
-            if chosen.trained:
+            if chosen.trained and chosen.person is not None:
                 words = f"Stopped. {chosen.name} is kept as at the best check so far, step {chosen.person.facts['best_step']}."
             updates[learn.line] = progress_line(words, 0.0, "stopped")
         return updates

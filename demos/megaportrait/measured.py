@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -213,7 +214,7 @@ def sheets() -> str:
     told = []
     for name, words in SHOWN.items():
         path = SHEETS / f"{name}.webp"
-        small = asset_files.reading(path, lambda path=path: images.open_picture(path), lambda: None)
+        small = asset_files.reading(path, functools.partial(images.open_picture, path), lambda: None)
         if small is not None:
             small.thumbnail((SIDE, 2 * SIDE))
             told.append(

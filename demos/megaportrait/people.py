@@ -97,7 +97,7 @@ class Reference:
 
 def truth_of(chosen: Chosen | None, reference: Reference | None) -> Portrait | None:
     """The person in the reference's shot; None where one of them was not rendered."""
-    if chosen is None or reference is None or not (chosen.rendered and reference.rendered):
+    if chosen is None or reference is None or chosen.identity is None or reference.seed is None:
         return None
     return Recipe(chosen.identity, reference.seed).truth()
 

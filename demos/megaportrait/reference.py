@@ -203,16 +203,17 @@ def overlaid(picture: Picture, seen: Seen | None = None, box: Box | None = None)
     """The reference at the page's size, with its faces boxed, and numbered where there are several."""
     scale = scale_of(picture)
     size = tuple(max(1, round(side * scale)) for side in picture.shape[1::-1])
-    shown = cv2.resize(picture, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
+    way = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+    shown = numpy.asarray(cv2.resize(picture, size, interpolation=way), numpy.uint8)
     seen = seen or Seen()
     boxes = seen.boxes or ((box,) if box is not None else ())
     for number, (left, top, width, height) in enumerate(boxes):
         chosen = number == seen.chosen
-        corners = [tuple(round(scale * place) for place in at) for at in ((left, top), (left + width, top + height))]
-        cv2.rectangle(shown, *corners, WHITE, 5 if chosen else 3, cv2.LINE_AA)
-        cv2.rectangle(shown, *corners, GOLD if chosen else PETROL, 3 if chosen else 1, cv2.LINE_AA)
+        one, other = ((round(scale * x), round(scale * y)) for x, y in ((left, top), (left + width, top + height)))
+        cv2.rectangle(shown, one, other, WHITE, 5 if chosen else 3, cv2.LINE_AA)
+        cv2.rectangle(shown, one, other, GOLD if chosen else PETROL, 3 if chosen else 1, cv2.LINE_AA)
         if len(boxes) > 1:
-            _number(shown, corners[0], str(number + 1), GOLD if chosen else PETROL)
+            _number(shown, one, str(number + 1), GOLD if chosen else PETROL)
     if seen.corner is not None:
         at = tuple(round(scale * place) for place in seen.corner)
         cv2.drawMarker(shown, at, WHITE, cv2.MARKER_CROSS, 26, 5)
@@ -275,15 +276,16 @@ def look(job: Job, registry: Registry, request: Request) -> Analysis:
 
 def beside(handler: Callable[..., Iterator[Any]], slot: str) -> Callable[..., Iterator[Any]]:
     """``on_gpu`` in a slot of its own: it neither forbids this visitor's run nor is forbidden by it, and a newer one ends it."""
-    guarded = on_gpu(handler)
+    guarded: Any = on_gpu(handler)
 
     def seen(request: gr.Request, *inputs: Any) -> Iterator[Any]:
-        own = SimpleNamespace(session_hash=f"{request.session_hash}/{slot}")
+        own: Any = SimpleNamespace(session_hash=f"{request.session_hash}/{slot}")
         stop_run(own)
         yield from guarded(own, *inputs)
 
-    seen.__signature__, seen.__annotations__ = guarded.__signature__, guarded.__annotations__
-    seen.__name__, seen.needs_gpu = handler.__name__, True
+    shown: Any = seen
+    shown.__signature__, shown.__annotations__ = guarded.__signature__, guarded.__annotations__
+    shown.__name__, shown.needs_gpu = handler.__name__, True
     return seen
 
 
@@ -308,7 +310,7 @@ def brought(path: str) -> Reference:
 def build(model_set: str) -> Step2:
     """The widgets; :func:`bind` ties the looks to them."""
     start = people.first_reference()
-    states = [gr.State(value) for value in (start, start.key, None, None, Seen(), "")]
+    reference, key, face, box, seen, ask = (gr.State(value) for value in (start, start.key, None, None, Seen(), ""))
     gr.HTML("<h3>2 Reference</h3>", padding=False)
     shown = gr.Image(
         overlaid(start.picture),
@@ -342,7 +344,7 @@ def build(model_set: str) -> Step2:
     with gr.Row(elem_classes="portrait-tools"):
         search = gr.Button("Look at it", size="sm", min_width=90)
         draw = gr.Checkbox(label="Draw the face box", value=False, min_width=150, container=False)
-    step = Step2(*states, shown, number, consent, faces, words, draw, drop)
+    step = Step2(reference, key, face, box, seen, ask, shown, number, consent, faces, words, draw, drop)
     step.bind(again, dice, search)
     return step
 
@@ -369,7 +371,7 @@ def bind(registry: Registry, model_set: str, step: Step2, region: gr.Radio) -> N
             yield refused(now, explain(error), drawn)
 
     def found(now: Reference, analysis: Analysis, drawn: Box | None) -> dict[Any, Any]:
-        boxes = tuple(tuple(map(float, one.box)) for one in analysis.faces)
+        boxes: tuple[Any, ...] = tuple(tuple(map(float, one.box)) for one in analysis.faces)
         known = Seen(now.key, boxes, analysis.chosen)
         several = len(boxes) > 1
         choices = [(f"Face {number + 1}", number) for number in range(len(boxes))]

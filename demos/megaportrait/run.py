@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import gradio as gr
@@ -93,7 +93,8 @@ class Runs:
         **values: Any,
     ) -> Iterator[Any]:
         """The portrait of what the page shows, for as long as it shows that."""
-        view, seen = self.view, {}
+        view = self.view
+        seen: dict[str, Preview] = {}
 
         def show(item: Preview) -> dict[Any, Any]:
             if item.stage == megaportrait.IDENTITY:  # perhaps of the next candidate
@@ -103,13 +104,14 @@ class Runs:
             return {view.strip: live_strip(seen)}
 
         def done(outcome: megaportrait.Outcome, seconds: float) -> dict[Any, Any]:
+            assert chosen is not None and reference is not None
             shown = write(outcome, chosen, reference, session, face, box)
             caption = f"{chosen.name} · {reference.name} · seed {outcome.best.seed}"
             line = progress_line(f"Done in {seconds:.1f} s: {caption}", 1.0, "done")
             entry = Entry(shown.results[0], caption, shown)
             return {**view.show(shown), view.line: line, **self.history.add(entries, entry)}
 
-        def run() -> Iterator[Any]:
+        def run() -> Generator[Any]:
             given = self.step2.given(reference, chosen, (agreed_1, agreed_2))
             asked = request_of(
                 chosen,
@@ -129,12 +131,14 @@ class Runs:
 
     def example(self, now: Chosen | None, event: gr.EventData) -> Iterator[Any]:
         """Put an example's person and reference on the page; its run follows."""
+        assert isinstance(event.target, gr.Button)
         recipe, line = EXAMPLES[self.chips.index(event.target)], self.view.line
         yield {line: progress_line("Rendering the person and the reference…", 0.0, "running")}
         try:
             with told("No example was rolled"):
-                there = now is not None and now.identity == recipe.person  # perhaps trained already
-                person = now if there else people.roll_person(recipe.person)
+                person = now  # perhaps trained already
+                if person is None or person.identity != recipe.person:
+                    person = people.roll_person(recipe.person)
                 reference = people.roll_reference(recipe.reference)
         except gr.Error:
             yield {line: progress_line(BROKE, 0.0, "stopped")}

@@ -123,7 +123,7 @@ class Step1:
 def build(model_set: str) -> Step1:
     """The widgets; :func:`bind` adds what needs a model."""
     start = people.first_person()
-    states = [gr.State(value) for value in (start, start.key, start, None)]
+    chosen, key, rolled, mine = (gr.State(value) for value in (start, start.key, start, None))
     gr.HTML("<h3>1 Person</h3>", padding=False)
     kind = gr.Radio(
         [("A rendered person", ROLLED), ("My own pictures", OWN)],
@@ -154,7 +154,7 @@ def build(model_set: str) -> Step1:
     consent = gr.Checkbox(label=CONSENT, value=False, visible=False, info=PRIVATE)
     name = gr.Textbox(start.name, label="Name", max_length=40, max_lines=1)
 
-    step = Step1(*states, kind, rolled_box, own_box, number, over, shown, consent, name, drop)
+    step = Step1(chosen, key, rolled, mine, kind, rolled_box, own_box, number, over, shown, consent, name, drop)
     step.bind(again, dice)
     return step
 

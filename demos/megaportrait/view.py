@@ -83,7 +83,7 @@ class View:
 
 def live_strip(seen: Mapping[str, Preview]) -> str:
     """The stages of a run so far, each as it looked last."""
-    items = "".join(_stage(number, name, seen.get(name)) for number, name in enumerate(CAPTIONS, 1) if name in seen)
+    items = "".join(_stage(number, name, seen[name]) for number, name in enumerate(CAPTIONS, 1) if name in seen)
     return f"<div class='removal-beside portrait-strip'><h4>Stage by stage</h4><ul>{items}</ul></div>"
 
 
