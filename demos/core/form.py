@@ -53,7 +53,7 @@ class Form(Generic[S]):
     def settings(self, values: Mapping[str, Any], **more: Any) -> S:
         """The checked settings on the page, from what an event gives its handler by name: bind it with
         ``inputs_kwargs=form.widgets`` and let it take ``**values``. ``more`` comes in place of what has no widget."""
-        return dataclasses.replace(self.start, **values, **more).validated()  # type: ignore[type-var]
+        return dataclasses.replace(self.start, **values, **more).validated()
 
     def updates(self, settings: Declared) -> dict[Any, Any]:
         """The updates that put ``settings`` on the page."""

@@ -33,7 +33,7 @@ from typing import Any
 try:
     import fcntl
 except ImportError:  # not on Windows: there two servers need folders of their own
-    fcntl = None  # type: ignore[assignment]
+    fcntl = None  # type: ignore[assignment]  # a module, where there is one
 
 log = logging.getLogger(__name__)
 

@@ -201,22 +201,22 @@ def _rounded(value: float | None) -> float | None:
     return None if value is None or not math.isfinite(value) else round(value, 4)
 
 
-def fit(points: Sequence[Mapping[str, float | None]]) -> Pnes | None:
+def fit(points: Sequence[Mapping[str, Any]]) -> Pnes | None:
     """:func:`pnes` of points as dicts; None where there is too little for it."""
     usable = [p for p in points if p["score"] is not None and p["perplexity"]]
     if len(usable) < 3:
         return None
-    return pnes(*([float(p[name]) for p in usable] for name in ("strength", "score", "perplexity")))  # type: ignore[arg-type]
+    return pnes(*([float(p[name]) for p in usable] for name in ("strength", "score", "perplexity")))
 
 
-def safe(points: Sequence[Mapping[str, float | None]]) -> tuple[float, float]:
+def safe(points: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
     """:func:`pipelines.concept_guidance.sweep.safe_range` of points as dicts; (0, 0) without any."""
 
-    def extras(p: Mapping[str, float | None]) -> dict[str, float]:
-        return {} if p.get("grammatical") is None else {"grammatical": float(p["grammatical"])}  # type: ignore[arg-type]
+    def extras(p: Mapping[str, Any]) -> dict[str, float]:
+        return {} if p.get("grammatical") is None else {"grammatical": float(p["grammatical"])}
 
     usable = [
-        SweepPoint(float(p["strength"]), 0.0, 0.0, float(p["perplexity"]), (), extras(p), ())  # type: ignore[arg-type]
+        SweepPoint(float(p["strength"]), 0.0, 0.0, float(p["perplexity"]), (), extras(p), ())
         for p in points
         if p["perplexity"]
     ]
@@ -298,6 +298,6 @@ def measure(
 
 
 def _with(curve: Curve, found: SweepPoint) -> Curve:
-    points = sorted((*curve.points, point(found)), key=lambda p: p["strength"])  # type: ignore[arg-type, return-value]
+    points = sorted((*curve.points, point(found)), key=lambda p: p["strength"] or 0.0)
     texts = curve.texts | {found.strength: found.texts[:3]}
     return replace(curve, points=tuple(points), texts=texts)

@@ -34,7 +34,9 @@ def choose_layers(choice: Any, count: int, accuracy: Sequence[float] = ()) -> tu
     Raises:
         ValueError: no layer of that number, or not a choice.
     """
-    best, number, everything, low, high, some = _LAYERS.fullmatch(layer_text(choice)).groups()  # type: ignore[union-attr]
+    parts = _LAYERS.fullmatch(layer_text(choice))
+    assert parts is not None
+    best, number, everything, low, high, some = parts.groups()
     if everything:
         return tuple(range(count))
     if best:

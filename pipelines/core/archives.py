@@ -136,7 +136,7 @@ def open_archive(source: str | Path | BinaryIO, most: int) -> Iterator[Archive]:
     """
     with open(source, "rb") if isinstance(source, str | Path) else _kept(source) as file:
         try:
-            with zipfile.ZipFile(_Short(file, DIRECTORY_BYTES * most + 2**16)) as archive:  # type: ignore[arg-type]
+            with zipfile.ZipFile(_Short(file, DIRECTORY_BYTES * most + 2**16)) as archive:
                 infos = archive.infolist()
         except _TooLong:
             raise ValueError(

@@ -91,7 +91,7 @@ def number(name: str, value: Any, low: float, high: float, whole: bool = False) 
         raise ValueError(
             f"The {name} is {shown} but must be {kind} from {low:g} to {high:.10g}: choose one in that range."
         )
-    return value + 0  # type: ignore[no-any-return]
+    return value + 0
 
 
 def switch(name: str, value: Any) -> bool:

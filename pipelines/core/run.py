@@ -88,9 +88,9 @@ class Run(Generic[S]):
             for name, spec in parts.items()
             if name not in unnamed
         ]
-        return self.registry.run(parts, work, smaller)  # type: ignore[no-any-return]
+        return self.registry.run(parts, work, smaller)
 
     def measurements(self, **figures: Any) -> dict[str, Any]:
         """What every run tells, JSON-able, and ``figures`` of its own."""
-        told = {"device": self.registry.device, "notes": list(self.notes), "settings": asdict(self.settings)}  # type: ignore[call-overload]
+        told = {"device": self.registry.device, "notes": list(self.notes), "settings": asdict(self.settings)}
         return {**told, **figures, "models": self.models}

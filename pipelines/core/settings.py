@@ -119,13 +119,14 @@ def seed(default: int = 0, **more: Any) -> Any:
     return whole("Seed", default, 0, 2**31 - 1, **more)
 
 
+@dataclass(frozen=True)
 class Declared:
     """Base of a frozen dataclass of settings. Fields that are made otherwise are the subclass's own to check."""
 
     @classmethod
     def fields(cls) -> dict[str, Field]:
         """The declared settings by their names, in their order."""
-        found = dataclasses.fields(cls)  # type: ignore[arg-type]
+        found = dataclasses.fields(cls)
         return {one.name: one.metadata["declared"] for one in found if "declared" in one.metadata}
 
     @classmethod
@@ -140,7 +141,7 @@ class Declared:
             ValueError: one sentence that says what came, what was wanted and what to do, for the first that is wrong.
         """
         exact = {name: one.check(getattr(self, name)) for name, one in self.fields().items()}
-        return dataclasses.replace(self, **exact)  # type: ignore[type-var]
+        return dataclasses.replace(self, **exact)
 
     @classmethod
     def read(
@@ -155,7 +156,7 @@ class Declared:
             ValueError: one is missing that has no default, or is out of its limits.
         """
         renamed = {(earlier or {}).get(key, key): value for key, value in record.items()}
-        known = {one.name: one for one in dataclasses.fields(cls)}  # type: ignore[arg-type]
+        known = {one.name: one for one in dataclasses.fields(cls)}
         for name, one in known.items():
             if name not in renamed and one.default is MISSING and one.default_factory is MISSING:
                 raise ValueError(f"The settings in {where} have no {name}: drop one that this page wrote.")
