@@ -1,5 +1,4 @@
-"""The models around a face: a parser that finds faces, points and parts, an embedder that says who it is, ControlNets; for
-photographs OpenCV's YuNet and SFace, and IP-Adapter's picture of a face. None of them is for non-commercial use only.
+"""The small models around a rendered face: a parser that finds faces, points and parts, and an embedder that says who it is.
 
 Places are (x, y) in pixels and 0.5 is the middle of the first pixel. Left and right are those of the picture, not of the person.
 The small parser and embedder know rendered portraits only (``assets/mini_faces``): a photograph is outside of their world.
