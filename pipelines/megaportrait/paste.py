@@ -21,9 +21,6 @@ RING_OUT, RING_IN = 0.18, 0.08
 ERODE, FEATHER = 0.04, 0.05
 
 
-# --- points ----------------------------------------------------------------------------------------------------
-
-
 # --- the square around the face --------------------------------------------------------------------------------
 
 
@@ -225,9 +222,3 @@ def smoothly_changed(before: Picture, after: Picture, where: Mask, sigma: float)
     change = (after.astype(numpy.float32) - before) * where[..., None]
     smooth = cv2.GaussianBlur(change, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE)
     return numpy.clip(numpy.rint(before + smooth), 0, 255).astype(numpy.uint8)
-
-
-# --- light -----------------------------------------------------------------------------------------------------
-
-
-# --- control pictures ------------------------------------------------------------------------------------------
