@@ -251,7 +251,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=sdxl.MINI.steps)
     parser.add_argument("--guidance", type=float, default=sdxl.MINI.guidance)
     parser.add_argument("--kinds", default=",".join(KINDS))
-    parser.add_argument("--sheet", action="store_true", help="also write samples.png, uncurated, beside renders")
+    parser.add_argument("--sheet", action="store_true", help="also write samples.webp, uncurated, beside renders")
     parser.add_argument("--write", action="store_true", help="keep the figures, as evaluation.json and in curve.json")
     parser.add_argument("--floor", action="store_true", help="renders against other renders of the same captions")
     parser.add_argument("--first", action="store_true", help="the first generation, enlarged to 256 pixels")
@@ -278,7 +278,7 @@ def main() -> None:
     if not chunks.is_main():
         return
     if arguments.sheet:
-        sheet(HERE / "samples.png", drawn, real)
+        sheet(HERE / "samples.webp", drawn, real)
     with Registry("cpu").lease(judges.JUDGE) as (judge,):
         report = {"prompts_per_kind": arguments.prompts, "steps": arguments.steps, "guidance": arguments.guidance}
         report |= compare(judge, drawn, real)
