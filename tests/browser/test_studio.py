@@ -68,6 +68,27 @@ def at_rest(found: sync_api.Locator) -> dict[str, float]:
     return found.bounding_box()
 
 
+LINES = """
+window.studioLines = [];
+new MutationObserver(() => {
+  for (const line of document.querySelectorAll(".progress-line")) {
+    const said = line.className + line.textContent;
+    if (line.said === said) continue;
+    line.said = said;
+    window.studioLines.push([line.className.split(" ").pop(), line.parentElement.closest("[class*='-line']")]);
+  }
+}).observe(document, {subtree: true, childList: true, characterData: true, attributes: true, attributeFilter: ["class"]});
+"""
+"""Notes every state that a line of progress has been in, with the line: some are over within a look."""
+REACHED = """([state, where]) => {
+  const noted = (window.studioRead ??= {}), from = noted[where] ?? 0;
+  const states = window.studioLines.slice(from).filter(([, host]) => host?.matches(where)).map(([one]) => one);
+  const reached = state === "running" ? states.includes(state) : states.at(-1) === state;
+  if (reached) noted[where] = window.studioLines.length;
+  return reached;
+}"""
+
+
 class Traffic:
     """What a page has asked the studio for and is not answered yet."""
 
@@ -96,6 +117,7 @@ class Visit:
 
     def __init__(self, browser: sync_api.Browser, url: str, theme: str, **device: object) -> None:
         self.context = browser.new_context(accept_downloads=True, **device)
+        self.context.add_init_script(LINES)
         self.page = self.context.new_page()
         self.page.set_default_timeout(WAIT_MS)
         self.problems: list[str] = []
@@ -124,12 +146,9 @@ class Visit:
         field.press("Tab")
 
     def wait_for(self, state: str, where: str = ".run-line") -> None:
-        """Wait until a run's line is in this state, by other words than when this was waited for last."""
-        self.page.locator(f"{where} .progress-line.{state}:not([data-seen])").wait_for(timeout=RUN_MS)
-        # Not those that say by now what comes after this.
-        self.page.locator(f"{where} .progress-line.{state}").evaluate_all(
-            "lines => lines.forEach(one => (one.dataset.seen = 1))"
-        )
+        """Wait until a run's line is in this state, later than when this was waited for last. A run that is over before it could be
+        looked at was running all the same."""
+        self.page.wait_for_function(REACHED, arg=[state, where], timeout=RUN_MS)
 
     def part(self, name: str) -> None:
         """Open a part of the tab."""
