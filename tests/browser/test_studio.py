@@ -82,11 +82,13 @@ new MutationObserver(() => {
 """Notes every state that a line of progress has been in, with the line: some are over within a look."""
 REACHED = """([state, where]) => {
   const noted = (window.studioRead ??= {}), from = noted[where] ?? 0;
-  const states = window.studioLines.slice(from).filter(([, host]) => host?.matches(where)).map(([one]) => one);
-  const reached = state === "running" ? states.includes(state) : states.at(-1) === state;
-  if (reached) noted[where] = window.studioLines.length;
-  return reached;
+  const lines = window.studioLines.map(([one, host], at) => [one, at, host]).filter(([, at, host]) => at >= from && host?.matches(where));
+  const found = state === "running" ? lines.find(([one]) => one === state) : lines.at(-1);
+  if (found?.[0] !== state) return false;
+  noted[where] = found[1] + 1;
+  return true;
 }"""
+"""Whether the line has been running since it was read last, or is in another state now; what comes after that is unread."""
 
 
 class Traffic:
