@@ -239,3 +239,24 @@ def picture(label: str, kind: str, alt_text: str = "") -> gr.Image:
         alt_text=alt_text or label,
         placeholder=" ",
     )
+
+
+def before_and_after(label: str, kind: str) -> gr.ImageSlider:
+    """Two pictures under one slider, with ``kind`` as its class."""
+    return gr.ImageSlider(
+        label=label, type="filepath", format="png", buttons=["fullscreen"], elem_classes=["frame", kind]
+    )
+
+
+def variants(label: str, classes: str | list[str]) -> gr.Gallery:
+    """The pictures of a run to choose from, unseen until there are some."""
+    return gr.Gallery(
+        label=label,
+        columns=4,
+        height="auto",
+        visible=False,
+        allow_preview=False,
+        object_fit="contain",
+        buttons=[],
+        elem_classes=classes,
+    )

@@ -10,6 +10,7 @@ import gradio as gr
 from PIL import Image
 
 from demos.core.hold import STARTS
+from demos.core.page import before_and_after, variants
 from demos.core.widgets import progress_line
 from demos.georemover.edit import Edit
 from demos.georemover.files import Shown
@@ -169,23 +170,8 @@ def build_view(edit: Callable[[], Edit]) -> tuple[View, Edit]:
             editing = edit()
         with gr.Column(min_width=280):
             gr.HTML("<h3>3 Result</h3>", padding=False)
-            slider = gr.ImageSlider(
-                label="Before and after",
-                type="filepath",
-                format="png",
-                buttons=["fullscreen"],
-                elem_classes=["frame", "removal-slide"],
-            )
-            gallery = gr.Gallery(
-                label="Variants",
-                columns=4,
-                height="auto",
-                visible=False,
-                allow_preview=False,
-                object_fit="contain",
-                buttons=[],
-                elem_classes="variants",
-            )
+            slider = before_and_after("Before and after", "removal-slide")
+            gallery = variants("Variants", "variants")
             with gr.Row(elem_classes="run-row"):
                 render = gr.Button("3 Render", size="md", min_width=100, elem_classes=STARTS)
             ways = [("composite: all else untouched", PASTED), ("raw result of stage 2", RAW)]

@@ -10,6 +10,7 @@ import gradio as gr
 from PIL import Image
 
 from demos.core.figures import data_uri, safe
+from demos.core.page import before_and_after, variants
 from demos.core.widgets import progress_line
 from demos.megaportrait.files import Shown
 from demos.megaportrait.shown import CAPTIONS, beside_html, figures_html, metrics_html, notes_html, strip_html
@@ -107,23 +108,8 @@ def build() -> View:
     strip = gr.HTML(padding=False)
     with gr.Row(equal_height=False, elem_classes="portrait-pair"):
         with gr.Column(scale=1, min_width=320):
-            slider = gr.ImageSlider(
-                label="Reference and portrait",
-                type="filepath",
-                format="png",
-                buttons=["fullscreen"],
-                elem_classes=["frame", "portrait-slide"],
-            )
-            gallery = gr.Gallery(
-                label="Candidates, the most alike first",
-                columns=4,
-                height="auto",
-                visible=False,
-                allow_preview=False,
-                object_fit="contain",
-                buttons=[],
-                elem_classes=["variants", "portrait-candidates"],
-            )
+            slider = before_and_after("Reference and portrait", "portrait-slide")
+            gallery = variants("Candidates, the most alike first", ["variants", "portrait-candidates"])
             with gr.Column(visible=False) as more, gr.Row(elem_classes="saves-row"):
                 saves = tuple(
                     gr.DownloadButton(words, size="md", min_width=90)

@@ -11,8 +11,9 @@ import cv2
 import numpy
 from numpy.typing import ArrayLike, NDArray
 
-Picture = NDArray[numpy.uint8]
-Mask = NDArray[numpy.bool_]
+from pipelines.core.images import Picture
+from pipelines.core.masks import Mask
+
 Alpha = NDArray[numpy.float32]
 Matrix = NDArray[numpy.float64]
 """3 x 3, applied to (x, y, 1)."""

@@ -17,9 +17,9 @@ import numpy
 from numpy.typing import NDArray
 
 from pipelines.core import images, masks
+from pipelines.core.images import Picture
+from pipelines.core.masks import Mask
 
-Picture = NDArray[numpy.uint8]
-Mask = NDArray[numpy.bool_]
 Floats = NDArray[numpy.float32]
 
 LUMA = numpy.array([0.299, 0.587, 0.114], numpy.float32)
