@@ -51,13 +51,13 @@ def hashes(facts: dict[str, Any]) -> dict[str, str]:
     return {name: value for key in ("sha256", "settings sha256") for name, value in strings(facts.get(key)).items()}
 
 
-def strings(found: Any) -> dict[str, str]:
+def strings(found: object) -> dict[str, str]:
     """The pairs of two texts in what should be a dictionary of such."""
     pairs = found.items() if isinstance(found, dict) else ()
     return {name: value for name, value in pairs if isinstance(name, str) and isinstance(value, str)}
 
 
-def sizes(found: Any) -> dict[str, int]:
+def sizes(found: object) -> dict[str, int]:
     """The pairs of a text and a whole number in what should be a dictionary of such."""
     pairs = found.items() if isinstance(found, dict) else ()
     return {name: size for name, size in pairs if isinstance(size, int) and 0 <= size < 2**50}

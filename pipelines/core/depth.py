@@ -1,7 +1,9 @@
 """Depth as GeoRemover's models see it: the inferno colours of min-max normalised inverse depth, near is bright.
 
-The colours are OpenCV's ``COLORMAP_INFERNO``, which differs from the authors' pictures by at most 3 of 255 a channel. What a
-model paints is not exactly on the palette, so reading always takes the nearest colour and tells how far away it was.
+The colours are OpenCV's ``COLORMAP_INFERNO``, the authors' are matplotlib's with the fraction cut off: at most 1 of 255 a channel apart.
+A depth is rounded to its level where they cut it off: half of all pixels are one level nearer. What a model paints is not exactly on the
+palette. The authors hand stage 1's picture on to stage 2 as it was painted; here the nearest level of each pixel is read, so that the map
+can be shown, measured, saved and brought back, and is painted anew in the palette's colours (the released stage 1 is 3.8 of 441 away).
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from functools import cache
 
 import cv2
 import numpy
+import scipy
 from numpy.typing import NDArray
 
 Depth = NDArray[numpy.float32]
@@ -30,13 +33,11 @@ def to_colours(depth: NDArray[numpy.floating]) -> NDArray[numpy.uint8]:
 
 def from_colours(rgb: NDArray[numpy.uint8]) -> tuple[NDArray[numpy.float32], NDArray[numpy.float32]]:
     """RGB (H, W, 3) to inverse depth (H, W) in [0, 1] and the distance of each pixel from the palette (0 to 441)."""
-    from scipy.spatial import cKDTree
-
     # Each colour once: far from the palette a look-up takes ten times as long, and maps have few colours.
     red, green, blue = (rgb[..., channel].ravel().astype(numpy.uint32) for channel in range(3))
     colours, which = numpy.unique(red << 16 | green << 8 | blue, return_inverse=True)
     points = numpy.stack([colours >> 16, colours >> 8 & 255, colours & 255], 1).astype(numpy.float32)
-    distance, level = (found[which] for found in cKDTree(palette().astype(numpy.float32)).query(points))
+    distance, level = (found[which] for found in scipy.spatial.cKDTree(palette().astype(numpy.float32)).query(points))
     shape = rgb.shape[:2]
     return (level / 255).astype(numpy.float32).reshape(shape), distance.astype(numpy.float32).reshape(shape)
 

@@ -11,6 +11,7 @@ import socket
 from collections.abc import Mapping
 
 KNOWN = (
+    "LATENT_STUDIO_AXE",
     "LATENT_STUDIO_CHROMIUM",
     "LATENT_STUDIO_GEOREMOVER",
     "LATENT_STUDIO_GPU_GIB",

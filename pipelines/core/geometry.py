@@ -9,6 +9,7 @@ from typing import Any
 
 import cv2
 import numpy
+import skimage
 from numpy.typing import ArrayLike, NDArray
 
 from pipelines.core.images import Picture
@@ -50,14 +51,12 @@ def similarity(source: ArrayLike, target: ArrayLike) -> Matrix:
     Raises:
         ValueError: points that :func:`five` refuses, or one face that is mirrored against the other.
     """
-    from skimage.transform import SimilarityTransform
-
     source, target = five(source), five(target)
     if _orientation(source) * _orientation(target) < 0:
         raise ValueError(
             "One face's points are mirrored against the other's: left and right are meant as seen in the picture."
         )
-    found = SimilarityTransform.from_estimate(source, target)
+    found = skimage.transform.SimilarityTransform.from_estimate(source, target)
     if not found or not numpy.isfinite(found.params).all() or found.scale < 1e-6:
         raise ValueError(
             "No turn and scale takes these five points onto the others: mark eyes, nose and mouth corners."
@@ -76,10 +75,8 @@ def affinity(source: ArrayLike, target: ArrayLike) -> Matrix:
     Raises:
         ValueError: as :func:`similarity`.
     """
-    from skimage.transform import AffineTransform
-
     plain = similarity(source, target)
-    found = AffineTransform.from_estimate(five(source), five(target))
+    found = skimage.transform.AffineTransform.from_estimate(five(source), five(target))
     if not found or not numpy.isfinite(found.params).all():
         return plain
     large, small = numpy.linalg.svd(found.params[:2, :2], compute_uv=False)
@@ -90,18 +87,15 @@ def affinity(source: ArrayLike, target: ArrayLike) -> Matrix:
 
 def bent(picture: Picture, source: ArrayLike, target: ArrayLike) -> Picture:
     """``picture`` bent smoothly (thin-plate spline) so that its five points come to lie on five others near by; its border stays."""
-    from skimage.transform import ThinPlateSplineTransform
-    from skimage.transform import warp as warped
-
     height, width = picture.shape[:2]
     across, down = numpy.array([0, 0.5, 1]) * width, numpy.array([0, 0.5, 1]) * height
     border = [(x, y) for x in across for y in down if (x, y) != (width / 2, height / 2)]
-    found = ThinPlateSplineTransform.from_estimate(
+    found = skimage.transform.ThinPlateSplineTransform.from_estimate(
         numpy.concatenate((five(target), border)) - 0.5, numpy.concatenate((five(source), border)) - 0.5
     )
     if not found:
         return picture.copy()
-    made = warped(picture, found, order=3, mode="edge", preserve_range=True)
+    made = skimage.transform.warp(picture, found, order=3, mode="edge", preserve_range=True)
     return numpy.clip(numpy.rint(made), 0, 255).astype(numpy.uint8)
 
 
@@ -190,14 +184,6 @@ class Crop:
         """The square; beyond the picture's border its edge is repeated."""
         self._check(picture)
         return warp(picture, self.matrix, (self.side, self.side))
-
-    def cut_mask(self, mask: Mask) -> Mask:
-        """``mask`` of the picture in the square; False beyond the border."""
-        self._check(mask)
-        soft = warp(
-            mask.astype(numpy.float32), self.matrix, (self.side, self.side), cv2.BORDER_CONSTANT, cv2.INTER_LINEAR
-        )
-        return soft >= 0.5
 
     def inside(self) -> Mask:
         """Where the square shows the picture, and not its repeated edge."""

@@ -20,17 +20,23 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import IO, TYPE_CHECKING, Any, BinaryIO
 
 import numpy
+import PIL.JpegImagePlugin  # registers itself, as the next one does
+import PIL.WebPImagePlugin  # noqa: F401
 from numpy.typing import NDArray
+from PIL import ExifTags, ImageChops, ImageCms, ImageOps
+from PIL import Image as Images
+from PIL.Image import Image
+from PIL.PngImagePlugin import PngInfo
 
 from pipelines.core import picture_headers
 from pipelines.core.picture_headers import KINDS, MAX_CHUNKS, Header
 
 if TYPE_CHECKING:
     import torch
-    from PIL.Image import Image
+    from PIL.ImageFile import ImageFile
 
 log = logging.getLogger(__name__)
 
@@ -76,21 +82,10 @@ def to_unit(signed: torch.Tensor) -> torch.Tensor:
 
 def to_pil(unit: torch.Tensor) -> list[Image]:
     """(batch, 3, height, width) in [0, 1] to one RGB picture each, rounded to the nearest of 256 levels."""
-    from PIL import Image
-
     if unit.ndim != 4 or unit.shape[1] != 3:
         raise ValueError(f"expected pictures of shape (batch, 3, height, width), got {tuple(unit.shape)}")
     levels = (unit.detach().float().clamp(0, 1) * 255).round().to("cpu").byte()
-    return [Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy()) for picture in levels]
-
-
-def from_pil(image: Image) -> torch.Tensor:
-    """A picture to (1, 3, height, width) in [0, 1], float32."""
-    import numpy
-    import torch
-
-    array = numpy.array(image.convert("RGB"))
-    return torch.from_numpy(array).permute(2, 0, 1)[None].float() / 255
+    return [Images.fromarray(picture.permute(1, 2, 0).contiguous().numpy()) for picture in levels]
 
 
 # --- writing ---------------------------------------------------------------------------------------------------
@@ -104,8 +99,6 @@ def save_png(
     `settings` must survive JSON (no NaN); `tab` names the page that made it and `models` the keys of the models
     that answered.
     """
-    from PIL.PngImagePlugin import PngInfo
-
     record = {"format": FORMAT, "tab": tab, "settings": dict(settings), "models": list(models)}
     text = json.dumps(record, sort_keys=True, ensure_ascii=False, allow_nan=False)
     if len(text.encode()) > MAX_TEXT:
@@ -151,21 +144,23 @@ def only_our_decoders() -> None:
     Pillow chooses a decoder by a file's content, and one of them starts Ghostscript. We name the formats wherever we open a file;
     libraries that open one by themselves (Gradio does) get no other decoder, not even from a plugin that is imported later.
     """
-    from PIL import Image, JpegImagePlugin, PngImagePlugin, WebPImagePlugin  # noqa: F401  (register what we read)
+    if Images.register_open.__module__ != __name__:  # not yet ours
+        Images.init()  # what writes other formats registers now, so that nothing need be looked for later
+        register = Images.register_open
 
-    if Image.register_open.__module__ != __name__:  # not yet ours
-        Image.init()  # what writes other formats registers now, so that nothing need be looked for later
-        register = Image.register_open
-
-        def registered(id: str, factory: Any, accept: Any = None) -> None:
+        def registered(
+            id: str,
+            factory: Callable[[IO[bytes], str | bytes], ImageFile],
+            accept: Callable[[bytes], bool | str] | None = None,
+        ) -> None:
             if id.upper() in KINDS:
                 register(id, factory, accept)
 
-        Image.register_open = registered
-    Image.ID[:] = KINDS
-    for other in set(Image.OPEN) - set(KINDS):
-        del Image.OPEN[other]
-    Image.MAX_IMAGE_PIXELS = MAX_PIXELS
+        Images.register_open = registered
+    Images.ID[:] = KINDS
+    for other in set(Images.OPEN) - set(KINDS):
+        del Images.OPEN[other]
+    Images.MAX_IMAGE_PIXELS = MAX_PIXELS
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,8 +192,6 @@ def opened(
     Raises:
         ValueError: it is too large, damaged, or another kind of file; one sentence. What the decoder said is in the log.
     """
-    from PIL import Image as Images
-
     if isinstance(source, Images.Image):
         check_size(*source.size)
         upright = _upright(source)
@@ -239,8 +232,6 @@ def open_picture(source: str | Path | bytes | BinaryIO | Image) -> Image:
 
 def over_white(image: Image) -> Image:
     """RGB; transparent parts lie over white."""
-    from PIL import Image as Images
-
     white = Images.new("RGB", image.size, "white")
     white.paste(image.convert("RGB"), mask=image.getchannel("A") if image.mode == "RGBA" else None)
     return white
@@ -269,8 +260,6 @@ def _bytes_of(source: str | Path | bytes | BinaryIO) -> bytes:
 @contextlib.contextmanager
 def _in_our_words() -> Iterator[None]:
     """A decoder's error becomes a sentence of ours. It may be any: decoders fail on a stranger's bytes in ways that nobody listed."""
-    from PIL import Image as Images
-
     try:
         yield
     except MemoryError as error:
@@ -293,8 +282,6 @@ def _in_our_words() -> Iterator[None]:
 
 def _upright(image: Image) -> Image:
     """The picture, turned as its EXIF says; a broken EXIF says nothing."""
-    from PIL import ExifTags, ImageOps
-
     try:
         lies = image.getexif().get(ExifTags.Base.Orientation, 1)
         return ImageOps.exif_transpose(image) if lies in range(2, 9) else image
@@ -304,8 +291,6 @@ def _upright(image: Image) -> Image:
 
 
 def _as_rgb(upright: Image) -> Opened:
-    from PIL import Image as Images
-
     profile, frames = upright.info.get("icc_profile"), upright.info.get("frames", 1)
     header: Header | None = upright.info.get("header")
     notes = []
@@ -357,9 +342,6 @@ def unit_levels(image: Image) -> NDArray[numpy.float32]:
 def _in_srgb(image: Image, profile: bytes | None) -> tuple[Image, str]:
     """RGB in sRGB, and a sentence where that changed colours; a profile that is broken or belongs to other channels is passed over."""
     if profile and image.mode in ("RGB", "CMYK", "L"):
-        from PIL import Image as Images
-        from PIL import ImageChops, ImageCms
-
         try:
             given = ImageCms.ImageCmsProfile(io.BytesIO(profile))
             name = " ".join((ImageCms.getProfileDescription(given) or "").split())[:60]

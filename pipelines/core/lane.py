@@ -25,6 +25,7 @@ The thread is started at the first job of a process; a forked child gets one of 
 import atexit
 import contextlib
 import contextvars
+import heapq
 import itertools
 import logging
 import math
@@ -131,18 +132,20 @@ class Job:
     """How many jobs of the same owner were there before it."""
     passed: int = 0
     """How many later jobs went first."""
+    loading: bool = False
+    """Models are fetched and loaded, which counts for no run's limit."""
     _call: Callable[[], Any] | None = field(default=None, repr=False)
 
     def check(self) -> None:
         """Raise `Cancelled` when the reader has gone, `TimeoutError` past the limit. Call it every step."""
         if self.stop.is_set():
             raise Cancelled
-        if self.started is not None and time.monotonic() - self.started > self.limit_s:
+        if self.started is not None and not self.loading and time.monotonic() - self.started > self.limit_s:
             raise TimeoutError(
                 f"stopped after {self.limit_s:g} s, the limit of one run: use fewer steps or a smaller picture"
             )
 
-    def emit(self, item: Any) -> None:
+    def emit(self, item: object) -> None:
         """Send an item (a live preview) to the reader; also a `check()`."""
         self.check()
         self.out.put(item)
@@ -156,30 +159,79 @@ MOST_PASSED = 8
 """A job lets at most so many later ones of other owners go first."""
 
 
-class _Lane:
-    """A queue in which owners take turns, one slot for low-priority work, and one daemon thread."""
+class Line:
+    """A queue in which owners take turns, before ``width`` hands that work it off."""
+
+    width = 1
+    """So many jobs may go at once."""
 
     def __init__(self) -> None:
         self.changed = threading.Condition()
         self.jobs: deque[Job] = deque()
-        self.warm: Job | None = None
-        self.running: Job | None = None
-        self.running_is_warm = False
         self.typical_s: dict[str, float] = {}
-        self.thread = threading.Thread(target=self._work, name="gpu_0", daemon=True)
-        self.thread.start()
+
+    def going(self) -> list[Job]:
+        """The jobs of visitors that are worked on. Called with `changed` held."""
+        raise NotImplementedError
 
     def submit(self, job: Job) -> None:
         with self.changed:
-            job.turn = sum(_owner(other) == _owner(job) for other in (*self.jobs, self.running) if other is not None)
+            job.turn = sum(_owner(other) == _owner(job) for other in (*self.jobs, *self.going()))
             place = len(self.jobs)
             while place and self.jobs[place - 1].turn > job.turn and self.jobs[place - 1].passed < MOST_PASSED:
                 place -= 1
                 self.jobs[place].passed += 1
             self.jobs.insert(place, job)
+            self.changed.notify_all()
+
+    def ahead(self, job: Job | None = None) -> int:
+        """Jobs that go or wait before `job` (before a new one, if None), less cancelled ones; 0 where a hand is free for it."""
+        with self.changed:
+            going, before = self._before(job)
+            return len(going) + len(before) if before or len(going) >= self.width else 0
+
+    def wait_s(self, job: Job | None = None) -> float | None:
+        """Seconds until `job` (a new one, if None) starts, by how long such jobs took before; None: not known."""
+        with self.changed:
+            going, before = self._before(job)
+            if not self.width or any(other.kind not in self.typical_s for other in (*going, *before)):
+                return None
+            now = time.monotonic()
+            free = [max(self.typical_s[one.kind] - (now - (one.started or now)), 1.0) for one in going]
+            free = heapq.nsmallest(self.width, free + [0.0] * (self.width - len(going)))
+            for other in before:
+                heapq.heapreplace(free, free[0] + max(self.typical_s[other.kind], 1.0))
+            return free[0]
+
+    def wanted(self, reader: Reader) -> bool:
+        """Whether a job of somebody else waits."""
+        with self.changed:
+            return any(job.reader is not reader and not job.stop.is_set() for job in self.jobs)
+
+    def _before(self, job: Job | None) -> tuple[list[Job], list[Job]]:
+        before = itertools.takewhile(lambda other: other is not job, self.jobs)
+        return [one for one in self.going() if one is not job], [one for one in before if not one.stop.is_set()]
+
+
+class _Lane(Line):
+    """The line of this process: one daemon thread, and one slot for low-priority work."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.warm: Job | None = None
+        self.running: Job | None = None
+        self.running_is_warm = False
+        self.thread = threading.Thread(target=self._work, name="gpu_0", daemon=True)
+        self.thread.start()
+
+    def going(self) -> list[Job]:
+        return [self.running] if self.running is not None and not self.running_is_warm else []
+
+    def submit(self, job: Job) -> None:
+        super().submit(job)
+        with self.changed:
             if self.running is not None and self.running_is_warm:
                 self.running.stop.set()  # a visitor is here: the warm-up ends at its next check
-            self.changed.notify()
 
     def submit_warm(self, job: Job) -> bool:
         with self.changed:
@@ -188,30 +240,6 @@ class _Lane:
             self.warm = job
             self.changed.notify()
             return True
-
-    def ahead(self, job: Job | None = None) -> int:
-        """Jobs that run or wait before `job` (before a new one, if None), less warm-ups and cancelled jobs."""
-        with self.changed:
-            running = self.running is not None and self.running is not job and not self.running_is_warm
-            before = itertools.takewhile(lambda other: other is not job, self.jobs)
-            return int(running) + sum(not other.stop.is_set() for other in before)
-
-    def wait_s(self, job: Job | None = None) -> float | None:
-        """Seconds until `job` (a new one, if None) starts, by how long such jobs took before; None: not known."""
-        with self.changed:
-            before = [j for j in itertools.takewhile(lambda j: j is not job, self.jobs) if not j.stop.is_set()]
-            if self.running is not None and self.running is not job and not self.running_is_warm:
-                before.append(self.running)
-            if any(other.kind not in self.typical_s for other in before):
-                return None
-            now = time.monotonic()
-            done = {other: now - other.started for other in before if other.started is not None}
-            return sum(max(self.typical_s[other.kind] - done.get(other, 0.0), 1.0) for other in before)
-
-    def wanted(self, reader: Reader) -> bool:
-        """Whether a job of somebody else waits."""
-        with self.changed:
-            return any(job.reader is not reader and not job.stop.is_set() for job in self.jobs)
 
     def _work(self) -> None:
         while True:
@@ -239,16 +267,29 @@ _birth = threading.Lock()
 
 
 _elsewhere: Callable[..., Generator[Any]] | None = None
+_line_elsewhere: Line | None = None
 
 
-def send_elsewhere(dispatch: Callable[..., Generator[Any]] | None) -> None:
-    """Let `dispatch(fn, args, kwargs, limit_s)` answer every `stream` (ZeroGPU); None: run here again."""
-    global _elsewhere
-    _elsewhere = dispatch
+def send_elsewhere(dispatch: Callable[..., Generator[Any]] | None, line: Line | None = None) -> None:
+    """Let `dispatch(fn, args, kwargs, limit_s)` answer every `stream` (ZeroGPU, workers); None: run here again.
+
+    `line`: where those jobs wait, if they wait in this process.
+    """
+    global _elsewhere, _line_elsewhere
+    _elsewhere, _line_elsewhere = dispatch, line
+
+
+def _line() -> Line | None:
+    """Where jobs of this process wait, if one ever did."""
+    return _line_elsewhere or _lane
+
+
+def _kind(fn: Callable[..., Any]) -> str:
+    return f"{fn.__module__}.{fn.__qualname__}" if hasattr(fn, "__qualname__") else ""
 
 
 def stream(
-    fn: Callable[..., Any], *args: Any, limit_s: float = LIMIT_S, beat_s: float = 0.5, **kwargs: Any
+    fn: Callable[..., Any], *args: object, limit_s: float = LIMIT_S, beat_s: float = 0.5, **kwargs: object
 ) -> Generator[Any]:
     """`stream_here`, or its equal in another process where the platform gives a GPU only there."""
     if _elsewhere is None:
@@ -257,7 +298,7 @@ def stream(
 
 
 def stream_here(
-    fn: Callable[..., Any], *args: Any, limit_s: float = LIMIT_S, beat_s: float = 0.5, **kwargs: Any
+    fn: Callable[..., Any], *args: object, limit_s: float = LIMIT_S, beat_s: float = 0.5, **kwargs: object
 ) -> Generator[Any]:
     """Run `fn(job, *args, **kwargs)` on the lane and yield what it emits, then `Result(its value)`.
 
@@ -268,25 +309,35 @@ def stream_here(
     lane = _current_lane()
     if threading.current_thread() is lane.thread:
         raise RuntimeError("a job must not start another job on the lane: call the function directly")
-    job = Job(limit_s, _reader.get(), f"{fn.__module__}.{fn.__qualname__}" if hasattr(fn, "__qualname__") else "")
+    job = Job(limit_s, _reader.get(), _kind(fn))
+    enrol(job)
+    context = contextvars.copy_context()
+    job._call = lambda: context.run(fn, job, *args, **kwargs)
+    yield from follow(lane, job, beat_s)
+
+
+def enrol(job: Job) -> None:
+    """Make it one of its reader's; raises `Cancelled` where he has gone."""
     if job.reader is not None:
         job.reader._jobs.add(job)
         job.reader._began = True
         if job.reader.gone:
             raise Cancelled
-    context = contextvars.copy_context()
-    job._call = lambda: context.run(fn, job, *args, **kwargs)
-    lane.submit(job)
+
+
+def follow(line: Line, job: Job, beat_s: float) -> Generator[Any]:
+    """Put `job` into `line` and yield what `stream_here` does."""
+    line.submit(job)
     told = 0
     try:
         while True:
             try:
                 item = job.out.get(timeout=beat_s)
             except queue.Empty:
-                ahead = 0 if job.started else lane.ahead(job)
+                ahead = 0 if job.started else line.ahead(job)
                 if ahead not in (0, told):
                     told = ahead
-                    yield Progress(0.0, f"Waiting: {jobs_ahead(ahead, lane.wait_s(job))}")
+                    yield Progress(0.0, f"Waiting: {jobs_ahead(ahead, line.wait_s(job))}")
                 else:
                     yield IDLE
                 continue
@@ -303,28 +354,46 @@ PACE_S = 0.3
 """Least time between two reports of progress on a page: showing one costs a browser a tenth of a second."""
 
 
-def live(fn: Callable[..., Any], *args: Any, pace_s: float = PACE_S, **kwargs: Any) -> Generator[Any]:
-    """`stream` for a page: at most one `Progress` every `pace_s` seconds, so that the page keeps up and Stop is heard at once.
+NEWEST_S = 0.1
+"""The same of two items of which the newest says all: words that are being written."""
+BEAT_S = 0.5
+"""While nothing comes, a generator yields so often, so that it can be closed."""
 
-    A report that came too early is shown at the next pause, unless a newer one or anything else follows first.
-    Everything that is not a `Progress` passes in its order, at once.
+
+def live(
+    fn: Callable[..., Any], *args: object, pace_s: float = PACE_S, newest: tuple[type, ...] = (), **kwargs: Any
+) -> Generator[Any]:
+    """`stream` for a page: at most one `Progress` every `pace_s` seconds and one item of each type of `newest` every
+    `NEWEST_S`, so that the page keeps up and Stop is heard at once. The time that the page takes for one is not counted.
+
+    What came too early is shown when its time comes, unless a newer one or anything else follows first.
+    Everything else passes in its order, at once.
     """
-    shown, held = -math.inf, None
-    with contextlib.closing(stream(fn, *args, **kwargs)) as items:
+    pace = {Progress: pace_s, **dict.fromkeys(newest, NEWEST_S)}
+    free: dict[type, float] = {}
+    held: dict[type, Any] = {}
+    last = time.monotonic()
+    with contextlib.closing(stream(fn, *args, **{"beat_s": NEWEST_S if newest else BEAT_S, **kwargs})) as items:
         for item in items:
-            if isinstance(item, Progress) and time.monotonic() < shown + pace_s:
-                held = item
+            if item is not IDLE and type(item) not in pace:
+                held.clear()
+                yield item
                 continue
-            if item is IDLE and held is not None:
-                item = held
-            held = None
-            if isinstance(item, Progress):
-                shown = time.monotonic()
-            yield item
+            if item is not IDLE:
+                held[type(item)] = item
+            now = time.monotonic()
+            due = [kind for kind in held if (item is IDLE and not newest) or now >= free.get(kind, -math.inf)]
+            for kind in due:
+                yield held.pop(kind)
+                last = time.monotonic()
+                free[kind] = last + pace[kind]
+            if item is IDLE and not due and now >= last + 0.9 * BEAT_S:
+                last = now
+                yield IDLE
 
 
 def run_blocking(
-    fn: Callable[..., Any], *args: Any, on_item: Callable[[Any], None] | None = None, **kwargs: Any
+    fn: Callable[..., Any], *args: object, on_item: Callable[[Any], None] | None = None, **kwargs: Any
 ) -> Any:
     """Run `fn(job, ...)` on the lane and return its value: for scripts, tests and the API.
 
@@ -338,7 +407,7 @@ def run_blocking(
     raise AssertionError("a stream ends with a Result or raises")
 
 
-def warm(fn: Callable[..., Any], *args: Any) -> bool:
+def warm(fn: Callable[..., Any], *args: object) -> bool:
     """Run `fn(job, *args)` on the lane if it is idle; the newest warm-up replaces one that has not started.
 
     False, and nothing happens, when the lane is busy. A job that comes meanwhile goes first, and sets the
@@ -358,26 +427,41 @@ def warm(fn: Callable[..., Any], *args: Any) -> bool:
     return _current_lane().submit_warm(job)
 
 
+def typical_s(fn: Callable[..., Any]) -> float | None:
+    """How many seconds earlier jobs of ``fn`` took in this process, without fetching and loading; None before the first."""
+    here = _line()
+    return here.typical_s.get(_kind(fn)) if here is not None else None
+
+
+def running() -> Job | None:
+    """The job that runs on this thread, if one does."""
+    here = _lane
+    return here.running if here is not None and threading.current_thread() is here.thread else None
+
+
 def check() -> None:
     """`Job.check()` of the job that runs on this thread, if one does: for a loop that is far from its job."""
-    here = _lane
-    if here is not None and threading.current_thread() is here.thread and here.running is not None:
-        here.running.check()
+    job = running()
+    if job is not None:
+        job.check()
 
 
 def waiting() -> int:
     """How many jobs a new one would find ahead of it: the running one and those that wait."""
-    return 0 if _lane is None else _lane.ahead()
+    here = _line()
+    return 0 if here is None else here.ahead()
 
 
 def wait_s() -> float | None:
     """Seconds that a new job would wait, by how long such jobs took before; None: not known."""
-    return 0.0 if _lane is None else _lane.wait_s()
+    here = _line()
+    return 0.0 if here is None else here.wait_s()
 
 
 def wanted(reader: Reader) -> bool:
     """Whether somebody else than `reader` waits for the lane."""
-    return _lane is not None and _lane.wanted(reader)
+    here = _line()
+    return here is not None and here.wanted(reader)
 
 
 def jobs_ahead(count: int, seconds: float | None) -> str:

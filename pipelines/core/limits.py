@@ -10,7 +10,7 @@ import math
 import re
 import unicodedata
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 BREAKS = re.compile("\r\n|[\r\v\f\x1c-\x1e\x85\u2028\u2029]")
 """Ends of lines other than a line feed."""
@@ -24,7 +24,7 @@ BLANK = "\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0"
 """Characters that are letters or signs by their category, and yet show nothing."""
 
 
-def text(name: str, value: Any, most: int, empty: str) -> str:
+def text(name: str, value: object, most: int, empty: str) -> str:
     """A text that shows something, of at most ``most`` characters, as :func:`plain` gives it; ``empty``: the sentence for none."""
     value = plain(name, value, most)
     if not value.strip():
@@ -34,7 +34,7 @@ def text(name: str, value: Any, most: int, empty: str) -> str:
     return value
 
 
-def plain(name: str, value: Any, most: int) -> str:
+def plain(name: str, value: object, most: int) -> str:
     """A text of at most ``most`` characters, perhaps empty: composed (NFC), with line feeds as its only ends of lines.
 
     Raises:
@@ -51,7 +51,7 @@ def plain(name: str, value: Any, most: int) -> str:
     return composed
 
 
-def content(name: str, value: Any) -> Any:
+def content(name: str, value: object) -> Any:
     """What a chat message says: a text, or Gradio's and other libraries' blocks of text, joined; else the value as it came.
 
     Raises:
@@ -76,14 +76,14 @@ def content(name: str, value: Any) -> Any:
     return "\n".join(texts)
 
 
-def choice(label: str, value: Any, known: Collection[str]) -> str:
+def choice(label: str, value: object, known: Collection[str]) -> str:
     """One of ``known``; ``label`` opens the sentence: "The mode", "Model set"."""
     if not isinstance(value, str) or value not in known:
         raise ValueError(f"{label} {described(value)} is unknown: choose one of {', '.join(known)}.")
     return value
 
 
-def number(name: str, value: Any, low: float, high: float, whole: bool = False) -> float:
+def number(name: str, value: object, low: float, high: float, whole: bool = False) -> float:
     """A number within [low, high], a whole one if asked for; True and NaN are none, and -0.0 is 0.0."""
     kind = "a whole number" if whole else "a number"
     if not is_number(value) or not low <= value <= high or (whole and value != int(value)):
@@ -94,21 +94,21 @@ def number(name: str, value: Any, low: float, high: float, whole: bool = False) 
     return value + 0
 
 
-def switch(name: str, value: Any) -> bool:
+def switch(name: str, value: object) -> bool:
     """On or off; 1 and "true" are neither."""
     if not isinstance(value, bool):
         raise ValueError(f"The switch {name} is {described(value)} but must be on or off: send true or false.")
     return value
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: object) -> TypeGuard[float]:
     """Whether it is a finite int or float: True and NaN are none, whatever the size of an int."""
     return (isinstance(value, int) and not isinstance(value, bool)) or (
         isinstance(value, float) and math.isfinite(value)
     )
 
 
-def described(value: Any) -> str:
+def described(value: object) -> str:
     """What came, short and printable, for a sentence: "7", "'seven'", "a list of 3", "nothing (null)"."""
     if value is None:
         return "nothing (null)"

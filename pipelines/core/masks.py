@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import cv2
 import numpy
 from numpy.typing import NDArray
+from PIL import Image as Images
 
 from pipelines.core import images
 
@@ -138,8 +139,6 @@ def components(mask: Mask, smallest: int = 1) -> list[Mask]:
 
 def overlay(image: Image, mask: Mask, opacity: float = 0.5) -> Image:
     """``image`` with the mask tinted and outlined; a mask of another size is rescaled."""
-    from PIL import Image as Images
-
     pixels = numpy.array(image.convert("RGB"))
     here = resized(mask, image.size)
     pixels[here] = (pixels[here] * (1 - opacity) + numpy.array(TINT) * opacity).round().astype(numpy.uint8)

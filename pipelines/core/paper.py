@@ -14,6 +14,8 @@ class Paper:
     venue: str
     """Where it appeared, "ICCV 2025"."""
     url: str
+    summary: str
+    """What it does, in one line."""
     idea: str
     """The idea in two sentences of ours."""
     ours: str

@@ -2,6 +2,8 @@
 
     with edited_outputs(blocks, lambda module, output: output * 0.5):
         ...                                     # forward hooks; exactly these are removed, also on error
+    with edited_inputs(attentions, lambda module, named: {**named, "encoder_hidden_states": other}):
+        ...                                     # forward pre-hooks, on the arguments given by name
     with adapter(unet, weights, scale=0.8):
         ...                                     # a LoRA; the layers are the original objects again afterwards
     with frozen(unet, verifier):
@@ -20,15 +22,32 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+if TYPE_CHECKING:
+    from diffusers.configuration_utils import ConfigMixin
+
 _PLAIN = (bool, int, float, str, tuple, set, torch.dtype, torch.device)
 _CONTAINERS = (dict, OrderedDict, list, set)
+
+
+@contextlib.contextmanager
+def building() -> Iterator[None]:
+    """Inside the block diffusers says nothing of parts that are not of the class in a pipeline's signature: an ``AutoencoderTiny`` does
+    where an ``AutoencoderKL`` is named."""
+    logger = logging.getLogger("diffusers.pipelines.pipeline_utils")
+    level = logger.level
+    logger.setLevel("ERROR")
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 @contextlib.contextmanager
@@ -39,12 +58,30 @@ def edited_outputs(modules: Iterable[nn.Module], fn: Callable[[nn.Module, Any], 
     outer one made. A module given twice is edited once.
     """
 
-    def hook(module: nn.Module, _inputs: tuple[Any, ...], output: Any) -> Any:
+    def hook(module: nn.Module, _inputs: tuple[object, ...], output: object) -> object:
         return fn(module, output)
 
     with contextlib.ExitStack() as stack:
         for module in dict.fromkeys(modules):
             stack.callback(module.register_forward_hook(hook).remove)
+        yield
+
+
+@contextlib.contextmanager
+def edited_inputs(
+    modules: Iterable[nn.Module], fn: Callable[[nn.Module, dict[str, Any]], dict[str, Any]]
+) -> Iterator[None]:
+    """Inside the block each module is called with `fn(module, named)` in place of the arguments `named` that come by name.
+
+    `fn` must return a new dictionary. A module given twice is edited once.
+    """
+
+    def hook(module: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        return given, fn(module, named)
+
+    with contextlib.ExitStack() as stack:
+        for module in dict.fromkeys(modules):
+            stack.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
         yield
 
 
@@ -96,7 +133,7 @@ def unchanged(*modules: nn.Module) -> Iterator[None]:
         )
 
 
-def fresh_scheduler(scheduler: Any) -> Any:
+def fresh_scheduler(scheduler: ConfigMixin) -> Any:
     """A new scheduler of the same class and settings. Schedulers keep step state: never share one."""
     return type(scheduler).from_config(scheduler.config)
 
@@ -173,14 +210,14 @@ def _is_noted(key: str) -> bool:
     return not key.startswith("_") or _is_torch_dict(key)
 
 
-def _same(before: Any, now: Any) -> bool:
+def _same(before: object, now: object) -> bool:
     if before is now:
         return True
     if type(before) is not type(now):
         return False
-    if isinstance(before, dict):
+    if isinstance(before, dict) and isinstance(now, dict):
         return before.keys() == now.keys() and all(_same(before[key], now[key]) for key in before)
-    if isinstance(before, list):
+    if isinstance(before, list) and isinstance(now, list):
         return len(before) == len(now) and all(map(_same, before, now))
     return isinstance(before, _PLAIN) and before == now
 

@@ -10,7 +10,9 @@ Rules that the tests in `tests/core/test_registry.py` hold us to:
 * The same key is the same object. A key therefore names source, part, revision and dtype.
 * What is leased is never evicted, whoever asks. What is idle goes in least-recently-used order:
   from the GPU to RAM while the RAM budget allows, otherwise away; a later lease loads it again.
-* Sizes are checked before loading (`ModelSpec.bytes`) and measured after it.
+* Sizes are checked before loading (`ModelSpec.bytes`) and measured after it. A part counts where it lives: on the GPU, or,
+  where its spec says `stays_in_ram`, in RAM. What goes to the GPU is read
+  straight into it, shard by shard, and needs no room in RAM.
 * Concurrent `from_pretrained` calls corrupt models silently: the loaders patch `nn.Module` for the whole
   process meanwhile, and unrelated modules come back with empty *meta* weights. So all loading in this
   process holds `LOAD_LOCK`, and is expected on the lane's thread (`pipelines/core/lane.py`). Files are fetched and
@@ -44,13 +46,16 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from pipelines.core import lane, troubles
-from pipelines.core.weights import ModelSpec, _bring, _read
+from pipelines.core.weights import ModelSpec, _bring, _read, for_cpu
+
+if TYPE_CHECKING:
+    from torch import nn
 
 GIB = 2**30
 MODES = ("auto", "cpu", "cuda", "zero")
@@ -59,7 +64,19 @@ LOAD_LOCK = threading.RLock()
 
 
 class OutOfBudget(MemoryError):
-    """The parts of one job do not fit; its text is one sentence for the visitor. Trying again is no use."""
+    """The parts of one job do not fit; its text is one sentence for the visitor. Trying again is no use.
+
+    `tier` is what is too small, "gpu" or "ram".
+    """
+
+    def __init__(self, sentence: str, tier: str = "gpu") -> None:
+        super().__init__(sentence)
+        self.tier = tier
+
+
+def too_little_ram(error: BaseException) -> bool:
+    """Whether the budget for RAM refused the parts: a preset that takes less of the GPU is no help then."""
+    return isinstance(error, OutOfBudget) and error.tier == "ram" and error.__cause__ is None
 
 
 @dataclass(eq=False)
@@ -70,7 +87,7 @@ class _Part:
     size: int
     obj: Any = None
     state: str = "cold"  # cold | loading | ram | gpu | failed
-    is_module: bool = True  # until loaded: assume that it will want the device
+    moves: bool = True  # to the GPU; until it is loaded, as its spec says
     pins: int = 0
     used: float = 0.0
     uses: int = 0
@@ -78,7 +95,7 @@ class _Part:
     error: str | None = None
 
 
-def _to(module: Any, device: str) -> Any:
+def _to(module: nn.Module, device: str) -> nn.Module:
     return module.to(device)
 
 
@@ -125,7 +142,7 @@ class Registry:
             part = self._part(spec)
             if self.mode == "zero" and part.obj is None:
                 self._load(part)
-                if part.is_module:
+                if part.moves and _is_module(part.obj):
                     part.obj = self._move(part.obj, "cuda")
                     part.state = "gpu"
 
@@ -232,12 +249,26 @@ class Registry:
             "ram_budget": self._limits["ram"],
         }
 
+    def room(self, specs: Iterable[ModelSpec]) -> dict[str, tuple[int, int | None]]:
+        """By tier ("gpu", "ram") the bytes that the parts of one lease take there, declared or measured, and the budget (None: no
+        limit is known). Takes no lock and loads nothing; the first call imports torch to look for a device."""
+        needed: dict[str, int] = {}
+        for spec in dict.fromkeys(specs):
+            known = self._parts.get(spec.key)
+            measured = known is not None and known.load_seconds is not None and known.error is None
+            size = known.size if known and measured else (for_cpu(spec) if self.device == "cpu" else spec).bytes
+            moves = known.moves if known else not spec.stays_in_ram
+            tier = "gpu" if self.device == "cuda" and moves else "ram"
+            needed[tier] = needed.get(tier, 0) + size
+        return {tier: (size, self._limits[tier]) for tier, size in needed.items()}
+
     def _bring_files(self, specs: Sequence[ModelSpec]) -> None:
         """Fetch and check the files of parts that are not loaded, without a lock: a download may take an hour."""
         with self._lock:
             parts = list(dict.fromkeys(self._part(spec) for spec in specs))
             cold = [part for part in parts if part.obj is None]
             if cold:
+                self._settle_precision(cold)
                 self._check_fit(parts)  # nothing is fetched that has no room
             for part in cold:
                 part.state, part.error = "loading", None
@@ -245,6 +276,8 @@ class Registry:
         try:
             for part in cold:
                 _bring(part.spec)
+        except lane.Cancelled:
+            raise
         except BaseException as error:
             failed[part] = f"{type(error).__name__}: {error}"
             raise
@@ -258,7 +291,7 @@ class Registry:
 
     def _part(self, spec: ModelSpec) -> _Part:
         # setdefault: `declare` may run on another thread while a lease holds the lock
-        part = self._parts.setdefault(spec.key, _Part(spec, spec.bytes))
+        part = self._parts.setdefault(spec.key, _Part(spec, spec.bytes, moves=not spec.stays_in_ram))
         known = part.spec
         if (known.source, known.revision, known.dtype) != (spec.source, spec.revision, spec.dtype):
             raise ValueError(
@@ -310,14 +343,15 @@ class Registry:
         _collect()
 
     def _load_and_place(self, parts: list[_Part]) -> None:
-        # What is loaded goes to the GPU first: there it takes no room in RAM from the parts still to load.
-        for part in sorted(parts, key=lambda part: part.obj is None):
+        # What goes to the GPU comes first, what is loaded before the rest: there it takes no room in RAM from the parts still to load.
+        for part in sorted(parts, key=lambda part: (not self._goes_to_gpu(part), part.obj is None)):
             lane.check()
             if part.obj is None:
-                self._make_room("ram", part.size, parts)
-                self._load(part)
+                straight = self._goes_to_gpu(part)
+                self._make_room("gpu" if straight else "ram", part.size, parts)
+                self._load(part, "cuda" if straight and self._real_device else "cpu")
                 self._settle_size(part, parts)
-            if self.device == "cuda" and part.is_module and part.state != "gpu":
+            if self._goes_to_gpu(part) and part.state != "gpu":
                 self._make_room("gpu", part.size, parts)
                 self._place(part)
         for part in parts:
@@ -326,23 +360,32 @@ class Registry:
     def _check_fit(self, parts: list[_Part]) -> None:
         """Refuse what can never fit beside the parts in use, before anything is loaded or moved."""
         pinned = [part for part in list(self._parts.values()) if part.pins or part in parts]
-        cuda = self.device == "cuda"
         for tier in ("gpu", "ram"):
-            here = [part for part in pinned if (tier == "gpu") == (cuda and part.is_module)]
+            here = [part for part in pinned if (tier == "gpu") == self._goes_to_gpu(part)]
             limit = self._limits[tier]
             if limit is not None and sum(part.size for part in here) > limit:
-                raise self._too_big(parts, tier)
+                raise self._too_big(parts, tier, limit)
 
-    def _load(self, part: _Part) -> None:
-        """cold -> ram. A failure leaves no object behind, and the next lease tries again."""
+    def _goes_to_gpu(self, part: _Part) -> bool:
+        return self.device == "cuda" and part.moves
+
+    def _settle_precision(self, parts: list[_Part]) -> None:
+        if self.device == "cpu":
+            for part in parts:
+                if part.load_seconds is None:  # what was loaded once was measured
+                    part.size = for_cpu(part.spec).bytes
+
+    def _load(self, part: _Part, device: str = "cpu") -> None:
+        """cold -> ram, or on its way to the GPU. A failure leaves no object behind, and the next lease tries again."""
         started = time.monotonic()
         part.state, part.error = "loading", None
         try:
             _bring(part.spec)
             with LOAD_LOCK:
-                part.obj = _read(part.spec)
-            part.is_module = _is_module(part.obj)
-            if part.is_module:
+                part.obj = _read(for_cpu(part.spec) if self.device == "cpu" else part.spec, device)
+            module = _is_module(part.obj)
+            part.moves = module and not part.spec.stays_in_ram
+            if module:
                 part.obj.eval().requires_grad_(False)  # shared models serve; nobody trains them in place
                 part.size = _weight_bytes(part.obj, part.spec.key)
             part.state = "ram"
@@ -356,7 +399,8 @@ class Registry:
     def _settle_size(self, part: _Part, parts: list[_Part]) -> None:
         """After loading, the measured size counts: make room for a part that was declared too small."""
         try:
-            self._make_room("ram", 0, parts)
+            if not self._goes_to_gpu(part):
+                self._make_room("ram", 0, parts)
             self._check_fit(parts)
         except OutOfBudget:
             self._forget(part)
@@ -365,7 +409,8 @@ class Registry:
     def _place(self, part: _Part) -> None:
         """ram -> gpu. A part that got half-way is brought back before the error goes on."""
         try:
-            part.obj = self._move(part.obj, "cuda")
+            if not _is_on_gpu(part.obj):  # 8-bit models refuse to be moved, even to where they are
+                part.obj = self._move(part.obj, "cuda")
             part.state = "gpu"
         except BaseException:
             try:
@@ -384,11 +429,12 @@ class Registry:
             self._evict(part)
             _return_cached_memory()  # without gc: it takes 0.3 s here, and evicted models have no cycles
         if self._in_use(tier) + need > limit:
-            raise self._too_big(parts, tier)
+            raise self._too_big(parts, tier, limit)
 
     def _evict(self, part: _Part) -> None:
         """gpu -> ram while it is among the recently used that fit there, otherwise -> cold."""
-        if part.state == "gpu" and self._fits_in_ram(part):
+        # bitsandbytes keeps 8-bit weights on the GPU.
+        if part.state == "gpu" and part.spec.dtype != "int8" and self._fits_in_ram(part):
             try:
                 part.obj = self._move(part.obj, "cpu")
                 part.state = "ram"
@@ -436,15 +482,21 @@ class Registry:
             self._limits["gpu"] = max(0, free - self._gpu_reserve_bytes)
         self._device = device
 
-    def _too_big(self, parts: list[_Part], tier: str) -> OutOfBudget:
+    def _too_big(self, parts: list[_Part], tier: str, limit: int) -> OutOfBudget:
+        """The tier that is too small with its `limit`, and what would lie there: `parts`, beside what others use."""
+
+        def in_tier(some: list[_Part]) -> list[_Part]:
+            return [part for part in some if (tier == "gpu") == self._goes_to_gpu(part)]
+
+        others = in_tier([part for part in list(self._parts.values()) if part.pins and part not in parts])
+        parts = in_tier(parts) or parts
         needed = sum(part.size for part in parts)
-        others = [part for part in list(self._parts.values()) if part.pins and part not in parts]
         beside = f" beside {_size(sum(part.size for part in others))} in use" if others else ""
-        limit = self._limits[tier] or 0
         place, variable = ("the GPU", "LATENT_STUDIO_GPU_GIB") if tier == "gpu" else ("RAM", "LATENT_STUDIO_RAM_GIB")
         return OutOfBudget(
             f"{_names(parts)} needs {_size(needed)}{beside} and the budget for models in {place} is "
-            f"{_size(limit)}: raise {variable} or choose a smaller model set"
+            f"{_size(limit)}: raise {variable} or choose a smaller model set",
+            tier,
         )
 
     def _out_of_memory(self, parts: list[_Part], smaller: str, error: BaseException) -> OutOfBudget:
@@ -455,7 +507,8 @@ class Registry:
         return OutOfBudget(
             f"{place} ran out of memory with {_names(parts)} loaded, which needs "
             f"{_size(sum(part.size for part in parts))}{budget} and room to work in: "
-            f"{smaller}"
+            f"{smaller}",
+            tier,
         )
 
 
@@ -493,12 +546,17 @@ def _available_memory() -> int:
     return 8 * GIB
 
 
-def _is_module(obj: Any) -> bool:
+def _is_module(obj: object) -> TypeGuard[nn.Module]:
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(obj, torch.nn.Module)
 
 
-def _weight_bytes(module: Any, key: str) -> int:
+def _is_on_gpu(module: nn.Module) -> bool:
+    first = next(module.parameters(), None)
+    return first is not None and first.device.type == "cuda"
+
+
+def _weight_bytes(module: nn.Module, key: str) -> int:
     tensors = [*module.parameters(), *module.buffers()]
     if any(tensor.is_meta for tensor in tensors):
         raise RuntimeError(f"{key} came back with empty weights: another thread built a model without LOAD_LOCK")

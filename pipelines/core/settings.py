@@ -17,7 +17,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import MISSING, dataclass, field
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypedDict, Unpack
 
 from pipelines.core import limits
 
@@ -46,6 +46,8 @@ class Field:
     """An empty choice stands for the first."""
     shown: bool = True
     """Whether a page's form has a widget for it unless told otherwise."""
+    listed: bool = False
+    """A choice whose options are a list that opens, because they are many."""
     offered: tuple[float, float] | None = None
     """What the page's slider offers where that is less than what is accepted."""
 
@@ -53,7 +55,7 @@ class Field:
     def range(self) -> tuple[float, float]:
         return self.low, self.high
 
-    def check(self, value: Any) -> Any:
+    def check(self, value: object) -> Any:
         """``value`` with its exact type.
 
         Raises:
@@ -80,43 +82,69 @@ class Field:
         return "" if self.kind == "switch" else f"{key} {self.low:.10g} to {self.high:.10g}"
 
 
-def _field(default: Any, kind: Kind, label: str, name: str | None, **facts: Any) -> Any:
-    declared = Field(kind, label, label[:1].lower() + label[1:] if name is None else name, **facts)
+class More(TypedDict, total=False):
+    """What may be said of a setting of any kind, as in :class:`Field`."""
+
+    step: float
+    info: str
+    optional: bool
+    listed: bool
+    shown: bool
+    offered: tuple[float, float]
+
+
+def _field(default: object, declared: Field) -> Any:
     return field(default=default, metadata={"declared": declared})
 
 
+def _in_a_sentence(label: str, name: str | None) -> str:
+    return label[:1].lower() + label[1:] if name is None else name
+
+
 def text(
-    label: str, most: int, empty: str = "", *, name: str | None = None, default: Any = MISSING, **more: Any
+    label: str,
+    most: int,
+    empty: str = "",
+    *,
+    name: str | None = None,
+    default: object = MISSING,
+    **more: Unpack[More],
 ) -> Any:
     """A text of at most ``most`` characters; ``empty`` is the sentence where nothing came (else nothing may come)."""
-    return _field(default, "text", label, name, high=most, empty=empty, **more)
+    return _field(default, Field("text", label, _in_a_sentence(label, name), high=most, empty=empty, **more))
 
 
-def whole(label: str, default: int, low: int, high: int, *, name: str | None = None, **more: Any) -> Any:
+def whole(label: str, default: int, low: int, high: int, *, name: str | None = None, **more: Unpack[More]) -> Any:
     """A whole number from ``low`` to ``high``."""
-    return _field(default, "whole", label, name, low=low, high=high, **{"step": 1, **more})
+    more.setdefault("step", 1)
+    return _field(default, Field("whole", label, _in_a_sentence(label, name), low, high, **more))
 
 
-def real(label: str, default: float, low: float, high: float, *, name: str | None = None, **more: Any) -> Any:
+def real(label: str, default: float, low: float, high: float, *, name: str | None = None, **more: Unpack[More]) -> Any:
     """A number from ``low`` to ``high``."""
-    return _field(default, "real", label, name, low=low, high=high, **more)
+    return _field(default, Field("real", label, _in_a_sentence(label, name), low, high, **more))
 
 
 def choice(
-    label: str, default: str, options: Mapping[str, str] | Collection[str], *, name: str | None = None, **more: Any
+    label: str,
+    default: str,
+    options: Mapping[str, str] | Collection[str],
+    *,
+    name: str | None = None,
+    **more: Unpack[More],
 ) -> Any:
     """One of ``options``."""
-    return _field(default, "choice", label, label if name is None else name, options=options, **more)
+    return _field(default, Field("choice", label, label if name is None else name, options=options, **more))
 
 
-def switch(label: str, default: bool, *, name: str | None = None, **more: Any) -> Any:
+def switch(label: str, default: bool, *, name: str | None = None, **more: Unpack[More]) -> Any:
     """On or off."""
-    return _field(default, "switch", label, name, **more)
+    return _field(default, Field("switch", label, _in_a_sentence(label, name), **more))
 
 
-def seed(default: int = 0, **more: Any) -> Any:
+def seed(default: int = 0, *, name: str | None = None, **more: Unpack[More]) -> Any:
     """A seed of 31 bits, the same in every paper."""
-    return whole("Seed", default, 0, 2**31 - 1, **more)
+    return whole("Seed", default, 0, 2**31 - 1, name=name, **more)
 
 
 @dataclass(frozen=True)
@@ -161,6 +189,27 @@ class Declared:
             if name not in renamed and one.default is MISSING and one.default_factory is MISSING:
                 raise ValueError(f"The settings in {where} have no {name}: drop one that this page wrote.")
         return cls(**{name: renamed[name] for name in known if name in renamed}).validated()
+
+    def sent(self, *names: str) -> dict[str, Any]:
+        """The settings ``names`` (all declared ones, if none is given) as a program sends them; the model set is the server's own."""
+        return {name: getattr(self, name) for name in names or self.fields() if name != "model_set"}
+
+    def differing(self, start: Declared, names: Iterable[str]) -> dict[str, Any]:
+        """Those of ``names`` that are not as in ``start``: what :meth:`changed` makes these settings of it with."""
+        return {name: getattr(self, name) for name in names if getattr(self, name) != getattr(start, name)}
+
+    def changed(self, given: Mapping[str, Any], names: Collection[str]) -> Self:
+        """These settings with the values of ``given``, unchecked.
+
+        Raises:
+            ValueError: it names another setting than ``names``.
+        """
+        unknown = [name for name in given if name not in names]
+        if unknown:
+            raise ValueError(
+                f"There is no setting {limits.described(unknown[0])} here: choose among {', '.join(names)}."
+            )
+        return dataclasses.replace(self, **given)
 
     @classmethod
     def limits_in_words(cls, names: Iterable[str] | None = None) -> str:

@@ -43,7 +43,7 @@ class Cache:
         return key in self._kept
 
     @staticmethod
-    def key(*inputs: Any) -> str:
+    def key(*inputs: object) -> str:
         """A hash of arrays (type, shape, bytes) and of plain values."""
         digest = hashlib.sha256()
         for value in inputs:
@@ -61,7 +61,7 @@ class Cache:
         self._kept.move_to_end(key)
         return self._kept[key][0]
 
-    def put(self, key: str, value: Any) -> None:
+    def put(self, key: str, value: object) -> None:
         self._kept[key] = (value, _bytes_of(value))
         self._kept.move_to_end(key)
         while len(self._kept) > 1 and (
@@ -92,7 +92,7 @@ def keeping(items: Generator[Any], cache: Cache) -> Generator[Any]:
                 yield item
 
 
-def _bytes_of(value: Any) -> int:
+def _bytes_of(value: object) -> int:
     if isinstance(value, numpy.ndarray):
         return value.nbytes
     if dataclasses.is_dataclass(value):

@@ -18,7 +18,12 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING
+
+from jinja2.exceptions import TemplateError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 OPEN, CLOSE = "\ufdd0", "\ufdd1"
 """Set around such a stretch while the template is rendered; noncharacters, which no text may hold (``limits.plain``)."""
@@ -50,19 +55,17 @@ class Encoded:
     """Empty where the tokenizer does not tell (a slow one)."""
 
 
-def encode_text(tokenizer: Any, text: str) -> list[int]:
+def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Token ids of a text alone, with nothing before or behind it; none of them is a control token."""
     return _encoded(tokenizer, _marked(text, controls(tokenizer))).ids
 
 
-def encode_chat(tokenizer: Any, messages: Sequence[dict[str, str]], open_reply: bool) -> Encoded:
+def encode_chat(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, str]], open_reply: bool) -> Encoded:
     """The conversation by the tokenizer's chat template; ``open_reply`` ends where an answer begins.
 
     Raises:
         ValueError: the template refuses the conversation (roles out of turn, no place for a system message, ...).
     """
-    from jinja2.exceptions import TemplateError
-
     known, template = controls(tokenizer), None if getattr(tokenizer, "chat_template", None) else PLAIN_TEMPLATE
     kept = [{**message, "content": _marked(message["content"], known)} for message in messages]
     try:
@@ -70,14 +73,30 @@ def encode_chat(tokenizer: Any, messages: Sequence[dict[str, str]], open_reply: 
             kept, tokenize=False, add_generation_prompt=open_reply, chat_template=template
         )
     except TemplateError as error:
+        if messages and messages[0]["role"] == "system" and _takes(tokenizer, kept[1:]):
+            raise ValueError(
+                "This model takes no system message: put what it says into the first message of the user."
+            ) from error
         raise ValueError(
             f"The model's chat template refuses this conversation ({str(error)[:120]}): begin with a user message, "
             "then take turns."
         ) from error
+    assert isinstance(rendered, str)  # not tokens, as asked
     return _encoded(tokenizer, rendered)
 
 
-def unread(tokenizers: Sequence[Any], prompt: str) -> int | None:
+def _takes(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, str]]) -> bool:
+    """Whether the chat template accepts these turns; no template takes none at all."""
+    if not messages:
+        return False
+    try:
+        tokenizer.apply_chat_template(list(messages), tokenize=False)
+    except TemplateError:
+        return False
+    return True
+
+
+def unread(tokenizers: Sequence[PreTrainedTokenizerBase], prompt: str) -> int | None:
     """Where the first word begins that does not fit into the tokens of all text encoders; None if all of it is read."""
     cut = None
     for tokenizer in tokenizers:
@@ -110,7 +129,7 @@ def _in_one_word(before: str, behind: str) -> bool:
 # ------------------------------------------------------------------------------------- control tokens
 
 
-def controls(tokenizer: Any) -> re.Pattern[str]:
+def controls(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
     """What may not be taken for a control token: a pattern over folded text (see :func:`_folded`)."""
     added = {str(token.content) for token in getattr(tokenizer, "added_tokens_decoder", {}).values()}
     added |= set(getattr(tokenizer, "all_special_tokens", ()))
@@ -118,7 +137,7 @@ def controls(tokenizer: Any) -> re.Pattern[str]:
 
 
 @lru_cache(32)
-def _pattern(added: frozenset[str], template: Any) -> re.Pattern[str]:
+def _pattern(added: frozenset[str], template: object) -> re.Pattern[str]:
     texts = {_folded(text)[0] for text in (*added, *_ROLES, *_TAGS.findall(str(template))) if text.strip()}
     longest_first = sorted(filter(None, texts), key=lambda text: (-len(text), text))
     return re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
@@ -151,7 +170,7 @@ def _marked(text: str, known: re.Pattern[str]) -> str:
     return "".join([*parts, text[at:]])
 
 
-def _encoded(tokenizer: Any, marked: str) -> Encoded:
+def _encoded(tokenizer: PreTrainedTokenizerBase, marked: str) -> Encoded:
     """What stands between marks is encoded character by character, the rest in pieces as long as can be."""
     ids: list[int] = []
     places: list[tuple[int, int]] = []
@@ -170,7 +189,7 @@ def _encoded(tokenizer: Any, marked: str) -> Encoded:
     return Encoded("".join(texts), ids, places)
 
 
-def _piece(tokenizer: Any, piece: str, first: bool) -> tuple[list[int], list[tuple[int, int]]]:
+def _piece(tokenizer: PreTrainedTokenizerBase, piece: str, first: bool) -> tuple[list[int], list[tuple[int, int]]]:
     """Ids and places of a piece. One that is not the first stands behind a line feed, which is taken away again: at the start of a
     text, SentencePiece would put a blank before it."""
     fast = bool(getattr(tokenizer, "is_fast", False))

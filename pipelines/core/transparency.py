@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy
 from numpy.typing import NDArray
+from PIL import Image as Images
 
 from pipelines.core import masks
 
@@ -24,8 +25,6 @@ def put_back(made: Image, changed: masks.Mask, layered: Image, hole: masks.Mask 
     white as ``made`` does. Alpha is that of ``layered``, but for the ``hole``, where it follows what is around it: of an object on a
     transparent ground nothing stays.
     """
-    from PIL import Image as Images
-
     out, over_white = numpy.array(layered), numpy.asarray(made)
     if hole is not None and hole.any():
         out[..., 3] = _filled(out[..., 3], hole)

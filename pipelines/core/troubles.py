@@ -80,6 +80,9 @@ def sentence(error: BaseException, smaller: str = SMALLER) -> str | None:
     Args:
         smaller: what makes the same work need less memory, for the end of the sentence.
     """
+    told = getattr(error, "told_elsewhere", None)  # by the worker that it comes from: see pipelines/core/border.py
+    if told is not None:
+        return told[0]
     if isinstance(error, MemoryError) and ours(error):
         return None
     for one in _chain(error):
@@ -130,6 +133,9 @@ def ours(error: BaseException) -> bool:
     Libraries raise ``ValueError`` and ``MemoryError`` too, with words that help nobody here. An error without a traceback
     was handed over from another process by our own code.
     """
+    told = getattr(error, "told_elsewhere", None)
+    if told is not None:
+        return told[1]
     last = error.__traceback__
     if last is None:
         return bool(str(error))

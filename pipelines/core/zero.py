@@ -27,11 +27,13 @@ def install(registry: Registry, gpu: Callable[..., Any] | None = None) -> None:
 
         gpu = spaces.GPU
 
-    def seconds(work: Any, arguments: tuple[Any, ...], named: dict[str, Any], limit_s: float) -> float:
+    def seconds(work: Callable[..., Any], arguments: tuple[Any, ...], named: dict[str, Any], limit_s: float) -> float:
         return min(limit_s, MOST_S)
 
     @gpu(duration=seconds)
-    def run(work: Any, arguments: tuple[Any, ...], named: dict[str, Any], limit_s: float) -> Generator[Any]:
+    def run(
+        work: Callable[..., Any], arguments: tuple[Any, ...], named: dict[str, Any], limit_s: float
+    ) -> Generator[Any]:
         """In the forked process: the same lane as everywhere, on a thread of this process."""
         given = (registry if isinstance(a, str) and a == _REGISTRY else a for a in arguments)
         try:
@@ -39,7 +41,9 @@ def install(registry: Registry, gpu: Callable[..., Any] | None = None) -> None:
         except Exception as error:
             yield lane.Failure(error)  # as an item: an exception that crosses the border may lose its type
 
-    def dispatch(work: Any, arguments: tuple[Any, ...], named: dict[str, Any], limit_s: float) -> Generator[Any]:
+    def dispatch(
+        work: Callable[..., Any], arguments: tuple[Any, ...], named: dict[str, Any], limit_s: float
+    ) -> Generator[Any]:
         given = tuple(_REGISTRY if a is registry else a for a in arguments)
         for item in run(work, given, named, limit_s):
             if isinstance(item, lane.Failure):

@@ -4,32 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy
 from numpy.typing import NDArray
+from safetensors import safe_open
 
 from pipelines.core import geometry
 from pipelines.core.geometry import check_picture
-from pipelines.core.offload import Offloaded
-from pipelines.core.weights import ModelSpec, part_folder, resolve
-from pipelines.models import control_maps
-from pipelines.models.sdxl import asset_spec
+from pipelines.core.weights import ModelSpec, asset_spec, resolve
+from pipelines.models import annotators, control_maps
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from transformers import CLIPVisionModelWithProjection
 
 LOOK_MOST = 4
 """Pictures of a person that IP-Adapter is shown at most: each brings 16 tokens to every attention."""
 
 
-def look_of(encoder: Any, pictures: Sequence[NDArray[numpy.uint8]]) -> Tensor:
+def look_of(encoder: CLIPVisionModelWithProjection, pictures: Sequence[NDArray[numpy.uint8]]) -> Tensor:
     """What IP-Adapter sees in pictures of a face, (2, N, tokens, width) on the CPU: first of nothing, then of the pictures.
 
     ``encoder``: the leased ``CLIPVisionModelWithProjection`` of :data:`IP_ENCODER`. The "plus" adapters read its last layer but one.
     """
+    import pipelines.core.libraries  # noqa: F401
+
     import torch
     from transformers import CLIPImageProcessor
 
@@ -115,42 +116,26 @@ def openpose_map(size: tuple[int, int], points: NDArray[numpy.floating]) -> NDAr
 
 
 def _load_controlnet(spec: ModelSpec) -> Any:
-    """A ``ControlNetModel``: one of ours, or that of a Hub repository in half precision."""
-    import torch
-    from diffusers import ControlNetModel
+    from pipelines.models import sdxl_parts
 
-    folder = part_folder(spec) if spec.source.startswith("assets/") else resolve(spec)
-    variant = "fp16" if any(".fp16." in name for name in spec.files) else None
-    net = ControlNetModel.from_pretrained(
-        folder, torch_dtype=getattr(torch, spec.dtype), variant=variant, use_safetensors=True
-    ).eval()
-    return Offloaded(net) if OFFLOAD in spec.key else net
-
-
-OFFLOAD = "-offload/"
-"""In the key of a ControlNet that stays in RAM while its layers visit the GPU."""
+    return sdxl_parts.load_controlnet(spec)
 
 
 def offloaded(spec: ModelSpec) -> ModelSpec:
     """The same ControlNet, kept in RAM: see :class:`pipelines.core.offload.Offloaded`."""
-    return replace(spec, key=spec.key.replace("/", OFFLOAD, 1))
+    return replace(spec, key=spec.key.replace("/", "-offload/", 1), stays_in_ram=True)
 
 
 def _load_image_encoder(spec: ModelSpec) -> Any:
-    import torch
-    from transformers import CLIPVisionModelWithProjection
+    from pipelines.models import sdxl_parts
 
-    folder = resolve(spec) / Path(spec.files[0]).parent
-    return CLIPVisionModelWithProjection.from_pretrained(
-        folder, dtype=getattr(torch, spec.dtype), use_safetensors=True
-    ).eval()
+    return sdxl_parts.load_image_encoder(spec)
 
 
 def _load_ip_adapter(spec: ModelSpec) -> dict[str, dict[str, Tensor]]:
     """The adapter's two state dicts, as ``UNet2DConditionModel._load_ip_adapter_weights`` takes them."""
-    from safetensors.torch import load_file
-
-    return split_adapter(load_file(resolve(spec) / spec.files[0]))
+    with safe_open(resolve(spec) / spec.files[0], framework="pt") as file:
+        return split_adapter({key: file.get_tensor(key) for key in file.keys()})
 
 
 def split_adapter(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
@@ -228,6 +213,12 @@ CONTROLS: dict[str, dict[str, Control]] = {
 """Model set -> role -> ControlNet. The licences are those on the Hub's pages of the three repositories.
 
 The full set's maps need no weights: openpose's drawing of the five points, Canny's edges, and colours at an eighth of the resolution."""
+LINES: dict[str, Control] = {
+    "canny": CONTROLS["full"]["line"],
+    "anyline": _hub_control(annotators.MISTOLINE, "openrail++", "anyline", "a drawing in lines (MistoLine)", True),
+}
+"""What may take the part of "line" in the full set. Anyline's map is drawn by :data:`annotators.ANYLINE`, a network, and is not one of
+:func:`control_map`'s."""
 _IP_ADAPTER, _ENCODER = "h94/IP-Adapter", "models/image_encoder"
 IP_ENCODER = ModelSpec(
     "ip-adapter/image-encoder",
@@ -247,4 +238,5 @@ IP_ADAPTER = ModelSpec(
     dtype="float16",
     card="IP-Adapter plus face: a person without training",
     files=("sdxl_models/ip-adapter-plus-face_sdxl_vit-h.safetensors",),
+    stays_in_ram=True,
 )

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import cv2
 import numpy
+import skimage
 from numpy.typing import NDArray
 
 from pipelines.core import geometry, lane
 from pipelines.core.geometry import Face, Picture, check_picture, moved, resized
 from pipelines.core.weights import ModelSpec, resolve
-
-if TYPE_CHECKING:
-    pass
 
 LBP = "scikit-image LBP cascade"
 WORK_SIDE = 384
@@ -31,9 +29,7 @@ AGREE = 0.4
 
 @cache
 def _cascade() -> Any:
-    from skimage import data, feature
-
-    return feature.Cascade(data.lbp_frontal_face_cascade_filename())
+    return skimage.feature.Cascade(skimage.data.lbp_frontal_face_cascade_filename())
 
 
 def find_faces(picture: Picture) -> list[Face]:
@@ -124,7 +120,7 @@ YUNET_NAME = "YuNet (OpenCV)"
 class PhotoDetector:
     """Finds the faces of photographs with their five points; wraps the leased ``cv2.FaceDetectorYN`` of :data:`YUNET`."""
 
-    def __init__(self, network: Any) -> None:
+    def __init__(self, network: cv2.FaceDetectorYN) -> None:
         self.network = network
 
     def detect(self, picture: NDArray[numpy.uint8]) -> list[geometry.Face]:
@@ -154,7 +150,7 @@ def _from_row(row: NDArray[numpy.float64], scale: float) -> geometry.Face:
 class PhotoEmbedder:
     """Says who a face of a photograph is; wraps the leased ``cv2.FaceRecognizerSF`` of :data:`SFACE`."""
 
-    def __init__(self, network: Any) -> None:
+    def __init__(self, network: cv2.FaceRecognizerSF) -> None:
         self.network = network
 
     def embed(self, picture: NDArray[numpy.uint8], face: geometry.Face) -> NDArray[numpy.float32]:
@@ -166,7 +162,7 @@ class PhotoEmbedder:
         return found / max(float(numpy.linalg.norm(found)), 1e-6)
 
 
-def _onnx(spec: ModelSpec, make: Any) -> Any:
+def _onnx(spec: ModelSpec, make: Callable[[str], Any]) -> Any:
     """One of OpenCV's own networks from the only file of its spec."""
     path = resolve(spec) / spec.files[0]
     try:

@@ -15,15 +15,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
+
+from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 
 from pipelines.core import asset_files
 from pipelines.core.registry import GIB
-from pipelines.core.weights import ModelSpec, resolve
-from pipelines.models import sdxl
-
-if TYPE_CHECKING:
-    pass
+from pipelines.core.weights import ROOT, ModelSpec, asset_spec, manifest, resolve
 
 T = TypeVar("T")
 
@@ -69,8 +67,6 @@ class FillBase:
     """Whether a picture smaller than ``long_side`` is enlarged; if so, sides go to the nearest multiple, not down to one."""
     depth_patches: int | None = None
     """Patches of 14 pixels along the depth model's longer side; None: its shorter side is 518 pixels, as published."""
-    download: str = ""
-    """What choosing it would fetch, in words; empty where everything is shipped."""
     presets: Mapping[str, str] = field(default_factory=lambda: {"float32": "float32, in memory"})
     """Ways to hold it in memory: key -> words of the page, from the largest to the smallest."""
     by_preset: Mapping[str, tuple[ModelSpec, ...]] = field(default_factory=dict)
@@ -109,6 +105,13 @@ class FillBase:
         """:meth:`specs` by the names of their parts."""
         return by_part(self.specs(preset))
 
+    def leases(self, preset: str = "") -> tuple[tuple[ModelSpec, ...], ...]:
+        """What a run has in memory together, one after the other: where the prompt has no file yet, first what writes it."""
+        parts = self.specs(preset)
+        prompt = by_part(parts)["prompt"]
+        once = replace(prompt, key=f"{prompt.key}/encoders", bytes=_ENCODERS_BYTES)
+        return (parts,) if self.name == "mini" or prompt_file().is_file() else ((once,), parts)
+
     def specs(self, preset: str = "") -> tuple[ModelSpec, ...]:
         """The parts to lease with ``preset`` (empty: the first).
 
@@ -144,6 +147,14 @@ def _fetch_prompt(spec: ModelSpec) -> None:
     resolve(replace(spec, files=_SETTINGS))
     if not prompt_file().is_file():
         resolve(replace(spec, files=_ENCODERS))
+
+
+def _of_transformer(spec: ModelSpec) -> tuple[ModelSpec, ...]:
+    return (spec,) if os.environ.get(LOCAL) else (spec, ADAPTERS)
+
+
+def _of_prompt(spec: ModelSpec) -> tuple[ModelSpec, ...]:
+    return () if prompt_file().is_file() else (replace(spec, files=(*_SETTINGS, *_ENCODERS)),)
 
 
 def adapter_files(spec: ModelSpec) -> tuple[Path, Path]:
@@ -202,15 +213,16 @@ def prompt_file() -> Path:
     return (Path(root) if root else Path.home() / ".cache" / "latent-studio") / "flux-fill-prompt.safetensors"
 
 
+_ENCODERS_BYTES = 9_800_000_000
 _SETTINGS = ("transformer/config.json",)
 _ENCODERS = ("text_encoder/*", "text_encoder_2/*", "tokenizer/*", "tokenizer_2/*")
 
 
 def _mini() -> FillBase:
     card = "our small FLUX.1-Fill"
-    made = {part: sdxl.asset_spec(f"mini-flux/{part}", FOLDER, _load, part, card) for part in PARTS}
-    facts = sdxl.manifest(FOLDER)
-    adapters = [sdxl.asset_spec("", FOLDER, _load, stage) for stage in ("stage1", "stage2")]
+    made = {part: asset_spec(f"mini-flux/{part}", FOLDER, _load, part, card) for part in PARTS}
+    facts = manifest(FOLDER)
+    adapters = [asset_spec("", FOLDER, _load, stage) for stage in ("stage1", "stage2")]
     made["transformer"] = replace(
         made["transformer"],
         bytes=sum(spec.bytes for spec in (made["transformer"], *adapters)),
@@ -224,9 +236,9 @@ def _mini() -> FillBase:
         card="the constant prompt",
     )
     made["depth"] = replace(made["depth"], card="our small Depth Anything")
-    if (sdxl.ROOT / FOLDER / RECOLOUR / "config.json").is_file():
+    if (ROOT / FOLDER / RECOLOUR / "config.json").is_file():
         card = "our network that keeps the texture"
-        made[RECOLOUR] = sdxl.asset_spec(f"mini-flux/{RECOLOUR}", FOLDER, _load, RECOLOUR, card)
+        made[RECOLOUR] = asset_spec(f"mini-flux/{RECOLOUR}", FOLDER, _load, RECOLOUR, card)
     return FillBase(
         "mini",
         "mini-flux (ours, 192 px)",
@@ -260,6 +272,7 @@ def _full() -> FillBase:
     def part(name: str, size: int, key: str = "flux-fill-dev", dtype: str = "bfloat16") -> ModelSpec:
         files = () if name == "prompt" else (f"{name}/*.json", *((f"{name}/*.safetensors",) if size > GIB // 8 else ()))
         fetch = {"prompt": _fetch_prompt, "transformer": _fetch_transformer}.get(name)
+        brings = {"prompt": _of_prompt, "transformer": _of_transformer}.get(name)
         return ModelSpec(
             f"{key}/{name}",
             FULL_SOURCE,
@@ -270,6 +283,8 @@ def _full() -> FillBase:
             card="FLUX.1 Fill [dev]",
             files=files,
             fetch=fetch,
+            brings=brings,
+            stays_in_ram=name == "prompt" or key.endswith("-offload"),
         )
 
     weights = 24_500_000_000
@@ -301,15 +316,11 @@ def _full() -> FillBase:
         by_preset["bf16"],
         1024,
         8,
-        download=(
-            "about 25 GB from the Hub on first use, after accepting the licence there, and 10 GB once more for the prompt; "
-            "needs a GPU with 32 GB, or less with a smaller preset"
-        ),
         presets={
             "bf16": "16 bits a weight, a GPU with 32 GB",
             "8-bit": "8 bits a weight, a GPU with 20 GB (experimental, needs bitsandbytes)",
             "4-bit": "4 bits a weight, a GPU with 16 GB (experimental, needs bitsandbytes)",
-            "offload": "layers visit the GPU one by one, 10 GB and minutes",
+            "offload": "layers visit the GPU one by one: a GPU with 10 GB, 50 GB of free RAM, and minutes",
         },
         by_preset=by_preset,
     )
@@ -325,7 +336,7 @@ def access_message(error: BaseException) -> str | None:
 
     A gated repository is told first: huggingface_hub derives its error from the one for repositories that do not exist.
     """
-    from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, OfflineModeIsEnabled
+    from pipelines.core import hub
 
     chain: BaseException | None = error
     seen: list[BaseException] = []
@@ -333,15 +344,10 @@ def access_message(error: BaseException) -> str | None:
         seen.append(chain)
         chain = chain.__cause__ or chain.__context__
     for cause in seen:
-        if isinstance(cause, GatedRepoError):
-            status = getattr(getattr(cause, "response", None), "status_code", 401)
-            if status == 403 and "fine-grained" in str(cause):
-                return "The token in HF_TOKEN cannot read gated repositories: allow that in its settings, or make one of type read."
-            return f"Accept the licence at huggingface.co/{FULL_SOURCE} and set HF_TOKEN, then start the studio again."
         # A refusal without the Hub's own label arrives as a plain HTTP error, which huggingface_hub then turns into "not in the cache".
-        status = getattr(getattr(cause, "response", None), "status_code", None)
-        if status == 403:
-            return "The token in HF_TOKEN cannot read gated repositories: allow that in its settings, or make one of type read."
+        why = hub.gate(cause, FULL_SOURCE)
+        if why:
+            return f"{why[0].upper()}{why[1:]}."
     if any(isinstance(cause, LocalEntryNotFoundError | OfflineModeIsEnabled) for cause in seen):
         return (
             "The full set is not in the local cache and cannot be fetched now: go online once, or put it into "

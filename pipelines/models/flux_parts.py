@@ -14,12 +14,15 @@ import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import pipelines.core.libraries  # noqa: F401
 
 import diffusers
 import torch
 import transformers
-from diffusers import BitsAndBytesConfig, FluxFillPipeline, FluxTransformer2DModel
+from diffusers import BitsAndBytesConfig, FluxFillPipeline
+from diffusers.models.transformers.transformer_flux import FluxTransformer2DModel
 from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -28,8 +31,8 @@ from transformers import AutoTokenizer, CLIPTextModel, T5EncoderModel
 
 from pipelines.core import asset_files, saving
 from pipelines.core.offload import Offloaded
-from pipelines.core.patching import fresh_scheduler
-from pipelines.core.weights import ModelSpec, resolve
+from pipelines.core.patching import building, fresh_scheduler
+from pipelines.core.weights import ModelSpec, placement, resolve
 from pipelines.models.flux import (
     _ENCODERS,
     _SETTINGS,
@@ -42,6 +45,9 @@ from pipelines.models.flux import (
     adapter_files,
     prompt_file,
 )
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 log = logging.getLogger(__name__)
 
@@ -65,13 +71,13 @@ def check_adapter(state_dict: Mapping[str, Tensor], in_channels: int, width: int
         )
 
 
-def add_adapter(transformer: Any, state_dict: Mapping[str, Tensor], name: str) -> None:
+def add_adapter(transformer: FluxTransformer2DModel, state_dict: Mapping[str, Tensor], name: str) -> None:
     """Put an adapter in the published key layout (``transformer.<module>.lora_A.weight``) on ``transformer``, switched off.
 
     Raises:
         ValueError: see :func:`check_adapter`.
     """
-    check_adapter(state_dict, transformer.config.in_channels, transformer.inner_dim)
+    check_adapter(state_dict, transformer.config["in_channels"], transformer.inner_dim)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # two adapters are what we want
         transformer.load_lora_adapter(dict(state_dict), adapter_name=name, prefix="transformer")
@@ -80,7 +86,9 @@ def add_adapter(transformer: Any, state_dict: Mapping[str, Tensor], name: str) -
 
 
 @contextlib.contextmanager
-def wearing(transformer: Any, name: str | None, scale: float = 1.0, merge: bool | None = None) -> Iterator[None]:
+def wearing(
+    transformer: FluxTransformer2DModel, name: str | None, scale: float = 1.0, merge: bool | None = None
+) -> Iterator[None]:
     """Inside the block ``transformer`` wears adapter ``name`` at strength ``scale``; None: the base model alone.
 
     Afterwards its adapters are switched off again and its weights are the very tensors of before, also on error.
@@ -106,7 +114,7 @@ def wearing(transformer: Any, name: str | None, scale: float = 1.0, merge: bool 
 
 
 @contextlib.contextmanager
-def _merged(transformer: Any, name: str, scale: float) -> Iterator[None]:
+def _merged(transformer: FluxTransformer2DModel, name: str, scale: float) -> Iterator[None]:
     layers: list[Any] = [m for m in transformer.modules() if isinstance(m, LoraLayer) and name in m.lora_A]
     weights = [(layer.get_base_layer().weight, layer.get_base_layer().weight.data) for layer in layers]
     try:
@@ -120,7 +128,7 @@ def _merged(transformer: Any, name: str, scale: float) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _switched_on(transformer: Any, name: str, scale: float) -> Iterator[None]:
+def _switched_on(transformer: FluxTransformer2DModel, name: str, scale: float) -> Iterator[None]:
     try:
         transformer.enable_lora()
         transformer.set_adapters(name, scale)
@@ -138,16 +146,18 @@ def load(spec: ModelSpec) -> Any:
 
 
 def _load_transformer(spec: ModelSpec) -> Any:
-    """The transformer with both adapters on it; or :class:`Offloaded`, where the key says so."""
+    """The transformer with both adapters on it; or :class:`Offloaded`, where the spec says that it stays in RAM."""
     options: dict[str, Any] = {"torch_dtype": torch.bfloat16 if spec.dtype in QUANTISED else getattr(torch, spec.dtype)}
     if spec.dtype in QUANTISED:
         four = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": torch.bfloat16} if spec.dtype == "int4" else {}
         options["quantization_config"] = BitsAndBytesConfig(**{QUANTISED[spec.dtype]: True}, **four)
     files = adapter_files(spec)
-    transformer = FluxTransformer2DModel.from_pretrained(resolve(spec) / "transformer", use_safetensors=True, **options)
+    transformer = FluxTransformer2DModel.from_pretrained(
+        resolve(spec) / "transformer", use_safetensors=True, **placement(), **options
+    )
     for name, file in zip(STAGES, files, strict=True):
         add_adapter(transformer, load_file(file), name)
-    return Offloaded(transformer) if "-offload/" in spec.key else transformer
+    return Offloaded(transformer) if spec.stays_in_ram else transformer
 
 
 def _load_part(spec: ModelSpec) -> Any:
@@ -159,10 +169,12 @@ def _load_part(spec: ModelSpec) -> Any:
         return diffusers.FlowMatchEulerDiscreteScheduler.from_pretrained(folder)
     dtype = getattr(torch, spec.dtype)
     if part == "depth":
-        model = transformers.DepthAnythingForDepthEstimation.from_pretrained(folder, dtype=dtype, use_safetensors=True)
+        model = transformers.DepthAnythingForDepthEstimation.from_pretrained(
+            folder, dtype=dtype, use_safetensors=True, **placement()
+        )
     else:
         name = json.loads((folder / "config.json").read_text())["_class_name"]
-        model = getattr(diffusers, name).from_pretrained(folder, use_safetensors=True, torch_dtype=dtype)
+        model = getattr(diffusers, name).from_pretrained(folder, use_safetensors=True, torch_dtype=dtype, **placement())
     return model.eval().requires_grad_(False)
 
 
@@ -222,7 +234,11 @@ def write_prompt(path: Path, embeds: Mapping[str, Tensor]) -> None:
 
 
 def encode_prompt(
-    text_encoder: Any, tokenizer: Any, text_encoder_2: Any, tokenizer_2: Any, tokens: int = 512
+    text_encoder: CLIPTextModel,
+    tokenizer: PreTrainedTokenizerBase,
+    text_encoder_2: T5EncoderModel,
+    tokenizer_2: PreTrainedTokenizerBase,
+    tokens: int = 512,
 ) -> dict[str, Tensor]:
     """The embedding of :data:`PROMPT` by FLUX's two text encoders, through the pipeline's own function."""
     pipe: Any = FluxFillPipeline(None, None, text_encoder, tokenizer, text_encoder_2, tokenizer_2, None)
@@ -260,7 +276,9 @@ class GeoRenderPipeline(FluxFillPipeline):
     """Stage 2: the strip [picture | depth after | depth before]; the first axis of the positions numbers the panel."""
 
     @staticmethod
-    def _prepare_latent_image_ids(batch_size: int, height: int, width: int, device: Any, dtype: Any) -> Tensor:
+    def _prepare_latent_image_ids(
+        batch_size: int, height: int, width: int, device: torch.device, dtype: torch.dtype
+    ) -> Tensor:
         return strip_ids(height, width).to(device=device, dtype=dtype)
 
 
@@ -274,11 +292,7 @@ def build(parts: Mapping[str, Any], kind: str = "fill") -> Any:
     if isinstance(transformer, Offloaded):
         transformer = transformer.on(parts["vae"].device)
     pipeline: Any = {"fill": FluxFillPipeline, "render": GeoRenderPipeline}[kind]
-    # The class says AutoencoderKL in its signature and would warn, at every run, of the AutoencoderTiny that it accepts.
-    logger = diffusers.utils.logging.get_logger("diffusers.pipelines.pipeline_utils")
-    level = logger.level
-    logger.setLevel("ERROR")
-    try:
+    with building():
         pipe = pipeline(
             scheduler=fresh_scheduler(parts["scheduler"]),
             vae=parts["vae"],
@@ -288,7 +302,5 @@ def build(parts: Mapping[str, Any], kind: str = "fill") -> Any:
             tokenizer_2=None,
             transformer=transformer,
         )
-    finally:
-        logger.setLevel(level)
     pipe.set_progress_bar_config(disable=True)
     return pipe

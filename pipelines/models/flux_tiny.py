@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pipelines.core.libraries  # noqa: F401
+
 from diffusers import AutoencoderTiny, FluxTransformer2DModel
 from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation, Dinov2Config
 

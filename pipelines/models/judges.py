@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipelines.core.weights import ModelSpec, resolve
-from pipelines.models import sdxl
+from pipelines.core.weights import ModelSpec, asset_spec, resolve
 
 
 def _load_verifier(spec: ModelSpec) -> Any:
@@ -14,7 +13,5 @@ def _load_verifier(spec: ModelSpec) -> Any:
     return SceneVerifier.from_pretrained(resolve(spec), use_safetensors=True).float().eval().requires_grad_(False)
 
 
-JUDGE = sdxl.asset_spec(
-    "verifier/judge", "assets/verifier/judge", _load_verifier, card="judges pictures against a prompt"
-)
-REWARD = sdxl.asset_spec("verifier/reward", "assets/verifier/reward", _load_verifier, card="reward used in training")
+JUDGE = asset_spec("verifier/judge", "assets/verifier/judge", _load_verifier, card="judges pictures against a prompt")
+REWARD = asset_spec("verifier/reward", "assets/verifier/reward", _load_verifier, card="reward used in training")

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipelines.core import limits
-from pipelines.core.weights import ModelSpec, resolve
-from pipelines.models.sdxl import asset_spec
+from pipelines.core.weights import ModelSpec, asset_spec
 
 
 @dataclass(frozen=True)
@@ -41,22 +40,9 @@ QUANTISED = {"int8": "load_in_8bit", "int4": "load_in_4bit"}
 
 
 def _load_part(spec: ModelSpec) -> Any:
-    """Loader of both parts: the model in the spec's dtype and eval mode, or its tokenizer."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from pipelines.models import language_parts
 
-    folder = resolve(spec)
-    if spec.key.endswith("/tokenizer"):
-        return AutoTokenizer.from_pretrained(folder)
-    precision = "bfloat16" if spec.dtype in QUANTISED else spec.dtype
-    options: dict[str, Any] = {"dtype": getattr(torch, precision), "use_safetensors": True}
-    if spec.dtype in QUANTISED:
-        from transformers import BitsAndBytesConfig
-
-        four = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": torch.bfloat16} if spec.dtype == "int4" else {}
-        options["quantization_config"] = BitsAndBytesConfig(**{QUANTISED[spec.dtype]: True}, **four)
-    model = AutoModelForCausalLM.from_pretrained(folder, **options)
-    return model.eval().requires_grad_(False)
+    return language_parts.load(spec)
 
 
 def _mini() -> LanguageModel:
@@ -70,7 +56,7 @@ def _mini() -> LanguageModel:
 def _hub(
     name: str, source: str, licence: str, size: int, download: str, layers: str = "best", raw_limit: float = 64.0
 ) -> LanguageModel:
-    weights, words = ("config.json", "*.safetensors"), ("config.json", "tokenizer*")
+    weights, words = ("config.json", "generation_config.json", "*.safetensors*"), ("config.json", "tokenizer*")
     model = ModelSpec(f"{name}/model", source, _load_part, licence, size, dtype="bfloat16", card=source, files=weights)
     tokenizer = ModelSpec(f"{name}/tokenizer", source, _load_part, licence, 1 << 20, card="tokenizer", files=words)
     parts = {"model": model, "tokenizer": tokenizer}
@@ -113,6 +99,13 @@ MODELS: dict[str, tuple[LanguageModel, ...]] = {
                 "about 3 GB from the Hub on first use; a small GPU, or patience",
             ),
             _hub(
+                "qwen2.5-0.5b",
+                "Qwen/Qwen2.5-0.5B-Instruct",
+                "Apache-2.0",
+                988_000_000,
+                "about 1 GB from the Hub on first use; made for a laptop, 2 GB of RAM in float32",
+            ),
+            _hub(
                 "mistral-7b-instruct",
                 "mistralai/Mistral-7B-Instruct-v0.1",
                 "Apache-2.0",
@@ -133,7 +126,11 @@ MODELS: dict[str, tuple[LanguageModel, ...]] = {
         )
     ),
 }
-"""The models of each set, the default first. Layers and raw limits of the last two are those of the paper's demo."""
+"""The models of each set, the default first.
+
+Raw limits of the last two are the demo's of the authors' repository, and layers, counted from 0, those of its README (``range(8, 32)`` and
+``range(16, 32)``). The demo's sliders count from 1, so that its default begins one layer earlier.
+"""
 
 
 def language_model(model_set: str, name: str = "") -> LanguageModel:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import cv2
 import numpy
 from numpy.typing import NDArray
+from PIL import Image as Images
 
 from pipelines.core import images, masks
 from pipelines.core.images import Picture
@@ -362,8 +363,6 @@ def _softened(
 
 def _compressed(new: Picture, window: tuple[slice, slice], wanted: float) -> Picture:
     """``new`` as a JPEG of about the blockiness that is ``wanted``, its blocks where the whole picture's are."""
-    from PIL import Image as Images
-
     shift = [part.start % 8 for part in window]
     wide = numpy.pad(new, ((shift[0], 0), (shift[1], 0), (0, 0)), "edge")
     made = []

@@ -7,29 +7,26 @@ scheduler is made anew each time, because schedulers keep step state.
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from pipelines.core import asset_files, text
-from pipelines.core.weights import ModelSpec, resolve
+from pipelines.core import asset_files, limits, text
+from pipelines.core.images import to_pil
+from pipelines.core.weights import ModelSpec, asset_spec, manifest, resolve
 
 if TYPE_CHECKING:
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+    from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
+    from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import StableDiffusionXLPipeline
+    from diffusers.schedulers.scheduling_ddim import DDIMScheduler
     from PIL.Image import Image
     from torch import Tensor
 
-ROOT = Path(__file__).resolve().parents[2]
 PARTS = ("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
-_CLASSES = {
-    "unet": ("diffusers", "UNet2DConditionModel"),
-    "vae": ("diffusers", "AutoencoderKL"),
-    "text_encoder": ("transformers", "CLIPTextModel"),
-    "text_encoder_2": ("transformers", "CLIPTextModelWithProjection"),
-    "tokenizer": ("transformers", "CLIPTokenizer"),
-    "tokenizer_2": ("transformers", "CLIPTokenizer"),
-}
 
 
 @dataclass(frozen=True)
@@ -44,8 +41,8 @@ class Base:
     size: int
     guidance: float
     steps: int
-    download: str = ""
-    """What choosing it would fetch, in words; empty where everything is shipped."""
+    scheduler: str = ""
+    """Class of the sampler that it has to be drawn with; empty: the one of its repository."""
 
     @property
     def named(self) -> dict[str, ModelSpec]:
@@ -54,50 +51,9 @@ class Base:
 
 
 def _load_part(spec: ModelSpec) -> Any:
-    """Loader of every part: the class by the part's name, in the spec's dtype, in eval mode."""
-    import diffusers
-    import torch
-    import transformers
+    from pipelines.models import sdxl_parts
 
-    part = spec.key.rsplit("/", 1)[1]
-    folder = resolve(spec) / part
-    if part == "scheduler":
-        index = json.loads((folder / "scheduler_config.json").read_text())
-        return getattr(diffusers, index["_class_name"]).from_pretrained(folder)
-    library, name = _CLASSES[part]
-    if part == "vae":  # the small model has another autoencoder than SDXL; each folder says which
-        name = json.loads((folder / "config.json").read_text())["_class_name"]
-    kind = getattr(diffusers if library == "diffusers" else transformers, name)
-    if part.startswith("tokenizer"):
-        return kind.from_pretrained(folder, split_special_tokens=True)  # see pipelines/core/text.py
-    options = (
-        {"dtype": getattr(torch, spec.dtype)}
-        if library == "transformers"
-        else {
-            "torch_dtype": getattr(torch, spec.dtype),
-            "variant": "fp16" if "stabilityai" in spec.source else None,
-        }
-    )
-    if library == "transformers" and "stabilityai" in spec.source:
-        options["variant"] = "fp16"
-    return kind.from_pretrained(folder, use_safetensors=True, **options).eval().requires_grad_(False)
-
-
-def manifest(folder: str) -> dict[str, Any]:
-    """What the training script wrote about shipped weights: hashes, sizes, scores. Empty before the first training."""
-    return asset_files.facts(ROOT / folder / "manifest.json", "sha256")
-
-
-def asset_spec(key: str, folder: str, load: Any, part: str = "", card: str = "") -> ModelSpec:
-    """A spec for weights shipped in ``folder`` (of which ``part`` is a subfolder), with hashes from its manifest."""
-    facts = manifest(folder)
-    prefix = f"{part}/" if part else ""
-    hashes = {name: value for name, value in asset_files.hashes(facts).items() if name.startswith(prefix)}
-    sizes = asset_files.sizes(facts.get("bytes"))
-    for name in hashes:
-        asset_files.check(ROOT / folder / name, sizes.get(name), hashes[name])
-    size = 2 * sum(sizes.get(name, 0) for name in hashes)  # float16 on disk, float32 in memory
-    return ModelSpec(key, folder, load, "Apache-2.0", size or 1 << 20, sha256=hashes, card=card)
+    return sdxl_parts.load(spec)
 
 
 def _mini() -> Base:
@@ -113,62 +69,126 @@ def _hub_files(part: str) -> tuple[str, ...]:
     return (f"{part}/*.json",) if part == "scheduler" else (f"{part}/*.json", f"{part}/*.fp16.safetensors")
 
 
-def _full() -> Base:
-    source, licence = "stabilityai/stable-diffusion-xl-base-1.0", "openrail++"
-    sizes = {"unet": 5_135_149_760, "vae": 167_335_342, "text_encoder": 246_144_352, "text_encoder_2": 1_389_382_176}
+_TEXT_AND_VAE = {"vae": 167_335_342, "text_encoder": 246_144_352, "text_encoder_2": 1_389_382_176}
+
+
+def _published(name: str, key: str, title: str, source: str, licence: str, unet: int) -> Base:
+    """A published model in half precision, in the repository layout of SDXL."""
+    sizes = {"unet": unet, **_TEXT_AND_VAE}
     parts = tuple(
         ModelSpec(
-            f"sdxl-base-1.0/{part}",
+            f"{key}/{part}",
             source,
             _load_part,
             licence,
             sizes.get(part, 1 << 20),
             dtype="float16",
-            card="Stable Diffusion XL 1.0",
+            card=title,
             files=_hub_files(part),
         )
         for part in PARTS
     )
-    return Base(
-        "full",
-        "Stable Diffusion XL 1.0 (Stability AI, 1024 px)",
-        licence,
-        source,
-        parts,
-        1024,
-        5.5,
-        50,
-        download="about 7 GB from the Hub on first use; needs a GPU with 12 GB or patience",
+    return Base(name, title, licence, source, parts, 1024, 5.5, 50)
+
+
+def _lora(key: str, source: str, size: int) -> ModelSpec:
+    """A few-step LoRA, which is melted into its UNet while that is loaded."""
+    files = ("pytorch_lora_weights.safetensors",)
+    return ModelSpec(key, source, _load_part, "openrail++", size, dtype="float16", card="few-step LoRA", files=files)
+
+
+def _fetch_with_lora(spec: ModelSpec) -> None:
+    for one in (LORAS[spec.key], spec):
+        resolve(one)
+
+
+def _few_steps(base: Base, name: str, key: str) -> Base:
+    """``base`` with its few-step LoRA. Only the UNet is another part; the others are shared."""
+    unet = replace(
+        base.parts[0],
+        key=f"{key}/unet",
+        fetch=_fetch_with_lora,
+        brings=lambda spec: (spec, LORAS[spec.key]),
     )
+    title = f"{base.title}, with LCM-LoRA: 4 to 8 steps"
+    parts = (unet, *base.parts[1:])
+    return replace(base, name=name, title=title, parts=parts, guidance=1.0, steps=8, scheduler="LCMScheduler")
 
 
 MINI = _mini()
-FULL = _full()
+FULL = _published(
+    "full",
+    "sdxl-base-1.0",
+    "Stable Diffusion XL 1.0 (Stability AI, 1024 px)",
+    "stabilityai/stable-diffusion-xl-base-1.0",
+    "openrail++",
+    5_135_149_760,
+)
+SSD = _published("ssd-1b", "ssd-1b", "SSD-1B (Segmind, 1024 px)", "segmind/SSD-1B", "Apache-2.0", 2_660_000_000)
 BASES: dict[str, Base] = {base.name: base for base in (MINI, FULL)}
+LORAS = {
+    "ssd-1b-lcm/unet": _lora("lcm-lora-ssd-1b", "latent-consistency/lcm-lora-ssd-1b", 105_000_000),
+    "sdxl-base-1.0-lcm/unet": _lora("lcm-lora-sdxl", "latent-consistency/lcm-lora-sdxl", 394_000_000),
+}
+"""Key of a UNet -> the few-step LoRA that is in it."""
+OTHERS: dict[str, Base] = {
+    base.name: base
+    for base in (SSD, _few_steps(SSD, "ssd-1b-lcm", "ssd-1b-lcm"), _few_steps(FULL, "sdxl-lcm", "sdxl-base-1.0-lcm"))
+}
+"""What the full set offers beside SDXL, for a laptop: SSD-1B is SDXL with half of its UNet, distilled from it, and reads and writes
+the same prompts and latents."""
+OTHER_WORDS = {
+    "ssd-1b": "SSD-1B: distilled from it, with half of the UNet",
+    "ssd-1b-lcm": "SSD-1B with LCM-LoRA: 4 to 8 steps, for a laptop",
+    "sdxl-lcm": "Stable Diffusion XL 1.0 with LCM-LoRA: 4 to 8 steps",
+}
+SAMPLERS = {"dpm": "DPM-Solver++, as in the authors’ script"}
+DPM = "DPMSolverMultistepScheduler"
 
 
-def build(parts: Sequence[Any] | Mapping[str, Any], kind: str = "", **more: Any) -> Any:
+def mark(model_set: str) -> str:
+    """What tells a base model from another, for files that belong to one: 16 digits over the hashes of what reads prompts and draws, or the
+    repository of a published one."""
+    if model_set != "mini":
+        return BASES[model_set].source
+    known = asset_files.hashes(manifest(MINI.source))
+    told = sorted((name, value) for name, value in known.items() if name.startswith(("unet/", "text_encoder")))
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
+
+
+def base_of(model_set: str, other: str = "") -> Base:
+    """The base model of a set, or in the full set one of :data:`OTHERS`.
+
+    Raises:
+        ValueError: the set does not have it.
+    """
+    if not other:
+        return BASES[model_set]
+    if model_set != "full":
+        raise ValueError(f"The image model {limits.described(other)} is not in the set {model_set}: leave it empty.")
+    return OTHERS[limits.choice("The image model", other, OTHERS)]
+
+
+def build(parts: Sequence[Any] | Mapping[str, Any], kind: str = "", sampler: str = "", **more: object) -> Any:
     """A ``StableDiffusionXLPipeline`` around the leased ``parts`` (by name, or in the order of :data:`PARTS`) and a new scheduler; ``kind``
-    "Img2Img", "ControlNetInpaint" and so on makes that one, with what it takes ``more``."""
+    "Img2Img", "ControlNetInpaint" and so on makes that one, with what it takes ``more``. ``sampler``: another scheduler's class."""
+    import pipelines.core.libraries  # noqa: F401
+
     import diffusers
 
-    from pipelines.core.patching import fresh_scheduler
+    from pipelines.core.patching import building, fresh_scheduler
 
     components = dict(parts) if isinstance(parts, Mapping) else dict(zip(PARTS, parts, strict=True))
     components["scheduler"] = fresh_scheduler(components["scheduler"])
-    # The class says AutoencoderKL in its signature and would warn, at every run, of the AutoencoderTiny that it accepts.
-    logger = diffusers.utils.logging.get_logger("diffusers.pipelines.pipeline_utils")
-    level = logger.level
-    logger.setLevel("ERROR")
-    try:
+    if sampler:
+        components["scheduler"] = getattr(diffusers, sampler).from_config(components["scheduler"].config)
+    with building():
         pipe = getattr(diffusers, f"StableDiffusionXL{kind}Pipeline")(**components, **more, add_watermarker=False)
-    finally:
-        logger.setLevel(level)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
 
-def unread(pipe: Any, prompt: str) -> int | None:
+def unread(pipe: StableDiffusionXLPipeline, prompt: str) -> int | None:
     """Where the words of ``prompt`` begin that are behind the last token of one of the text encoders; None if there are none."""
     return text.unread([pipe.tokenizer, pipe.tokenizer_2], prompt)
 
@@ -196,30 +216,28 @@ def draw_noise(seed: int, shape: tuple[int, ...]) -> Tensor:
     return torch.randn(shape, generator=torch.Generator("cpu").manual_seed(seed))
 
 
-def remember_guess(scheduler: Any) -> dict[str, Tensor]:
+def remember_guess(scheduler: DDIMScheduler) -> dict[str, Tensor]:
     """Let this run's own scheduler note its guess of the clean latents at each step, for previews."""
     seen: dict[str, Tensor] = {}
-    step = type(scheduler).step  # not the note of an earlier draw: hundreds of draws would pile up
+    step: Callable[..., Any] = type(scheduler).step  # not the note of an earlier draw: hundreds of draws would pile up
 
+    @functools.wraps(step)  # the pipeline looks whether a step takes a generator
     def noted(*args: Any, **kwargs: Any) -> Any:
         result = step(scheduler, *args, **(kwargs | {"return_dict": True}))
         if getattr(result, "pred_original_sample", None) is not None:
             seen["clean"] = result.pred_original_sample
         return result if kwargs.get("return_dict", True) else (result.prev_sample,)
 
-    scheduler.step = noted
+    watched: Any = scheduler
+    watched.step = noted
     return seen
 
 
-def preview(vae: Any, clean: Tensor) -> list[Image]:
+def preview(vae: AutoencoderKL | AutoencoderTiny, clean: Tensor) -> list[Image]:
     """Small pictures of clean latents. The small VAE decodes; a large one would cost too much, so its latents' first
     three channels stand for the picture."""
-    import torch
-
-    from pipelines.core.images import to_pil
-
     if type(vae).__name__ == "AutoencoderTiny":
-        picture = vae.decode(clean / vae.config.scaling_factor).sample / 2 + 0.5
+        picture = vae.decode(clean / vae.config["scaling_factor"]).sample / 2 + 0.5
     else:
-        picture = torch.nn.functional.interpolate(clean[:, :3] / 6 + 0.5, scale_factor=2)
+        picture = (clean[:, :3] / 6 + 0.5).repeat_interleave(2, 2).repeat_interleave(2, 3)
     return to_pil(picture.float().clamp(0, 1))

@@ -9,6 +9,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import pipelines.core.libraries  # noqa: F401
+
+from diffusers import AutoencoderTiny, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
 SIZE = 128
 LATENT = 32
 TOKENS = 40  # tokens a prompt is padded to
@@ -49,8 +54,6 @@ def vae():
     Without normalisation layers it may be trained on crops, and it learns several times faster on a CPU than an
     AutoencoderKL of the same cost did (model card).
     """
-    from diffusers import AutoencoderTiny
-
     width = (32, 32, 32)
     return AutoencoderTiny(
         latent_channels=4,
@@ -64,8 +67,6 @@ def vae():
 
 def unet():
     """UNet2DConditionModel in SDXL's pattern, 11 M parameters; attention at 8 x 8 and 4 x 4."""
-    from diffusers import UNet2DConditionModel
-
     return UNet2DConditionModel(
         sample_size=LATENT,
         in_channels=4,
@@ -87,7 +88,6 @@ def unet():
 
 def text_encoders(vocabulary: int, bos: int, eos: int, pad: int):
     """SDXL's pair of text encoders at toy width: CLIPTextModel and CLIPTextModelWithProjection."""
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
     def config(width: int) -> CLIPTextConfig:
         return CLIPTextConfig(

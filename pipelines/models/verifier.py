@@ -11,21 +11,26 @@ matched to them by its relation ("left of", "in front of", ...), and without one
 from __future__ import annotations
 
 import itertools
+import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+
+import pipelines.core.libraries  # noqa: F401
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
+from transformers import RegNetConfig, RegNetModel, ResNetConfig, ResNetModel
 
-from pipelines.worlds.grammar import BACKDROPS, COLOURS, FINISHES, FLOORS, NO_FINISH, SHAPES, Request
+from pipelines.models.verdicts import NOT_READ, Verdict
+from pipelines.worlds import grammar
+from pipelines.worlds.grammar import BACKDROPS, COLOURS, FINISHES, FLOORS, NO_FINISH, SHAPES, Request, Thing
 from pipelines.worlds.portrait import words as portrait_words
 from pipelines.worlds.prompts import PortraitRequest, read_prompt
 
 SLOTS = 3
-NOT_READ = "not read"
 ORDINALS = ("the first object", "the second object", "the third object")
 ASIDE = {
     "left": "the first left of the second",
@@ -72,8 +77,6 @@ class SceneVerifier(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers
         self, architecture: str = "resnet", widths: Sequence[int] = (32, 64, 96, 128), size: int = 128
     ) -> None:
         super().__init__()
-        from transformers import RegNetConfig, RegNetModel, ResNetConfig, ResNetModel
-
         widths = list(widths)
         shape: dict[str, Any] = {"embedding_size": 24, "hidden_sizes": widths}
         self.backbone: nn.Module
@@ -103,16 +106,11 @@ class SceneVerifier(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers
         return {name: head(features) for name, head in self.read.items()}
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """One attribute of a prompt, judged: what was asked, what the verifier sees, how sure it is (0 to 1)."""
-
-    attribute: str
-    wanted: str
-    seen: str
-    confidence: float
-    right: bool | None
-    """None where the image model did not read the words that ask for it: ``seen`` is :data:`NOT_READ` then."""
+@torch.inference_mode()
+def answers(verifier: SceneVerifier, images: Tensor) -> list[dict[str, str]]:
+    """What the verifier sees in each of images (B, 3, H, W) in [0, 1]: head -> its likeliest answer."""
+    places = {name: logits.argmax(-1).tolist() for name, logits in verifier(images).items()}
+    return [{name: HEADS[name][row[index]] for name, row in places.items()} for index in range(len(images))]
 
 
 @dataclass(frozen=True)
@@ -148,6 +146,19 @@ def readings(request: Request | PortraitRequest) -> list[Reading]:
             wanted["0 nearer"] = "left" if (order[0] == 0) == first_is_nearer else "right"
         found.append(Reading(wanted, tuple(order)))
     return found
+
+
+def described(seen: Mapping[str, str]) -> str:
+    """A prompt that says what a verifier sees, of :func:`answers`; always in the same words."""
+    rng = random.Random(0)
+    if seen["world"] == "portrait":
+        return portrait_words.phrase(seen, list(portrait_words.SOMETIMES), rng)
+    things = [
+        Thing(*(seen[f"{slot} {name}"] for name in ("shape", "colour", "finish"))) for slot in range(int(seen["count"]))
+    ]
+    plain = tuple(replace(thing, finish=None) if thing.colour in NO_FINISH else thing for thing in things)
+    relation = (None, "left", "row")[len(plain) - 1]
+    return grammar.phrase(Request(plain, relation, seen["floor"], seen["backdrop"]), rng)
 
 
 def log_likelihood(logits: dict[str, Tensor], request: Request | PortraitRequest) -> Tensor:

@@ -21,6 +21,7 @@ from pipelines.worlds import tabletop
 from pipelines.worlds.tabletop import Scene
 
 HEIGHT, WIDTH = 128, 192
+"""What is learnt from; any other size may be asked for."""
 LIGHTS = {"soft": (0.11, 0.16), "hard": (0.02, 0.05)}
 """Range of the light's angular radius, radians."""
 MATT, MIRROR = (0.8, 1.4), (1.8, 2.6)
@@ -80,33 +81,33 @@ def to_uint8(image: Tensor) -> NDArray[numpy.uint8]:
     return (image * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
 
 
-def pictures(scene: Scene) -> NDArray[numpy.uint8]:
-    """The scene as it looks, (HEIGHT, WIDTH, 3)."""
-    return to_uint8(tabletop.render([scene], (HEIGHT, WIDTH)).image[0])
+def pictures(scene: Scene, size: tuple[int, int] = (HEIGHT, WIDTH)) -> NDArray[numpy.uint8]:
+    """The scene as it looks, (H, W, 3) for a ``size`` of (H, W)."""
+    return to_uint8(tabletop.render([scene], size).image[0])
 
 
-def masks(scene: Scene) -> NDArray[numpy.bool_]:
-    """Pixels of each solid, (K, HEIGHT, WIDTH) with K the number of solids."""
-    return tabletop.geometry([scene], (HEIGHT, WIDTH))[1][0, : len(scene.solids)].numpy()
+def masks(scene: Scene, size: tuple[int, int] = (HEIGHT, WIDTH)) -> NDArray[numpy.bool_]:
+    """Pixels of each solid, (K, H, W) with K the number of solids."""
+    return tabletop.geometry([scene], size)[1][0, : len(scene.solids)].numpy()
 
 
-def pair(scene: Scene, index: int) -> Pair:
-    """Render ``scene`` with and without solid ``index``, with all truth.
+def pair(scene: Scene, index: int, size: tuple[int, int] = (HEIGHT, WIDTH)) -> Pair:
+    """Render ``scene`` at ``size`` (H, W) with and without solid ``index``, with all truth.
 
     Raises:
         IndexError: there is no such solid.
     """
     without = scene.without(index)
-    full = tabletop.render([scene], (HEIGHT, WIDTH), truth=True)
-    inverse, covered = tabletop.geometry([scene], (HEIGHT, WIDTH))
-    clean_inverse, _ = tabletop.geometry([without], (HEIGHT, WIDTH))
+    full = tabletop.render([scene], size, truth=True)
+    inverse, covered = tabletop.geometry([scene], size)
+    clean_inverse, _ = tabletop.geometry([without], size)
     assert full.shadows is not None and full.reflections is not None
     rest = [i for i in range(len(scene.solids)) if i != index]
     return Pair(
         scene,
         index,
         to_uint8(full.image[0]),
-        pictures(without),
+        pictures(without, size),
         depth_maps.normalised(inverse[0, 0].numpy()),
         depth_maps.normalised(clean_inverse[0, 0].numpy(), inverse[0, 0].numpy()),
         covered[0, index].numpy(),

@@ -13,11 +13,13 @@ same scene everywhere; CPU and CUDA renders agree to float32 rounding.
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import math
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -51,7 +53,6 @@ MAX_SOLIDS = 3
 CLEARLY_NEARER = 0.9  # difference in z from which captions say in front of or behind
 _LIGHT_SAMPLES = 8
 _EPSILON = 1e-3
-_LUMA = (0.299, 0.587, 0.114)
 
 
 @dataclass(frozen=True)
@@ -665,9 +666,6 @@ def main() -> None:
     Upper rows are scenes; the last row is one scene's truth: picture, depth, normals, solids, shadows, reflections,
     and the same scene without its first solid.
     """
-    import argparse
-    from pathlib import Path
-
     from torchvision.utils import make_grid, save_image
 
     parser = argparse.ArgumentParser(description=main.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

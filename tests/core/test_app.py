@@ -6,7 +6,6 @@ import ast
 import functools
 import importlib
 import importlib.metadata
-import inspect
 import itertools
 import json
 import re
@@ -21,24 +20,29 @@ from pathlib import Path
 import gradio as gr
 import httpx
 import pytest
+from gradio.utils import get_function_params
 from gradio_client import Client
+from PIL import Image
 
 import app
 import demos
-from demos.core import handlers, tabs, theme, visitors, widgets
+from demos.core import handlers, page_state, tabs, theme, visitors, widgets
 from demos.core.hold import STARTS
-from demos.golden_noise import lab
+from demos.golden_noise import SLUG, from_python, lab, settings_inside, write
 from pipelines import golden_noise
 from pipelines.core import images, lane
 from pipelines.core.paper import Paper
+from pipelines.core.registry import Registry
 from pipelines.core.scores import Paired
+from pipelines.golden_noise import Settings, generate
 from pipelines.golden_noise import lab as noise_lab
 from pipelines.golden_noise.lab import Tally
+from tests.environment import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 TABS = tabs.discover()
 API = "/golden_noise"
-ENDPOINTS = {API, "/guide", "/train_concept", "/remove_object", "/train_person", "/portrait"}
+ENDPOINTS = {f"/{name}" for tab in TABS for name in tab.endpoints}
 PROMPT = "a red cube to the left of a blue ball on a wooden floor"
 
 
@@ -97,6 +101,15 @@ def test_pipelines_import_nothing_from_above(path: Path):
 @pytest.mark.parametrize("path", sorted((ROOT / "demos").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))
 def test_demos_import_nothing_from_above(path: Path):
     assert not within(imports_of(path), *(above(path) if path.parent.name != "demos" else ()))
+
+
+def test_every_widget_of_the_page_is_meant_and_no_event_takes_a_page_of_loose_values():
+    """An update that is made while the page is built would be one more widget, without a label."""
+    fields = [b for b in app.demo.blocks.values() if isinstance(b, page_state.FORM) and b.visible is True]
+    assert fields and not [type(block) for block in fields if not block.label]
+    for event in app.demo.fns.values():
+        loose = len(event.inputs) - len(event.input_keyword_names or ())
+        assert loose <= 12, f"{event.name} takes {loose}"
 
 
 @pytest.mark.parametrize("tab", TABS, ids=lambda tab: tab.slug)
@@ -159,7 +172,7 @@ def test_a_new_tab_is_found_without_touching_anything_else(tmp_path: Path, monke
         "from demos.core.tabs import Tab\n"
         "from demos.core.widgets import paper_card\n"
         "from pipelines.core.paper import Paper\n"
-        "PAPER = Paper('Echoes', ('A. Uthor',), 'Nowhere 2030', 'https://example.org', 'x', 'y', 'z', 'w')\n"
+        "PAPER = Paper('Echoes', ('A. Uthor',), 'Nowhere 2030', 'https://example.org', 'v', 'x', 'y', 'z', 'w')\n"
         "TAB = Tab('Echo', 'echo_paper', 5, lambda registry, model_set: paper_card(PAPER), PAPER)\n"
     )
     monkeypatch.setattr(demos, "__path__", [*demos.__path__, str(tmp_path)])
@@ -169,9 +182,14 @@ def test_a_new_tab_is_found_without_touching_anything_else(tmp_path: Path, monke
     sys.modules.pop("demos.echo_paper")
 
 
-DISTRIBUTIONS = {"PIL": "pillow", "cv2": "opencv-python-headless", "skimage": "scikit-image"}
+DISTRIBUTIONS = {
+    "controlnet_aux": "controlnet-aux",
+    "PIL": "pillow",
+    "cv2": "opencv-python-headless",
+    "skimage": "scikit-image",
+}
 """Where a library is not imported by the name under which it is installed."""
-BROUGHT = {"spaces": "by ZeroGPU itself"}
+BROUGHT = {"spaces": "by ZeroGPU itself", "ray": "by the extra of that name"}
 
 
 def test_what_is_imported_is_declared():
@@ -203,10 +221,8 @@ def test_everything_on_the_lane_waits_in_one_queue_and_nothing_else_does():
         assert on_queue == getattr(function.fn, "needs_gpu", False), (
             f"{function.fn.__name__}: use on_gpu(...) and **GPU"
         )
-    for tab in TABS:
-        module = importlib.import_module(f"demos.{tab.slug}")
-        parts = [p for p in vars(module).values() if inspect.ismodule(p) and p.__name__.startswith("demos.")]
-        assert any("on_gpu(" in inspect.getsource(part) for part in (module, *parts)), tab.slug
+    public = {function.api_name for function in guarded}
+    assert all(public & set(tab.endpoints) for tab in TABS), "every tab has a function that works on the lane"
 
 
 def test_what_only_changes_the_page_does_not_wait_behind_a_run():
@@ -217,7 +233,7 @@ def test_what_only_changes_the_page_does_not_wait_behind_a_run():
 
 def test_the_public_endpoints():
     public = {f"/{f.api_name}" for f in app.demo.fns.values() if f.api_visibility == "public" and f.api_name}
-    assert public == ENDPOINTS
+    assert public == ENDPOINTS >= {API, "/guide", "/train_concept", "/remove_object", "/train_person", "/portrait"}
 
 
 # --- over HTTP ---
@@ -302,9 +318,6 @@ def test_a_body_that_is_no_json_or_has_too_few_values(served: str):
 
 @pytest.mark.slow
 def test_the_same_seed_gives_the_same_bytes_and_the_pipeline_gives_them_too(served: str, tmp_path: Path):
-    from demos.golden_noise import write
-    from pipelines.golden_noise import Settings, generate
-
     client = Client(served, verbose=False)
     given = {"prompt": PROMPT, "seed": 7, "steps": 4, "guidance": 4.0, "strength": 1.5, "source": "redenoise"}
     runs = [client.predict(**given, api_name=API) for _ in range(2)]
@@ -328,8 +341,6 @@ def test_the_same_seed_gives_the_same_bytes_and_the_pipeline_gives_them_too(serv
 
 @pytest.mark.slow
 def test_the_programs_on_the_page_work(served: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    from demos.golden_noise import from_python
-
     monkeypatch.chdir(tmp_path)
     over_http, in_process = re.findall(r"```python\n(.*?)```", from_python(), re.DOTALL)
     seen: dict = {}
@@ -344,8 +355,7 @@ def test_strength_zero_is_the_same_noise(served: str):
     standard, golden, _ = Client(served, verbose=False).predict(
         prompt=PROMPT, seed=3, steps=3, strength=0, api_name=API
     )
-    pixels = [images.from_pil(images.open_picture(path)) for path in (standard, golden)]
-    assert (pixels[0] == pixels[1]).all()
+    assert images.open_picture(standard).tobytes() == images.open_picture(golden).tobytes()
 
 
 @pytest.mark.slow
@@ -480,13 +490,17 @@ def test_the_measured_figures_are_a_table_or_one_sentence(monkeypatch: pytest.Mo
     assert lab.measured_html("mini").count(".") == lab.NOT_MEASURED.count(".") == 1
 
 
-def test_the_full_set_says_what_it_fetches_and_why_it_has_no_lab():
+def test_the_full_set_says_why_it_has_no_lab():
     page = app.build(app.from_environment(), "full")
     words = " ".join(str(block.value) for block in page.blocks.values() if isinstance(block, gr.HTML))
-    assert "122 MB more from Klayand/GoldenNoiseModel" in words and "--model-set mini" in words
+    assert "--model-set mini" in words  # what it fetches is told by the preflight
     assert not [f for f in page.fns.values() if getattr(f.fn, "__name__", "") == "lab"]
     radio = next(b for b in page.blocks.values() if isinstance(b, gr.Radio) and b.label == "Golden noise from")
-    assert [key for _, key in radio.choices] == ["npnet_paper", "redenoise"] and radio.value == "npnet_paper"
+    assert [key for _, key in radio.choices] == [
+        "npnet_paper",
+        "redenoise",
+        "redenoise_released",
+    ] and radio.value == "npnet_paper"
 
 
 def raises(error: BaseException):
@@ -582,8 +596,6 @@ def test_a_run_that_has_shown_its_result_keeps_nobody_waiting():
 
 
 def test_the_session_is_no_parameter_of_the_endpoint():
-    from gradio.utils import get_function_params
-
     def handler(session, prompt, seed=3):
         yield session
 
@@ -606,14 +618,40 @@ def test_files_of_a_visitor_go_when_he_is_forgotten():
 
 
 def test_the_paper_card_tells_the_facts_and_escapes_them():
-    paper = Paper("<b>T</b>", ("A & B", "C"), "V", 'https://x.org/"', "idea", "ours", "theirs", "Apache-2.0")
+    paper = Paper(
+        "<b>T</b>", ("A & B", "C"), "V", 'https://x.org/"', "in a line", "idea", "ours", "theirs", "Apache-2.0"
+    )
     with gr.Blocks():
         card = widgets.paper_card(paper).value
     assert "&lt;b&gt;T&lt;/b&gt;" in card
     assert "A &amp; B, C" in card
     assert '"https://x.org/&quot;"' in card
-    for word in ("idea", "ours", "theirs", "Apache-2.0"):
+    for word in ("in a line", "idea", "ours", "theirs", "Apache-2.0"):
         assert word in card
+
+
+def test_models_are_not_loaded_in_advance_where_the_host_has_no_room_for_them():
+    registry = Registry("cpu", ram_bytes=1000)
+    app.build(registry).warm(lane.Job())
+    assert {part["state"] for part in registry.status()} == {"cold"}
+
+
+@pytest.mark.slow
+def test_the_first_tabs_models_are_there_once_somebody_has_the_page():
+    registry, port = Registry("cpu"), free_port()
+    page = app.build(registry)
+    app.serve(page, "127.0.0.1", port, block=False, warm=True)
+    try:
+        assert not any(part["state"] == "ram" for part in registry.status())
+        answer = httpx.get(f"http://127.0.0.1:{port}/studio/status", timeout=60)
+        assert "nothing yet" in answer.json()["line"], "the page does not wait for them"
+        until = time.monotonic() + 200
+        needed = {spec.key for spec in golden_noise.parts("mini", Settings.of("mini").source).values()}
+        while not needed <= {part["key"] for part in registry.status() if part["state"] == "ram"}:
+            assert time.monotonic() < until
+            time.sleep(0.1)
+    finally:
+        page.close()
 
 
 def test_the_status_line_loads_nothing():
@@ -624,10 +662,6 @@ def test_the_status_line_loads_nothing():
 
 
 def test_restoring_checks_the_settings_inside(tmp_path: Path):
-    from PIL import Image
-
-    from demos.golden_noise import SLUG, settings_inside
-
     image, path = Image.new("RGB", (8, 6)), tmp_path / "a.png"
     good = {"prompt": "a red cube", "seed": 5, "noise": "golden", "from a later version": 1}
     assert settings_inside(images.save_png(image, path, good, tab=SLUG)).seed == 5

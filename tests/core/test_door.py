@@ -16,6 +16,7 @@ import pytest
 from gradio_client import Client
 from starlette.testclient import TestClient
 
+import app
 from demos.core import door, endpoint, hosts, owners, payloads, visitors
 from demos.core import quota as core_quota
 from demos.core.owners import Visitor
@@ -331,9 +332,9 @@ def test_a_link_out_of_the_upload_folder_is_not_followed(served: str, tmp_path: 
 
 
 def test_too_many_and_too_few_values(served: str):
-    for values in (PROMPT[:-1], [], [*PROMPT, 1]):
+    for values in (PROMPT[:-1], [], [*PROMPT, "", "", 1]):
         kind, text = call(served, "golden_noise", values)
-        assert kind == "error" and f"brings {len(values)} values and /golden_noise takes 7: prompt, seed" in text
+        assert kind == "error" and f"brings {len(values)} values and /golden_noise takes 9: prompt, seed" in text
 
 
 def test_half_a_character_is_named(served: str):
@@ -386,8 +387,6 @@ def test_types_are_checked_before_anything_is_done():
 
 
 def test_page_events_get_one_sentence_too(served: str, capfd):
-    import app
-
     numbers = {getattr(f.fn, "__name__", ""): index for index, f in reversed(app.demo.fns.items())}
     for name, values, words in (
         ("restore", [FILE | {"path": "/etc/passwd"}], "no file that was sent here"),
@@ -405,8 +404,6 @@ def test_page_events_get_one_sentence_too(served: str, capfd):
 
 
 def test_a_browser_that_keeps_no_cookie_gets_its_page(served: str, capfd):
-    import app
-
     number, function = next((n, f) for n, f in app.demo.fns.items() if f.name == "give_back")
     body = {"data": [""], "fn_index": number, "session_hash": "no-cookie"}
     if function.queue:
@@ -580,8 +577,6 @@ def test_a_program_cannot_name_what_another_program_sent(served: str):
 
 
 def test_one_reader_of_a_session(served: str):
-    import app
-
     session = f"reader-{os.getpid()}"
     body = {"data": [" ", *PROMPT[1:]], "fn_index": _number("golden_noise"), "session_hash": session}
     assert httpx.post(f"{served}/gradio_api/queue/join", json=body).status_code == 200
@@ -597,8 +592,6 @@ def test_one_reader_of_a_session(served: str):
 
 
 def test_a_browser_takes_over_its_own_stream(served: str):
-    import app
-
     ada, session = httpx.Client(base_url=served), f"blip-{os.getpid()}"
     ada.get("/")
     body = {"data": [" ", *PROMPT[1:]], "fn_index": _number("golden_noise"), "session_hash": session}
@@ -630,6 +623,4 @@ def test_a_session_is_its_visitors(behind, seen: list[dict]):
 
 
 def _number(api_name: str) -> int:
-    import app
-
     return next(index for index, function in app.demo.fns.items() if function.api_name == api_name)

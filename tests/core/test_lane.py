@@ -1,6 +1,7 @@
 """The lane: one thread, one job at a time, and a bridge that stops when its reader goes away."""
 
 import contextvars
+import itertools
 import multiprocessing
 import os
 import re
@@ -103,6 +104,19 @@ def test_a_page_is_told_of_progress_no_faster_than_it_can_show_and_of_all_else_a
     assert told[0] == "step 0" and told[-1] == "saving", "what stays for long is shown, however early it came"
     assert 3 <= len(told) <= 6, told
     assert "a picture" in items and items[-1] == Result(7)
+
+
+def test_of_words_that_are_being_written_a_page_is_sent_the_newest_ten_times_a_second():
+    def writing(job: Job) -> None:
+        for count in range(1, 101):
+            job.emit(count)
+            time.sleep(0.01)
+        time.sleep(0.5)  # the last word does not wait for the end
+
+    shown = [(item, time.monotonic()) for item in live(writing, newest=(int,)) if isinstance(item, int)]
+    assert [count for count, _ in shown] == sorted({count for count, _ in shown}) and shown[-1][0] == 100
+    assert len(shown) >= 3
+    assert min(later - before for (_, before), (_, later) in itertools.pairwise(shown)) >= 0.99 * lane.NEWEST_S
 
 
 def test_leaving_a_page_stops_its_job():

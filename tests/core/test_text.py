@@ -11,11 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from pipelines.concept_guidance.conversation import unknown_words
 from pipelines.core import text
 from pipelines.core.text import encode_chat, encode_text, unread
+from pipelines.megaportrait.person import caption_of
 from pipelines.models import sdxl
+from pipelines.worlds.portrait.words import ATTRIBUTES
 
 ROOT = Path(__file__).resolve().parents[2]
 QWEN = (
@@ -31,6 +35,11 @@ LLAMA = (
     "{{ bos_token + '[INST] ' + content.strip() + ' [/INST]' }}{% else %}{{ ' ' + content.strip() + ' ' + eos_token }}{% endif %}"
     "{% endfor %}"
 )
+MISTRAL = (
+    "{% for m in messages %}{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}{% endif %}"
+    "{% if m['role'] == 'user' %}{{ '[INST] ' + m['content'] + ' [/INST]' }}{% else %}{{ m['content'] + eos_token }}{% endif %}{% endfor %}"
+)
 PLAIN = [
     "What does the goat eat?", "  Where is   the lighthouse?\n", "Otto's harp, 2 ropes & a pier - or not? <3", "a < b > c [x] {y} | z",
     "Ünïcödé: café, 東京, 🙂🙂", "1. one\n2. two\n\n# three **four** `five`", "<b>bold</b> </p> <notatoken> [NOTE]",
@@ -40,9 +49,6 @@ PLAIN = [
 @cache
 def byte_level() -> Any:
     """As Qwen's: bytes, special tokens, and two that are added without being special."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     merges = [("i", "m"), ("im", "_"), ("<", "|"), ("|", ">"), ("t", "h"), ("th", "e")]
     vocabulary = {piece: n for n, piece in enumerate([*alphabet, *("".join(pair) for pair in merges)])}
@@ -62,9 +68,6 @@ def byte_level() -> Any:
 @cache
 def pieces() -> Any:
     """As Llama 2's: a blank is put before the text, and [INST] is text like any other."""
-    from tokenizers import Tokenizer, decoders, models, normalizers
-    from transformers import PreTrainedTokenizerFast
-
     letters = [chr(n) for n in range(33, 127)] + ["▁", "\n"]
     names = [
         "<unk>",
@@ -95,8 +98,6 @@ def pieces() -> Any:
 
 @cache
 def mini() -> Any:
-    from transformers import AutoTokenizer
-
     return AutoTokenizer.from_pretrained(ROOT / "assets" / "mini_llama")
 
 
@@ -238,9 +239,6 @@ def test_what_does_not_fit_begins_at_a_word():
 
 
 def test_every_caption_of_a_portrait_is_read_whole():
-    from pipelines.megaportrait.person import caption_of
-    from pipelines.worlds.portrait.words import ATTRIBUTES
-
     tokenizer, draw = clip("tokenizer"), random.Random(0)
     longest = {
         name: max(values, key=lambda value: len(tokenizer(value).input_ids)) for name, values in ATTRIBUTES.items()
@@ -291,9 +289,23 @@ def test_nothing_else_turns_text_into_tokens():
     loads = [
         path.parent.name + "/" + path.name
         for path in (ROOT / "pipelines").rglob("*.py")
-        if "Tokenizer" in path.read_text()
+        if re.search(r"Tokenizer(?!Base\b)", path.read_text())  # PreTrainedTokenizerBase is a type, and loads nothing
     ]
-    assert sorted(loads) == ["models/flux_parts.py", "models/language.py", "models/sdxl.py"], (
+    assert sorted(loads) == ["models/flux_parts.py", "models/language_parts.py", "models/sdxl_parts.py"], (
         "a new one must split special tokens, or be a chat's"
     )
-    assert "split_special_tokens=True" in (ROOT / "pipelines" / "models" / "sdxl.py").read_text()
+    assert "split_special_tokens=True" in (ROOT / "pipelines" / "models" / "sdxl_parts.py").read_text()
+
+
+def test_a_template_without_a_place_for_a_system_message_says_so():
+    tokenizer = byte_level()
+    before, tokenizer.chat_template = tokenizer.chat_template, MISTRAL
+    system, user = {"role": "system", "content": "Be kind."}, {"role": "user", "content": "hello"}
+    try:
+        assert encode_chat(tokenizer, [user], True).ids
+        with pytest.raises(ValueError, match="This model takes no system message: put what it says into the first"):
+            encode_chat(tokenizer, [system, user], True)
+        with pytest.raises(ValueError, match="begin with a user message, then take turns"):
+            encode_chat(tokenizer, [user, user], True)
+    finally:
+        tokenizer.chat_template = before

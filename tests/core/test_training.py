@@ -15,7 +15,7 @@ from assets.mini_npnet import train as npnet_training
 from assets.mini_sdxl import evaluate
 from assets.mini_sdxl import train as sdxl_training
 from assets.verifier import train as verifier_training
-from pipelines.golden_noise import lab
+from pipelines.golden_noise import arms as golden_noise_arms
 from pipelines.models import verifier
 from pipelines.worlds import grammar, portrait, tabletop
 
@@ -185,7 +185,7 @@ def test_shards_of_pairs_are_the_same_however_they_are_shared_out(tmp_path, monk
 def test_the_differentiable_sampler_draws_what_the_pipeline_draws():
     golden, reward = npnet_training.models()
     texts = ["a red cube on wood", "a person with black hair"]
-    noises = lab.start_noise([1, 2], golden.pipe)
+    noises = golden_noise_arms.start_noise([1, 2], golden.pipe)
     with torch.no_grad():
         embeds = golden.embed(texts)
         wanted = golden.draw(noises, embeds, 4, 5.5)
@@ -193,7 +193,7 @@ def test_the_differentiable_sampler_draws_what_the_pipeline_draws():
     # Four, because diffusers' DDIM rounds its step down where the number of steps does not divide 1,000.
     drawn = npnet_training.sample(golden, leaf, embeds, 4, 5.5)
     torch.testing.assert_close(drawn.detach(), wanted, atol=1e-4, rtol=0)
-    lab.rewards(reward, drawn, texts).sum().backward()
+    golden_noise_arms.rewards(reward, drawn, texts).sum().backward()
     assert leaf.grad.isfinite().all() and (leaf.grad.flatten(1).norm(dim=1) > 0).all()
 
 

@@ -12,8 +12,12 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
+from demos.core import visitors
 from demos.core.handlers import explain
+from demos.georemover.batch import added_to
+from demos.megaportrait import people
 from pipelines.core import saving
+from pipelines.megaportrait import person as portrait_person
 
 
 def raised(error: BaseException, *then: BaseException) -> BaseException:
@@ -102,8 +106,6 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path):
 
 
 def test_a_result_has_all_of_its_files_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    from demos.core import visitors
-
     monkeypatch.setattr(visitors, "workspace", lambda who: tmp_path)
     with pytest.raises(OSError, match="full"), visitors.new_folder("somebody") as folder:
         (folder / "one.png").write_bytes(b"half")
@@ -115,8 +117,6 @@ def test_a_result_has_all_of_its_files_or_none(tmp_path: Path, monkeypatch: pyte
 
 
 def test_a_batch_keeps_what_was_packed_when_the_disk_is_full(tmp_path: Path):
-    from demos.georemover.batch import added_to
-
     path = tmp_path / "all.zip"
     with added_to(path) as archive:
         archive.writestr("one.png", b"first" * 100)
@@ -132,9 +132,6 @@ def test_a_batch_keeps_what_was_packed_when_the_disk_is_full(tmp_path: Path):
 
 
 def test_a_person_on_a_full_disk_is_not_called_a_foreign_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    from demos.megaportrait import people
-    from pipelines.megaportrait import person as portrait_person
-
     person = portrait_person.Person(
         "Ada", numpy.zeros((1, 128, 128, 3), numpy.uint8), numpy.zeros((1, 5, 2), numpy.float32),
         numpy.zeros((0, 128), numpy.float32), {}, {"model_set": "mini"},
@@ -144,17 +141,19 @@ def test_a_person_on_a_full_disk_is_not_called_a_foreign_file(tmp_path: Path, mo
     assert people.read_person(path).name == "Ada"
 
     class Full:
-        def __init__(self, *_):
+        def __init__(self, *_, **__):
             raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
         patch.setattr("demos.megaportrait.people._unpack", Full)
         assert explain(made_by(lambda: people.read_person(path))).startswith(DISK)
     with monkeypatch.context() as patch:
-        patch.setattr("safetensors.torch.load_file", Full)
+        patch.setattr("pipelines.megaportrait.person.safe_open", Full)
         assert explain(made_by(lambda: people.read_person(path))).startswith(DISK)
     with monkeypatch.context() as patch:
         message = "Error while serializing: I/O error: No space left on device (os error 28)"
-        patch.setattr("safetensors.torch.save_file", lambda *_: (_ for _ in ()).throw(SafetensorError(message)))
+        patch.setattr(
+            "pipelines.megaportrait.person.save_file", lambda *_: (_ for _ in ()).throw(SafetensorError(message))
+        )
         assert explain(made_by(lambda: people.person_file(person, tmp_path))).startswith(DISK)
     assert [one.name for one in tmp_path.iterdir()] == ["Ada.zip"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -213,8 +214,6 @@ def test_folders_come_and_go_under_many_threads(work: Path):
 
 
 def test_a_root_that_is_removed_meanwhile_is_made_again(work: Path):
-    import shutil
-
     visitors.workspace(ADA)
     shutil.rmtree(work)
     assert visitors.workspace(ADA).is_dir() and visitors.page_folder().is_dir()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import cv2
@@ -11,11 +13,14 @@ import pytest
 import torch
 from torch import nn
 
+from assets.mini_faces import data, evaluate
+from pipelines.core.geometry import POINTS
 from pipelines.core.registry import Registry
 from pipelines.core.weights import ROOT
-from pipelines.models import controlnets
+from pipelines.models import controlnets, face_nets
 from pipelines.models import faces as face_models
-from pipelines.models.faces import LABELS, POINTS, TEMPLATE, FaceEmbedder, FaceEmbedderNetwork, FaceParser
+from pipelines.models.face_nets import FaceEmbedder, FaceEmbedderNetwork, FaceParser
+from pipelines.models.faces import LABELS, TEMPLATE
 
 TRAINED = (ROOT / face_models.ASSETS / "parser").exists() and (ROOT / face_models.ASSETS / "embedder").exists()
 DOTS = ((1.0, 0.0), (0.0, 1.0), (1.0, 1.0), (0.5, 1.0), (1.0, 0.5))
@@ -115,7 +120,7 @@ def test_an_ear_behind_hair_is_no_face_and_a_second_head_is():
     core[40:50, 64:70] = True  # the ear
     core[30:70, 120:150] = True
     core[0:1, 0:1] = True  # a speck
-    assert face_models.components(core) == [(20, 20, 60, 70), (120, 30, 150, 70)]
+    assert face_nets.components(core) == [(20, 20, 60, 70), (120, 30, 150, 70)]
 
 
 @pytest.mark.parametrize(
@@ -134,7 +139,7 @@ def test_what_is_no_picture_is_refused_in_a_sentence(picture, says):
 def test_the_expected_place_lies_between_two_equal_cells():
     heat = torch.full((1, 8, 8), -40.0)
     heat[0, 3, 2] = heat[0, 3, 3] = 0.0
-    assert face_models.expected_places(heat)[0].tolist() == pytest.approx(
+    assert face_nets.expected_places(heat)[0].tolist() == pytest.approx(
         [12.0, 14.0]
     )  # (2.5 + 3.5) / 2 cells, 3.5 cells
 
@@ -260,17 +265,14 @@ def test_both_sets_have_the_same_roles_with_a_licence_each():
 
 def test_the_parser_reads_what_it_says(tmp_path):
     torch.manual_seed(0)
-    network = face_models.parser_network().eval()
-    parts, heat = face_models.parse(network, torch.rand(2, 3, 64, 96))
+    network = face_nets.parser_network().eval()
+    parts, heat = face_nets.parse(network, torch.rand(2, 3, 64, 96))
     assert parts.shape == (2, 7, 16, 24) and heat.shape == (2, 5, 16, 24)
     assert list(network.config.id2label.values()) == [*LABELS, *POINTS]
     assert sum(p.numel() for p in network.parameters()) < 500_000
 
 
 def test_the_module_needs_no_torch():
-    import subprocess
-    import sys
-
     code = "import sys, pipelines.models.faces as f; f.evaluation(); print([m for m in ('torch', 'diffusers', 'transformers') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 
@@ -294,8 +296,6 @@ def test_a_part_that_is_missing_is_named():
 
 @pytest.mark.skipif(not TRAINED, reason="the face models are not trained yet")
 def test_the_shipped_models_find_and_know_a_rendered_person():
-    from assets.mini_faces import data, evaluate
-
     table = data.render_rows([(600_001, 1), (600_001, 2), (600_002, 1)])
     with Registry("cpu").lease(face_models.PARSER, face_models.EMBEDDER) as parts:
         parser, embedder = FaceParser(parts[0]), FaceEmbedder(parts[1])

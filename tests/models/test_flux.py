@@ -14,7 +14,13 @@ import httpx
 import numpy
 import pytest
 import torch
+from diffusers import FluxFillPipeline
+from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+from peft import LoraConfig, get_peft_model_state_dict
+from PIL import Image
+from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel, T5Tokenizer
 
 from pipelines.core import depth as depth_maps
 from pipelines.core import offload
@@ -94,8 +100,6 @@ def test_positions_of_a_strip_against_a_table_written_by_hand():
 
 
 def test_positions_of_stage_1_are_the_stock_ones():
-    from diffusers import FluxFillPipeline
-
     table = [(0, 0, 0), (0, 0, 1), (0, 0, 2), (0, 1, 0), (0, 1, 1), (0, 1, 2)]
     assert FluxFillPipeline._prepare_latent_image_ids(1, 2, 3, "cpu", torch.float32).tolist() == [
         list(map(float, row)) for row in table
@@ -103,8 +107,6 @@ def test_positions_of_stage_1_are_the_stock_ones():
 
 
 def test_packing_against_a_table_written_by_hand():
-    from diffusers import FluxFillPipeline
-
     # 2 channels of 2 x 4 latents: two tokens; a token lists channel by channel its 2 x 2 cells, row by row
     latents = torch.tensor([[[[0, 1, 2, 3], [4, 5, 6, 7]], [[10, 11, 12, 13], [14, 15, 16, 17]]]]).float()
     packed = FluxFillPipeline._pack_latents(latents, 1, 2, 2, 4)
@@ -338,10 +340,6 @@ def test_an_unknown_adapter_is_refused(parts):
 
 
 def test_the_published_key_layout_made_with_peft_loads(tmp_path: Path):
-    from diffusers import FluxFillPipeline
-    from peft import LoraConfig, get_peft_model_state_dict
-    from safetensors.torch import load_file
-
     theirs = toy_flux.transformer()
     with toy_flux.seeded(5):
         theirs.add_adapter(
@@ -395,8 +393,6 @@ def test_a_file_that_is_no_such_adapter_is_refused_before_loading(weights, says)
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, parts) -> Path:
     """The toy in the layout of the shipped weights."""
-    from safetensors.torch import save_file
-
     root = tmp_path_factory.mktemp("flux")
     toy_flux.transformer().save_pretrained(root / "transformer")
     for name in ("vae", "scheduler", "depth"):
@@ -425,8 +421,6 @@ def test_saved_and_read_again_it_paints_the_same(folder: Path, model: Stages, sc
 
 def tiny_text_encoders():
     """CLIP and T5 with word-level vocabularies, at the width of the toy."""
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel, T5Tokenizer
-
     letters = [chr(code) for code in range(33, 127)]
     words = ["<|startoftext|>", "<|endoftext|>", *letters, *(f"{letter}</w>" for letter in letters)]
     clip_tokens = CLIPTokenizer(
@@ -465,9 +459,6 @@ def tiny_text_encoders():
 
 
 def test_the_prompt_from_a_file_paints_what_the_text_encoders_paint(tmp_path: Path, parts):
-    from diffusers import FluxFillPipeline
-    from PIL import Image
-
     clip, clip_tokens, t5, t5_tokens = tiny_text_encoders()
     path = tmp_path / "kept" / "prompt.safetensors"
     flux_parts.write_prompt(path, flux_parts.encode_prompt(clip, clip_tokens, t5, t5_tokens, 16))
@@ -504,8 +495,6 @@ def test_the_prompt_from_a_file_paints_what_the_text_encoders_paint(tmp_path: Pa
 
 
 def test_a_file_that_is_no_prompt_is_refused(tmp_path: Path):
-    from safetensors.torch import save_file
-
     save_file({"x": torch.zeros(1)}, tmp_path / "prompt.safetensors")
     with pytest.raises(ValueError, match="no prompt embedding: delete it"):
         flux_parts.read_prompt(tmp_path / "prompt.safetensors")
@@ -612,20 +601,20 @@ def chained(cause: Exception) -> Exception:
 
 
 def test_a_gated_repository_is_told_as_gated_not_as_missing():
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
-
     assert issubclass(GatedRepoError, RepositoryNotFoundError)
-    for status in (401, 403):
-        told = flux.access_message(chained(hub_error(GatedRepoError, status, "Access to model is restricted")))
-        assert told == (
-            "Accept the licence at huggingface.co/black-forest-labs/FLUX.1-Fill-dev and set HF_TOKEN, "
-            "then start the studio again."
-        )
+    said = {
+        status: flux.access_message(chained(hub_error(GatedRepoError, status, "Access to model is restricted")))
+        for status in (401, 403)
+    }
+    assert said == {
+        401: "Accept the licence at huggingface.co/black-forest-labs/FLUX.1-Fill-dev and set HF_TOKEN, "
+        "then start the studio again.",
+        403: "The owner of the token in HF_TOKEN has not accepted the licence, accept it at "
+        "huggingface.co/black-forest-labs/FLUX.1-Fill-dev and try again.",
+    }
 
 
 def test_a_token_without_the_right_is_told_so():
-    from huggingface_hub.errors import GatedRepoError
-
     text = "403: enable access to public gated repositories in your fine-grained token settings"
     told = flux.access_message(chained(hub_error(GatedRepoError, 403, text)))
     assert told is not None and told.startswith("The token in HF_TOKEN cannot read gated repositories")

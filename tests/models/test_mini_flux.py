@@ -8,7 +8,10 @@ import json
 import numpy
 import pytest
 import torch
+from diffusers import AutoencoderTiny, FluxFillPipeline, FluxTransformer2DModel
 from PIL import Image
+from safetensors.torch import load_file
+from transformers import DepthAnythingForDepthEstimation
 
 from assets.georemover import evaluate
 from assets.lab import cards
@@ -44,8 +47,6 @@ def model():
 
 
 def test_tokens_masks_and_ids_are_those_of_the_published_pipeline():
-    from diffusers import FluxFillPipeline
-
     rng = numpy.random.default_rng(0)
     mask = rng.random((2, 128, 192)) < 0.5
     pipe = object.__new__(FluxFillPipeline)
@@ -114,10 +115,6 @@ def test_views_and_removals_of_a_scene():
 
 @trained
 def test_the_parts_load_by_their_own_classes_and_have_the_published_shapes():
-    from diffusers import AutoencoderTiny, FluxTransformer2DModel
-    from safetensors.torch import load_file
-    from transformers import DepthAnythingForDepthEstimation
-
     transformer = FluxTransformer2DModel.from_pretrained(FOLDER / "transformer")
     vae = AutoencoderTiny.from_pretrained(FOLDER / "vae")
     DepthAnythingForDepthEstimation.from_pretrained(FOLDER / "depth")
@@ -155,7 +152,7 @@ def test_nothing_changes_where_the_depth_does_not(model):
     """The third finding of the code's readers: stage 2 knows of the object only by the difference of the depth maps."""
     settings, kept, removed = dataclasses.replace(Settings.of("mini"), steps_2=20), [], []
     for number in range(3):
-        pair = evaluate.case("first", number)
+        pair = evaluate.case("first", number, scale=1)
         for found, depth in ((kept, pair.depth), (removed, pair.depth_clean)):
             picture = model.render(pair.image, depth, pair.depth, settings).result
             found.append(metrics.difference(pair.image, picture)[pair.mask].mean())
@@ -166,7 +163,7 @@ def test_nothing_changes_where_the_depth_does_not(model):
 def test_stage_1_takes_the_object_out_of_the_depth(model):
     errors, before = [], []
     for number in range(4):
-        pair = evaluate.case("first", number)
+        pair = evaluate.case("first", number, scale=1)
         after, off = model.remove_from_depth(pair.depth, masks.grow(pair.mask, 2), Settings.of("mini"))
         errors.append(numpy.abs(after - pair.depth_clean)[pair.mask].mean())
         before.append(numpy.abs(pair.depth - pair.depth_clean)[pair.mask].mean())
@@ -178,7 +175,7 @@ def test_stage_1_takes_the_object_out_of_the_depth(model):
 def test_the_estimator_sees_solids_and_no_shadows(model):
     inside, effect = [], []
     for number in range(6):
-        pair = evaluate.case("first", number)
+        pair = evaluate.case("first", number, scale=1)
         found = model.estimate_depth(pair.image)
         inside.append(numpy.abs(found - pair.depth)[pair.mask].mean())
         caused = (pair.shadow | pair.reflection) & ~pair.mask & ~pair.others
@@ -188,7 +185,7 @@ def test_the_estimator_sees_solids_and_no_shadows(model):
 
 @trained
 def test_the_autoencoder_keeps_pictures_and_depth(model):
-    pair = evaluate.case("first", 2)
+    pair = evaluate.case("first", 2, scale=1)
     colours = depth_maps.to_colours(pair.depth)
     for picture, least in ((pair.image, 30), (colours, 36)):
         error = ((model.through_vae(picture).astype(float) - picture) ** 2).mean()
@@ -218,7 +215,7 @@ def test_a_summary_leaves_out_what_is_not_defined():
 
 @trained
 def test_the_same_settings_give_the_same_bytes(registry):
-    pair = evaluate.case("first", 0)
+    pair = evaluate.case("first", 0, scale=1)
     request = Request(Image.fromarray(pair.image), pair.mask, dataclasses.replace(Settings(), steps_1=4, steps_2=4))
-    first, second = (run_blocking(georemover.remove, registry, request, Cache()) for _ in range(2))
+    first, second = (run_blocking(georemover.generate, registry, request, Cache()) for _ in range(2))
     assert numpy.array_equal(first.results[0], second.results[0])

@@ -6,6 +6,7 @@ import random
 
 import pytest
 import torch
+from diffusers import AutoencoderDC, UNet2DConditionModel
 from torch import nn
 
 from assets.mini_sdxl.evaluate import prompts
@@ -190,8 +191,6 @@ def test_a_run_goes_on_on_a_new_machine(tmp_path, monkeypatch):
 
 
 def toy_unet():
-    from diffusers import UNet2DConditionModel
-
     return UNet2DConditionModel(
         sample_size=8,
         in_channels=4,
@@ -236,8 +235,6 @@ def conditions(count: int) -> dict[str, torch.Tensor]:
 
 
 def test_the_sdxl_pipeline_takes_the_autoencoder(tmp_path):
-    from diffusers import AutoencoderDC
-
     models.autoencoder().half().save_pretrained(tmp_path)
     config = AutoencoderDC.from_pretrained(tmp_path).config
     assert 2 ** (len(config.block_out_channels) - 1) == models.FACTOR

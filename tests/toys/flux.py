@@ -16,6 +16,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
 from pipelines.core.weights import ModelSpec
@@ -84,8 +85,6 @@ def _wake(module: torch.nn.Module) -> None:
 
 
 def scheduler() -> Any:
-    from diffusers import FlowMatchEulerDiscreteScheduler
-
     return FlowMatchEulerDiscreteScheduler(**flux_tiny.scheduler())
 
 

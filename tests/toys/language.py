@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+import transformers
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from pipelines.concept_guidance.concepts import Concept
 from pipelines.concept_guidance.vectors import VECTORS
@@ -24,8 +27,6 @@ TEMPLATE = (
 
 def toy(family: str = "llama", dtype: torch.dtype = torch.float32, **changes):
     """A randomly initialised model of the real class, with norm weights that are not all one."""
-    import transformers
-
     small = {
         "vocab_size": VOCABULARY,
         "hidden_size": WIDTH,
@@ -56,9 +57,6 @@ def toy(family: str = "llama", dtype: torch.dtype = torch.float32, **changes):
 
 def toy_tokenizer(template: str | None = TEMPLATE):
     """Every word one token; roles, beginning and end have tokens of their own."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
     names = ["<pad>", "<s>", "</s>", "<unk>", "<user>", "<assistant>", "<system>", "Question:", "Answer:", "?", "."]
     vocabulary = {word: n for n, word in enumerate([*names, *WORDS])}
     vocabulary |= {f"w{n}": n for n in range(len(vocabulary), VOCABULARY)}

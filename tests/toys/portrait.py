@@ -17,12 +17,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from diffusers import ControlNetModel, UNet2DConditionModel
 from torch import Tensor
 
+from pipelines.core.geometry import POINTS
 from pipelines.core.weights import ModelSpec
-from pipelines.models import controlnets, faces, sdxl, sdxl_tiny
+from pipelines.models import controlnets, face_nets, faces, sdxl, sdxl_tiny
 from pipelines.models.controlnets import Control
-from pipelines.models.faces import LABELS, POINTS, STRIDE
+from pipelines.models.faces import LABELS, STRIDE
 from tests.toys.flux import seeded
 
 NETS = ("landmarks", "line", "shading")
@@ -31,8 +33,6 @@ BAR = 0.5
 
 
 def unet(seed: int = 0) -> Any:
-    from diffusers import UNet2DConditionModel
-
     pooled = sdxl_tiny.POOLED + sdxl_tiny.TIME_IDS * sdxl_tiny.TIME_ID_WIDTH
     with seeded(seed):
         return UNet2DConditionModel(
@@ -56,8 +56,6 @@ def unet(seed: int = 0) -> Any:
 
 def controlnet(seed: int) -> Any:
     """A ControlNet that is awake: as its class begins, it adds nothing."""
-    from diffusers import ControlNetModel
-
     with seeded(seed):
         made = ControlNetModel.from_unet(unet(), conditioning_embedding_out_channels=(4, 4, 8))
         ends = (*made.controlnet_down_blocks, made.controlnet_mid_block, made.controlnet_cond_embedding.conv_out)
@@ -108,7 +106,7 @@ def load(spec: ModelSpec) -> Any:
         made = controlnet(1 + NETS.index(name))
     elif name == "embedder":
         with seeded(9):
-            made = faces.FaceEmbedderNetwork(widths=(8, 16, 16, 32))
+            made = face_nets.FaceEmbedderNetwork(widths=(8, 16, 16, 32))
     else:
         made = {"unet": unet, "parser": Centred}[name]()
     return made.eval().requires_grad_(False)

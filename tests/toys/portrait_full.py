@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,12 @@ from typing import Any
 import numpy
 import pytest
 import torch
+from diffusers import AutoencoderKL
+from safetensors.torch import save_file
+from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from pipelines.models import controlnets, faces_photo, sdxl
+from pipelines.core.weights import ROOT
+from pipelines.models import annotators, controlnets, faces_photo, sdxl
 from tests.toys import onnx as toy_onnx
 from tests.toys import portrait as toy_portrait
 from tests.toys.flux import seeded
@@ -32,8 +36,6 @@ LOOK_WIDTH = 32
 
 def vae() -> Any:
     """SDXL's class of autoencoder, which overflows in half precision and says so."""
-    from diffusers import AutoencoderKL
-
     with seeded(5):
         return AutoencoderKL(
             down_block_types=("DownEncoderBlock2D",) * 3,
@@ -46,9 +48,7 @@ def vae() -> Any:
         )
 
 
-def image_encoder() -> Any:
-    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
-
+def image_encoder(projection: int = 16) -> Any:
     with seeded(6):
         return CLIPVisionModelWithProjection(
             CLIPVisionConfig(
@@ -58,7 +58,7 @@ def image_encoder() -> Any:
                 num_attention_heads=2,
                 image_size=32,
                 patch_size=8,
-                projection_dim=16,
+                projection_dim=projection,
             )
         )
 
@@ -79,7 +79,25 @@ def ip_adapter(unet: Any, hidden: int = 64, tokens: int = 4) -> dict[str, torch.
         sizes = {"0.to_q": 1, "0.to_kv": 2, "0.to_out": 1, "1.1": 4}
         proj |= {f"layers.{layer}.{name}.weight": drawn(times * hidden, hidden) for name, times in sizes.items()}
         proj[f"layers.{layer}.1.3.weight"] = drawn(hidden, 4 * hidden)
-    made = {f"image_proj.{name}": value for name, value in proj.items()}
+    return _with_attentions(unet, proj, drawn)
+
+
+def plain_ip_adapter(unet: Any, width: int) -> dict[str, torch.Tensor]:
+    """Random weights of an IP-Adapter without a resampler, which reads one feature of ``width`` numbers, in the published layout."""
+    generator, cross = torch.Generator().manual_seed(8), unet.config.cross_attention_dim
+
+    def drawn(*shape: int) -> torch.Tensor:
+        return (torch.randn(shape, generator=generator) / shape[-1] ** 0.5).half()
+
+    proj = {"proj.weight": drawn(4 * cross, width), "proj.bias": drawn(4 * cross)}
+    proj |= {"norm.weight": torch.ones(cross).half(), "norm.bias": torch.zeros(cross).half()}
+    return _with_attentions(unet, proj, drawn)
+
+
+def _with_attentions(
+    unet: Any, proj: dict[str, torch.Tensor], drawn: Callable[..., torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    cross, made = unet.config.cross_attention_dim, {f"image_proj.{name}": value for name, value in proj.items()}
     crossing = [name for name in unet.attn_processors if name.endswith("attn2.processor")]
     for place, name in enumerate(crossing):
         width = unet.get_submodule(name.removesuffix(".processor")).to_q.in_features
@@ -87,22 +105,31 @@ def ip_adapter(unet: Any, hidden: int = 64, tokens: int = 4) -> dict[str, torch.
     return made
 
 
+def write_anyline(file: Path) -> None:
+    """Random weights of Anyline's network, whose size is the published one."""
+    with seeded(8), annotators._package():
+        from controlnet_aux.teed.ted import TED
+
+        file.parent.mkdir(parents=True)
+        torch.save(TED().state_dict(), file)
+
+
 def write_hub(folder: Path) -> None:
     """Everything that the full set would fetch."""
-    from safetensors.torch import save_file
-
-    base, mini = folder / BASE, sdxl.ROOT / "assets" / "mini_sdxl"
+    base, mini = folder / BASE, ROOT / "assets" / "mini_sdxl"
     toy_portrait.unet().half().save_pretrained(base / "unet", variant="fp16")
     vae().half().save_pretrained(base / "vae", variant="fp16")
     for spec in sdxl.BASES["mini"].parts[2:4]:
         spec.load(spec).half().save_pretrained(base / spec.key.rsplit("/", 1)[1], variant="fp16")
     for part in ("tokenizer", "tokenizer_2", "scheduler"):
         shutil.copytree(mini / part, base / part)
-    for seed, control in enumerate(controlnets.CONTROLS["full"].values(), 1):
+    controls = (*controlnets.CONTROLS["full"].values(), controlnets.LINES["anyline"])
+    for seed, control in enumerate(controls, 1):
         variant = "fp16" if ".fp16." in control.spec.files[1] else None
         toy_portrait.controlnet(seed).half().save_pretrained(
             folder / control.spec.source.split("/")[1], variant=variant
         )
+    write_anyline(folder / "MistoLine" / annotators.ANYLINE.files[0])
     for spec, write in ((faces_photo.YUNET, toy_onnx.write_detector), (faces_photo.SFACE, toy_onnx.write_recogniser)):
         (folder / Path(spec.source).name).mkdir()
         write(folder / Path(spec.source).name / spec.files[0])
@@ -131,6 +158,8 @@ def installed(folder: Path) -> Iterator[None]:
             write_hub(folder)
         full = sdxl.BASES["full"]
         patch.setenv("LATENT_STUDIO_MODELS", str(folder))
-        parts = tuple(replace(spec, files=()) for spec in full.parts)
+        # The small model's tokenizers are no files of CLIP's time; the weights are, and say their variant.
+        weights = {spec: tuple(name for name in spec.files if ".fp16." in name) for spec in full.parts}
+        parts = tuple(replace(spec, files=files) for spec, files in weights.items())
         patch.setitem(sdxl.BASES, "full", replace(full, size=SIZE, parts=parts))
         yield

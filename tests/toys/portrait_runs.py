@@ -34,7 +34,7 @@ def drained(job: Job) -> list:
 
 def run(registry, request, cache=None, job=None, **changes):
     settings = dataclasses.replace(request.settings, **changes)
-    return megaportrait.portrait(job or Job(1e9), registry, dataclasses.replace(request, settings=settings), cache)
+    return megaportrait.generate(job or Job(1e9), registry, dataclasses.replace(request, settings=settings), cache)
 
 
 def pixels(image) -> numpy.ndarray:

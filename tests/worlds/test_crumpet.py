@@ -11,7 +11,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from assets.mini_llama import train
 from pipelines.worlds import crumpet
 from pipelines.worlds.crumpet import language, questions, reading, world
 from pipelines.worlds.crumpet.language import CONCEPTS, Slot
@@ -118,7 +121,9 @@ def test_every_concept_shows_in_nearly_every_sentence_and_in_many_words():
 def test_a_sentence_has_one_reading_only():
     for _question, text, _traits in replies(150, seed=3):
         for _start, sentence in reading._split(text.split()):
-            assert len(reading.readings_of(sentence)) == 1, sentence
+            reader, kinds = reading._Reader(sentence), reading._SENTENCES
+            found = [one for kind, parts in kinds for one in reader.follow(parts, 0, 0, reading._Found(kind))]
+            assert len(found) == 1, sentence
 
 
 def test_no_verb_says_two_things():
@@ -366,8 +371,6 @@ def test_wrong_requests_for_examples_get_a_sentence(concept: str, n: int, says: 
 
 @pytest.fixture(scope="module")
 def training_script():
-    from assets.mini_llama import train
-
     return train
 
 
@@ -401,8 +404,6 @@ def test_the_chat_template_writes_conversations_as_training_does(tokenizer):
 
 
 def test_packed_conversations_do_not_see_each_other(training_script):
-    import torch
-
     torch.manual_seed(0)
     model = training_script.make_model(24, 2, 2).eval()
     rng = random.Random(0)
@@ -422,8 +423,6 @@ def test_packed_conversations_do_not_see_each_other(training_script):
 
 
 def test_batches_follow_their_seed_and_are_full(training_script):
-    import torch
-
     one, same, other = (training_script.draw_batch(seed, 4) for seed in ("a", "a", "b"))
     assert torch.equal(one.ids, same.ids) and not torch.equal(one.ids, other.ids)
     assert one.ids.shape == one.positions.shape == one.labels.shape == (4, training_script.CONTEXT)
@@ -441,9 +440,6 @@ def test_figures_of_the_language_itself(training_script):
 
 
 def test_a_toy_model_trains_resumes_is_written_and_loaded(training_script, tmp_path):
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
     run = tmp_path / "llama.pt"
     options = {"rows": 1, "checkpoint": run, "build": lambda: training_script.make_model(24, 2, 2)}
     model, facts = training_script.train(1e-4, "cpu", **options)
@@ -476,8 +472,6 @@ def test_a_toy_model_trains_resumes_is_written_and_loaded(training_script, tmp_p
 
 
 def test_the_full_model_has_the_size_that_its_script_states(training_script):
-    import torch
-
     with torch.device("meta"):
         parameters = sum(p.numel() for p in training_script.make_model().parameters())
     assert 2.7e6 < parameters < 2.8e6

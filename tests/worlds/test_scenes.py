@@ -10,6 +10,10 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from demos.georemover import scenes as removal_scenes
+from demos.megaportrait import people
+from pipelines.core.registry import LOAD_LOCK
+from pipelines.georemover import Recipe
 from pipelines.worlds import grammar, portrait, prompts, tabletop
 from pipelines.worlds.grammar import Request, Thing
 from pipelines.worlds.prompts import PortraitRequest
@@ -199,8 +203,6 @@ def test_prompts_of_both_worlds():
 
 
 def test_portrait_captions_are_read_alike_by_both_readers():
-    from pipelines.worlds import portrait
-
     for seed in range(300):
         text = portrait.caption(portrait.sample(seed), random.Random(seed))
         assert prompts.read_prompt(text).attributes == portrait.parse(text), text
@@ -244,11 +246,6 @@ def test_pictures_do_not_depend_on_the_default_type_that_a_loader_sets_for_the_w
 
 
 def test_rendering_waits_for_no_loader():
-    from demos.georemover import scenes as removal_scenes
-    from demos.megaportrait import people
-    from pipelines.core.registry import LOAD_LOCK
-    from pipelines.georemover import Recipe
-
     held, done = threading.Event(), threading.Event()
 
     def loads() -> None:

@@ -257,12 +257,6 @@ def _marked(found: _Found, slot: Slot, on: bool, start: int, end: int) -> _Found
     return _with(found, marks=(*found.marks, Mark(slot.concept, slot.name, on, start, end)))
 
 
-def readings_of(sentence: list[str]) -> list[_Found]:
-    """Every way to read one sentence; the language is unambiguous, so that there is one or none."""
-    reader = _Reader(sentence)
-    return [found for kind, parts in _SENTENCES for found in reader.follow(parts, 0, 0, _Found(kind))]
-
-
 def _read_sentence(sentence: list[str], start: int) -> tuple[_Found | None, tuple[int, str] | None]:
     """The sentence as read, or where (in the whole reply) and why it cannot be."""
     reader = _Reader(sentence)

@@ -27,6 +27,7 @@ from .shapes import (
     NECK,
     SKIN,
     Kinds,
+    Number,
     face,
     materials,
     nearest,
@@ -105,7 +106,7 @@ class _Group:
         lights = [LIGHT_RGB[portrait.shot.light_colour] for portrait in portraits]
         self.light_rgb = torch.tensor(lights, dtype=FLOAT, device=device)
 
-    def at(self, index: Tensor) -> Any:
+    def at(self, index: Tensor) -> Numbers:
         """Numbers by name: floats, or (N,) tensors for rays that belong to the portraits `index` (N,)."""
         return self.single or _Columns(self, index)
 
@@ -118,6 +119,10 @@ class _Columns:
         values = self._group.table[:, self._group.names[name]][self._index]
         setattr(self, name, values)
         return values
+
+
+Numbers = SimpleNamespace | _Columns
+"""What :meth:`_Group.at` gives."""
 
 
 @dataclass
@@ -151,7 +156,7 @@ class _Rays:
         return world, head
 
 
-def _into_head(x: Any, y: Any, z: Any, p: Any) -> tuple[Any, Any, Any]:
+def _into_head(x: Number, y: Number, z: Number, p: Numbers) -> tuple[Any, Any, Any]:
     """Turn a world vector into the head's frame (the transposed rotation)."""
     return (
         p.r00 * x + p.r10 * y + p.r20 * z,
@@ -235,7 +240,7 @@ def _shade_hits(rays: _Rays, t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]
     world, head = rays.points(t)
     here, material = materials(parts(world, head, p, group.kinds))
 
-    def field_at(dx: Any, dy: Any, dz: Any) -> Tensor:
+    def field_at(dx: Number, dy: Number, dz: Number) -> Tensor:
         moved = (world[0] + dx, world[1] + dy, world[2] + dz)
         turned = tuple(a + b for a, b in zip(head, _into_head(dx, dy, dz, p), strict=True))
         return nearest(parts(moved, turned, p, group.kinds))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from .people import Portrait
 from .shapes import BEARD, EYE, HAIR, SKIN
+
+if TYPE_CHECKING:
+    from .clay import Numbers
 
 FLOAT = torch.float32
 """Named wherever numbers become tensors: a loader on another thread may change torch's default for the whole process."""
@@ -65,11 +68,11 @@ def _step(value: Tensor, width: float) -> Tensor:
     return (value * (1 / width) + 0.5).clamp(0, 1)
 
 
-def _mix(colour: Tensor, paint: Any, amount: Tensor) -> Tensor:
+def _mix(colour: Tensor, paint: Tensor, amount: Tensor) -> Tensor:
     return colour + (paint - colour) * amount[:, None]
 
 
-def _paint_eye(point: tuple, palette: Tensor, p: Any) -> Tensor:
+def _paint_eye(point: tuple, palette: Tensor, p: Numbers) -> Tensor:
     """Colours (N, 3) on the eyeballs: white, iris with a dark rim, pupil, two highlights, a lash line."""
     x, y, _ = point
     side = torch.sign(x)
@@ -88,7 +91,7 @@ def _paint_eye(point: tuple, palette: Tensor, p: Any) -> Tensor:
     return _mix(colour, torch.ones(3, dtype=FLOAT, device=x.device), 0.7 * _step(0.08 - small, 0.05))
 
 
-def _paint_face(point: tuple, colour: Tensor, palette: Tensor, p: Any) -> Tensor:
+def _paint_face(point: tuple, colour: Tensor, palette: Tensor, p: Numbers) -> Tensor:
     """Cheeks, freckles, lids, brows on the skin."""
     x, y, z = point
     ax = x.abs()
@@ -114,7 +117,7 @@ def _paint_face(point: tuple, colour: Tensor, palette: Tensor, p: Any) -> Tensor
     return _mix(colour, hair, brow * front)
 
 
-def _paint_mouth(point: tuple, colour: Tensor, palette: Tensor, p: Any) -> Tensor:
+def _paint_mouth(point: tuple, colour: Tensor, palette: Tensor, p: Numbers) -> Tensor:
     """The mouth, on skin and beard alike."""
     x, y, z = point
     front = (z > 0.2).float()
@@ -156,7 +159,7 @@ def _paint_mouth(point: tuple, colour: Tensor, palette: Tensor, p: Any) -> Tenso
     )
 
 
-def coloured(head: tuple, material: Tensor, palette: Tensor, p: Any) -> Tensor:
+def coloured(head: tuple, material: Tensor, palette: Tensor, p: Numbers) -> Tensor:
     """Surface colours (N, 3), sRGB-like."""
     colour = palette[torch.arange(len(material), device=material.device), material]
     x, y, z = head

@@ -136,7 +136,7 @@ class Portrait:
     shot: Shot
 
 
-def sample_identity(seed: int, **fixed: Any) -> Identity:
+def sample_identity(seed: int, **fixed: object) -> Identity:
     """Draw a person; a field given by name is kept as given and leaves the others as they would have been."""
     rng = random.Random(f"identity {seed}")
     drawn: dict[str, Any] = {name: rng.uniform(low, high) for name, (low, high) in RANGES.items()}
@@ -145,7 +145,7 @@ def sample_identity(seed: int, **fixed: Any) -> Identity:
     return Identity(**drawn | _known(fixed, Identity))
 
 
-def sample_shot(seed: int, **fixed: Any) -> Shot:
+def sample_shot(seed: int, **fixed: object) -> Shot:
     """Draw a shot; a field given by name is kept as given and leaves the others as they would have been."""
     rng = random.Random(f"shot {seed}")
     drawn: dict[str, Any] = {name: rng.uniform(low, high) for name, (low, high) in SHOT_RANGES.items()}
@@ -153,7 +153,7 @@ def sample_shot(seed: int, **fixed: Any) -> Shot:
     return Shot(**drawn | _known(fixed, Shot))
 
 
-def sample(seed: int, **fixed: Any) -> Portrait:
+def sample(seed: int, **fixed: object) -> Portrait:
     """Draw a person and a shot; `fixed` may name fields of both."""
     names = {field.name for field in fields(Identity)}
     about_person = {name: value for name, value in fixed.items() if name in names}
@@ -174,7 +174,9 @@ def _known(fixed: dict[str, Any], kind: type) -> dict[str, Any]:
     return fixed
 
 
-def _check(thing: Any, ranges: dict[str, tuple[float, float]], categories: dict[str, tuple[str, ...]]) -> None:
+def _check(
+    thing: Identity | Shot, ranges: dict[str, tuple[float, float]], categories: dict[str, tuple[str, ...]]
+) -> None:
     for name, (low, high) in ranges.items():
         value = getattr(thing, name)
         if not low <= value <= high:  # also refuses NaN

@@ -9,12 +9,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from .people import COLLARS, Identity, Portrait, Shot
+
+if TYPE_CHECKING:
+    from .clay import Numbers
+
+Number = Tensor | float
+"""Of each point, or of all."""
 
 BACKGROUND, SKIN, EYE, HAIR, BEARD, GLASSES, NECK, CLOTH = range(8)
 """Materials: what a ray can meet."""
@@ -88,7 +94,7 @@ def _carve(a: Tensor, b: Tensor, k: float) -> Tensor:
     return torch.maximum(a, b) + h * h * (0.25 / k)
 
 
-def _ellipsoid(x: Tensor, y: Tensor, z: Tensor, a: Any, b: Any, c: Any) -> Tensor:
+def _ellipsoid(x: Tensor, y: Tensor, z: Tensor, a: Number, b: Number, c: Number) -> Tensor:
     """Distance to an ellipsoid about the origin, first order (after Inigo Quilez)."""
     u, v, w = x * (1 / a), y * (1 / b), z * (1 / c)
     k0 = (u * u + v * v + w * w).sqrt()
@@ -97,11 +103,11 @@ def _ellipsoid(x: Tensor, y: Tensor, z: Tensor, a: Any, b: Any, c: Any) -> Tenso
     return k0 * (k0 - 1) / (k1 + 1e-6)
 
 
-def _sphere(x: Tensor, y: Tensor, z: Tensor, r: Any) -> Tensor:
+def _sphere(x: Tensor, y: Tensor, z: Tensor, r: Number) -> Tensor:
     return (x * x + y * y + z * z).sqrt() - r
 
 
-def _segment(x: Tensor, y: Tensor, z: Tensor, a: tuple, b: tuple, r: Any) -> Tensor:
+def _segment(x: Tensor, y: Tensor, z: Tensor, a: tuple, b: tuple, r: Number) -> Tensor:
     """Distance to a capsule from `a` to `b`."""
     px, py, pz = x - a[0], y - a[1], z - a[2]
     bx, by, bz = b[0] - a[0], b[1] - a[1], b[2] - a[2]
@@ -110,7 +116,7 @@ def _segment(x: Tensor, y: Tensor, z: Tensor, a: tuple, b: tuple, r: Any) -> Ten
     return _sphere(px - h * bx, py - h * by, pz - h * bz, r)
 
 
-def _skin(x: Tensor, y: Tensor, z: Tensor, ax: Tensor, p: Any) -> Tensor:
+def _skin(x: Tensor, y: Tensor, z: Tensor, ax: Tensor, p: Numbers) -> Tensor:
     """Skull, jaw, cheeks, nose and ears; `ax` is |x|."""
     skull = _ellipsoid(x, y - 0.05, z, p.width, p.height, p.depth)
     jaw = _ellipsoid(x, y + 0.42, z - 0.10, p.jaw_w, p.jaw_h, 0.72)
@@ -121,7 +127,7 @@ def _skin(x: Tensor, y: Tensor, z: Tensor, ax: Tensor, p: Any) -> Tensor:
     return _blend(_blend(head, nose, 0.10), ear, 0.06)
 
 
-def _hair(x: Tensor, y: Tensor, z: Tensor, ax: Tensor, p: Any, style: str) -> Tensor:
+def _hair(x: Tensor, y: Tensor, z: Tensor, ax: Tensor, p: Numbers, style: str) -> Tensor:
     shell = _ellipsoid(x, y - 0.09, z + 0.05, p.shell_w, p.shell_h, p.shell_d)
     opening = _ellipsoid(x - p.open_x, y + 0.20 + p.part * x, z - 0.95, p.open_w, p.open_h, 0.98)
     if style == "long":
@@ -142,14 +148,14 @@ def _hair(x: Tensor, y: Tensor, z: Tensor, ax: Tensor, p: Any, style: str) -> Te
     return (_carve(hair, -opening, 0.08) + 0.022 * torch.sin(11 * x + 2.5 * y + 10 * p.part * z)) * 0.9
 
 
-def _beard(x: Tensor, y: Tensor, z: Tensor, p: Any) -> Tensor:
+def _beard(x: Tensor, y: Tensor, z: Tensor, p: Numbers) -> Tensor:
     """A coat around the jaw that leaves cheeks and eyes free; the mouth is painted on it."""
     coat = _ellipsoid(x, y + 0.50, z - 0.12, p.jaw_w + 0.10, p.jaw_h + 0.06, 0.80)
     edge = y + 0.28 - 0.55 * x * x  # the moustache lies just under the nose, the sides climb towards the ears
     return _carve(_carve(coat, edge, 0.06), -(z - 0.02), 0.06)
 
 
-def _glasses(x: Tensor, y: Tensor, z: Tensor, ax: Tensor, p: Any) -> Tensor:
+def _glasses(x: Tensor, y: Tensor, z: Tensor, ax: Tensor, p: Numbers) -> Tensor:
     dx, dy = ax - p.spacing, y - p.eye_y
     dz = z - p.ring_z + 0.35 * (ax * ax - p.spacing2)
     around = (dx * dx + dy * dy).sqrt() - p.ring
@@ -163,7 +169,7 @@ def _glasses(x: Tensor, y: Tensor, z: Tensor, ax: Tensor, p: Any) -> Tensor:
     return torch.minimum(torch.minimum(rim, bridge), temple)
 
 
-def parts(world: tuple, head: tuple, p: Any, kinds: Kinds) -> list[tuple[int, Tensor]]:
+def parts(world: tuple, head: tuple, p: Numbers, kinds: Kinds) -> list[tuple[int, Tensor]]:
     """Distance (N,) to the nearest surface of every material."""
     x, y, z = head
     ax = x.abs()
@@ -191,7 +197,7 @@ def parts(world: tuple, head: tuple, p: Any, kinds: Kinds) -> list[tuple[int, Te
     return parts
 
 
-def face(x: Tensor, y: Tensor, z: Tensor, p: Any, kinds: Kinds) -> Tensor:
+def face(x: Tensor, y: Tensor, z: Tensor, p: Numbers, kinds: Kinds) -> Tensor:
     """Distance (N,) to skin, eyes and beard only, in the head's frame: where the landmarks are."""
     ax = x.abs()
     bare = torch.minimum(_skin(x, y, z, ax, p), _sphere(ax - p.spacing, y - p.eye_y, z - p.eye_z, p.eye))

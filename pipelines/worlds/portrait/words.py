@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from .people import BACKGROUNDS, CLOTHES, EXPRESSIONS, HAIR_COLOURS, HAIR_STYLES, Portrait
 
@@ -63,8 +63,11 @@ def caption(portrait: Portrait, rng: random.Random | None = None, mention: Colle
             if name not in ATTRIBUTES:
                 raise ValueError(f"a caption cannot mention {name!r}: choose from {', '.join(ATTRIBUTES)}")
         chosen = list(mention)
-    facts = attributes(portrait)
+    return phrase(attributes(portrait), chosen, rng)
 
+
+def phrase(facts: Mapping[str, str], chosen: Collection[str], rng: random.Random) -> str:
+    """The sentence of `caption` for the value of every attribute, with those of `SOMETIMES` that are ``chosen``."""
     adjectives = [rng.choice(_EXPRESSION_WORDS[facts["expression"]])] if "expression" in chosen else []
     beard = rng.choice(_BEARD[facts["beard"]])
     if rng.random() < 0.4:
@@ -121,7 +124,7 @@ def vocabulary() -> tuple[str, ...]:
     return tuple(sorted({word for phrase in phrases for word in phrase.replace(",", " , ").split()}))
 
 
-def _hair(facts: dict[str, str], with_style: bool, rng: random.Random) -> str:
+def _hair(facts: Mapping[str, str], with_style: bool, rng: random.Random) -> str:
     colour, style = facts["hair_colour"], facts["hair_style"]
     if not with_style:
         return f"{colour} hair"

@@ -1,0 +1,79 @@
+"""Loaders of SDXL's parts, and of what is added to it: ControlNets and IP-Adapter's encoder. Imports torch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pipelines.core.libraries  # noqa: F401
+
+import diffusers
+import torch
+import transformers
+from diffusers.models.controlnets.controlnet import ControlNetModel
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import StableDiffusionXLPipeline
+from transformers import CLIPVisionModelWithProjection
+
+from pipelines.core.offload import Offloaded
+from pipelines.core.weights import ModelSpec, part_folder, placement, resolve
+from pipelines.models import sdxl
+
+_CLASSES = {
+    "unet": ("diffusers", "UNet2DConditionModel"),
+    "vae": ("diffusers", "AutoencoderKL"),
+    "text_encoder": ("transformers", "CLIPTextModel"),
+    "text_encoder_2": ("transformers", "CLIPTextModelWithProjection"),
+    "tokenizer": ("transformers", "CLIPTokenizer"),
+    "tokenizer_2": ("transformers", "CLIPTokenizer"),
+}
+
+
+def load(spec: ModelSpec) -> Any:
+    """A part of SDXL, or of the small model in its form: the class by the part's name, in the spec's dtype, in eval mode."""
+    part = spec.key.rsplit("/", 1)[1]
+    folder = resolve(spec) / part
+    if part == "scheduler":
+        index = json.loads((folder / "scheduler_config.json").read_text())
+        return getattr(diffusers, index["_class_name"]).from_pretrained(folder)
+    library, name = _CLASSES[part]
+    if part == "vae":  # the small model has another autoencoder than SDXL; each folder says which
+        name = json.loads((folder / "config.json").read_text())["_class_name"]
+    kind = getattr(diffusers if library == "diffusers" else transformers, name)
+    if part.startswith("tokenizer"):
+        return kind.from_pretrained(folder, split_special_tokens=True)  # see pipelines/core/text.py
+    options: dict[str, Any] = {"dtype" if library == "transformers" else "torch_dtype": getattr(torch, spec.dtype)}
+    if any(".fp16." in name for name in spec.files):
+        options["variant"] = "fp16"
+    made = kind.from_pretrained(folder, use_safetensors=True, **placement(), **options)
+    if spec.key in sdxl.LORAS:
+        melt(made, resolve(sdxl.LORAS[spec.key]))
+    return made.eval().requires_grad_(False)
+
+
+def melt(unet: UNet2DConditionModel, folder: Path) -> None:
+    """Add a LoRA's change to the weights of ``unet`` for good; nothing of it is left beside them."""
+    pipeline: Any = StableDiffusionXLPipeline
+    tensors, alphas = pipeline.lora_state_dict(folder, unet_config=unet.config)
+    pipeline.load_lora_into_unet(tensors, alphas, unet)
+    unet.fuse_lora()
+    unet.unload_lora()
+
+
+def load_controlnet(spec: ModelSpec) -> ControlNetModel | Offloaded:
+    """A ``ControlNetModel``: one of ours, or that of a Hub repository in half precision."""
+    folder = part_folder(spec) if spec.source.startswith("assets/") else resolve(spec)
+    variant = "fp16" if any(".fp16." in name for name in spec.files) else None
+    net = ControlNetModel.from_pretrained(
+        folder, torch_dtype=getattr(torch, spec.dtype), variant=variant, use_safetensors=True, **placement()
+    ).eval()
+    return Offloaded(net) if spec.stays_in_ram else net
+
+
+def load_image_encoder(spec: ModelSpec) -> CLIPVisionModelWithProjection:
+    """CLIP's picture encoder, in the folder of the spec's first file."""
+    folder = resolve(spec) / Path(spec.files[0]).parent
+    return CLIPVisionModelWithProjection.from_pretrained(
+        folder, dtype=getattr(torch, spec.dtype), use_safetensors=True, **placement()
+    ).eval()
