@@ -5,7 +5,7 @@
     python -m assets.georemover.evaluate --scenes 20 --stream validation --arms ours         # for choices
 
 Pieces are files under ``data/evaluation/removal``, marked with a hash over the weights, so that a killed run goes on and processes
-share the work. ``--write`` writes ``evaluation.json`` and ``worst.png`` (the ten scenes of the highest residual).
+share the work. ``--write`` writes ``evaluation.json`` and ``worst.webp`` (the ten scenes of the highest residual).
 """
 
 from __future__ import annotations
@@ -16,12 +16,17 @@ import hashlib
 import json
 import statistics
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy
 import torch
+from diffusers import FluxTransformer2DModel
+from diffusers.pipelines.flux.pipeline_flux_fill import calculate_shift
 from PIL import Image
+from safetensors.torch import load_file
 
 from assets.lab import chunks, training
 from assets.mini_flux import examples, perception, train
@@ -29,9 +34,11 @@ from pipelines import georemover
 from pipelines.core import depth as depth_maps
 from pipelines.core import masks
 from pipelines.core.lane import run_blocking
+from pipelines.core.patching import fresh_scheduler
 from pipelines.core.registry import Registry
 from pipelines.core.weights import ModelSpec
-from pipelines.georemover import Cache, Outcome, Request, Settings, composite, metrics
+from pipelines.georemover import LARGE, Cache, Outcome, Recipe, Request, Settings, composite, metrics
+from pipelines.georemover.composite import at_size
 from pipelines.georemover.stages import Stages, to_array
 from pipelines.models import flux, flux_parts
 from pipelines.worlds import removal
@@ -42,6 +49,8 @@ WEIGHTS = HERE.parent / "mini_flux"
 DONE = Path("data/evaluation/removal")
 STREAMS = {"test": 700_000, "validation": 500_000, "first": 600_000}
 PIECE = 5
+TILE = (288, 192)
+"""Of a sheet, (width, height)."""
 TITLES = {
     "ours": "GeoRemover, both stages, composed",
     "raw": "the same, before it is composed",
@@ -60,18 +69,15 @@ NEEDS = {"no_preference": "stage1_plain", "one_stage": "one_stage"}
 """Ablations whose adapter must have been trained: its folder."""
 
 
-def case(stream: str, number: int) -> Pair:
-    """Scene ``number`` of a stream, with the solid that is to go."""
+def case(stream: str, number: int, scale: int = LARGE) -> Pair:
+    """Scene ``number`` of a stream, as large as the page shows it unless another scale is asked for, with the solid that is to go."""
     seed = STREAMS[stream] + number
     scene = removal.sample(seed)
-    return removal.pair(scene, seed % len(scene.solids))
+    return Recipe(seed, index=seed % len(scene.solids), scale=scale).pair()
 
 
 def _without_preference(spec: ModelSpec) -> Any:
     """The transformer with the ablation's adapter in the place of stage 1's."""
-    from diffusers import FluxTransformer2DModel
-    from safetensors.torch import load_file
-
     model = FluxTransformer2DModel.from_pretrained(WEIGHTS / "transformer", torch_dtype=torch.float32)
     for name, folder in (("geo1", WEIGHTS / "ablations" / "stage1_plain"), ("geo2", WEIGHTS / "stage2")):
         flux_parts.add_adapter(model, load_file(folder / flux.ADAPTER_FILE), name)
@@ -86,15 +92,12 @@ def registry_with_ablation() -> Registry:
 
 
 def measures(pair: Pair, picture: numpy.ndarray, model: Stages) -> dict[str, Any]:
-    """Everything that is told of one picture; flat, JSON-able."""
-    true = model.raw_depth(pair.clean)
-    found = metrics.against_truth(
-        pair.image,
-        picture,
-        pair.clean,
-        pair.mask,
-        depth_maps.normalised(model.raw_depth(picture), true),
-        depth_maps.normalised(true),
+    """Everything that is told of one picture (H, W, 3), at the size of the scene but for the depth, which is the model's; flat, JSON-able."""
+    size = flux.BASES["mini"].working_size(pair.image.shape[1::-1])
+    seen, true = (model.raw_depth(at_size(Image.fromarray(one), size)) for one in (picture, pair.clean))
+    found = metrics.against_truth(pair.image, picture, pair.clean, pair.mask)
+    found["inserted"] = metrics.inserted(
+        depth_maps.normalised(seen, true), depth_maps.normalised(true), masks.resized(pair.mask, size)
     )
     regions = found.pop("regions")
     scores = {f"{kind}_{name}": regions[name][kind] for name in metrics.REGIONS for kind in ("psnr", "ssim")}
@@ -102,7 +105,8 @@ def measures(pair: Pair, picture: numpy.ndarray, model: Stages) -> dict[str, Any
 
 
 def told(pair: Pair, outcome: Outcome, model: Stages, raw: bool) -> dict[str, Any]:
-    picture = outcome.results[0] if raw else numpy.asarray(outcome.composites[0])
+    large = pair.image.shape[1::-1]
+    picture = at_size(Image.fromarray(outcome.results[0]), large) if raw else numpy.asarray(outcome.composites[0])
     depth = outcome.metrics[0].get("depth", {})
     return {
         **measures(pair, picture, model),
@@ -111,13 +115,8 @@ def told(pair: Pair, outcome: Outcome, model: Stages, raw: bool) -> dict[str, An
     }
 
 
-def one_stage(model: Stages, pair: Pair, mask: numpy.ndarray, steps: int, seed: int) -> numpy.ndarray:
-    """Picture and mask in, picture out, by the ablation's adapter: a plain Euler loop over FLUX's own levels."""
-    from diffusers.pipelines.flux.pipeline_flux_fill import calculate_shift
-    from safetensors.torch import load_file
-
-    from pipelines.core.patching import fresh_scheduler
-
+def one_stage(model: Stages, image: numpy.ndarray, mask: numpy.ndarray, steps: int, seed: int) -> numpy.ndarray:
+    """Picture and mask in, picture out, all at the model's size, by the ablation's adapter: a plain Euler loop over FLUX's own levels."""
     transformer, vae, pipe = model.transformer, model.vae, model._fill
     if "one_stage" not in transformer.peft_config:
         state = load_file(WEIGHTS / "ablations" / "one_stage" / flux.ADAPTER_FILE)
@@ -127,7 +126,7 @@ def one_stage(model: Stages, pair: Pair, mask: numpy.ndarray, steps: int, seed: 
     scheduler.set_timesteps(sigmas=numpy.linspace(1, 1 / steps, steps), mu=calculate_shift(tokens))
     generator = torch.Generator("cpu").manual_seed(seed)
     with torch.inference_mode(), flux_parts.wearing(transformer, "one_stage"):
-        known = vae.encode(perception.to_signed([pair.image], "cpu")).latents * vae.config.scaling_factor
+        known = vae.encode(perception.to_signed([image], "cpu")).latents * vae.config.scaling_factor
         shape, known = known.shape, examples.pack(known)
         folded = examples.fold_mask(mask[None], "cpu")
         latents = examples.pack(torch.randn(shape, generator=generator))
@@ -155,41 +154,49 @@ def run_arm(registry: Registry, arm: str, pair: Pair) -> dict[str, dict[str, Any
     if arm == "one_stage":
         with registry.lease(*base.parts) as parts:
             model = Stages(base, **flux.by_part(parts))
-            mask = masks.grow(pair.mask, settings.grow)
-            picture = one_stage(model, pair, mask, settings.steps_2, settings.seed)
-            through = model.through_vae(pair.image)
-            light = model.light(pair.image, picture, through)
-            made, _ = composite.compose(image, picture, pair.image, mask, settings, through, light)
+            given = georemover.prepare(Request(image, pair.mask, settings))
+            picture = one_stage(model, given.image, given.mask, settings.steps_2, settings.seed)
+            through = model.through_vae(given.image)
+            light = model.light(given.image, picture, through)
+            made, _ = composite.compose(image, picture, given.image, given.full_mask, settings, through, light)
             return {arm: measures(pair, numpy.asarray(made), model)}
     if arm == "no_preference":
         settings = dataclasses.replace(settings, model_set="no_preference")
     request = Request(image, pair.mask, settings, truth=pair, compare=arm == "ours")
     if arm == "true_depth":
-        request.depth_before, request.depth_after = pair.depth, pair.depth_clean
-    outcome = run_blocking(georemover.remove, registry, request, Cache())
+        size = base.working_size(image.size)
+        request.depth_before, request.depth_after = (
+            cv2.resize(depth, size, interpolation=cv2.INTER_AREA) for depth in (pair.depth, pair.depth_clean)
+        )
+    outcome = run_blocking(georemover.generate, registry, request, Cache())
     with registry.lease(*base.parts) as parts:
         model = Stages(base, **flux.by_part(parts))
         rows = {arm: told(pair, outcome, model, raw=False)}
         rows[arm]["seconds"] = sum(v for k, v in outcome.seconds.items() if k not in ("fill only", "metrics"))
         if arm == "ours":
             rows["raw"] = told(pair, outcome, model, raw=True)
-            through = model.through_vae(pair.image)
-            plain, _ = composite.compose(image, outcome.results[0], pair.image, outcome.mask, outcome.settings, through)
+            given = georemover.prepare(request)
+            through = model.through_vae(given.image)
+            plain, _ = composite.compose(
+                image, outcome.results[0], given.image, given.full_mask, outcome.settings, through
+            )
             rows["no_recolouring"] = measures(pair, numpy.asarray(plain), model)
-            light = model.light(pair.image, through, through)
+            light = model.light(given.image, through, through)
             if light is not None:
-                alone = composite.recoloured(pair.image, *light).round().astype(numpy.uint8)
+                slope, offset = (cv2.resize(part, image.size, interpolation=cv2.INTER_CUBIC) for part in light)
+                alone = composite.recoloured(pair.image, slope, offset).round().astype(numpy.uint8)
                 rows["recolouring_alone"] = measures(pair, alone, model)
             assert outcome.fill_only is not None
-            rows["fill_only"] = measures(pair, outcome.fill_only, model)
-            rows["telea"] = measures(pair, outcome.telea, model)
+            for name, filled in (("fill_only", outcome.fill_only), ("telea", outcome.telea)):
+                whole = composite.pasted(image, filled, given.full_mask)
+                rows[name] = measures(pair, numpy.asarray(whole), model)
     return rows
 
 
 def mark() -> str:
     """Short hash over weights and defaults; after a change of the code that composes or measures, empty :data:`DONE`."""
     defaults = [dataclasses.asdict(Settings.of("mini", fast=fast)) for fast in (False, True)]
-    facts = [training.hashes(WEIGHTS), defaults]
+    facts = [training.hashes(WEIGHTS), defaults, LARGE]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -234,6 +241,7 @@ def report(rows: dict[str, list[dict[str, Any]]], stream: str) -> dict[str, Any]
     )[:10]
     return {
         "scenes": len(rows["ours"]),
+        "pixels": [LARGE * removal.WIDTH, LARGE * removal.HEIGHT],
         "stream": stream,
         **steps,
         "rows": table,
@@ -250,13 +258,14 @@ def sheet(registry: Registry, stream: str, numbers: Sequence[int], path: Path) -
     for number in numbers:
         pair = case(stream, number)
         outcome = run_blocking(
-            georemover.remove, registry, Request(Image.fromarray(pair.image), pair.mask, truth=pair), Cache()
+            georemover.generate, registry, Request(Image.fromarray(pair.image), pair.mask, truth=pair), Cache()
         )
-        seen = numpy.asarray(masks.overlay(Image.fromarray(pair.image), pair.mask).convert("RGB"))
-        after = depth_maps.to_colours(outcome.depth_after)
-        tiles.append(numpy.concatenate((seen, after, numpy.asarray(outcome.composites[0]), pair.clean), 1))
+        seen = masks.overlay(Image.fromarray(pair.image), pair.mask)
+        after = Image.fromarray(depth_maps.to_colours(outcome.depth_after))
+        tile = [at_size(one, TILE) for one in (seen, after, outcome.composites[0], Image.fromarray(pair.clean))]
+        tiles.append(numpy.concatenate(tile, 1))
     rows = [numpy.concatenate(tiles[i : i + 2], 1) for i in range(0, len(tiles) - 1, 2)]
-    Image.fromarray(numpy.concatenate(rows)).save(path)
+    Image.fromarray(numpy.concatenate(rows)).save(path, quality=90)
 
 
 def in_words(found: dict[str, Any]) -> str:
@@ -279,19 +288,20 @@ def main() -> None:
     parser.add_argument("--stream", choices=tuple(STREAMS), default="test")
     parser.add_argument("--write", action="store_true", help="write the figures for the card and the page")
     parser.add_argument("--sheet", type=Path, help="write the first ten scenes of the stream as pictures")
-    given = parser.parse_args()
+    given = chunks.arguments_of(parser)
     torch.set_num_threads(1)
     registry, hashed = registry_with_ablation(), mark()
     wanted = given.arms.split(",")
     arms = [arm for arm in wanted if arm not in NEEDS or (WEIGHTS / "ablations" / NEEDS[arm]).exists()]
     if missing := sorted(set(wanted) - set(arms)):
         print(f"left out, because no adapter has been trained for it: {', '.join(missing)}", flush=True)
-    work = [(arm, start) for arm in arms for start in range(0, given.scenes, PIECE)]
+    work = [(arm, start) for start in range(0, given.scenes, PIECE) for arm in arms]
+    kept = lru_cache(PIECE)(case)  # the arms of a scene follow one another
 
     def make(item: tuple[str, int]) -> list[dict[str, dict[str, Any]]]:
         arm, start = item
         numbers = range(start, min(start + PIECE, given.scenes))
-        return [run_arm(registry, arm, case(given.stream, number)) for number in numbers]
+        return [run_arm(registry, arm, kept(given.stream, number)) for number in numbers]
 
     pieces = chunks.complete(
         DONE, work, lambda item: f"{given.stream}-{item[0]}-{item[1]:04d}-{given.scenes}-{hashed}", make
@@ -312,7 +322,7 @@ def main() -> None:
     if given.write:
         training.write_json(HERE / "evaluation.json", found)
         sheet(
-            registry, given.stream, [row["seed"] - STREAMS[given.stream] for row in found["worst"]], HERE / "worst.png"
+            registry, given.stream, [row["seed"] - STREAMS[given.stream] for row in found["worst"]], HERE / "worst.webp"
         )
 
 

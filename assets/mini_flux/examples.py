@@ -8,6 +8,7 @@ from typing import Any
 import cv2
 import numpy
 import torch
+from diffusers import FluxFillPipeline
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -71,8 +72,6 @@ def random_mask(rng: numpy.random.Generator) -> NDArray[numpy.bool_]:
 
 def pack(latents: Tensor) -> Tensor:
     """(B, C, h, w) to (B, h/2 w/2, 4 C), by FLUX's own routine."""
-    from diffusers import FluxFillPipeline
-
     return FluxFillPipeline._pack_latents(latents, *latents.shape)
 
 

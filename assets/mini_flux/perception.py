@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,8 +11,10 @@ from typing import Any
 import numpy
 import torch
 import torch.nn.functional as F
+from diffusers import AutoencoderTiny
 from numpy.typing import NDArray
 from torch import Tensor
+from transformers import DepthAnythingForDepthEstimation
 
 from assets.lab import training
 from pipelines.core import depth as depth_maps
@@ -77,8 +80,6 @@ def to_signed(pictures: Sequence[numpy.ndarray], device: str) -> Tensor:
 
 def start_vae():
     """A new autoencoder whose outer layers are those of ``mini-sdxl``, which is one level shallower."""
-    from diffusers import AutoencoderTiny
-
     torch.manual_seed(SEED)
     model = flux_tiny.vae()
     known = AutoencoderTiny.from_pretrained(HERE.parent / "mini_sdxl" / "vae", torch_dtype=torch.float32)
@@ -182,15 +183,11 @@ def held_out_views(count: int) -> list[tuple[numpy.ndarray, numpy.ndarray]]:
 
 
 def load_vae(device: str):
-    from diffusers import AutoencoderTiny
-
     return AutoencoderTiny.from_pretrained(HERE / "vae", torch_dtype=torch.float32).to(device).eval()
 
 
 def save(model, part: str) -> None:
     """Write one part in float16, and no path of this machine."""
-    import copy
-
     copy.deepcopy(model).half().save_pretrained(HERE / part, max_shard_size="9MB")
     path = HERE / part / "config.json"
     settings = json.loads(path.read_text())
@@ -275,8 +272,6 @@ def train_depth(minutes: float, device: str) -> None:
 
 
 def load_depth(device: str):
-    from transformers import DepthAnythingForDepthEstimation
-
     return DepthAnythingForDepthEstimation.from_pretrained(HERE / "depth", dtype=torch.float32).to(device).eval()
 
 

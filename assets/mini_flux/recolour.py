@@ -17,6 +17,7 @@ from typing import Any
 import cv2
 import numpy
 import torch
+from diffusers import FluxFillPipeline
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -55,8 +56,6 @@ def painted(model, vae, conditions: Tensor, rng: numpy.random.Generator, device:
 @torch.no_grad()
 def decoded(vae, strips: Tensor) -> NDArray[numpy.uint8]:
     """The first panel's pictures, decoded with as much of the second as the decoder sees."""
-    from diffusers import FluxFillPipeline
-
     latents = FluxFillPipeline._unpack_latents(strips, HEIGHT, 3 * WIDTH, 8)[..., : WIDTH // 8 + 6]
     pictures = vae.decode(latents / vae.config.scaling_factor, return_dict=False)[0][..., :WIDTH]
     return ((pictures.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()

@@ -24,6 +24,9 @@ from typing import Any
 import numpy
 import torch
 import torch.nn.functional as F
+from diffusers import FlowMatchEulerDiscreteScheduler, FluxFillPipeline, FluxTransformer2DModel
+from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from assets.lab import training
@@ -77,8 +80,6 @@ def image_ids(panels: int, device: str) -> Tensor:
 
 def prompt(device: str) -> tuple[Tensor, Tensor]:
     """The one prompt's embedding and pooled embedding. A constant: there is nothing for a text encoder to say."""
-    from safetensors.torch import load_file, save_file
-
     path = HERE / "prompt.safetensors"
     if not path.exists():
         generator = torch.Generator().manual_seed(SEED)
@@ -138,8 +139,6 @@ def train_base(minutes: float, device: str) -> None:
     """Every second step fills one picture or one depth map; the others fill strips [picture | depth | depth] with holes in the first
     panel and, half of the time, in the second. FLUX knows pictures of several panels from its own training; this one has to learn
     from somewhere that equal places in neighbouring panels belong together. No object is ever removed here."""
-    from diffusers import FluxTransformer2DModel
-
     torch.manual_seed(SEED)
     known = HERE / "transformer"
     model = (
@@ -173,8 +172,6 @@ def train_base(minutes: float, device: str) -> None:
     model, facts = training.train(model, step, minutes, RUNS / "flux-base.pt", 1e-3, SEED, decay=0.998)
     if training.rank_and_size()[0] == 0:
         save(model, "transformer")
-        from diffusers import FlowMatchEulerDiscreteScheduler
-
         FlowMatchEulerDiscreteScheduler(**flux_tiny.scheduler()).save_pretrained(HERE / "scheduler")
         note("base", facts)
 
@@ -190,10 +187,6 @@ def joined(*panels: Tensor) -> Tensor:
 
 def adapted(device: str, rank: int = flux_tiny.RANK, start: Path | None = None):
     """The shipped fill model with an adapter in the published places, fresh or from the folder ``start``; only that is trained."""
-    from diffusers import FluxTransformer2DModel
-    from peft import LoraConfig, set_peft_model_state_dict
-    from safetensors.torch import load_file
-
     torch.manual_seed(SEED)
     model = FluxTransformer2DModel.from_pretrained(HERE / "transformer", torch_dtype=torch.float32).to(device)
     model.requires_grad_(False)
@@ -208,9 +201,6 @@ def adapted(device: str, rank: int = flux_tiny.RANK, start: Path | None = None):
 
 def save_adapter(model, folder: Path) -> None:
     """Write the adapter in the published key layout, float16."""
-    from diffusers import FluxFillPipeline
-    from peft import get_peft_model_state_dict
-
     layers = {name: value.half() for name, value in get_peft_model_state_dict(model).items()}
     FluxFillPipeline.save_lora_weights(folder, transformer_lora_layers=layers)
 

@@ -16,8 +16,9 @@ from demos.core.figures import safe
 from demos.core.form import Form
 from demos.core.handlers import BROKE, LIGHT, TALKS, halt, on_gpu, workspace
 from demos.core.hold import held
-from demos.core.page import pump, run_event
-from demos.core.uploads import download, emptied, told
+from demos.core.page import drop_zone, pump, run_event, run_row
+from demos.core.quantities import Quantity, table
+from demos.core.uploads import clear_on_refusal, download, errors_shown
 from demos.core.widgets import progress_line
 from demos.georemover.files import SLUG
 from pipelines.core import saving
@@ -33,13 +34,13 @@ STOPPED = "Stopped. What was done stays, and its files can be downloaded."
 INTRO = """<p>A zip with pairs such as <code>sofa.png</code> and <code>sofa_mask.png</code>; a <code>sofa_gt.png</code>, the same place without
 the object, brings the measurements along. White in a mask is what goes. Pictures are PNG, JPEG or WebP; each file of the zip has a row below:
 used, or why not. The settings are those of the first part; of variants only the first is made.</p>"""
-SHOWN = (
-    ("residual_effect", "Residual effect"),
-    ("psnr_effect", "PSNR effect"),
-    ("over_erasure", "Over-erasure"),
-    ("changed_outside", "Changed outside"),
-    ("seconds", "Seconds"),
-)
+SHOWN = {
+    "residual_effect": Quantity("Residual effect", "lower", "", 3, about="0 clean, 1 untouched"),
+    "psnr_effect": Quantity("PSNR effect", "higher", " dB", 1),
+    "over_erasure": Quantity("Over-erasure", "lower", " %", 2, 100),
+    "changed_outside": Quantity("Changed outside", "neither", " %", 1, 100),
+    "seconds": Quantity("Seconds", "lower", " s", 2),
+}
 
 
 TABLE, PACKED = "georemover.csv", "georemover_composites.zip"
@@ -51,19 +52,9 @@ class Board:
     def __init__(self, registry: Registry, asked: Form[Settings]) -> None:
         self.registry, self.asked = registry, asked
         gr.HTML(f"<div class='lab-intro'>{INTRO}</div>", padding=False)
-        self.packed = gr.File(
-            label="Zip of pictures and masks",
-            file_types=[".zip"],
-            type="filepath",
-            height=100,
-            elem_classes="removal-zip",
-        )
+        self.packed = drop_zone("Zip of pictures and masks", "removal-zip", ".zip")
         self.white = gr.Checkbox(value=False, label="In these masks, white = keep")
-        with gr.Row(elem_classes=["run-row", "lab-row"]):
-            self.run = gr.Button(
-                "Run the batch", variant="primary", size="lg", scale=3, min_width=110, elem_classes="studio-run"
-            )
-            self.stop = gr.Button("Stop the batch", size="lg", scale=1, min_width=90, elem_classes="studio-stop")
+        self.run, self.stop = run_row("Run the batch", "Stop the batch", "lab-row")
         self.line = gr.HTML(progress_line(READY), padding=False, elem_classes="batch-line")
         self.board = gr.HTML(padding=False)
         with gr.Row(elem_classes="run-row"):
@@ -75,7 +66,7 @@ class Board:
 
     def _bind(self) -> None:
         outputs = [self.line, self.board, self.place, self.save_csv, self.save_zip]
-        emptied(self.packed, held(SLUG, self.packed.upload, self.look_into, self.packed, outputs, **TALKS))
+        clear_on_refusal(self.packed, held(SLUG, self.packed.upload, self.look_into, self.packed, outputs, **TALKS))
         # Every update of a file is one more copy of it on the disk, so the pictures wait until they are asked for.
         download(self.save_zip, packed_pictures, self.place)
         guarded = on_gpu(self.batch, stopped=self._over(STOPPED), broken=self._over(f"{BROKE} What was done stays."))
@@ -96,11 +87,11 @@ class Board:
     def look_into(self, path: str | None) -> dict[Any, Any]:
         """A zip is opened when it comes, so that one that is refused does not stay; the table of another one goes."""
         if path is not None:
-            with told("This zip was not taken"):
+            with errors_shown("This zip was not taken"):
                 pairs.check_batch(path)
         return {**self._empty(progress_line(READY)), self.place: ""}
 
-    def batch(self, session: str, path: str | None, keep: bool, **values: Any) -> Iterator[Any]:
+    def batch(self, session: str, path: str | None, keep: bool, **values: object) -> Iterator[Any]:
         if not path:
             raise ValueError("There is no zip yet: drop one with pictures and masks.")
         settings = self.asked.settings({**values, "variants": 1})
@@ -131,7 +122,7 @@ class Board:
 
 def packed_pictures(folder: str) -> str:
     """The zip of a batch's pictures."""
-    with told("Nothing to download"):
+    with errors_shown("Nothing to download"):
         if not folder or not (Path(folder) / PACKED).is_file():
             raise ValueError("No picture of this batch was finished: the table says why.")
     return str(Path(folder) / PACKED)
@@ -188,13 +179,12 @@ def made_words(rows: Sequence[BatchRow]) -> str:
 
 def board_html(rows: Sequence[BatchRow]) -> str:
     """A row per pair, and one for each other file; what could not be done says why."""
-    heads = "".join(f"<th role='columnheader' scope='col'>{name}</th>" for _, name in SHOWN)
-    lines = "".join(_row(row) for row in rows)
+    heads = "".join(one.head("col") for one in SHOWN.values())
+    first = "<th role='columnheader' scope='col'>Picture</th>"
+    drawn = table(first + heads, "".join(map(_row, rows)), "The pictures of the batch", "tally removal-table")
     return (
-        f"<div class='board'><h4>{made_words(rows)}</h4><div class='scroll' tabindex='0' role='region' aria-label='The pictures of the batch'>"
-        "<table class='tally removal-table' role='table'><thead role='rowgroup'><tr role='row'><th role='columnheader' scope='col'>Picture</th>"
-        f"{heads}</tr></thead><tbody role='rowgroup'>{lines}</tbody></table></div><p class='quiet'>Empty: not known without a truth, or not "
-        "defined. The CSV has all measures, and which files each row is about.</p></div>"
+        f"<div class='board'><h3>{made_words(rows)}</h3>{drawn}<p class='quiet'>Each picture was drawn once, so no figure has an interval. "
+        "Empty: not known without a truth, or not defined. The CSV has all measures, and which files each row is about.</p></div>"
     )
 
 
@@ -205,12 +195,9 @@ def _row(row: BatchRow) -> str:
             f"data-label='Not done'>{safe(row.error)}</td></tr>"
         )
     values = row.values
-    cells = "".join(
-        f"<td role='cell' data-label='{name}'{'' if values[key] != '' else ' class=none'}>{_number(values[key])}</td>"
-        for key, name in SHOWN
-    )
+    cells = "".join(one.cell(_number(values[key], one)) for key, one in SHOWN.items())
     return f"<tr role='row'><th role='rowheader' scope='row'>{safe(row.name)}</th>{cells}</tr>"
 
 
-def _number(value: Any) -> str:
-    return f"{value:.3f}" if isinstance(value, float) else safe(value)
+def _number(value: object, quantity: Quantity) -> str:
+    return quantity.write(value) if isinstance(value, float) else safe(value)

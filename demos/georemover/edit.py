@@ -15,9 +15,10 @@ from PIL import Image
 from demos.core import picture_editor
 from demos.core.handlers import LIGHT, TALKS
 from demos.core.hold import STARTS, held
-from demos.core.uploads import emptied, told
-from demos.georemover.files import SLUG
-from pipelines.georemover import views
+from demos.core.page import drop_zone
+from demos.core.uploads import clear_on_refusal, errors_shown
+from demos.georemover.files import SLUG, Shown
+from pipelines.georemover import Geometry, Outcome, views
 from pipelines.georemover.depth import open_depth
 
 EDITOR_SIDE = 576
@@ -97,13 +98,7 @@ class Edit:
             )
             use = gr.Button("Use what I painted", size="md", visible=False)
             dark = gr.Checkbox(value=False, label="In depth files, near is dark")
-            drop = gr.File(
-                label="Bring a depth map: grey of 8 or 16 bits, or inferno",
-                file_types=["image"],
-                type="filepath",
-                height=84,
-                elem_classes=["drop-zone", "removal-depth-file"],
-            )
+            drop = drop_zone("Bring a depth map: grey of 8 or 16 bits, or inferno", "removal-depth-file", "image")
             note = gr.HTML(NONE, padding=False)
             with gr.Row(elem_classes="run-row"):
                 render = gr.Button(
@@ -115,7 +110,8 @@ class Edit:
     def bind(self, last: gr.State, after: gr.Image, colours: gr.Radio) -> None:
         """What the widgets do with the run on the page (``last``), in which ``after`` shows the depth after in ``colours``."""
 
-        def taken(shown: Any, depth: NDArray[numpy.float32], kind: str) -> dict[Any, Any]:
+        def taken(shown: Shown | None, depth: NDArray[numpy.float32], kind: str) -> dict[Any, Any]:
+            assert shown is not None  # `_outcome` has refused it
             return {
                 self.own: OwnDepth(shown.key, depth),
                 self.note: IN_USE,
@@ -124,29 +120,29 @@ class Edit:
                 self.back: gr.Button(interactive=True),
             }
 
-        def fetched(shown: Any) -> dict[Any, Any]:
-            with told("Nothing to paint over"):
+        def fetched(shown: Shown | None) -> dict[Any, Any]:
+            with errors_shown("Nothing to paint over"):
                 depth = _newest(_outcome(shown))
             return {self.editor: gr.ImageEditor(value=ground(depth), visible=True), self.use: gr.Button(visible=True)}
 
-        def painted(drawn: dict[str, Any] | None, shown: Any, kind: str) -> dict[Any, Any]:
-            with told("Nothing was painted"):
+        def painted(drawn: dict[str, Any] | None, shown: Shown | None, kind: str) -> dict[Any, Any]:
+            with errors_shown("Nothing was painted"):
                 outcome = _outcome(shown)
                 if not drawn or drawn.get("composite") is None:
                     raise ValueError("The depth editor is empty: press Paint over the depth after first.")
             return taken(shown, level_of(drawn["composite"], _newest(outcome)), kind)
 
-        def brought(path: str | None, near_is_dark: bool, shown: Any, kind: str) -> Any:
+        def brought(path: str | None, near_is_dark: bool, shown: Shown | None, kind: str) -> Any:
             if path is None:
                 return gr.skip()
-            with told("This depth map was not taken"):
+            with errors_shown("This depth map was not taken"):
                 shape = _outcome(shown).depth_before.shape
                 # In the normalisation of the depth before, or the two could not be compared: grey is taken as it is.
                 depth, _limits = open_depth(path, bool(near_is_dark), (0.0, 1.0), fits(shape))
                 depth = numpy.asarray(cv2.resize(depth, shape[::-1], interpolation=cv2.INTER_AREA), numpy.float32)
             return {**taken(shown, depth, kind), self.drop: None}
 
-        def given_back(shown: Any, kind: str) -> dict[Any, Any]:
+        def given_back(shown: Shown | None, kind: str) -> dict[Any, Any]:
             depth = None if shown is None else shown.outcome.depth_after
             return {
                 self.own: None,
@@ -159,11 +155,11 @@ class Edit:
         changed, dropped = [self.own, self.note, after, self.render, self.back], [self.drop, self.dark, last, colours]
         self.fetch.click(fetched, last, [self.editor, self.use], **TALKS)
         held(SLUG, self.use.click, painted, [self.editor, last, colours], changed, **TALKS)
-        emptied(self.drop, held(SLUG, self.drop.upload, brought, dropped, [*changed, self.drop], **TALKS))
+        clear_on_refusal(self.drop, held(SLUG, self.drop.upload, brought, dropped, [*changed, self.drop], **TALKS))
         held(SLUG, self.back.click, given_back, [last, colours], changed, **LIGHT)
 
 
-def _outcome(shown: Any) -> Any:
+def _outcome(shown: Shown | None) -> Outcome | Geometry:
     if shown is None or shown.outcome.depth_before is None:
         raise ValueError("There is no depth yet to change: press 1 Estimate depth first.")
     return shown.outcome
@@ -182,7 +178,7 @@ def fits(shape: tuple[int, int]) -> Callable[[tuple[int, int]], None]:
     return check
 
 
-def _newest(outcome: Any) -> NDArray[numpy.float32]:
+def _newest(outcome: Outcome | Geometry) -> NDArray[numpy.float32]:
     return outcome.depth_before if outcome.depth_after is None else outcome.depth_after
 
 

@@ -5,20 +5,24 @@ from __future__ import annotations
 import dataclasses
 import json
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy
+from numpy.typing import NDArray
 from PIL import Image
 
 from demos.core.visitors import new_folder
-from demos.georemover.scenes import HELD_OUT, Picture
+from demos.core.widgets import Made
+from demos.georemover.scenes import HELD_OUT, START, Picture
 from pipelines.core import images
-from pipelines.georemover import Geometry, Outcome, Recipe, Settings, export
+from pipelines.georemover import LARGE, Geometry, Outcome, Recipe, Settings, export
 from pipelines.worlds.grammar import FLOORS
 
 SLUG = "georemover"
+BESIDE = 384
+"""Long side of what is shown beside the baselines."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -90,13 +94,11 @@ def write(
             with zipfile.ZipFile(everything, "a") as archive:
                 archive.writestr("scene.json", json.dumps(record["scene"], indent=1))
         # What is as large as the original is on the disk now; the history would hold it in memory two dozen times.
-        height, width = outcome.image.shape[:2]
-        small = [made if made.size == (width, height) else made.resize((width, height)) for made in outcome.composites]
-        outcome = dataclasses.replace(outcome, changed=[], composites=small)
+        outcome = dataclasses.replace(outcome, changed=[], composites=[_small(made) for made in outcome.composites])
         return Shown(
             outcome,
             picture.key,
-            clean,
+            None if clean is None else _small(clean),
             str(ground),
             str(original),
             tuple(written["result"]),
@@ -104,6 +106,12 @@ def write(
             tuple(written["strip"]),
             str(everything),
         )
+
+
+def _small(image: Image.Image) -> Image.Image:
+    image = image.copy()
+    image.thumbnail((BESIDE, BESIDE))
+    return image
 
 
 def settings_record(outcome: Outcome, picture: Picture, drawn: bool) -> dict[str, Any]:
@@ -119,6 +127,62 @@ def settings_record(outcome: Outcome, picture: Picture, drawn: bool) -> dict[str
     if picture.recipe is not None:
         record["scene"] = {**dataclasses.asdict(picture.recipe), "index": picture.index or 0}
     return record
+
+
+def call_files(picture: Picture, mask: NDArray[numpy.bool_], session: str) -> str:
+    """A zip of the two files that a call of the endpoint sends: ``mask`` (H, W) is white where something is to go."""
+    with new_folder(session) as folder:
+        made = {"picture.png": picture.layered or picture.image, "mask.png": Image.fromarray(mask).convert("L")}
+        path = folder / "call.zip"
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, image in made.items():
+                with archive.open(name, "w") as file:
+                    image.save(file, format="PNG")
+        return str(path)
+
+
+LINKED = {
+    "scene": "seed",
+    "objects": "count",
+    "floor": "floor",
+    "light": "light",
+    "mirror": "mirror",
+    "object": "index",
+    "size": "scale",
+}
+"""What a link calls the parts of a scene's recipe."""
+
+
+def made_of(outcome: Outcome, picture: Picture, drawn: bool) -> Made:
+    """What a link holds of a run: its settings, and of a rendered scene the recipe; ``drawn``: its mask is no solid of the scene."""
+    more, lacking = {}, "Your own picture and its mask are not in the link."
+    if picture.recipe is not None:
+        recipe = dataclasses.replace(picture.recipe, index=picture.index or 0)
+        lacking = "The mask that you brushed is not in the link." if drawn else ""
+        if dataclasses.replace(recipe, title=START.title) != START:
+            held = {name: getattr(recipe, part) for name, part in LINKED.items()}
+            held["size"] = None if recipe.scale == START.scale else recipe.scale
+            more = {name: str(value).lower() for name, value in held.items() if value is not None}
+    if outcome.depth_from != "stage 1":
+        lacking = f"{lacking} The depth after is not in the link.".strip()
+    compared = outcome.fill_only is not None
+    if compared != (outcome.settings.model_set == "mini"):
+        more["compare"] = str(compared).lower()
+    return Made(outcome.settings, more, lacking)
+
+
+def recipe_linked(more: Mapping[str, str]) -> Recipe:
+    """The scene that a link names, else the one that the page opens with.
+
+    Raises:
+        ValueError: there is no such scene.
+    """
+    if "scene" not in more:
+        return START
+    words: dict[str, Any] = {"true": True, "false": False}
+    told = {part: more[name] for name, part in LINKED.items() if name in more}
+    record = {part: int(text) if text.isdecimal() else words.get(text, text) for part, text in told.items()}
+    return _recipe_inside({"index": 0, "scale": START.scale, **record}, "this link")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,7 +222,7 @@ def settings_inside(path: str | Path) -> Inside:
     return Inside(settings, recipe, record.get("mask", "solid") == "drawn", depth)
 
 
-def _recipe_inside(scene: Any) -> Recipe:
+def _recipe_inside(scene: object, where: str = "this PNG") -> Recipe:
     """The recipe, but for its title, as the page itself may ask for it."""
     wanted: dict[str, Callable[[Any], bool]] = {
         "seed": lambda v: _whole(v) and 0 <= v < HELD_OUT,
@@ -167,13 +231,14 @@ def _recipe_inside(scene: Any) -> Recipe:
         "light": lambda v: v is None or v in ("soft", "hard"),
         "mirror": lambda v: v is None or isinstance(v, bool),
         "index": lambda v: _whole(v) and v >= 0,
+        "scale": lambda v: v is None or v in (1, LARGE),
     }
     known: dict[str, Any] = scene if isinstance(scene, dict) else {}
     if not all(fits(known.get(name)) for name, fits in wanted.items()):
-        raise ValueError("The scene in this PNG cannot be read: drop one that this page wrote, unedited.")
+        raise ValueError(f"The scene in {where} cannot be read: take one that this page wrote, unedited.")
     made: dict[str, Any] = {name: known.get(name) for name in wanted}
-    return Recipe(**made)
+    return Recipe(**(made | {"scale": made["scale"] or 1}))
 
 
-def _whole(value: Any) -> bool:
+def _whole(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)

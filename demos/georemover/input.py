@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from PIL import Image
 
 from demos.core.form import Form
 from demos.core.handlers import LIGHT, TALKS
 from demos.core.hold import held, hold
-from demos.core.uploads import download, emptied, told
+from demos.core.page import drop_zone, run_row
+from demos.core.uploads import clear_on_refusal, download, errors_shown
 from demos.core.visitors import visitor
 from demos.georemover import painter, scenes
 from demos.georemover.files import SLUG
@@ -31,7 +33,8 @@ from demos.georemover.mask import (
 )
 from demos.georemover.scenes import HELD_OUT, Picture
 from pipelines.core import images, limits
-from pipelines.georemover import EXAMPLES, Recipe, Settings
+from pipelines.core.masks import Mask
+from pipelines.georemover import LARGE, Recipe, Settings
 from pipelines.models import flux
 from pipelines.models.flux import FillBase
 from pipelines.worlds.grammar import FLOORS
@@ -86,10 +89,11 @@ class Tools:
     @classmethod
     def build(cls, start: Picture, base: FillBase, asked: Form[Settings]) -> Tools:
         with gr.Accordion("Mask tools", open=False):
-            asked.add("grow", info=f"At the size the model works at, long side {base.long_side}.")
+            theirs = " The authors’ code grows none." if base.name == "full" else ""
+            asked.add("grow", info=f"At the size the model works at, long side {base.long_side}.{theirs}")
             asked.add("fill_holes")
             white = gr.Checkbox(value=False, label="In mask files, white = keep")
-            drop = _drop("Use a mask from a file", "removal-mask")
+            drop = drop_zone("Use a mask from a file", "removal-mask", "image")
             save = gr.Button("Download mask", size="md")
             edges = gr.Button("Snap the strokes to the object", size="md")
             preview = _picture("What the model gets", marked(start, solid_mask(start), base))
@@ -102,8 +106,9 @@ class Input:
     Their handlers take the picture, how its mask is chosen, the painter's value, growth and whether holes are filled, in this order.
     """
 
-    def __init__(self, model_set: str, asked: Form[Settings], licence: str) -> None:
-        """``licence`` stands next to the button."""
+    def __init__(self, model_set: str, asked: Form[Settings], licence: str, chips: list[gr.Button]) -> None:
+        """``licence`` stands next to the button; ``chips``: a button per example."""
+        self.chips = chips
         self.base, start = flux.BASES[model_set], scenes.first()
         self.picture = gr.State(start)
         """A :class:`Picture`, or None."""
@@ -121,7 +126,7 @@ class Input:
             elem_classes="choices",
         )
         with gr.Column(visible=False) as self.own_box:
-            self.dropped = _drop("Drop a picture: PNG, JPEG or WebP", "removal-photo")
+            self.dropped = drop_zone("Drop a picture: PNG, JPEG or WebP", "removal-photo", "image")
             if model_set == "mini":
                 gr.HTML(f"<p class='remark'>{SMALL_WORLD}</p>", padding=False)
         solid = solid_mask(start)
@@ -129,11 +134,7 @@ class Input:
             self.seen = _picture("Click the object that is to go", marked(start, solid, self.base), "removal-scene")
         with gr.Column(visible=False) as self.brush_box:
             self.editor = painter.build("Brush over the object, not over its shadow")
-        with gr.Row(elem_classes="run-row"):
-            self.run = gr.Button(
-                "Remove", variant="primary", size="lg", scale=3, min_width=120, elem_classes="studio-run"
-            )
-            self.stop = gr.Button("Stop", size="lg", scale=1, min_width=90, elem_classes="studio-stop")
+        self.run, self.stop = run_row("Remove")
         gr.HTML(licence, padding=False)
         self.line = gr.HTML(mask_line(start, solid, self.base), padding=False)
         ways = [("Click the object", CLICK), ("Brush over it", BRUSH)]
@@ -141,12 +142,6 @@ class Input:
         self.solid = gr.Radio(
             solid_choices(start), value=start.index, label="Object that is to go", elem_classes="choices"
         )
-        with gr.Column(elem_classes="studio-chips"):
-            gr.HTML("<p class='label'>Examples: one click removes</p>", padding=False)
-            with gr.Row(elem_classes="chips"):
-                self.chips: list[Any] = [
-                    gr.Button(recipe.title, size="sm", elem_classes="example") for recipe in EXAMPLES
-                ]
         self.roll = Roll.build(scenes.START.seed)
         self.tools = Tools.build(start, self.base, asked)
         widgets: dict[str, Any] = asked.widgets
@@ -194,16 +189,18 @@ class Input:
         bring = held(
             SLUG, self.dropped.upload, self.bring, [self.dropped, *shape], [*self.outputs, self.dropped], **TALKS
         )
-        emptied(self.dropped, bring)
+        clear_on_refusal(self.dropped, bring)
         with_mask = [tools.drop, tools.white, self.picture, *shape]
-        emptied(tools.drop, held(SLUG, tools.drop.upload, self.bring_mask, with_mask, [*to_brush, tools.drop], **TALKS))
+        clear_on_refusal(
+            tools.drop, held(SLUG, tools.drop.upload, self.bring_mask, with_mask, [*to_brush, tools.drop], **TALKS)
+        )
         held(SLUG, tools.edges.click, self.snap, state, to_brush, **TALKS)
         download(tools.save, self.saved, [self.picture, self.mode, self.editor])
 
     # ------------------------------------------------------------------------- updates
 
     def load(
-        self, new: Picture, pixels: float | None = None, holes: bool = True, brushed: Any = None
+        self, new: Picture, pixels: float | None = None, holes: bool = True, brushed: Mask | None = None
     ) -> dict[Any, Any]:
         """The updates that put a picture on the page, with a ``brushed`` mask (H, W) on it where there is one."""
         rendered = new.solids is not None
@@ -238,13 +235,13 @@ class Input:
         """Where the last picture of its kind is kept."""
         return self.mine if of.solids is None else self.scene
 
-    def _left(self, now: Picture | None, how: str, drawn: Any) -> dict[Any, Any]:
+    def _left(self, now: Picture | None, how: str, drawn: object) -> dict[Any, Any]:
         """The picture with the strokes on it, for whoever goes to another one and comes back."""
         if now is None or not isinstance(drawn, dict) or drawn.get("key") != now.key:
             return {}
         return {self._home(now): dataclasses.replace(now, strokes=drawn, mode=how)}
 
-    def _look(self, now: Picture | None, how: str, drawn: Any, pixels: Any, holes: bool) -> dict[Any, Any]:
+    def _look(self, now: Picture | None, how: str, drawn: object, pixels: float | None, holes: bool) -> dict[Any, Any]:
         """The mask as it is now: in words, as the model gets it, and in the scene."""
         if now is None:
             return {self.line: mask_line(None, None, self.base)}
@@ -257,7 +254,7 @@ class Input:
         }
         return {**updates, self.seen: shown} if now.solids is not None and how == CLICK else updates
 
-    def _on_brush(self, now: Picture, mask: Any, pixels: float | None, holes: bool) -> dict[Any, Any]:
+    def _on_brush(self, now: Picture, mask: Mask | None, pixels: float | None, holes: bool) -> dict[Any, Any]:
         """Over to the brush, with ``mask`` as what is painted already."""
         new, drawn = painter.put_on(now, mask)
         return {
@@ -280,7 +277,7 @@ class Input:
         return {**self._left(now, how, drawn), **self._look(now, how, drawn, pixels, holes)}
 
     def saved(self, now, how, drawn, request: gr.Request) -> str:
-        with told("There is no mask to save"):
+        with errors_shown("There is no mask to save"):
             return mask_file(now, asked_mask(now, how, drawn), visitor(request))
 
     def click(self, now, how, drawn, pixels, holes, event: gr.SelectData) -> Any:
@@ -298,7 +295,7 @@ class Input:
             return gr.skip()
         return self._choose(now, index, (how, drawn, pixels, holes))
 
-    def switch(self, how: str, now: Picture | None, drawn: Any, pixels, holes) -> Any:
+    def switch(self, how: str, now: Picture | None, drawn: object, pixels, holes) -> Any:
         """To the brush: it goes on from the clicked object. Strokes that are there for this picture stay."""
         if now is not None and how == BRUSH and not drawn:
             return self._on_brush(now, solid_mask(now), pixels, holes)
@@ -308,7 +305,7 @@ class Input:
     def bring(self, path: str | None, pixels, holes) -> Any:
         if path is None:
             return gr.skip()
-        with told("This picture was not taken"):
+        with errors_shown("This picture was not taken"):
             opened = images.open_upload(path)
             self.base.working_size(opened.image.size)  # says in one sentence what is too small
         new = scenes.own(opened, Path(path).stem[:60])
@@ -334,30 +331,26 @@ class Input:
     def bring_mask(self, path: str | None, keep: bool, now, pixels, holes) -> Any:
         if path is None:
             return gr.skip()
-        with told("This mask was not taken"):
+        with errors_shown("This mask was not taken"):
             if now is None:
                 raise ValueError("There is no picture yet that this mask could belong to: bring the picture first.")
             mask = read_mask(path, now.image.size, bool(keep))
         return {**self._on_brush(now, mask, pixels, holes), self.tools.drop: None}
 
     def snap(self, now, how, drawn, pixels, holes) -> Any:
-        with told("The mask stays as it is"):
+        with errors_shown("The mask stays as it is"):
             if now is None:
                 raise ValueError("There is no picture yet: roll a scene or bring one of your own.")
             mask = snapped(now, current_mask(now, how, drawn))
         return self._on_brush(now, mask, pixels, holes)
 
     def roll_scene(self, seed, objects, ground, lamp, shine, pixels, holes) -> dict[Any, Any]:
-        with told("No scene was rolled"):
+        with errors_shown("No scene was rolled"):
             new = scenes.roll(recipe_of(seed, objects, ground, lamp, shine))
         return self.load(new, pixels, holes)
 
 
-def _drop(label: str, name: str) -> gr.File:
-    return gr.File(label=label, file_types=["image"], type="filepath", height=84, elem_classes=["drop-zone", name])
-
-
-def _picture(label: str, value: Any, *more: str) -> gr.Image:
+def _picture(label: str, value: Image.Image | None, *more: str) -> gr.Image:
     return gr.Image(
         value,
         label=label,
@@ -374,7 +367,7 @@ def solid_choices(picture: Picture) -> list[tuple[str, int]]:
     return [(name, index) for index, name in enumerate(picture.names)]
 
 
-def recipe_of(seed: Any, count: int, floor: str, light: str, mirror: str) -> Recipe:
+def recipe_of(seed: object, count: int, floor: str, light: str, mirror: str) -> Recipe:
     """What the widgets ask for; "any" is left to the seed."""
     return Recipe(
         int(limits.number("scene seed", seed, 0, HELD_OUT - 1, whole=True)),
@@ -382,4 +375,5 @@ def recipe_of(seed: Any, count: int, floor: str, light: str, mirror: str) -> Rec
         None if floor == ANY else floor,
         None if light == ANY else light,
         None if mirror == ANY else mirror == "mirroring",
+        scale=LARGE,
     )

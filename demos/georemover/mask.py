@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy
 from numpy.typing import NDArray
@@ -21,7 +20,7 @@ SNAP_SIDE = 512
 """Long side at which GrabCut looks: it takes seconds on a large picture."""
 
 
-def asked_mask(picture: Picture | None, mode: str, drawn: Any, needed: bool = True) -> NDArray[numpy.bool_]:
+def asked_mask(picture: Picture | None, mode: str, drawn: object, needed: bool = True) -> NDArray[numpy.bool_]:
     """The mask (H, W) at the original's size, before it is grown.
 
     Raises:
@@ -40,7 +39,7 @@ def asked_mask(picture: Picture | None, mode: str, drawn: Any, needed: bool = Tr
     return mask
 
 
-def current_mask(picture: Picture, mode: str, drawn: Any) -> NDArray[numpy.bool_]:
+def current_mask(picture: Picture, mode: str, drawn: object) -> NDArray[numpy.bool_]:
     """As :func:`asked_mask`, empty where nothing is marked."""
     if mode == CLICK and picture.solids is not None:
         return solid_mask(picture)

@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from demos.core.figures import Interval, data_uri, intervals, safe, ways
-from pipelines.core import asset_files, images
+from demos.core.figures import Interval, file_uri, intervals, safe
+from demos.core.quantities import Quantity, quartiles, ways
+from pipelines.core import asset_files, scores
 from pipelines.georemover import export
 from pipelines.georemover.metrics import BARS
 
-WORST = export.MEASURED.with_name("worst.png")
+WORST = export.MEASURED.with_name("worst.webp")
 NOT_MEASURED = "There are no figures over many scenes yet: roll scenes and look at what each run measures."
-INTRO = """<p>All ways on the same {scenes} held-out scenes, each with one object to be removed, marked without its shadow and reflection. The
+INTRO = """<p>All ways on the same {scenes} held-out scenes of {width} x {height} pixels, each with one object to be removed, marked without its shadow and reflection. The
 truth is the same scene rendered without the object. <b>Residual effect</b> is what is left where shadow and reflection were: 0 is clean, 1 is
 untouched. Objects without a visible effect count in the other columns only.</p>"""
-HEADS = (
-    "Residual effect",
-    "PSNR in the effect area",
-    "Change IoU",
-    "Over-erasure",
-    "New structures",
-    "Depth error",
-    "Seconds",
-)
+RESIDUAL = Quantity("Residual effect", "lower", "", 3, about="0 clean, 1 untouched", spread=2)
+COLUMNS = {
+    "residual": RESIDUAL,
+    "psnr_effect": Quantity("PSNR in the effect area", "higher", " dB", 1),
+    "change_iou": Quantity("Change IoU", "higher", "", 2, about="1 the same area"),
+    "over_erasure": Quantity("Over-erasure", "lower", " %", 2, 100),
+    "inserted": Quantity("New structures", "lower", " %", 1, 100),
+    "depth_error": Quantity("Depth error", "lower", "", 3, about="of 1"),
+    "seconds": Quantity("Seconds", "lower", " s", 2),
+}
 NOTE = (
-    "Residual effect: mean, and in brackets the quartiles. New structures: share of the scenes where the depth model sees something new "
-    "standing in the mask. Depth error: of stage 1 in the mask, of 1. Seconds: a removal on 2 CPU cores, median."
+    "Means over the scenes, and in brackets the quartiles. New structures: share of the scenes where the depth model sees something new "
+    "standing in the mask, with its 95 % interval. Depth error: of stage 1 in the mask. Seconds: a removal on 2 CPU cores of one machine, median."
 )
 SHEET = (
     "The ten scenes of the highest residual effect: the picture with the mask, the depth after, the result, the truth."
@@ -42,16 +44,17 @@ def measured_html(model_set: str, figures: Mapping[str, Any] | None = None) -> s
     other = (
         "" if model_set == "mini" else "<p class='remark'>These are figures of the mini set, not of FLUX.1-Fill.</p>"
     )
-    listed = "".join(f"<li>{safe(sentence)}</li>" for sentence in findings(rows))
-    sheet = ""
-    worst = asset_files.reading(WORST, lambda: images.open_picture(WORST), lambda: None)
-    if worst is not None:
+    said = [*findings(rows), *worst_words(figures.get("worst", ()))]
+    listed = "".join(f"<li>{safe(sentence)}</li>" for sentence in said)
+    sheet, (width, height) = "", figures["pixels"]
+    worst = asset_files.reading(WORST, lambda: file_uri(WORST), str)
+    if worst:
         sheet = (
-            f"<figure class='removal-worst'><h5>Where it fails</h5><img src='{data_uri(worst, 'WEBP')}' alt='{SHEET}'>"
+            f"<figure class='removal-worst'><p class='title'>Where it fails</p><img src='{worst}' alt='{SHEET}'>"
             f"<figcaption>{SHEET}</figcaption></figure>"
         )
     return (
-        f"<div class='board'>{other}<div class='lab-intro'>{INTRO.format(scenes=figures['scenes'])}</div><ul class='meaning'>{listed}</ul>"
+        f"<div class='board'>{other}<div class='lab-intro'>{INTRO.format(scenes=figures['scenes'], width=width, height=height)}</div><ul class='meaning'>{listed}</ul>"
         f"{table(rows)}{chart(rows)}{sheet}</div>"
     )
 
@@ -72,19 +75,20 @@ def findings(rows: Mapping[str, Any]) -> list[str]:
             "" if beside is None else f", against {beside:.3f} where the same base model fills the marked area only"
         )
         sentences.append(
-            f"Of shadow and reflection {100 * left:.1f} % is left{against}. {_bar(left <= BARS['residual'], 'at most 15 %')}"
+            f"Of shadow and reflection {100 * left:.1f} % is left in the mean{_half(ours['residual'])}{against}. "
+            f"{_bar(left <= BARS['residual'], 'at most 15 %')}"
         )
     if sharp is not None:
         sentences.append(
-            f"Where they were, the result is {sharp:.1f} dB from the truth. {_bar(sharp >= BARS['psnr_effect'], 'at least 27 dB')}"
+            f"Where they were, the result is {sharp:.1f} dB from the truth in the mean; higher is nearer. {_bar(sharp >= BARS['psnr_effect'], 'at least 27 dB')}"
         )
     if erased is not None:
         sentences.append(
-            f"Of everything that has nothing to do with the object {100 * erased:.2f} % changed. {_bar(erased <= BARS['over_erasure'], 'at most 1 %')}"
+            f"Of everything that has nothing to do with the object {100 * erased:.2f} % changed in the mean. {_bar(erased <= BARS['over_erasure'], 'at most 1 %')}"
         )
     if new is not None:
         sentences.append(
-            f"Something new stands in the mask in {100 * new:.1f} % of the scenes. {_bar(new <= BARS['inserted'], 'at most 3 %')}"
+            f"Something new stands in the mask in {COLUMNS['inserted'].write(new)} of the scenes. {_bar(new <= BARS['inserted'], 'at most 3 %')}"
         )
     for key, words in (
         ("true_depth", "With the renderer’s own depth instead of stage 1"),
@@ -98,8 +102,24 @@ def findings(rows: Mapping[str, Any]) -> list[str]:
         if value is not None and left is not None:
             seconds = rows[key].get("seconds")
             paid = f" in {seconds:.1f} s" if key == "fast" and seconds else ""
-            sentences.append(f"{words}{paid}, {100 * value:.1f} % is left.")
+            sentences.append(f"{words}{paid}, {100 * value:.1f} % is left{_half(rows[key]['residual'])}.")
     return sentences
+
+
+def _half(row: Mapping[str, Any] | float) -> str:
+    """Within which bounds half of the scenes lie, in words."""
+    ends = quartiles(row) if isinstance(row, Mapping) else None
+    return "" if ends is None else f" ({100 * ends[0]:.1f} to {100 * ends[1]:.1f} % in the middle half of the scenes)"
+
+
+def worst_words(worst: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What a mean does not say: how bad it gets."""
+    if not worst:
+        return []
+    left = [100 * row["residual"] for row in worst]
+    return [
+        f"In the worst scene {max(left):.0f} % is left, in the ten worst {min(left):.0f} % or more: they are shown below."
+    ]
 
 
 def _bar(met: bool, asked: str) -> str:
@@ -110,23 +130,17 @@ def table(rows: Mapping[str, Any]) -> str:
     """A row per way. On a phone each becomes a card, so every cell carries the name of its column."""
     lines = []
     for row in rows.values():
-        residual = row.get("residual", {})
-        spread = f" <span>[{residual['q1']:.2f}, {residual['q3']:.2f}]</span>" if "q1" in residual else ""
-        cells = (
-            _number(_mean(row, "residual"), 3) + spread,
-            _number(_mean(row, "psnr_effect"), 1, " dB"),
-            _number(_mean(row, "change_iou"), 2),
-            _number(_mean(row, "over_erasure"), 2, " %", 100),
-            _number(_mean(row, "inserted"), 1, " %", 100),
-            _number(_mean(row, "depth_error"), 3),
-            _number(row.get("seconds"), 2),
-        )
-        lines.append((row["title"], cells))
-    return ways(lines, HEADS, "Every way on the same scenes", NOTE, "tally removal-table")
+        cells = [column.write(_mean(row, key), _spread(row, key)) for key, column in COLUMNS.items()]
+        lines.append((safe(row["title"]), cells))
+    return ways(lines, list(COLUMNS.values()), "Every way on the same scenes", NOTE, "tally removal-table")
 
 
-def _number(value: float | None, digits: int, unit: str = "", factor: float = 1.0) -> str:
-    return "" if value is None else f"{factor * value:.{digits}f}{unit}"
+def _spread(row: Mapping[str, Any], key: str) -> tuple[float, float] | None:
+    """Quartiles over the scenes; of a share of the scenes its 95 % interval."""
+    value = row.get(key)
+    if key == "inserted" and value is not None and row.get("n"):
+        return scores.wilson(round(value * row["n"]), row["n"])
+    return quartiles(value) if isinstance(value, Mapping) else None
 
 
 def chart(rows: Mapping[str, Any]) -> str:
@@ -139,7 +153,5 @@ def chart(rows: Mapping[str, Any]) -> str:
     if not bars:
         return ""
     facts = "; ".join(f"{bar.name} {bar.value:.3f}" for bar in bars)
-    rule = (
-        "Dots are means, spans go from the lower to the upper quartile. 0 is clean, 1 is as if nothing had been done."
-    )
-    return intervals("Residual effect", rule, facts, bars, "residual effect")
+    rule = "Dots are means, spans go from the lower to the upper quartile. 0 is clean, 1 is as if nothing had been done: lower is better."
+    return intervals("Residual effect", rule, facts, bars, "residual effect, lower is better")

@@ -105,6 +105,11 @@ function stroke(to) {
   last = to;
 }
 
+function lift() {
+  last = null;
+  commit();
+}
+
 function hover(event) {
   const box = stage.getBoundingClientRect();
   const width = Number(size.value);
@@ -112,24 +117,65 @@ function hover(event) {
   ring.style.transform = `translate(${event.clientX - box.left - width / 2}px, ${event.clientY - box.top - width / 2}px)`;
 }
 
+// Without a mouse: arrow keys move the brush, the space bar puts it down, and lifts it again.
+const MOVES = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+let key = null; // where the brush is, as shares of the picture, while keys move it
+
+function keyed() {
+  const box = canvas.getBoundingClientRect();
+  const event = { clientX: box.left + key.x * box.width, clientY: box.top + key.y * box.height };
+  hover(event);
+  const there = `${Math.round(100 * key.x)} % across, ${Math.round(100 * key.y)} % down`;
+  find("keys").textContent = `${last ? (erases ? "Erasing" : "Painting") : "Brush lifted"}: ${there}. Space ${last ? "lifts it" : "puts it down"}.`;
+  return place(event);
+}
+canvas.addEventListener("focus", () => {
+  if (at < 0 || !canvas.matches(":focus-visible")) return;
+  stage.classList.add("keyed");
+  key = { x: 0.5, y: 0.5 };
+  keyed();
+});
+canvas.addEventListener("blur", () => {
+  if (key && last) lift();
+  key = null;
+  stage.classList.remove("keyed");
+  find("keys").textContent = "";
+});
+canvas.addEventListener("keydown", (event) => {
+  const move = MOVES[event.key];
+  if (!key || (!move && event.key !== " ") || event.ctrlKey || event.metaKey || event.altKey) return;
+  event.preventDefault();
+  const box = canvas.getBoundingClientRect();
+  if (move) {
+    const by = Math.max(Number(size.value) / 4, 2) * (event.shiftKey ? 8 : 1);
+    const within = (share) => Math.min(Math.max(share, 0), 1);
+    key = { x: within(key.x + (by * move[0]) / box.width), y: within(key.y + (by * move[1]) / box.height) };
+    if (last) stroke(keyed());
+  } else if (!event.repeat) {
+    if (last) lift();
+    else stroke((last = keyed()));
+  }
+  keyed();
+});
+
 canvas.addEventListener("pointerdown", (event) => {
   if (event.button || !event.isPrimary || at < 0) return;
   event.preventDefault();
+  canvas.blur(); // the mouse takes the brush over from the keys
   canvas.setPointerCapture(event.pointerId);
   last = place(event);
   stroke(last);
   hover(event);
 });
 canvas.addEventListener("pointermove", (event) => {
+  if (key) return;
   hover(event);
   if (!last || !event.isPrimary) return;
   const between = event.getCoalescedEvents ? event.getCoalescedEvents() : [];
   for (const point of between.length ? between : [event]) stroke(place(point));
 });
 canvas.addEventListener("pointerup", (event) => {
-  if (!last || !event.isPrimary) return;
-  last = null;
-  commit();
+  if (last && event.isPrimary) lift();
 });
 canvas.addEventListener("pointercancel", () => {
   // Two fingers: the visitor zooms the page.

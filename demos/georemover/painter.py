@@ -10,7 +10,6 @@ import base64
 import dataclasses
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import cv2
 import gradio as gr
@@ -35,8 +34,9 @@ TEMPLATE = """<div class="painter"><p class="painter-label">{label}</p>
 <button type="button" class="painter-clear">Clear</button>
 <label>Size <input type="range" class="painter-size" min="4" max="80" value="24" aria-label="Size of the brush"></label></div>
 <div class="painter-stage" hidden><img class="painter-picture" alt="The picture to paint on" draggable="false">
-<canvas class="painter-canvas" role="img" aria-label="What is marked, in red over the picture"></canvas><i class="painter-ring"></i></div>
-</div>"""
+<canvas class="painter-canvas" role="application" tabindex="0" aria-roledescription="painter" aria-label="{label}. Arrow keys \
+move the brush, with Shift in leaps; the space bar puts it down and lifts it"></canvas><i class="painter-ring"></i></div>
+<p class="painter-keys" role="status"></p></div>"""
 
 
 def build(label: str) -> gr.HTML:
@@ -77,7 +77,7 @@ def _small_enough(size: tuple[int, int]) -> None:
         raise ValueError("The painter’s picture is larger than the painter.")
 
 
-def mask_in(value: Any, picture: Picture) -> NDArray[numpy.bool_]:
+def mask_in(value: object, picture: Picture) -> NDArray[numpy.bool_]:
     """The mask (H, W) in the widget's value, for this picture; empty if it is of another one. Until the visitor paints, that is the
     very mask that was put there."""
     size = picture.image.size

@@ -13,12 +13,13 @@ from PIL import Image
 
 from demos.core.handlers import LIGHT, TALKS, halt, on_gpu
 from demos.core.hold import OnPage, belonging, hold
+from demos.core.opening import opens_with_result
 from demos.core.page import ends, pump, run_event
-from demos.core.uploads import told
+from demos.core.uploads import errors_shown
 from demos.core.widgets import Entry, History, progress_line
 from demos.georemover import scenes
 from demos.georemover.edit import Edit, OwnDepth
-from demos.georemover.files import SLUG, Shown, write
+from demos.georemover.files import SLUG, Shown, made_of, write
 from demos.georemover.input import Input
 from demos.georemover.mask import BRUSH, asked_mask
 from demos.georemover.settings import Controls
@@ -98,20 +99,20 @@ class Runs:
         marked = [given.picture, given.mode, given.editor, self.edit.own, view.last, self.controls.compare]
         return [*marked, view.colours, view.which, view.threshold, self.history.entries, self.cache, self.page]
 
-    def remove(self, session: str, *held: Any, **values: Any) -> Iterator[Any]:
+    def remove(self, session: str, *held: Any, **values: object) -> Iterator[Any]:
         yield from self._run(session, Held(*held), values)
 
-    def estimate_depth(self, session: str, *held: Any, **values: Any) -> Iterator[Any]:
+    def estimate_depth(self, session: str, *held: Any, **values: object) -> Iterator[Any]:
         yield from self._run(session, Held(*held), values, georemover.DEPTH_BEFORE)
 
-    def remove_from_depth(self, session: str, *held: Any, **values: Any) -> Iterator[Any]:
+    def remove_from_depth(self, session: str, *held: Any, **values: object) -> Iterator[Any]:
         yield from self._run(session, Held(*held), values, georemover.DEPTH_AFTER)
 
-    def render(self, session: str, *held: Any, **values: Any) -> Iterator[Any]:
+    def render(self, session: str, *held: Any, **values: object) -> Iterator[Any]:
         """From the visitor's depth, where there is one for this picture."""
         yield from self._run(session, Held(*held), values, own=True)
 
-    def render_unchanged(self, session: str, *held: Any, **values: Any) -> Iterator[Any]:
+    def render_unchanged(self, session: str, *held: Any, **values: object) -> Iterator[Any]:
         """Render as if stage 1 had changed nothing: the picture must stay as it is."""
         on, settings = Held(*held), self.controls.asked.settings(values)
         # That depth has been assisted already.
@@ -144,8 +145,9 @@ class Runs:
         yield {view.line: progress_line("Starting…", 0.0, "running")}
         about = picture.meant(asked.mask)
         if not until and about is not None and picture.recipe is not None:
+            yield {view.line: progress_line("Rendering the scene without it, to compare with…", 0.0, "running")}
             asked.truth = scenes.truth(dataclasses.replace(picture.recipe, index=about))
-        work = georemover.geometry if until else georemover.remove
+        work = georemover.geometry if until else georemover.generate
         more = (until == georemover.DEPTH_AFTER,) if until else ()
         items = keeping(live(work, self.registry, asked, on.cache, *more, limit_s=LIMIT_S), on.cache)
 
@@ -177,11 +179,15 @@ class Runs:
         if shown.results:
             packed = numpy.packbits(numpy.asarray(asked.mask)) if drawn else None
             kept = Kept(shown, picture.chosen(picture.index), packed)
-            updates |= self.history.add(on.entries, Entry(shown.results[0], caption, kept))
+            made = made_of(shown.finished, picture, drawn)
+            updates |= view.link.of(made) | self.history.add(
+                on.entries, Entry(shown.results[0], caption, kept, made.by(outcome.models))
+            )
         yield updates
 
-    def example(self, pixels: Any, holes: bool, event: gr.EventData) -> dict[Any, Any]:
-        with told("No scene was rolled"):
+    def example(self, pixels: float | None, holes: bool, event: gr.EventData) -> dict[Any, Any]:
+        assert isinstance(event.target, gr.Button)
+        with errors_shown("No scene was rolled"):
             new = scenes.roll(EXAMPLES[self.given.chips.index(event.target)])
         return self.given.load(new, pixels, holes)
 
@@ -200,6 +206,10 @@ def bind(
     runs = Runs(registry, cache, given, controls, view, edit, history, page)
     whole = runs.event(runs.remove)
     given.run.click(**whole)
+    if controls.asked.start.model_set == "mini":
+        opens_with_result(
+            SLUG, runs.remove, whole, view.line, "Press Remove to draw it now.", [*history.outputs, view.link.shown]
+        )
     view.depth.click(**runs.event(runs.estimate_depth))
     view.geometry.click(**runs.event(runs.remove_from_depth))
     gr.on([view.render.click, edit.render.click], **runs.event(runs.render))

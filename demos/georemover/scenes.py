@@ -22,20 +22,23 @@ from PIL import Image
 
 from pipelines.core import asset_files, images
 from pipelines.core.weights import ROOT
-from pipelines.georemover import Recipe
+from pipelines.georemover import LARGE, Recipe
 
 if TYPE_CHECKING:
     from pipelines.worlds.removal import Pair
+    from pipelines.worlds.tabletop import Scene
 
 FIRST = ROOT / "assets" / "example_scenes" / "removal.npz"
 FIRST_MASK = FIRST.with_name("removal_mask.png")
-START = Recipe(29)
+START = Recipe(29, scale=LARGE)
 """What :func:`first` shows: two balls on mirroring wood, of which the left one is to go."""
 START_KEY = "first"
 HELD_OUT = 1_000_000
 """Seeds of scenes below this one were never trained on."""
 SIDE = 768
 """Long side of a picture as the page shows it: more is not seen, less is hard to hit."""
+NEARBY = (0.01, 0.026)
+"""How far beside a solid a click may lie, as shares of the picture's width; the first that hits one counts."""
 COVERED, SHARED = 0.1, 0.25
 """A brushed mask is about the solid of which it covers the largest share, at least the first; about none if it covers more than
 the second of another one."""
@@ -79,7 +82,7 @@ class Picture:
         """The solid at a pixel of the original, or the one nearest to it within a few pixels."""
         if self.solids is None:
             return None
-        for reach in (0, 2, 5):
+        for reach in (0, *(round(share * self.image.width) for share in NEARBY)):
             window = self.solids[:, max(y - reach, 0) : y + reach + 1, max(x - reach, 0) : x + reach + 1]
             hits = window.sum((1, 2))
             if hits.any():
@@ -96,7 +99,7 @@ class Picture:
         return best if shares[best] >= COVERED and not any(share > SHARED for share in others) else None
 
 
-def _names(scene: Any) -> tuple[str, ...]:
+def _names(scene: Scene) -> tuple[str, ...]:
     """Words for the solids, told apart where two look the same."""
     plain = [f"{solid.colour} {solid.shape}" for solid in scene.solids]
     order = scene.left_to_right()
@@ -111,28 +114,24 @@ def _place(rank: int, count: int) -> str:
 
 
 def roll(recipe: Recipe) -> Picture:
-    """Render a scene; about a second. The solid of the recipe is chosen already.
+    """Render a scene; two seconds. The solid of the recipe is chosen already.
 
     Raises:
         ValueError: it has no such solid.
     """
     from pipelines.worlds import removal
 
-    scene = removal.sample(recipe.seed, recipe.count, recipe.floor, recipe.light, recipe.mirror)
-    solids = removal.masks(scene)
-    if recipe.index >= len(solids):
-        raise ValueError(
-            f"The scene has {len(solids)} objects and number {recipe.index + 1} is to go: choose one of them."
-        )
-    image = Image.fromarray(removal.pictures(scene))
+    scene = recipe.scene()
+    solids = removal.masks(scene, recipe.size)
+    image = Image.fromarray(removal.pictures(scene, recipe.size))
     return Picture(
         image, secrets.token_hex(8), recipe, solids, _names(scene), recipe.index, name=f"scene_{recipe.seed}"
     )
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=16)
 def truth(recipe: Recipe) -> Pair:
-    """The scene with and without the solid of the recipe; two seconds the first time, then kept."""
+    """The scene with and without the solid of the recipe; four seconds the first time, then kept."""
     return recipe.pair()
 
 

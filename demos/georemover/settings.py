@@ -10,6 +10,7 @@ import gradio as gr
 
 from demos.core.form import Form
 from demos.core.handlers import LIGHT
+from demos.core.page import restore_zone
 from pipelines.georemover import Settings
 from pipelines.models import flux
 
@@ -74,13 +75,7 @@ def build(asked: Form[Settings], fixed: bool = False) -> Controls:
             label="Memory",
             visible=len(presets) > 1,
         )
-        drop = gr.File(
-            label="Restore settings from a PNG made here",
-            file_types=[".png"],
-            type="filepath",
-            height=84,
-            elem_classes=["drop-zone", "removal-restore"],
-        )
+        drop = restore_zone()
     pace.input(lambda which: base.fast if which == PACES[1] else base.steps, pace, steps, **LIGHT)
     dice.click(lambda: secrets.randbelow(2**31), None, seed, **LIGHT)
     return Controls(asked, compare, drop, tuple(presets), pace)

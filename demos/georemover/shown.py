@@ -10,12 +10,18 @@ import numpy
 from PIL import Image
 
 from demos.core.figures import data_uri, safe
+from demos.core.quantities import ONE_RUN, Quantity, table, this_run
 from pipelines.core import masks
 from pipelines.georemover import Geometry, Outcome, views
 from pipelines.georemover.metrics import BARS, SEEN
 
 Measured = Mapping[str, Any]
+Judge = Callable[..., tuple[str, bool]]
+"""A value in words, and whether it is good."""
 BASELINES = {"fill_only": "Mask only", "telea": "Telea"}
+RESIDUAL_READ = (
+    "Residual effect: what is left of shadow and reflection, 0 clean, 1 untouched; lower is better. One run."
+)
 UNDEFINED = "<b>not defined</b>"
 NO_EFFECT = (
     "This object neither shades nor mirrors visibly, so there is nothing beyond it to remove: the rows of the effect area are not "
@@ -120,57 +126,81 @@ def _at(row: Measured, path: str) -> Any:
 
 
 RESIDUAL, PSNR, IOU, SSIM = "residual_effect", "regions.effect.psnr", "change_iou", "regions.effect.ssim"
-DECIBELS, THREE = "{:.1f} dB".format, "{:.3f}".format
-ROWS: tuple[tuple[str, str, str, Callable[[Any], str], Any], ...] = (
-    ("Residual effect", "shadow and reflection left: 0 clean, 1 untouched", RESIDUAL, THREE, verdict_residual),
-    ("PSNR in the effect area", "dB, where shadow and reflection were", PSNR, DECIBELS, verdict_psnr),
+
+
+def _psnr(where: str, about: str = "") -> Quantity:
+    return Quantity(f"PSNR {where}", "higher", " dB", 1, about=about)
+
+
+def _ssim(where: str) -> Quantity:
+    return Quantity(f"SSIM {where}", "higher", "", 3, about="1 is the same")
+
+
+ROWS: tuple[tuple[str, Quantity, Any], ...] = (
     (
-        "Worst place",
-        "largest difference of colour that a small square of it has: 2.3 is just seen",
+        RESIDUAL,
+        Quantity("Residual effect", "lower", "", 3, about="shadow and reflection left: 0 clean, 1 untouched"),
+        verdict_residual,
+    ),
+    (PSNR, _psnr("in the effect area", "where shadow and reflection were"), verdict_psnr),
+    (
         "worst",
-        lambda worst: f"ΔE {worst['difference']:.1f}",
+        Quantity(
+            "Worst place", "lower", about="largest difference of colour, ΔE, in a small square of it: 2.3 is just seen"
+        ),
         verdict_worst,
     ),
-    ("Change IoU", "changed area against the true one: 1 the same", IOU, "{:.2f}".format, verdict_iou),
-    ("Over-erasure", "of what has nothing to do with the object", "over_erasure", _percent, verdict_erased),
+    (IOU, Quantity("Change IoU", "higher", about="changed area against the true one: 1 the same"), verdict_iou),
     (
-        "New structure",
-        "seen by the depth model where the object stood, of ours in the raw result",
+        "over_erasure",
+        Quantity("Over-erasure", "lower", " %", 1, 100, "changed of what has nothing to do with the object"),
+        verdict_erased,
+    ),
+    (
         "inserted",
-        lambda value: "yes" if value else "no",
+        Quantity(
+            "New structure", "lower", about="seen by the depth model where the object stood, of ours in the raw result"
+        ),
         verdict_inserted,
     ),
-    ("SSIM in the effect area", "1 is the same", SSIM, THREE, None),
-    ("Depth error in the mask", "stage 1 against the renderer’s depth", "depth.error", THREE, None),
-    ("… with the object still there", "the same error if nothing had been removed", "depth.untouched", THREE, None),
-    ("PSNR in the mask", "where the object stood", "regions.mask.psnr", DECIBELS, None),
-    ("SSIM in the mask", "1 is the same", "regions.mask.ssim", THREE, None),
-    ("PSNR of the rest", "everything else", "regions.rest.psnr", DECIBELS, None),
-    ("SSIM of the rest", "1 is the same", "regions.rest.ssim", THREE, None),
-    ("PSNR of the whole", "", "regions.whole.psnr", DECIBELS, None),
+    (SSIM, _ssim("in the effect area"), None),
+    (
+        "depth.error",
+        Quantity("Depth error in the mask", "lower", "", 3, about="of 1, stage 1 against the renderer’s depth"),
+        None,
+    ),
+    (
+        "depth.untouched",
+        Quantity("… with the object still there", "neither", "", 3, about="of 1, if nothing had been removed"),
+        None,
+    ),
+    ("regions.mask.psnr", _psnr("in the mask", "where the object stood"), None),
+    ("regions.mask.ssim", _ssim("in the mask"), None),
+    ("regions.rest.psnr", _psnr("of the rest", "everything else"), None),
+    ("regions.rest.ssim", _ssim("of the rest"), None),
+    ("regions.whole.psnr", _psnr("of the whole"), None),
 )
-"""Name, what it says, where it stands, how to print it, and its verdict in words."""
+"""Where a measure stands, what it is, and its verdict in words."""
 SHOWN_FIRST = 6
 """Rows that are not folded away."""
 BEYOND = (RESIDUAL, PSNR, IOU, SSIM)
 """Rows that need an effect area."""
-CHECKS = (
-    (
+CHECKS = {
+    "changed_outside": Quantity(
         "Changed outside the mask",
+        "neither",
+        " %",
+        1,
+        100,
         "of the raw result’s pixels; shadow and reflection are among it",
-        "changed_outside",
-        "{:.1%}".format,
     ),
-    (
-        "Depth changed inside the mask",
-        "of 1; below 0.03 there is nothing to render",
-        "depth_change_inside",
-        "{:.3f}".format,
+    "depth_change_inside": Quantity(
+        "Depth changed inside the mask", "neither", "", 3, about="of 1; below 0.03 there is nothing to render"
     ),
-    ("Depth changed outside the mask", "of 1; should be little", "depth_change_outside", "{:.3f}".format),
-    ("Stage 1 off the palette", "mean distance of its colours, of 441", "off_palette", "{:.1f}".format),
-    ("Stage 2’s depth panels off", "mean difference from the maps above, of 1", "panels", "{:.3f}".format),
-)
+    "depth_change_outside": Quantity("Depth changed outside the mask", "lower", "", 3, about="of 1"),
+    "off_palette": Quantity("Stage 1 off the palette", "lower", "", 1, about="mean distance of its colours, of 441"),
+    "panels": Quantity("Stage 2’s depth panels off", "lower", "", 3, about="mean difference from the maps above, of 1"),
+}
 
 
 def metrics_html(outcome: Outcome, index: int = 0) -> str:
@@ -185,22 +215,20 @@ def _truth_table(outcome: Outcome, ours: Measured) -> str:
     columns = [("Ours", composed(ours)), ("Ours, raw", ours)] if ours.get("composite") else [("Ours", ours)]
     columns += [(words, outcome.baselines[key]) for key, words in BASELINES.items() if key in outcome.baselines]
     lines = []
-    for name, about, path, write, judge in ROWS:
+    for path, quantity, judge in ROWS:
         if _at(ours, path) is None and path not in BEYOND:
             continue
         cells = "".join(
-            f"<td role='cell' data-label='{head}'>{_cell(_at(row, path), write, _judged(judge, row), path in BEYOND)}</td>"
+            f"<td role='cell' data-label='{head}'>{_cell(_at(row, path), quantity, _judged(judge, row), path in BEYOND)}</td>"
             for head, row in columns
         )
-        lines.append(
-            f"<tr role='row'><th role='rowheader' scope='row'>{name}<span>{safe(about)}</span></th>{cells}</tr>"
-        )
+        lines.append(f"<tr role='row'>{quantity.head('row')}{cells}</tr>")
     heads = "".join(f"<th role='columnheader' scope='col'>{head}</th>" for head, _ in columns)
     note = "" if ours["residual_effect"] is not None else f"<p class='remark'>{NO_EFFECT}</p>"
     seen = lines[:SHOWN_FIRST], lines[SHOWN_FIRST:]
     return (
-        "<div class='board removal-board'><h4>Measured against the truth</h4><p class='quiet'>The scene was rendered once more without the object. "
-        f"{_columns_explained(columns)}</p>{note}{_table(heads, seen[0], 'Measured against the truth')}"
+        "<div class='board removal-board'><h3>Measured against the truth</h3><p class='quiet'>The scene was rendered once more without the object. "
+        f"{_columns_explained(columns)} {ONE_RUN}</p>{note}{_table(heads, seen[0], 'Measured against the truth')}"
         f"<details><summary>All measures</summary>{_table(heads, seen[1], 'All measures')}</details></div>"
     )
 
@@ -220,38 +248,38 @@ def _columns_explained(columns: Sequence[tuple[str, Measured]]) -> str:
     return "; ".join(words[name] for name, _ in columns if name in words) + ("." if len(columns) > 1 else "")
 
 
-def _judged(judge: Any, row: Measured) -> Any:
+def _judged(judge: Judge | None, row: Measured) -> Judge | None:
     """``judge`` with the worst place of ``row``, where it asks for it."""
     return partial(judge, worst=row.get("worst")) if judge in (verdict_residual, verdict_psnr) else judge
 
 
-def _cell(value: Any, write: Callable[[Any], str], judge: Any, beyond: bool) -> str:
+def _cell(value: Any, quantity: Quantity, judge: Judge | None, beyond: bool) -> str:
     if value is None:
         return UNDEFINED if beyond else "–"
+    if isinstance(value, Mapping):  # the worst place
+        shown = f"ΔE {value['difference']:.1f}"
+    else:
+        shown = ("yes" if value else "no") if isinstance(value, bool) else quantity.write(value)
     if judge is None:
-        return write(value)
+        return shown
     words, good = judge(value)
-    return f"{write(value)} <span><b class='{'yes' if good else 'no'}'>{'✓' if good else '✗'} {words}</b></span>"
+    return f"{shown} <span><b class='{'yes' if good else 'no'}'>{'✓' if good else '✗'} {words}</b></span>"
 
 
 def _table(heads: str, lines: Sequence[str], label: str) -> str:
-    return (
-        f"<div class='scroll' tabindex='0' role='region' aria-label='{label}'><table class='tally removal-table' role='table'>"
-        f"<thead role='rowgroup'><tr role='row'><th role='columnheader' scope='col'>Measure</th>{heads}</tr></thead>"
-        f"<tbody role='rowgroup'>{''.join(lines)}</tbody></table></div>"
-    )
+    first = "<th role='columnheader' scope='col'>Measure</th>"
+    return table(first + heads, "".join(lines), label, "tally removal-table")
 
 
 def _check_table(checks: Measured) -> str:
     lines = [
-        f"<tr role='row'><th role='rowheader' scope='row'>{name}<span>{about}</span></th>"
-        f"<td role='cell' data-label='Value'>{write(checks[key])}</td></tr>"
-        for name, about, key, write in CHECKS
+        f"<tr role='row'>{quantity.head('row')}<td role='cell' data-label='Value'>{quantity.write(checks[key])}</td></tr>"
+        for key, quantity in CHECKS.items()
         if checks.get(key) is not None
     ]
     return (
-        "<div class='board removal-board'><h4>Self-checks</h4><p class='quiet'>What lay behind the object is not known for this picture, so nothing here "
-        "says that the result is good; it only says what was touched.</p>"
+        "<div class='board removal-board'><h3>Self-checks</h3><p class='quiet'>What lay behind the object is not known for this picture, so nothing here "
+        f"says that the result is good; it only says what was touched. {ONE_RUN}</p>"
         + _table("<th role='columnheader' scope='col'>Value</th>", lines, "Self-checks")
         + "</div>"
     )
@@ -270,18 +298,19 @@ def comparison_html(outcome: Outcome, clean: Image.Image | None, index: int = 0)
     if clean is not None:
         shown.append(("The truth, rendered", clean, None))
     items = "".join(
-        f"<li><img src='{data_uri(Image.fromarray(numpy.asarray(picture)), 'WEBP')}' alt='{name}{_left(row, ': ')}'>"
+        f"<li><img src='{data_uri(Image.fromarray(numpy.asarray(picture)), 'WEBP')}' alt='Picture: {name}'>"
         f"<b>{name}</b><span>{_left(row)}</span></li>"
         for name, picture, row in shown
     )
-    return f"<div class='removal-beside'><h4>Beside each other</h4><ul>{items}</ul></div>"
+    read = f"<p class='quiet'>{RESIDUAL_READ}</p>" if metrics else ""
+    return f"<div class='removal-beside'><h3>Beside each other</h3><ul>{items}</ul>{read}</div>"
 
 
-def _left(row: Any, before: str = "") -> str:
+def _left(row: Measured | None) -> str:
     if not row or "residual_effect" not in row:
         return ""
     value = row["residual_effect"]
-    return before + ("residual effect not defined" if value is None else f"residual effect {value:.2f}")
+    return "residual effect not defined" if value is None else f"residual effect {value:.2f}"
 
 
 def figures_html(outcome: Outcome) -> str:
@@ -293,12 +322,5 @@ def figures_html(outcome: Outcome) -> str:
         "fill only": "Mask-only fill",
     }
     names |= {"autoencoder": "Autoencoder", "composite": "Composite", "metrics": "Measuring"}
-    cells = "".join(
-        f"<div><dt>{names.get(key, safe(key))}</dt><dd>{value:.2f} s</dd></div>"
-        for key, value in outcome.seconds.items()
-    )
-    answered = "".join(
-        f"<li>{safe(model['key'])} ({safe(model['source'])}), {safe(model['licence'])}</li>" for model in outcome.models
-    )
-    kept = "<p class='quiet'>A stage whose inputs did not change is not run again, and takes no time.</p>"
-    return f"<div class='figures'><h4>This run</h4><dl>{cells}</dl>{kept}<h4>Models that answered</h4><ul>{answered}</ul></div>"
+    seconds = {names.get(key, key): f"{value:.2f} s" for key, value in outcome.seconds.items()}
+    return this_run(seconds, outcome.models, "A stage whose inputs did not change is not run again, and takes no time.")

@@ -10,12 +10,14 @@ import gradio as gr
 from PIL import Image
 
 from demos.core.hold import STARTS
+from demos.core.links import Link
 from demos.core.page import before_and_after, variants
 from demos.core.widgets import progress_line
 from demos.georemover.edit import Edit
 from demos.georemover.files import Shown
 from demos.georemover.shown import comparison_html, figures_html, heat_of, metrics_html, moved_words, notes_html
 from pipelines import georemover
+from pipelines.core.images import Picture
 from pipelines.core.stages import Preview
 from pipelines.georemover import Geometry, Outcome, views
 
@@ -53,6 +55,7 @@ class View:
     saves: tuple[gr.DownloadButton, ...]
     last: gr.State
     """The run on the page, a :class:`Shown`, or None."""
+    link: Link
     depth: gr.Button
     geometry: gr.Button
     render: gr.Button
@@ -82,6 +85,7 @@ class View:
             self.figures,
             *self.saves,
             self.last,
+            self.link.shown,
         ]
 
     def geometry_of(self, outcome: Outcome | Geometry, colours: str) -> dict[Any, Any]:
@@ -127,7 +131,7 @@ class View:
         picture, words = heat_of(shown.finished, shown.index, threshold)
         return {self.heat: picture, self.heat_words: words}
 
-    def preview(self, item: Preview, ground: Any, colours: str) -> dict[Any, Any]:
+    def preview(self, item: Preview, ground: Image.Image, colours: str) -> dict[Any, Any]:
         """What a stage has so far. ``ground``: the picture, for the left of the slider."""
         if item.stage == georemover.RESULT:
             return {self.slider: (ground.resize(item.picture.size), item.picture)}
@@ -135,7 +139,7 @@ class View:
         # Previews are in the models' own colours: in grey one waits for the finished map.
         return {place: item.picture} if place is not None and colours == "inferno" else {}
 
-    def stand_in(self, image: Any, filled: Any) -> dict[Any, Any]:
+    def stand_in(self, image: Picture, filled: Picture) -> dict[Any, Any]:
         """The marked area filled without a model, where the weights cannot be had."""
         pair = tuple(Image.fromarray(picture) for picture in (image, filled))
         return {self.slider: pair, self.notes: f"<p class='remark'>{STAND_IN}</p>"}
@@ -148,11 +152,12 @@ class View:
             self.gallery: gr.Gallery(value=None, visible=False),
             self.more: gr.Column(visible=False),
             self.line: progress_line(NOTHING_YET),
+            **self.link.of(None),
         }
 
 
-def build_view(edit: Callable[[], Edit]) -> tuple[View, Edit]:
-    """The widgets; ``edit`` makes those for a depth of one's own in their place."""
+def build_view(edit: Callable[[], Edit], link: Callable[[], Link]) -> tuple[View, Edit]:
+    """The widgets; ``edit`` makes those for a depth of one's own in their place, ``link`` the line with the result's address."""
     line = gr.HTML(progress_line(NOTHING_YET), padding=False, elem_classes="removal-line")
     with gr.Row(equal_height=False, elem_classes="removal-stages"):
         with gr.Column(min_width=280):
@@ -176,6 +181,7 @@ def build_view(edit: Callable[[], Edit]) -> tuple[View, Edit]:
                 render = gr.Button("3 Render", size="md", min_width=100, elem_classes=STARTS)
             ways = [("composite: all else untouched", PASTED), ("raw result of stage 2", RAW)]
             which = gr.Radio(ways, value=PASTED, label="Show", elem_classes="choices")
+            linked = link()
             notes, beside = gr.HTML(padding=False), gr.HTML(padding=False)
     table = gr.HTML(padding=False)
     with gr.Column(visible=False) as more:
@@ -196,7 +202,7 @@ def build_view(edit: Callable[[], Edit]) -> tuple[View, Edit]:
         "more": more,
     }
     maps: dict[str, Any] = {"before": before, "after": after, "change": change, "moved": moved}
-    return View(line=line, last=gr.State(None), **maps, **shown, **buttons, **rest), editing
+    return View(line=line, last=gr.State(None), link=linked, **maps, **shown, **buttons, **rest), editing
 
 
 def _build_more() -> dict[str, Any]:

@@ -11,7 +11,7 @@ Stage 2 is told nothing of the mask: what the renderer no longer sees standing t
 colours; how they paint is in ``stages.py``. ``composite.py`` brings the change back to the original's resolution and touches no other
 pixel. Ours, and in no paper: the composite, the self-checks (``checks.py``) and the measurements (``metrics.py``).
 
-:func:`remove` runs everything, with each stage kept in a :class:`Cache` by its inputs, :func:`geometry` the first half.
+:func:`generate` runs everything, with each stage kept in a :class:`Cache` by its inputs, :func:`geometry` the first half.
 
 Pictures are (H, W, 3) uint8, inverse depth is (H, W) float32 in [0, 1] with near = 1, masks are (H, W) bool. Module level is free
 of torch; models come from the registry for the length of a run.
@@ -35,12 +35,12 @@ from pipelines.core.depth import Depth
 from pipelines.core.images import Picture
 from pipelines.core.masks import Mask
 from pipelines.core.paper import Paper
+from pipelines.core.run import KeptRun
 from pipelines.core.settings import Declared, choice, real, seed, switch, whole
 from pipelines.core.stages import Cache
 from pipelines.georemover import checks, composite, metrics
 from pipelines.georemover import depth as given_depth
 from pipelines.georemover.composite import Light, at_size, telea
-from pipelines.georemover.run import KeptRun
 from pipelines.models import flux, look
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from pipelines.georemover.stages import Rendered
     from pipelines.models.flux import FillBase
     from pipelines.worlds.removal import Pair
+    from pipelines.worlds.tabletop import Scene
 
 T = TypeVar("T")
 
@@ -57,6 +58,7 @@ PAPER = Paper(
     authors=("Zixin Zhu", "Haoxiang Li", "Xuelu Feng", "He Wu", "Chunming Qiao", "Junsong Yuan"),
     venue="NeurIPS 2025",
     url="https://arxiv.org/abs/2509.18538",
+    summary="The object is taken out of the depth map first, so that its shadow and mirror image go with it.",
     idea=(
         "A shadow and a mirror image are not in a depth map. So the object is first taken out of the depth map, and then the "
         "picture is rendered anew from the changed geometry: with the object, everything goes that it caused."
@@ -85,9 +87,11 @@ class Recipe:
     mirror: bool | None = None
     index: int = 0
     title: str = ""
+    scale: int = 1
+    """The picture is so many times as wide and high as what the embedded model paints, 192 x 128 pixels."""
 
-    def pair(self) -> Pair:
-        """The picture with and without the solid, and all truth.
+    def scene(self) -> Scene:
+        """What is rendered.
 
         Raises:
             ValueError: there is no such floor, light, number of solids or solid.
@@ -99,16 +103,31 @@ class Recipe:
             raise ValueError(
                 f"The scene has {len(scene.solids)} objects and number {self.index + 1} is to go: choose one of them."
             )
-        return removal.pair(scene, self.index)
+        return scene
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of its picture."""
+        from pipelines.worlds import removal
+
+        return self.scale * removal.HEIGHT, self.scale * removal.WIDTH
+
+    def pair(self) -> Pair:
+        """The picture with and without the solid, and all truth. Raises as :meth:`scene` does."""
+        from pipelines.worlds import removal
+
+        return removal.pair(self.scene(), self.index, self.size)
 
 
+LARGE = 4
+"""Scale of the page's scenes, 768 x 512 pixels; files of the time when they were small have no scale inside."""
 EXAMPLES: tuple[Recipe, ...] = (
-    Recipe(38, title="A ball on a mirroring chequered floor"),
-    Recipe(29, index=1, title="One of two balls on mirroring wood"),
-    Recipe(30, index=0, title="A box with a hard shadow, beside another"),
-    Recipe(45, index=1, title="The middle one of three"),
-    Recipe(2, title="A cylinder with a soft, long shadow"),
-    Recipe(25, index=1, title="A ball goes, the shadow of the cylinder stays"),
+    Recipe(38, title="A ball on a mirroring chequered floor", scale=LARGE),
+    Recipe(29, index=1, title="One of two balls on mirroring wood", scale=LARGE),
+    Recipe(30, index=0, title="A box with a hard shadow, beside another", scale=LARGE),
+    Recipe(45, index=1, title="The middle one of three", scale=LARGE),
+    Recipe(2, title="A cylinder with a soft, long shadow", scale=LARGE),
+    Recipe(25, index=1, title="A ball goes, the shadow of the cylinder stays", scale=LARGE),
 )
 """Scenes of the embedded model's world that it has not seen in training."""
 
@@ -280,11 +299,16 @@ class Case:
         return self.image.shape[1], self.image.shape[0]
 
     @property
-    def clean(self) -> Picture | None:
-        """The true picture without the object, where it is known."""
+    def measured_size(self) -> tuple[int, int]:
+        """(width, height) at which a composite is compared with the truth: its own, unless that is very large."""
+        width, height = self.original.size
+        return (width, height) if width * height <= MOST_MEASURED else self.size
+
+    def clean(self, size: tuple[int, int]) -> Picture | None:
+        """The true picture without the object at (width, height), where it is known."""
         if self.request.truth is not None:
-            return at_size(Image.fromarray(self.request.truth.clean), self.size)
-        return None if self.request.clean is None else at_size(self.request.clean, self.size)
+            return at_size(Image.fromarray(self.request.truth.clean), size)
+        return None if self.request.clean is None else at_size(self.request.clean, size)
 
 
 def prepare(request: Request, masked: bool = True) -> Case:
@@ -331,6 +355,8 @@ def prepare(request: Request, masked: bool = True) -> Case:
     )
 
 
+MOST_MEASURED = 2**20
+"""Pixels of the largest composite that is compared with its truth at its own size: the measures take some hundred bytes a pixel."""
 DEPTH_BEFORE, DEPTH_AFTER, RESULT, FILL_ONLY = "Depth before", "Depth after", "Result", "Filled without geometry"
 """Stages, as :class:`pipelines.core.stages.Preview` names them."""
 
@@ -338,7 +364,7 @@ DEPTH_BEFORE, DEPTH_AFTER, RESULT, FILL_ONLY = "Depth before", "Depth after", "R
 class GeoRemover:
     """The paper's stages on leased ``parts``, one after the other. Makes no lasting change to them."""
 
-    def __init__(self, run: KeptRun[Settings], case: Case, **parts: Any) -> None:
+    def __init__(self, run: KeptRun[Settings], case: Case, **parts: object) -> None:
         from pipelines.georemover.stages import Stages
 
         self.stages = Stages(case.base, **parts)
@@ -411,7 +437,7 @@ class GeoRemover:
         run.say(checks.warn_large_mask(case.mask), checks.warn_partial_mask(before, case.mask, case.image))
         if self.settings.depth_assist:
             before = given_depth.assisted(before, case.mask)
-        run.finished(DEPTH_BEFORE, 1, depth_maps.to_colours(before))
+        run.finished(DEPTH_BEFORE, depth_maps.to_colours(before))
         return before
 
     def raw_depth(self, rgb: Picture) -> Depth:
@@ -437,7 +463,7 @@ class GeoRemover:
                 settings.keep_depth,
             )
         run.say(checks.warn_off_palette(off_palette), checks.warn_unchanged_depth(before, after, case.mask))
-        run.finished(DEPTH_AFTER, settings.steps_1, depth_maps.to_colours(after))
+        run.finished(DEPTH_AFTER, depth_maps.to_colours(after))
         return after, off_palette
 
     def render(self, before: Depth, after: Depth, seed: int) -> Rendered:
@@ -455,7 +481,7 @@ class GeoRemover:
                 settings.guidance,
                 settings.scale_2,
             )
-        run.finished(RESULT, settings.steps_2, rendered.result)
+        run.finished(RESULT, rendered.result)
         return rendered
 
     def fill_only(self) -> Picture:
@@ -473,7 +499,7 @@ class GeoRemover:
                 settings.guidance,
             )
         filled = numpy.where(case.mask[..., None], filled, case.image)
-        run.finished(FILL_ONLY, steps, filled)
+        run.finished(FILL_ONLY, filled)
         return filled
 
     def compose(self, result: Picture, through: Picture, light: Light | None) -> tuple[Image.Image, Mask]:
@@ -507,28 +533,41 @@ class GeoRemover:
         self, one: Rendered, made: Image.Image, before: Depth, after: Depth, off_palette: float | None, panels: float
     ) -> dict[str, Any]:
         """The measures of a variant and its composite: against the truth where it is known, else the self-checks only."""
-        case, clean = self.case, self.case.clean
+        case, clean = self.case, self.case.clean(self.case.size)
         known = metrics.self_checks(case.image, one.result, case.mask, before, after, off_palette, panels)
         if clean is None:
             return {"truth": False, **known}
         scores = {"truth": True, **known, **self.against(one.result, clean)}
-        if made.size == case.size:  # enlarged, there is no truth to compare with
-            scores["composite"] = metrics.against_truth(case.image, numpy.asarray(made), clean, case.drawn)
+        scores["composite"] = self.against_whole(made)
         if case.request.truth is not None:
             scores["depth"] = _depth_error(case.request.truth, after, before, case.drawn, case.size)
         return scores
 
     def measure_baselines(self, flat: Picture, filled: Picture | None) -> dict[str, dict[str, Any]]:
         """The measures of fills without geometry, where the truth is known."""
-        clean = self.case.clean
+        case, clean = self.case, self.case.clean(self.case.size)
         others = {"telea": flat} | ({} if filled is None else {"fill_only": filled})
-        return {} if clean is None else {name: self.against(picture, clean) for name, picture in others.items()}
+        if clean is None:
+            return {}
+        found = {name: self.against(picture, clean) for name, picture in others.items()}
+        if case.measured_size != case.size:  # as our composites are
+            for name, picture in others.items():
+                whole = composite.pasted(case.original, picture, case.full_mask)
+                found[name] |= {k: v for k, v in self.against_whole(whole).items() if k != "inserted"}
+        return found
 
     def against(self, result: Picture, clean: Picture) -> dict[str, Any]:
         """Measures against the truth, with the depth network's view of both."""
         seen, true = self.raw_depth(result), self.raw_depth(clean)
         depths = depth_maps.normalised(seen, true), depth_maps.normalised(true)
         return metrics.against_truth(self.case.image, result, clean, self.case.drawn, *depths)
+
+    def against_whole(self, made: Image.Image) -> dict[str, Any]:
+        """Measures of a picture as large as the original, against the truth at that size."""
+        case, size = self.case, self.case.measured_size
+        clean, drawn = case.clean(size), masks.resized(numpy.asarray(case.request.mask, bool), size)
+        assert clean is not None
+        return metrics.against_truth(at_size(case.original, size), at_size(made, size), clean, drawn)
 
     def depth_from(self, before: Depth) -> str:
         """As :attr:`Outcome.depth_from`."""
@@ -539,14 +578,14 @@ class GeoRemover:
 
 def _depth_error(truth: Pair, after: Depth, before: Depth, mask: Mask, size: tuple[int, int]) -> dict[str, float]:
     """Mean error of the depth after in the mask, and what it would be if nothing had been removed, against the renderer."""
-    true, untouched = (cv2.resize(d, size, interpolation=cv2.INTER_LINEAR) for d in (truth.depth_clean, truth.depth))
+    true, untouched = (cv2.resize(d, size, interpolation=cv2.INTER_AREA) for d in (truth.depth_clean, truth.depth))
     return {
         "error": float(numpy.abs(after - true)[mask].mean()),
         "untouched": float(numpy.abs(untouched - true)[mask].mean()),
     }
 
 
-def remove(job: Job, registry: Registry, request: Request, cache: Cache | None = None) -> Outcome:
+def generate(job: Job, registry: Registry, request: Request, cache: Cache | None = None) -> Outcome:
     """Both stages, the comparison if asked for, composites and measurements; called on the lane's thread.
 
     Emits progress and previews, and ends within one denoising step when the job is stopped; stages that are finished by then stay
@@ -562,28 +601,28 @@ def remove(job: Job, registry: Registry, request: Request, cache: Cache | None =
     filling = case.base.fill_steps(settings.steps_2) if request.compare else 0
     stage_1 = settings.steps_1 if case.depth_after is None else 0
     total = stage_1 + 2 * settings.steps_2 * settings.variants + filling
-    return _run(KeptRun(job, registry, settings, cache, total), case, GeoRemover.__call__)
+    return _run(KeptRun(job, registry, settings, cache), case, total, GeoRemover.__call__)
 
 
 def geometry(
     job: Job, registry: Registry, request: Request, cache: Cache | None = None, removed: bool = True
 ) -> Geometry:
-    """What :func:`remove` begins with, and no more: the depth of the picture and, if ``removed``, the depth without the object.
+    """What :func:`generate` begins with, and no more: the depth of the picture and, if ``removed``, the depth without the object.
 
-    Without ``removed`` there need not be a mask. Raises as :func:`remove` does.
+    Without ``removed`` there need not be a mask. Raises as :func:`generate` does.
     """
     case = prepare(request, masked=removed)
-    run = KeptRun(job, registry, case.settings, cache, case.settings.steps_1)
-    return _run(run, case, lambda georemover: georemover.geometry(removed))
+    run = KeptRun(job, registry, case.settings, cache)
+    return _run(run, case, case.settings.steps_1, lambda georemover: georemover.geometry(removed))
 
 
-def _run(run: KeptRun[Settings], case: Case, stages: Callable[[GeoRemover], T]) -> T:
-    """``stages`` of a run around leased parts."""
+def _run(run: KeptRun[Settings], case: Case, total: float, stages: Callable[[GeoRemover], T]) -> T:
+    """``stages`` of a run of ``total`` steps around leased parts."""
     base, preset = case.base, case.settings.preset
     weights = tuple(sorted(value for spec in base.parts for value in spec.sha256.values()))
 
-    def work(**parts: Any) -> T:
-        run.begin(base.name, base.parts[0].key, preset, weights)
+    def work(**parts: object) -> T:
+        run.begin(total, base.name, base.parts[0].key, preset, weights)
         return stages(GeoRemover(run, case, **parts))
 
     try:

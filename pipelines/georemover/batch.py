@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 from pipelines.core import batch_files, images, masks, troubles
 from pipelines.core.archives import Archive, Member, open_archive
 from pipelines.core.images import open_picture
-from pipelines.georemover import Outcome, Request, Settings, metrics, remove
+from pipelines.georemover import Outcome, Request, Settings, generate, metrics
 
 if TYPE_CHECKING:
     from pipelines.core.lane import Job
@@ -90,7 +90,7 @@ class _OneOf:
     def started(self, when: float) -> None:
         self.job.started = when
 
-    def emit(self, _item: Any) -> None:
+    def emit(self, _item: object) -> None:
         self.job.check()
 
     def progress(self, fraction: float, text: str = "") -> None:
@@ -117,7 +117,7 @@ def remove_all(
                 request = dataclasses.replace(_pair_of(archive, entry, white_is_keep), settings=settings)
                 yield BatchRow(
                     entry.name,
-                    remove(cast("Job", _OneOf(job, number, len(pairs))), registry, request),
+                    generate(cast("Job", _OneOf(job, number, len(pairs))), registry, request),
                     files=_names(entry),
                 )
             except ValueError as error:

@@ -13,6 +13,7 @@ from pipelines.core import masks, troubles
 from pipelines.core.depth import Depth
 from pipelines.core.images import Picture
 from pipelines.core.masks import Mask
+from pipelines.core.registry import too_little_ram
 from pipelines.georemover.depth import OFF_PALETTE
 from pipelines.models import flux
 
@@ -108,7 +109,7 @@ def warn_photograph(base: FillBase, known_world: bool) -> str | None:
 
 def out_of_memory(stage: str, base: FillBase, preset: str, error: MemoryError) -> MemoryError:
     """Names the stage and proposes the next smaller preset, or a smaller picture where there is none; ``error`` itself where neither
-    would help."""
+    would help, as where the budget for RAM is too small: the presets differ in what they take of the GPU."""
     names = list(base.presets)
     can_quantise = importlib.util.find_spec("bitsandbytes") is not None
     later = [
@@ -118,7 +119,7 @@ def out_of_memory(stage: str, base: FillBase, preset: str, error: MemoryError) -
     ]
     smaller = "make the picture smaller" + (" or choose the mini set" if base.name != "mini" else "")
     memory = troubles.ran_out(error)
-    if not memory and not later:
+    if not memory and (not later or too_little_ram(error)):
         return error
     proposal = f"choose the preset {later[0]}" if later else smaller
     return MemoryError(f"There is not enough {memory or 'memory'} for {stage}: {proposal}.")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy
+import skimage
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -26,7 +27,9 @@ scenes have at most 0.8 (48 validation scenes), four photographs in the small se
 ENLARGED = 1.25
 """From this factor on the effect area of a composite keeps the original's texture, instead of the enlarged result's."""
 EVEN = 25.0
-"""Variance of levels below which :func:`recolouring` takes the picture to be even."""
+"""Variance of levels below which :func:`recolouring` and :func:`along_edges` take the picture to be even."""
+EDGES = 1.25
+"""Radius of :func:`along_edges`, in pixels of the result: how far an enlarged change may move to the edge that it belongs to."""
 
 
 def at_size(image: Image.Image, size: tuple[int, int]) -> Picture:
@@ -41,19 +44,23 @@ def telea(rgb: Picture, mask: Mask) -> Picture:
     return numpy.asarray(cv2.inpaint(rgb, mask.astype(numpy.uint8), 5, cv2.INPAINT_TELEA), numpy.uint8)
 
 
+def pasted(original: Image.Image, filled: Picture, mask: Mask) -> Image.Image:
+    """What was ``filled`` at any size, enlarged into the original where its ``mask`` says: without a seam, as such tools do."""
+    new = at_size(Image.fromarray(filled), original.size)
+    return Image.fromarray(numpy.where(mask[..., None], new, numpy.asarray(original.convert("RGB"))))
+
+
 def change_areas(result: Picture, through: Picture, mask: Mask) -> tuple[Mask, Mask]:
     """Where a result changed outside the mask: (what hangs together with the object, what does not).
 
     ``through`` is the input as the model paints it unchanged (:func:`what_changed`). A shadow often comes apart from its object
     by a few pixels, and goes on behind another, so areas within a small gap hang together.
     """
-    from skimage.filters import apply_hysteresis_threshold
-
     size = max(mask.shape)
     off = metrics.difference(result, through)
     outside = off[~metrics.near(mask)]
     unsure = max(1.0, float(numpy.median(outside)) / UNSURE) if outside.size else 1.0
-    touched = apply_hysteresis_threshold(off, unsure * CHANGE_RIM, unsure * CHANGE_SEED) & ~mask
+    touched = skimage.filters.apply_hysteresis_threshold(off, unsure * CHANGE_RIM, unsure * CHANGE_SEED) & ~mask
     touched = metrics.without_specks(touched, max(2, round(6 * (size / 192) ** 2)))
     together = masks.grow(touched | mask, max(1, round(size / 64)))
     _count, labels = cv2.connectedComponents(together.astype(numpy.uint8), connectivity=8)
@@ -118,11 +125,12 @@ def compose(
         new = numpy.where(pasted[..., None], painted, detailed)
         out[changed] = _mixed(out[changed], new[changed], weight[changed])
         return Image.fromarray(out), changed
+    radius = round(EDGES * factor) if light is not None else 0  # what a guided filter found has the picture's edges
     if not (changed & ~pasted).any():
         light = None
     elif light is None and factor >= ENLARGED:
         light = recolouring(rgb_in, result.astype(numpy.float32) - through)
-    _paste_enlarged(out, result, changed, pasted, weight, light)
+    _paste_enlarged(out, result, changed, pasted, weight, light, radius)
     return Image.fromarray(out), changed
 
 
@@ -138,27 +146,65 @@ def _weight(changed: Mask, pasted: Mask, settings: Settings, factor: float) -> N
 
 
 def _paste_enlarged(
-    out: Picture, result: Picture, changed: Mask, pasted: Mask, weight: NDArray[numpy.float32], light: Light | None
+    out: Picture,
+    result: Picture,
+    changed: Mask,
+    pasted: Mask,
+    weight: NDArray[numpy.float32],
+    light: Light | None,
+    radius: int,
 ) -> None:
-    """Put the enlarged ``result`` into ``out`` where ``changed``; outside of ``pasted``, ``out`` itself recoloured by ``light``."""
+    """Put the enlarged ``result`` into ``out`` where ``changed``; outside of ``pasted``, ``out`` itself recoloured by ``light``, whose
+    change is brought to the edges of the picture within ``radius``, if that is not 0."""
     box, shape = masks.box(changed, 1), changed.shape
     # From the mask's border on, where it fades over into recolouring.
     outside = numpy.zeros(shape, numpy.float32)
     if light is not None:
         outside[box] = cv2.distanceTransform((~pasted[box]).astype(numpy.uint8), cv2.DIST_L2, cv2.DIST_MASK_5)
     factor = max(large / small for large, small in zip(shape, result.shape[:2], strict=True))
-    change: NDArray[Any]
+    original = out.copy() if radius else out
     for band in _bands(box):
         here, before = changed[band], out[band]
         new = _enlarged(result, shape, band).astype(numpy.float32)
         if light is not None:
-            slope, offset = (_enlarged(part, shape, band) for part in light)
-            change = (1 + slope) * before
-            change += offset
+            around, inside = _with_margin(band, 2 * radius, shape)
+            change = _light_change(original[around], *(_enlarged(part, shape, around) for part in light))
+            change = along_edges(change, original[around], radius)[inside] if radius else change
+            change += before
             change -= new
             change *= numpy.clip(outside[band] / factor, 0, 1)[..., None]
             new += change
         numpy.copyto(before, _mixed(before, new, weight[band]), where=here[..., None])
+
+
+def _light_change(picture: Picture, slope: NDArray[Any], offset: NDArray[Any]) -> NDArray[Any]:
+    """What :func:`recoloured` adds to ``picture``, unclipped; overwrites ``slope``."""
+    slope *= picture
+    slope += offset
+    return slope
+
+
+def _with_margin(
+    band: tuple[slice, slice], margin: int, shape: tuple[int, ...]
+) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+    """``band`` grown by ``margin`` within ``shape``, and where in that it lies."""
+    starts = [max(part.start - margin, 0) for part in band]
+    around = [
+        slice(start, min(part.stop + margin, size)) for start, part, size in zip(starts, band, shape, strict=True)
+    ]
+    inside = [slice(part.start - start, part.stop - start) for start, part in zip(starts, band, strict=True)]
+    return (around[0], around[1]), (inside[0], inside[1])
+
+
+def along_edges(change: NDArray[Any], picture: Picture, radius: int) -> NDArray[Any]:
+    """An enlarged, so blurred, ``change`` (h, w, 3) with the edges of ``picture`` (h, w, 3): the guided filter (He et al., PAMI 2013)
+    within ``radius`` pixels, each channel guided by itself. The border of a shadow is an edge of both."""
+    window = (2 * radius + 1, 2 * radius + 1)
+    guide = picture.astype(numpy.float32)
+    mean, shift = cv2.blur(guide, window), cv2.blur(change, window)
+    variance = cv2.blur(guide * guide, window) - mean * mean
+    slope = (cv2.blur(guide * change, window) - mean * shift) / (variance + EVEN)
+    return cv2.blur(slope, window) * guide + cv2.blur(shift - slope * mean, window)
 
 
 def with_detail(result: Picture, rgb_in: Picture, through: Picture) -> NDArray[numpy.float32]:

@@ -15,6 +15,7 @@ from typing import Any
 
 import cv2
 import numpy
+import skimage
 from numpy.typing import NDArray
 
 from pipelines.core import masks
@@ -134,10 +135,8 @@ def region_scores(result: Picture, clean: Picture, mask: Mask, effect: Mask) -> 
 
     SSIM is the full map's mean over the region. None where there is no such region, or the effect area is too small.
     """
-    from skimage.metrics import structural_similarity
-
     squares = ((result.astype(float) - clean) ** 2).mean(-1)
-    _mean, similar = structural_similarity(result, clean, channel_axis=2, data_range=255, full=True)
+    _mean, similar = skimage.metrics.structural_similarity(result, clean, channel_axis=2, data_range=255, full=True)
     similar = similar.mean(-1)
     where = {
         "mask": mask,

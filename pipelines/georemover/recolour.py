@@ -15,10 +15,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import pipelines.core.libraries  # noqa: F401
+
 import numpy
 import torch
 import torch.nn.functional as F
-from diffusers import UNet2DModel
+from diffusers.models.unets.unet_2d import UNet2DModel
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -49,13 +51,15 @@ def network(levels: tuple[int, ...] = LEVELS) -> Any:
     return unet
 
 
-def predicted(unet: Any, picture: Tensor, render: Tensor, through: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+def predicted(
+    unet: UNet2DModel, picture: Tensor, render: Tensor, through: Tensor, weight: Tensor
+) -> tuple[Tensor, Tensor]:
     """Slope and offset, both (B, 3, H, W), of pictures (B, 3, H, W) in [0, 1] with their :func:`texture_weight` (B, 1, H, W); any H and W.
 
     They are what gives back the lost texture, weight * (picture - through) + render, plus the network's answer.
     """
     height, width = picture.shape[-2:]
-    whole = CELL * 2 ** (len(unet.config.block_out_channels) - 1)
+    whole = CELL * 2 ** (len(unet.config["block_out_channels"]) - 1)
     right, below = -width % whole, -height % whole
     seen = torch.cat((picture * 2 - 1, render * 2 - 1, (render - through) * 2, weight * 2 - 1), 1)
     seen = F.pad(seen, (0, right, 0, below), mode="replicate")
@@ -65,7 +69,7 @@ def predicted(unet: Any, picture: Tensor, render: Tensor, through: Tensor, weigh
 
 
 def factors(
-    unet: Any, picture: Picture, render: Picture, through: Picture
+    unet: UNet2DModel, picture: Picture, render: Picture, through: Picture
 ) -> tuple[NDArray[numpy.float32], NDArray[numpy.float32]]:
     """Slope and offset for an original, stage 2's render of it and its round trip through the autoencoder: the mean of what the network
     says to them and to their mirror images.

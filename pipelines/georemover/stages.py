@@ -17,13 +17,16 @@ from pipelines.core.depth import Depth
 from pipelines.core.images import Picture
 from pipelines.core.masks import Mask
 from pipelines.core.patching import fresh_scheduler
+from pipelines.core.run import OnStep
 from pipelines.georemover import recolour
 from pipelines.georemover.composite import Light
 from pipelines.georemover.depth import kept_outside
-from pipelines.georemover.run import OnStep
 from pipelines.models import flux, flux_parts
 
 if TYPE_CHECKING:
+    from diffusers.pipelines.flux.pipeline_flux_fill import FluxFillPipeline
+    from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
+
     from pipelines.georemover import Settings
     from pipelines.models.flux import FillBase
 
@@ -134,7 +137,7 @@ class Stages:
 
     def _paint(
         self,
-        pipe: Any,
+        pipe: FluxFillPipeline,
         picture: Picture,
         mask: Mask,
         seed: int,
@@ -157,7 +160,7 @@ class Stages:
         shape = (1, pipe.latent_channels, height // pipe.vae_scale_factor, width // pipe.vae_scale_factor)
         noise = pipe._pack_latents(torch.randn(shape, generator=generator, dtype=dtype), *shape)
 
-        def after(_pipe: Any, step: int, _timestep: Any, given: dict[str, Tensor]) -> dict[str, Tensor]:
+        def after(_pipe: FluxFillPipeline, step: int, _timestep: Tensor, given: dict[str, Tensor]) -> dict[str, Tensor]:
             def look() -> Picture:
                 return _look(pipe, guess(given["latents"]), height, width, panels)
 
@@ -187,22 +190,23 @@ def to_array(signed: Tensor) -> Picture:
     return (unit * 255).round().byte().permute(1, 2, 0).contiguous().cpu().numpy()
 
 
-def _remember_guess(scheduler: Any) -> Callable[[Tensor], Tensor]:
+def _remember_guess(scheduler: FlowMatchEulerDiscreteScheduler) -> Callable[[Tensor], Tensor]:
     """Let this run's own scheduler note what the model's guess of the clean latents needs; returns the guess, for previews."""
     seen: dict[str, Any] = {}
-    step = type(scheduler).step
+    step: Callable[..., Any] = type(scheduler).step
 
-    def noted(model_output: Tensor, timestep: Any, sample: Tensor, **options: Any) -> Any:
+    def noted(model_output: Tensor, timestep: Tensor, sample: Tensor, **options: Any) -> Any:
         result = step(scheduler, model_output, timestep, sample, **options)
         seen.update(velocity=model_output, index=scheduler.step_index)  # of the next step
         return result
 
-    scheduler.step = noted
+    watched: Any = scheduler
+    watched.step = noted
     # Along a straight path: what the next level's latents become without their noise.
     return lambda latents: latents - scheduler.sigmas[seen["index"]].to(latents) * seen["velocity"].to(latents)
 
 
-def _look(pipe: Any, latents: Tensor, height: int, width: int, panels: int) -> Picture:
+def _look(pipe: FluxFillPipeline, latents: Tensor, height: int, width: int, panels: int) -> Picture:
     """A small picture of the first panel. The small autoencoder decodes; a large one would cost too much, so its latents'
     first three channels stand for the picture."""
     latents = pipe._unpack_latents(latents, height, width, pipe.vae_scale_factor)

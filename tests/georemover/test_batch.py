@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from pipelines.core.lane import Job, Progress
-from pipelines.georemover import Settings, batch, export, remove
+from pipelines.georemover import Settings, batch, export, generate
 from pipelines.georemover.depth import open_depth
 from tests.georemover.toys import FAST, drain
 from tests.toys.pictures import photograph, png, saved
@@ -114,7 +114,7 @@ def test_no_cell_of_the_table_is_a_formula():
 
 
 def test_a_zip_of_a_run_holds_everything(registry, request_, tmp_path: Path):
-    outcome = remove(Job(), registry, dataclasses.replace(request_, compare=True))
+    outcome = generate(Job(), registry, dataclasses.replace(request_, compare=True))
     with zipfile.ZipFile(export.save_zip(outcome, tmp_path / "a.zip")) as archive:
         names = set(archive.namelist())
         assert names == {

@@ -15,7 +15,7 @@ from pipelines.core import depth as depth_maps
 from pipelines.core import images, masks
 from pipelines.core.lane import Job
 from pipelines.core.registry import OutOfBudget, Registry
-from pipelines.georemover import Request, checks, composite, remove
+from pipelines.georemover import Request, checks, composite, generate
 from pipelines.georemover.depth import panels_error
 from pipelines.georemover.stages import Stages
 from pipelines.models import flux
@@ -50,7 +50,7 @@ def test_a_mask_or_a_truth_of_another_format_is_refused(registry, request_, pair
 def test_a_mask_over_most_of_the_picture_runs_and_is_told(registry, request_, pair):
     wide = numpy.zeros_like(pair.mask)
     wide[:, :150] = True
-    notes = remove(Job(), registry, dataclasses.replace(request_, mask=wide)).notes
+    notes = generate(Job(), registry, dataclasses.replace(request_, mask=wide)).notes
     told = next(note for note in notes if note.startswith("The mask covers"))
     assert "most of it: the fill will be invented" in told and one_sentence(told)
     assert checks.warn_large_mask(pair.mask) is None
@@ -74,7 +74,7 @@ def test_flat_depth_is_refused(registry, request_, base, monkeypatch: pytest.Mon
 
 def test_depth_that_did_not_change_is_told(registry, request_, pair):
     given = dataclasses.replace(request_, depth_before=pair.depth, depth_after=pair.depth)
-    told = [note for note in remove(Job(), registry, given).notes if note.startswith("The depth did not change here")]
+    told = [note for note in generate(Job(), registry, given).notes if note.startswith("The depth did not change here")]
     assert len(told) == 1 and one_sentence(told[0]) and "try depth assist" in told[0]
     assert checks.warn_unchanged_depth(pair.depth, pair.depth_clean, pair.mask) is None
     two = pair.mask | pair.others
@@ -83,14 +83,14 @@ def test_depth_that_did_not_change_is_told(registry, request_, pair):
 
 def test_a_depth_result_off_the_palette_is_told(registry, request_):
     # the toy's stage 1 paints noise
-    notes = remove(Job(), registry, request_).notes
+    notes = generate(Job(), registry, request_).notes
     told = next(note for note in notes if "does not look like a depth map" in note)
     assert told.endswith("wrong LoRA or grey depth?")
     assert checks.warn_off_palette(3.8) is None and checks.warn_off_palette(None) is None
 
 
 def test_panels_that_differ_from_the_maps_are_told(registry, request_, pair):
-    notes = remove(Job(), registry, request_).notes
+    notes = generate(Job(), registry, request_).notes
     assert any(one_sentence(note) and note.startswith("Unstable render") for note in notes)
     colours = [depth_maps.to_colours(d) for d in (pair.depth_clean, pair.depth)]
     good = numpy.concatenate([pair.clean, *colours], 1)
@@ -129,15 +129,17 @@ def test_out_of_memory_names_the_stage_and_what_to_choose(preset, says, monkeypa
 
 def no_memory() -> MemoryError:
     """As the registry raises it."""
-    error = OutOfBudget("The GPU ran out of memory")
+    error = OutOfBudget("The GPU ran out of memory", "gpu")
     error.__cause__ = torch.OutOfMemoryError("CUDA out of memory")
     return error
 
 
 def test_a_budget_that_cannot_suffice_keeps_its_own_advice():
-    told, small = OutOfBudget("needs 3 GiB: raise LATENT_STUDIO_RAM_GIB"), flux.FULL
-    assert checks.out_of_memory("stage 2", small, "offload", told) is told
-    assert str(checks.out_of_memory("stage 2", small, "4-bit", told)).endswith("choose the preset offload.")
+    small = flux.FULL
+    for told in (OutOfBudget("needs 3 GiB: raise LATENT_STUDIO_RAM_GIB", "ram"), OutOfBudget("needs 3 GiB", "gpu")):
+        assert checks.out_of_memory("stage 2", small, "offload", told) is told
+        said = str(checks.out_of_memory("stage 2", small, "bf16", told))
+        assert ("choose the preset" in said) == (told.tier == "gpu"), "a smaller preset needs as much RAM"
 
 
 def test_presets_that_cannot_run_are_not_proposed(monkeypatch: pytest.MonkeyPatch):
@@ -152,7 +154,7 @@ def test_a_run_out_of_memory_says_where(registry, request_, monkeypatch: pytest.
 
     monkeypatch.setattr(Stages, "render", full)
     with pytest.raises(MemoryError, match="^There is not enough GPU memory for stage 2: make the picture smaller.$"):
-        remove(Job(), registry, request_)
+        generate(Job(), registry, request_)
 
 
 def test_the_full_set_without_its_weights_is_one_sentence(request_, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
@@ -186,12 +188,12 @@ def test_transparency_and_what_the_file_loses_are_told(registry, request_, pair)
     mask = numpy.zeros((256, 384), bool)
     mask[100:150, 250:320] = True
     asked = Request(opened.image, mask, FAST, layered=opened.layered, lost=("A sentence about the file.",))
-    outcome = remove(Job(), registry, asked)
+    outcome = generate(Job(), registry, asked)
     made, changed = numpy.asarray(outcome.composites[0]), outcome.changed[0]
     assert made.shape == pixels.shape and changed.any() and (made[~changed] == pixels[~changed]).all()
     assert (made[mask, 3] == 255).all() and (made[~masks.grow(mask, 8), 3] == pixels[~masks.grow(mask, 8), 3]).all()
     assert outcome.notes[0] == "A sentence about the file." and checks.TRANSPARENT in outcome.notes
-    plain = remove(Job(), registry, dataclasses.replace(asked, layered=None, lost=()))
+    plain = generate(Job(), registry, dataclasses.replace(asked, layered=None, lost=()))
     assert plain.composites[0].mode == "RGB" and checks.TRANSPARENT not in plain.notes
 
 
@@ -199,7 +201,7 @@ def test_what_is_painted_small_is_told_and_follows_the_picture_s_look(registry, 
     """A black-and-white photograph stays one, also where it was painted."""
     grey = Image.fromarray(pair.image).convert("L").resize((768, 512))
     mask = numpy.asarray(Image.fromarray(pair.mask).resize((768, 512)))
-    outcome = remove(Job(), registry, Request(images.open_picture(grey), mask, FAST))
+    outcome = generate(Job(), registry, Request(images.open_picture(grey), mask, FAST))
     made = numpy.asarray(outcome.composites[0]).astype(int)
     assert (made.max(-1) == made.min(-1)).all() and outcome.changed[0].any()
     assert any("black and white" in note for note in outcome.notes)

@@ -12,19 +12,14 @@ from PIL import Image
 from pipelines import georemover
 from pipelines.core import masks
 from pipelines.georemover import Recipe, Settings, composite, metrics
+from pipelines.worlds import removal
 from tests.georemover.toys import FAST
 
 
 def scene_at(size: tuple[int, int], recipe: Recipe):
     """An example rendered at another size: with, without, mask."""
-    from pipelines.worlds import removal, tabletop
-
-    pair, shape = recipe.pair(), size[::-1]
-    with_, without = (
-        removal.to_uint8(tabletop.render([scene], shape).image[0])
-        for scene in (pair.scene, pair.scene.without(pair.index))
-    )
-    return with_, without, tabletop.geometry([pair.scene], shape)[1][0, pair.index].numpy()
+    pair = removal.pair(recipe.scene(), recipe.index, size[::-1])
+    return pair.image, pair.clean, pair.mask
 
 
 def noisy(picture: numpy.ndarray, seed: int) -> numpy.ndarray:
@@ -106,3 +101,20 @@ def test_without_growth_the_object_s_edge_does_not_come_back(pair):
     settings = dataclasses.replace(FAST, grow=0, feather=6)
     made, _changed = composite.compose(Image.fromarray(pair.image), pair.clean, pair.image, pair.mask, settings)
     assert numpy.array_equal(numpy.asarray(made)[pair.mask], pair.clean[pair.mask])
+
+
+def test_an_enlarged_change_has_the_edges_of_the_picture():
+    """A shadow of a quarter of the width: light that was found in a small picture is blurred there, and its edge is in the large one."""
+    factor, size = 4, 192
+    rng = numpy.random.default_rng(0)
+    clean = numpy.full((size, size, 3), 150.0) + rng.normal(0, 3, (size, size, 1))
+    shade = numpy.ones((size, size, 1))
+    shade[60:130, 70:150] = 0.6
+    dark = (clean * shade).clip(0, 255).round().astype(numpy.uint8)
+    light = cv2.resize((1 / shade - 1)[..., 0], (size // factor,) * 2, interpolation=cv2.INTER_AREA)
+    large = cv2.resize(light, (size, size), interpolation=cv2.INTER_CUBIC)[..., None] * dark
+    off = [
+        float(numpy.abs(dark + change - clean)[50:140, 60:160].mean())
+        for change in (large, composite.along_edges(large, dark, round(composite.EDGES * factor)))
+    ]
+    assert off[1] < 0.8 * off[0], off

@@ -9,6 +9,8 @@ from types import SimpleNamespace
 import numpy
 import pytest
 from PIL import Image
+from scipy.spatial import cKDTree
+from transformers.models.dpt.image_processing_dpt import get_resize_output_image_size
 
 from pipelines.core import depth as depth_maps
 from pipelines.georemover import composite
@@ -25,6 +27,30 @@ def test_the_palette_there_and_back():
     assert numpy.abs(again - depth).max() < 1e-6 and distance.max() == 0
     _same, off = depth_maps.from_colours(numpy.full((2, 2, 3), (0, 255, 0), numpy.uint8))
     assert off.min() > 100
+
+
+INFERNO = [
+    (0, 0, 3), (10, 7, 35), (32, 12, 74), (60, 9, 101), (87, 15, 109), (112, 25, 110), (137, 34, 105), (163, 43, 97),
+    (187, 55, 84), (209, 70, 67), (228, 90, 49), (241, 114, 29), (249, 142, 8), (251, 172, 16), (248, 203, 52), (241, 233, 104),
+]  # fmt: skip
+"""matplotlib's colours of the levels 0, 16, 32 ..., as the authors write them: the fraction cut off."""
+
+
+def test_the_colours_are_within_one_level_of_the_authors():
+    assert numpy.abs(depth_maps.palette()[::16].astype(int) - INFERNO).max() == 1
+    ramp = numpy.random.default_rng(0).random((64, 96)).astype(numpy.float32)
+    ours, theirs = depth_maps.from_colours(depth_maps.to_colours(ramp))[0] * 255, numpy.floor(ramp * 255)
+    nearer = ours.round() - theirs
+    assert set(numpy.unique(nearer)) == {0, 1} and abs(nearer.mean() - 0.5) < 0.02
+
+
+def test_what_stage_1_paints_off_the_palette_is_moved_to_it_before_stage_2():
+    ramp = numpy.linspace(0, 1, 64 * 96, dtype=numpy.float32).reshape(64, 96)
+    colours = depth_maps.to_colours(ramp)
+    painted = (colours.astype(int) + numpy.random.default_rng(0).integers(-4, 5, colours.shape)).clip(0, 255)
+    read, distance = depth_maps.from_colours(painted.astype(numpy.uint8))
+    assert 3 < distance.mean() < 6, "about as far as the authors' released stage 1"
+    assert numpy.abs(read - ramp).mean() < 0.01 and depth_maps.from_colours(depth_maps.to_colours(read))[1].max() == 0
 
 
 RAMP = numpy.linspace(0.2, 0.8, 64 * 96, dtype=numpy.float32).reshape(64, 96)
@@ -70,8 +96,6 @@ def test_a_large_map_is_refused_or_read_in_a_second():
 
 
 def test_reading_colours_once_changes_nothing():
-    from scipy.spatial import cKDTree
-
     pixels = numpy.random.default_rng(0).integers(0, 256, (40, 30, 3), numpy.uint8)
     distance, level = cKDTree(depth_maps.palette().astype(numpy.float32)).query(
         pixels.reshape(-1, 3).astype(numpy.float32)
@@ -111,8 +135,6 @@ def test_depth_is_estimated_in_every_format(base, size):
 
 @pytest.mark.parametrize("size", [(640, 1024), (64, 1024), (1024, 448), (320, 448), (64, 64), (960, 512)])
 def test_the_published_depth_network_gets_the_size_that_its_processor_would_make(size):
-    from transformers.models.dpt.image_processing_dpt import get_resize_output_image_size
-
     wanted = get_resize_output_image_size(numpy.empty((3, *size)), (518, 518), True, 14)
     full = SimpleNamespace(base=flux.FULL)
     assert Stages._depth_size(full, *size) == (wanted.height, wanted.width)

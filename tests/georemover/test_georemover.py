@@ -18,7 +18,7 @@ from pipelines.core.lane import Cancelled, Job, Progress
 from pipelines.core.patching import fingerprint
 from pipelines.core.registry import Registry
 from pipelines.core.stages import Preview, Stored, keeping
-from pipelines.georemover import Cache, Outcome, Recipe, Request, Settings, export, metrics, remove
+from pipelines.georemover import Cache, Outcome, Recipe, Request, Settings, export, generate, metrics
 from pipelines.georemover.stages import Stages
 from pipelines.models import flux
 from tests.georemover.toys import FAST, drain
@@ -143,7 +143,7 @@ def test_a_run_returns_everything_and_changes_no_model(registry, base, request_,
     with registry.lease(*base.parts) as parts:
         before = [fingerprint(part) for part in (parts[0], parts[1], parts[4])]
     job = Job()
-    outcome = remove(job, registry, dataclasses.replace(request_, compare=True), Cache())
+    outcome = generate(job, registry, dataclasses.replace(request_, compare=True), Cache())
     assert steps == [96] * 4 + [288] * 4 + [96] * 4
     assert isinstance(outcome, Outcome) and outcome.settings == FAST.validated()
     assert outcome.results[0].shape == (128, 192, 3) and outcome.strips[0].shape == (128, 576, 3)
@@ -168,52 +168,52 @@ def test_a_run_returns_everything_and_changes_no_model(registry, base, request_,
 
 
 def test_the_same_request_gives_the_same_bytes(registry, request_):
-    first, second = (remove(Job(), registry, request_) for _ in range(2))
+    first, second = (generate(Job(), registry, request_) for _ in range(2))
     assert first.composites[0].tobytes() == second.composites[0].tobytes()
     assert numpy.array_equal(first.strips[0], second.strips[0])
 
 
 def test_changing_stage_2_never_runs_stage_1_again(registry, request_, steps):
     cache = Cache()
-    first = remove(Job(), registry, request_, cache)
+    first = generate(Job(), registry, request_, cache)
     steps.clear()
-    again = remove(Job(), registry, request_, cache)
+    again = generate(Job(), registry, request_, cache)
     assert steps == [] and again.seconds["stage 1"] == again.seconds["stage 2"] == again.seconds["depth"] == 0
     changed = dataclasses.replace(request_, settings=dataclasses.replace(FAST, steps_2=5))
-    second = remove(Job(), registry, changed, cache)
+    second = generate(Job(), registry, changed, cache)
     assert steps == [288] * 5
     assert numpy.array_equal(first.depth_after, second.depth_after)
     assert not numpy.array_equal(first.results[0], second.results[0])
     steps.clear()
-    remove(Job(), registry, dataclasses.replace(request_, settings=dataclasses.replace(FAST, scale_1=0.5)), cache)
+    generate(Job(), registry, dataclasses.replace(request_, settings=dataclasses.replace(FAST, scale_1=0.5)), cache)
     assert steps == [96] * 4 + [288] * 4
     steps.clear()
-    remove(Job(), registry, dataclasses.replace(request_, settings=dataclasses.replace(FAST, feather=5)), cache)
+    generate(Job(), registry, dataclasses.replace(request_, settings=dataclasses.replace(FAST, feather=5)), cache)
     assert steps == []
 
 
 def test_more_variants_run_only_the_new_ones(registry, request_, steps):
     cache = Cache()
-    remove(Job(), registry, request_, cache)
+    generate(Job(), registry, request_, cache)
     steps.clear()
-    outcome = remove(
+    outcome = generate(
         Job(), registry, dataclasses.replace(request_, settings=dataclasses.replace(FAST, variants=3)), cache
     )
     assert steps == [288] * 8
     assert len(outcome.results) == len(outcome.composites) == len(outcome.metrics) == len(outcome.changed) == 3
-    other = remove(Job(), registry, dataclasses.replace(request_, settings=dataclasses.replace(FAST, seed=4)))
+    other = generate(Job(), registry, dataclasses.replace(request_, settings=dataclasses.replace(FAST, seed=4)))
     # variant 2 is what seed 4 paints of the same geometry; its own stage 1 is drawn from seed 4
     assert not numpy.array_equal(other.depth_after, outcome.depth_after)
 
 
 def test_a_given_depth_after_replaces_stage_1(registry, request_, pair, steps):
     given = dataclasses.replace(request_, depth_after=pair.depth_clean, depth_before=pair.depth)
-    outcome = remove(Job(), registry, given)
+    outcome = generate(Job(), registry, given)
     assert steps == [288] * 4
     assert numpy.array_equal(outcome.depth_after, pair.depth_clean) and outcome.off_palette is None
     assert export.facts(outcome)["depth"] == "given" and outcome.original_size == (192, 128)
     small = cv2.resize(pair.depth_clean, (96, 64))
-    assert remove(Job(), registry, dataclasses.replace(given, depth_after=small)).depth_after.shape == (128, 192)
+    assert generate(Job(), registry, dataclasses.replace(given, depth_after=small)).depth_after.shape == (128, 192)
 
 
 @pytest.mark.parametrize("after", [0, 1, 3, 5, 7])
@@ -230,13 +230,13 @@ def test_stop_ends_within_a_step_and_keeps_what_is_finished(registry, request_, 
         if after == 0:
             job.stop.set()
         with pytest.raises(Cancelled):
-            remove(job, registry, request_, cache)
+            generate(job, registry, request_, cache)
     finally:
         handle.remove()
     assert len(steps) <= after + 1
     done = len(steps)
     steps.clear()
-    remove(Job(), registry, request_, cache)
+    generate(Job(), registry, request_, cache)
     # a stage whose last step is done is finished, and kept
     assert steps == ([96] * 4 if done < 4 else []) + ([288] * 4 if done < 8 else [])
 
@@ -252,9 +252,9 @@ def test_a_stop_between_the_stages_keeps_stage_1(registry, request_, steps):
 
     job.emit = emit
     with pytest.raises(Cancelled):
-        remove(job, registry, request_, cache)
+        generate(job, registry, request_, cache)
     assert steps == [96] * 4
-    remove(Job(), registry, request_, cache)
+    generate(Job(), registry, request_, cache)
     assert steps == [96] * 4 + [288] * 4
 
 
@@ -268,7 +268,7 @@ def test_the_depth_alone_needs_no_mask(registry, request_, steps):
     both = georemover.geometry(Job(), registry, request_, cache)
     assert numpy.array_equal(both.depth_before, found.depth_before) and steps == [96] * 4
     assert any("does not look like a depth map" in note for note in both.notes), "as a whole run tells it"
-    assert numpy.array_equal(remove(Job(), registry, request_, cache).depth_after, both.depth_after)
+    assert numpy.array_equal(generate(Job(), registry, request_, cache).depth_after, both.depth_after)
     assert steps == [96] * 4 + [288] * 4
 
 
@@ -284,10 +284,10 @@ def test_a_cache_is_filled_from_another_process(registry, request_, steps):
     lane.send_elsewhere(lambda *given: crosses(registry, *given))
     try:
         request_ = dataclasses.replace(request_, truth=None)
-        *items, first = keeping(lane.stream(remove, registry, request_, cache), cache)
+        *items, first = keeping(lane.stream(generate, registry, request_, cache), cache)
         assert steps == [96] * 4 + [288] * 4 and not any(isinstance(item, Stored) for item in items)
         assert len(cache) == 4, "depth, both stages, autoencoder"
-        *_items, second = keeping(lane.stream(remove, registry, request_, cache), cache)
+        *_items, second = keeping(lane.stream(generate, registry, request_, cache), cache)
     finally:
         lane.send_elsewhere(None)
     assert len(steps) == 8 and numpy.array_equal(first.value.results[0], second.value.results[0])
@@ -309,7 +309,7 @@ def test_the_limit_does_not_count_what_loading_takes(request_):
 def test_a_run_past_its_time_is_told(registry, request_):
     job = Job(limit_s=0.0, started=0.0)
     with pytest.raises(TimeoutError, match="use fewer steps"):
-        remove(job, registry, request_)
+        generate(job, registry, request_)
 
 
 @pytest.mark.parametrize(
@@ -330,7 +330,7 @@ def test_any_photograph_goes_through_and_keeps_every_other_pixel(registry, file)
     width, height = image.size
     mask = numpy.zeros((height, width), bool)
     mask[height // 3 : height // 2, width // 3 : width // 2] = True
-    outcome = remove(Job(), registry, Request(image, mask, FAST))
+    outcome = generate(Job(), registry, Request(image, mask, FAST))
     made, changed = outcome.composites[0], outcome.changed[0]
     assert made.size == image.size and changed.shape == (height, width) and changed[mask].all()
     assert numpy.asarray(made)[~changed].tobytes() == numpy.asarray(image)[~changed].tobytes()
@@ -340,5 +340,5 @@ def test_any_photograph_goes_through_and_keeps_every_other_pixel(registry, file)
 
 def test_a_truth_may_be_a_picture(registry, request_, pair):
     given = dataclasses.replace(request_, truth=None, clean=Image.fromarray(pair.clean))
-    found = remove(Job(), registry, given).metrics[0]
+    found = generate(Job(), registry, given).metrics[0]
     assert found["truth"] is True and found["residual_effect"] is not None and "depth" not in found

@@ -108,7 +108,7 @@ def test_it_follows_the_render_and_removes_nothing_on_its_own():
         assert model.recolouring is not None
         alone, guided, plain = [], [], []
         for number in range(6):
-            pair = evaluate.case("validation", 100 + number)
+            pair = evaluate.case("validation", 100 + number, scale=1)
             effect = metrics.effect_area(pair.image, pair.clean, pair.mask)
             if not metrics.defined(effect):
                 continue

@@ -14,15 +14,16 @@ from types import SimpleNamespace
 import gradio as gr
 import numpy
 import pytest
+from diffusers.image_processor import VaeImageProcessor
 from PIL import Image
 
 from demos.georemover import painter, scenes
 from demos.georemover.mask import BRUSH, CLICK, asked_mask, current_mask, mask_line, read_mask, snapped
 from pipelines.core import masks
-from pipelines.georemover import Recipe
+from pipelines.georemover import LARGE, Recipe, Request, Settings, prepare
 from pipelines.models import flux
 from pipelines.models.flux_tiny import HEIGHT, WIDTH
-from tests.core.test_app import visit
+from tests.core.test_app import python, visit
 from tests.georemover.page import box_mask, handler, own_picture, put, strokes
 
 # --- the first scene, rolling and choosing ---
@@ -38,8 +39,6 @@ def test_the_page_opens_with_a_scene_that_is_rendered_as_its_recipe_says():
 
 def test_opening_the_page_renders_nothing(page):
     code = "import demos.georemover, sys; from demos.georemover.scenes import first; first(); print('torch' in sys.modules)"
-    from tests.core.test_app import python
-
     assert python(code).strip() == "False"
 
 
@@ -74,7 +73,8 @@ def test_a_scene_without_that_object_is_refused():
 def test_rolling_keeps_to_what_was_asked(page):
     made = list(handler(page, "roll_scene")(7, 3, "tile", "hard", "mirroring", 2, True).values())
     picture = next(v for v in made if isinstance(v, painter.Picture))
-    assert len(picture.solids) == 3 and picture.recipe == Recipe(7, 3, "tile", "hard", True)
+    assert len(picture.solids) == 3 and picture.recipe == Recipe(7, 3, "tile", "hard", True, scale=LARGE)
+    assert picture.image.size == (768, 512)
     for seed in (None, 10**6, -1, 2.5):
         with pytest.raises(gr.Error, match="scene seed is .* whole number"):
             handler(page, "roll_scene")(seed, 3, "tile", "hard", "mirroring", 2, True)
@@ -85,7 +85,7 @@ def test_rolling_keeps_to_what_was_asked(page):
 
 def test_a_mask_comes_back_as_it_went_onto_the_painter():
     picture = scenes.first()
-    for mask in (picture.solids[0], box_mask(picture), numpy.zeros((HEIGHT, WIDTH), bool)):
+    for mask in (picture.solids[0], box_mask(picture), numpy.zeros(picture.solids[0].shape, bool)):
         drawn = painter.value_of(picture, mask)
         assert (current_mask(picture, BRUSH, drawn) == mask).all()
     for size in ((300, 200), (1500, 1000), (900, 1600)):
@@ -242,7 +242,7 @@ def test_the_line_tells_area_and_growth():
     picture, base = scenes.first(), flux.BASES["mini"]
     mask = picture.solids[picture.index]
     plain, grown = (re.search(r"([\d.]+) %", mask_line(picture, mask, base, n))[1] for n in (0, 4))
-    assert float(plain) == pytest.approx(100 * mask.mean(), abs=0.06) and float(grown) > float(plain)
+    assert float(plain) == pytest.approx(100 * mask.mean(), abs=0.3) and float(grown) > float(plain)
     assert "growing" in mask_line(picture, mask, base, 4) and "shrinking" in mask_line(picture, mask, base, -1)
     assert "Nothing is marked" in mask_line(picture, ~numpy.ones_like(mask), base)
 
@@ -260,3 +260,19 @@ def test_pictures_that_are_not_taken_leave_the_page_alone(page, tmp_path: Path):
     Image.new("CMYK", (900, 1600), (0, 90, 90, 0)).save(good)
     picture = next(v for v in bring(str(good), 2, True).values() if isinstance(v, painter.Picture))
     assert picture.image.size == (900, 1600) and picture.solids is None and picture.name == "portrait"
+
+
+def test_ungrown_and_unfilled_the_full_set_s_mask_is_the_authors():
+    """Theirs is diffusers' own: Lanczos to the working size, white from one half on; nothing is grown and nothing filled."""
+    mask = numpy.zeros((720, 1280), bool)
+    mask[200:420, 300:640] = True
+    mask[280:330, 400:500] = False
+    image = Image.new("RGB", (1280, 720))
+    settings = dataclasses.replace(Settings.of("full"), grow=0, fill_holes=False)
+    ours = prepare(Request(image, mask, settings))
+    theirs = VaeImageProcessor(do_binarize=True, do_convert_grayscale=True, do_normalize=False).preprocess(
+        Image.fromarray(mask.astype(numpy.uint8) * 255), height=ours.size[1], width=ours.size[0]
+    )
+    assert ours.size == (1024, 576) and (ours.mask != (theirs[0, 0].numpy() > 0.5)).mean() < 0.002
+    usual = prepare(Request(image, mask, Settings.of("full")))
+    assert Settings.of("full").grow == 8 and (usual.mask == masks.grow(masks.fill_holes(ours.mask), 8)).all()

@@ -49,7 +49,7 @@ def scenes() -> list[Scene]:
 
     def estimate(**parts: object) -> None:
         model = Stages(base, **parts)
-        for scene in [*(recipe.pair().scene for recipe in georemover.EXAMPLES), *map(removal.sample, SEEDS)]:
+        for scene in [*(recipe.scene() for recipe in georemover.EXAMPLES), *map(removal.sample, SEEDS)]:
             image = removal.pictures(scene)
             made.append(Scene(image, depth_maps.normalised(model.raw_depth(image)), removal.masks(scene)))
 

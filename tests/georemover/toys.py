@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pipelines.core.lane import Job
-from pipelines.georemover import Settings, remove
+from pipelines.georemover import Settings, generate
 
 FAST = Settings(seed=3, steps_1=4, steps_2=4)
 
@@ -20,5 +20,5 @@ def one_sentence(text: str | None) -> bool:
 
 def refused(registry, request) -> str:
     with pytest.raises(ValueError, match=r"[.]$") as caught:
-        remove(Job(), registry, request)
+        generate(Job(), registry, request)
     return str(caught.value)
