@@ -175,7 +175,7 @@ def main() -> None:
     parser.add_argument("--layers", default=MODELS["mini"][0].layers)
     parser.add_argument("--choose", action="store_true", help="try places and layers on other questions, write nothing")
     parser.add_argument("--write", action="store_true", help="write the figures for the card and the page")
-    arguments = parser.parse_args()
+    arguments = chunks.arguments_of(parser)
     concepts = arguments.concepts.split(",")
     if arguments.choose:
         choose(min(arguments.prompts, 40), concepts)

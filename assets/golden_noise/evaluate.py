@@ -26,7 +26,9 @@ from assets.lab import chunks, training
 from pipelines import golden_noise
 from pipelines.core.registry import Registry
 from pipelines.core.scores import Paired
+from pipelines.core.weights import manifest
 from pipelines.golden_noise import GoldenNoise, lab
+from pipelines.golden_noise import arms as golden_noise_arms
 from pipelines.models import judges, sdxl, sdxl_tiny
 from pipelines.worlds import prompts as words
 
@@ -57,21 +59,23 @@ NPNET_OF = {"npnet": "film", "npnet_paper": "paper"}
 def mark(arm: str, steps: int, guidance: float, strength: float) -> str:
     """Short hash over the settings and all weights that decide an arm's results; a new network leaves other arms valid."""
     folders = ("assets/mini_sdxl", "assets/verifier/reward", "assets/verifier/judge")
-    facts = [sdxl.manifest(folder).get("sha256", {}) for folder in folders]
-    networks = sdxl.manifest("assets/mini_npnet").get("sha256", {})
+    facts = [manifest(folder).get("sha256", {}) for folder in folders]
+    networks = manifest("assets/mini_npnet").get("sha256", {})
     facts += [{k: v for k, v in networks.items() if k.split("/")[0] == part} for part in NETWORKS.get(arm, ())]
     settings = [sdxl_tiny.SCHEDULE_STEPS, steps, guidance, strength, lab.STRONGER, lab.MORE_STEPS]
     return hashlib.sha256(json.dumps([facts, settings], sort_keys=True).encode()).hexdigest()[:16]
 
 
-def run_chunk(models: lab.Models, judge, arm: str, part, steps: int, guidance: float, strength: float) -> dict:
+def run_chunk(
+    models: golden_noise_arms.Models, judge, arm: str, part, steps: int, guidance: float, strength: float
+) -> dict:
     """Right or wrong of every case of a chunk in one arm, and the seconds it took."""
     prompts, seeds = [text for text, _ in part], [seed for _, seed in part]
     with torch.inference_mode():
         started = time.perf_counter()
-        pictures = lab.draw_arm(arm, models, prompts, seeds, steps, guidance, strength)
+        pictures = golden_noise_arms.draw_arm(arm, models, prompts, seeds, steps, guidance, strength)
         seconds = time.perf_counter() - started
-        return {"right": lab.fully_right(judge, pictures, prompts), "seconds": seconds}
+        return {"right": golden_noise_arms.fully_right(judge, pictures, prompts), "seconds": seconds}
 
 
 def measure(
@@ -109,7 +113,7 @@ def open_models(arms: list[str]):
     with Registry("cpu").lease(*wanted) as found:
         base, (reward, judge, *npnets) = found[: len(sdxl.PARTS)], found[len(sdxl.PARTS) :]
         golden = GoldenNoise(sdxl.build(base), None)
-        return lab.Models(golden, dict(zip(networks, npnets, strict=True)), reward), judge
+        return golden_noise_arms.Models(golden, dict(zip(networks, npnets, strict=True)), reward), judge
 
 
 def table(found: dict[str, list[dict]], steps: int) -> dict[str, dict]:
@@ -158,7 +162,7 @@ def main() -> None:
     parser.add_argument(
         "--write", action="store_true", help="put the figures into the manifest, for the card and the page"
     )
-    arguments = parser.parse_args()
+    arguments = chunks.arguments_of(parser)
     arms = list(dict.fromkeys(["standard", *arguments.arms.split(",")]))
     unknown = [arm for arm in arms if arm not in lab.ARMS]
     if unknown:

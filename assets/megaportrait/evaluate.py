@@ -25,6 +25,7 @@ from typing import Any
 import numpy
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 
 from assets.lab import chunks, training
 from pipelines import megaportrait
@@ -148,7 +149,7 @@ def run_pair(
         request = Request(reference, person, settings=settings, truth=truth, rendered=True)
         began = time.perf_counter()
         try:
-            made = megaportrait.portrait(Job(limit_s=1e9), registry, request, shared if arm in SHARED else Cache())
+            made = megaportrait.generate(Job(limit_s=1e9), registry, request, shared if arm in SHARED else Cache())
         except ValueError as error:
             rows[arm] = {"refused": str(error)}
             continue
@@ -411,8 +412,6 @@ def sheet(columns: Sequence[Sequence[NDArray[numpy.uint8]]]) -> NDArray[numpy.ui
 
 
 def write_sheets(stream: str, people: int, rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
-    from PIL import Image
-
     for name, numbers in ordered(rows).items():
         columns = []
         for number in numbers:
@@ -498,7 +497,7 @@ def speed(times: int) -> dict[str, Any]:
         for name in ("portrait", "fast"):
             request = Request(reference, person, settings=Settings.of("mini", fast=name == "fast"), rendered=True)
             began = time.perf_counter()
-            megaportrait.portrait(Job(1e9), registry, request)
+            megaportrait.generate(Job(1e9), registry, request)
             seconds[name] = time.perf_counter() - began
         if turn:
             steps.append(person.facts["steps"])
@@ -545,7 +544,7 @@ def main() -> None:
     parser.add_argument("--sheets", type=Path, help="also write the sheets into this folder")
     parser.add_argument("--speed", type=int, metavar="N", help="only measure seconds, N times")
     parser.add_argument("--write", action="store_true", help="write the figures for the card and the page")
-    given = parser.parse_args()
+    given = chunks.arguments_of(parser)
     try:
         changes, lesson = changed(Settings, given.settings), changed(Training, given.training)
     except ValueError as error:

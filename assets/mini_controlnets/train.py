@@ -27,8 +27,11 @@ from typing import Any
 
 import numpy
 import torch
+from diffusers import AutoencoderTiny, ControlNetModel, DDIMScheduler, UNet2DConditionModel
 from numpy.typing import NDArray
+from safetensors.torch import save_file
 from torch import Tensor, nn
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from assets.lab import training
 from assets.mini_faces import data
@@ -69,9 +72,6 @@ class Base:
 
 
 def load_base(device: str) -> Base:
-    from diffusers import AutoencoderTiny, DDIMScheduler, UNet2DConditionModel
-    from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
-
     unet = UNet2DConditionModel.from_pretrained(BASE / "unet", torch_dtype=torch.float32)
     vae = AutoencoderTiny.from_pretrained(BASE / "vae", torch_dtype=torch.float32)
     texts = (
@@ -92,8 +92,6 @@ def new_controlnet(unet):
     As its class initialises it, the map's encoder ends in zeros too, and learns nothing before the doors have opened without it. Here
     it starts open: the doors alone keep the base as it was.
     """
-    from diffusers import ControlNetModel
-
     torch.manual_seed(SEED)
     net = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=CONDITIONING)
     nn.init.xavier_normal_(net.controlnet_cond_embedding.conv_out.weight)
@@ -149,8 +147,6 @@ def encoded(table: dict[str, NDArray], base: Base, device: str) -> dict[str, Ten
 
 def write_others(count: int = 64) -> None:
     """Latents and embedded captions of ``count`` people, whom a visitor's training sees beside the person's own pictures."""
-    from safetensors.torch import save_file
-
     paths = [path for path in (latents_path(shard) for shard in range(SHARDS)) if path.exists()]
     if not paths:
         raise FileNotFoundError(f"no latents in {DATA}: run `python -m assets.mini_controlnets.train latents` first")
@@ -296,8 +292,6 @@ class Check:
 
 
 def train_net(name: str, minutes: float, device: str, batch: int = 16) -> None:
-    from diffusers import ControlNetModel
-
     base = load_base(device)
     rows = load_rows(base)
     shipped, earlier = HERE / name, []

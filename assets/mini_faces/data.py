@@ -22,7 +22,8 @@ import numpy
 from numpy.typing import NDArray
 
 from assets.lab.shards import make_shards
-from pipelines.models.faces import LABELS, POINTS, RENDERED
+from pipelines.core.geometry import POINTS
+from pipelines.models.faces import LABELS, RENDERED
 from pipelines.worlds import portrait
 from pipelines.worlds.portrait import Portrait
 

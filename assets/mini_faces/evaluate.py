@@ -25,9 +25,12 @@ from numpy.typing import NDArray
 
 from assets.lab import chunks, training
 from assets.mini_faces import data
+from pipelines.core.geometry import POINTS
 from pipelines.core.registry import Registry
+from pipelines.models import face_nets
 from pipelines.models import faces as face_models
-from pipelines.models.faces import LABELS, POINTS, Face, FaceEmbedder, FaceParser
+from pipelines.models.face_nets import FaceEmbedder, FaceParser
+from pipelines.models.faces import LABELS, Face
 from pipelines.worlds import portrait, tabletop
 from pipelines.worlds.portrait import clay, paint, shapes
 from pipelines.worlds.portrait import people as persons
@@ -245,7 +248,7 @@ def report(rows: Sequence[dict[str, Any]], others: Sequence[dict[str, Any]], ala
 
 def mark() -> str:
     """Short hash over what decides a figure: weights, and the code that reads and measures."""
-    sources = [inspect.getsource(module) for module in (face_models, data, persons, clay, paint, shapes)]
+    sources = [inspect.getsource(module) for module in (face_models, face_nets, data, persons, clay, paint, shapes)]
     facts = [training.hashes(HERE), [hashlib.sha256(text.encode()).hexdigest() for text in sources], SHOTS]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
 
@@ -282,7 +285,7 @@ def main() -> None:
     parser.add_argument("--people", type=int, default=200)
     parser.add_argument("--others", type=int, default=100, help="people who set the threshold")
     parser.add_argument("--write", action="store_true", help="write evaluation.json")
-    given = parser.parse_args()
+    given = chunks.arguments_of(parser)
     torch.set_num_threads(1)
     found = measure(given.people, given.others)
     if found is None:

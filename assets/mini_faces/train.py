@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy
 import torch
 import torch.nn.functional as F
@@ -30,6 +31,7 @@ from torch import Tensor, nn
 
 from assets.lab import training
 from assets.mini_faces import data, evaluate
+from pipelines.models import face_nets
 from pipelines.models import faces as face_models
 from pipelines.models.faces import ALIGNED, LABELS, STRIDE
 
@@ -176,7 +178,7 @@ def train_embedder(minutes: float, device: str, batch: int = 96) -> None:
     faces = data.Faces(DATA)
     pictures = aligned_faces({name: faces[name] for name in ("images", "points")})
     people, persons = numpy.unique(faces["identity"], return_inverse=True)
-    model = Teacher(face_models.FaceEmbedderNetwork(), len(people)).to(device, memory_format=torch.channels_last)
+    model = Teacher(face_nets.FaceEmbedderNetwork(), len(people)).to(device, memory_format=torch.channels_last)
     shape = oval().to(device)
     held, size = validation(), training.rank_and_size()[1]
     checks = [face[AROUND:-AROUND, AROUND:-AROUND] for face in aligned_faces(held)]
@@ -195,7 +197,7 @@ def train_embedder(minutes: float, device: str, batch: int = 96) -> None:
 
     def check(average: nn.Module) -> dict[str, float]:
         network = average.network.eval()
-        embeddings = face_models.FaceEmbedder(network).embed_aligned(checks)
+        embeddings = face_nets.FaceEmbedder(network).embed_aligned(checks)
         scores, same = evaluate.pairs(embeddings, held["identity"])
         return {
             "equal error rate": round(evaluate.equal_error_rate(scores, same), 4),
@@ -328,8 +330,6 @@ def noise_fields(count: int, rng: numpy.random.Generator) -> NDArray[numpy.float
 
 def drawings(count: int, rng: numpy.random.Generator) -> NDArray[numpy.float32]:
     """Ellipses, boxes and strokes in plain colours over one another, (count, 128, 128, 3) in [0, 1]."""
-    import cv2
-
     found = numpy.empty((count, SIZE, SIZE, 3), numpy.float32)
     for place in range(count):
         canvas = numpy.full((SIZE, SIZE, 3), rng.integers(0, 256, 3), numpy.uint8)
@@ -404,7 +404,7 @@ def parser_loss(parts: Tensor, heat: Tensor, wanted: Views) -> Tensor:
     # What the hill itself is uncertain about is no error.
     missed = missed + (hills * hills.clamp(min=1e-9).log()).sum(-1)
     single = known * ~wanted.counted[:, 1].any(1, keepdim=True)
-    apart = (face_models.expected_places(heat.float()) - wanted.points[:, 0]).norm(dim=-1) / STRIDE
+    apart = (face_nets.expected_places(heat.float()) - wanted.points[:, 0]).norm(dim=-1) / STRIDE
     hit = (missed * known).sum() / known.sum().clamp(min=1)
     near = (apart * single).sum() / single.sum().clamp(min=1)
     return named + HEAT * hit + PLACE * near
@@ -413,7 +413,7 @@ def parser_loss(parts: Tensor, heat: Tensor, wanted: Views) -> Tensor:
 @torch.no_grad()
 def parser_check(network: nn.Module, held: dict[str, NDArray], empty: Tensor, most: int = 80) -> dict[str, float]:
     """Share of faces found rightly and the mean error of their points on held-out renders; share of ``empty`` pictures with a face."""
-    parser = face_models.FaceParser(network.eval())
+    parser = face_nets.FaceParser(network.eval())
     right, errors = [], []
     for picture, points, outline in zip(*(held[name][:most] for name in ("images", "points", "outline")), strict=True):
         faces = parser.detect(picture)
@@ -429,7 +429,7 @@ def parser_check(network: nn.Module, held: dict[str, NDArray], empty: Tensor, mo
 def train_parser(minutes: float, device: str, batch: int = 24) -> None:
     torch.manual_seed(SEED)
     faces, held = data.Faces(DATA), validation()
-    model = face_models.parser_network().to(device)
+    model = face_nets.parser_network().to(device)
     # The first is kept for the checks.
     tables = [numpy.load(path, mmap_mode="r") for path in sorted(DATA.glob(f"tabletop-{SIZE}-*.npy"))]
     assert len(LABELS) == len(CLASS_WEIGHTS)
@@ -444,7 +444,7 @@ def train_parser(minutes: float, device: str, batch: int = 24) -> None:
         nobody = without_faces(batch // EMPTY, tables[1:], number, generator)
         wanted = and_without(wanted, worn(nobody, generator).to(device))
         with training.autocast(device):
-            parts, heat = face_models.parse(model, wanted.images)
+            parts, heat = face_nets.parse(model, wanted.images)
         return parser_loss(parts, heat, wanted)
 
     model, facts = training.train(

@@ -26,7 +26,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 from torch import Tensor
+from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from assets.lab import training
 from pipelines.worlds import crumpet
@@ -56,9 +58,6 @@ CHAT_TEMPLATE = """{{ bos_token }}{% for message in messages -%}
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
     """A word-level tokenizer whose numbers are the places in ``crumpet.vocabulary()``; it adds nothing by itself."""
-    from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
     numbers = {word: number for number, word in enumerate(crumpet.vocabulary())}
     core = Tokenizer(models.WordLevel(numbers, unk_token=crumpet.UNKNOWN))
     core.normalizer = normalizers.Lowercase()
@@ -79,8 +78,6 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
 
 def make_model(width: int = 192, layers: int = 6, heads: int = 6) -> LlamaForCausalLM:
     """A newly drawn model over the vocabulary; embeddings and output share their weights."""
-    from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
-
     words = crumpet.vocabulary()
     ends = {name: words.index(token) for name, token in _ENDS.items()}
     model = LlamaForCausalLM(

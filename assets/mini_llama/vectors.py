@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from assets.lab import training
 from pipelines.concept_guidance import files
@@ -47,8 +48,6 @@ def fit(model: Any, tokenizer: Any, concept: str, probe: str, place: str = PLACE
 
 def open_model(folder: Path = HERE) -> tuple[Any, Any]:
     """The shipped model in float32 and its tokenizer."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
     return model.eval().requires_grad_(False), AutoTokenizer.from_pretrained(folder)
 

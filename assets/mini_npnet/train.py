@@ -23,6 +23,7 @@ of ``TAUGHT_STEPS`` steps: ``CLIMBS`` steps, the change's root mean square at mo
 through the sampler into the network itself, on new prompts and noises, with a penalty on channel means that a
 standard normal noise would not have.
 
+*collect* can run on a cluster as well: ``python -m assets.mini_npnet.train collect --shards 0:400 --on ray``.
 Shard i holds ``PER_SHARD`` pairs and depends on nothing but i, the recipe and the weights it was made with; processes
 (``torchrun`` on CPUs, ``accelerate launch`` on several GPUs) share the shards out and skip those that exist. Every stage resumes after a kill. Seed 5; runs on CPU and CUDA.
 How well it works is measured by ``assets.mini_npnet.evaluate``.
@@ -32,19 +33,21 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from accelerate import PartialState
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
-from assets.lab import training
+from assets.lab import chunks, training
 from pipelines import golden_noise
 from pipelines.core.registry import Registry
-from pipelines.golden_noise import GoldenNoise, lab
+from pipelines.core.weights import manifest
+from pipelines.golden_noise import GoldenNoise, arms
 from pipelines.golden_noise.film import FilmNPNet
 from pipelines.golden_noise.inspection import rms
 from pipelines.golden_noise.npnet import SMALL, NPNet
@@ -75,17 +78,15 @@ def models(device: str = "cpu") -> tuple[GoldenNoise, Any]:
 
 def marks(recipe: str) -> dict[str, str]:
     """What decides a pair, besides its number: hashes of the weights and settings. Others are made anew."""
-    found = dict(sdxl.manifest("assets/mini_sdxl").get("sha256", {}))
+    found = dict(manifest("assets/mini_sdxl").get("sha256", {}))
     found["start"] = str(sdxl_tiny.SCHEDULE_STEPS)
     if recipe == "signal":  # in which the reward has no part
         return found | {"signal": f"{golden_noise.LOOKS} looks, factor {golden_noise.SIGNAL:g}"}
-    return found | {f"reward/{k}": v for k, v in sdxl.manifest("assets/verifier/reward").get("sha256", {}).items()}
+    return found | {f"reward/{k}": v for k, v in manifest("assets/verifier/reward").get("sha256", {}).items()}
 
 
 def sample(golden: GoldenNoise, noises: Tensor, embeds: tuple[Tensor, ...], steps: int, guidance: float) -> Tensor:
     """DDIM with gradients: pictures (B, 3, H, W) in [0, 1] as the pipeline draws them, activations recomputed per step."""
-    from torch.utils.checkpoint import checkpoint
-
     pipe = golden.pipe
     predict = golden_noise.guided_prediction(pipe, embeds)
     pipe.scheduler.set_timesteps(steps)
@@ -106,7 +107,7 @@ def climb(golden: GoldenNoise, reward: Any, noises: Tensor, texts: list[str]) ->
     start, now = noises.clone(), noises.clone()
     for _ in range(CLIMBS):
         moving = now.detach().requires_grad_()
-        score = lab.rewards(reward, sample(golden, moving, embeds, TAUGHT_STEPS, sdxl.MINI.guidance), texts)
+        score = arms.rewards(reward, sample(golden, moving, embeds, TAUGHT_STEPS, sdxl.MINI.guidance), texts)
         (slope,) = torch.autograd.grad(score.sum(), moving)
         now = now + STRIDE * slope / rms(slope)
         change = now - start
@@ -123,46 +124,59 @@ def prompts_of(shard: int) -> list[str]:
 
 
 def collect(recipe: str, shards: list[int], device: str) -> None:
-    golden, reward = models(device)
+    """Write the pairs of those shards that are not there yet, or were made with other weights."""
     folder, mark = PAIRS / recipe, marks(recipe)
     folder.mkdir(parents=True, exist_ok=True)
-    for shard in shards:
+    opened: list[Any] = []
+
+    def make(shard: int) -> dict[str, Any]:
+        if not opened:
+            opened.extend(models(device))
+        return pairs_of(recipe, shard, *opened) | {"base": mark}
+
+    def wanted(shard: int) -> bool:
         path = folder / f"{shard:03d}.pt"
-        if path.exists() and torch.load(path, weights_only=True)["base"] == mark:
-            continue
-        texts = prompts_of(shard)
-        seeds = [COLLECT_NOISE + shard * PER_SHARD + i for i in range(PER_SHARD)]
-        changes, before, after = [], [], []
-        for start in range(0, PER_SHARD, BATCH):
-            part = texts[start : start + BATCH]
-            noises = lab.start_noise(seeds[start : start + BATCH], golden.pipe)
-            if recipe == "reward":
-                twins = climb(golden, reward, noises, part)
-            with torch.no_grad():
-                embeds = golden.embed(part)
-                if recipe == "paper":
-                    twins = golden.redenoised(noises, embeds)
-                if recipe == "signal":
-                    twins = golden.signalled(noises, embeds, sdxl.MINI.steps, seed=seeds[start])
-                changes.append((twins - noises).half().cpu())
-                if recipe == "signal":
-                    continue  # nothing is filtered, so nothing needs to be drawn
-                for noise, scores in ((noises, before), (twins, after)):
-                    drawn = golden.draw(noise, embeds, DRAW_STEPS, sdxl.MINI.guidance)
-                    scores.append(lab.rewards(reward, drawn, part).cpu())
-        found = {"texts": texts, "seeds": seeds, "change": torch.cat(changes), "base": mark}
-        if before:
-            found |= {"before": torch.cat(before), "after": torch.cat(after)}
-        scratch = path.with_suffix(f".{os.getpid()}.tmp")
-        torch.save(found, scratch)
-        scratch.rename(path)
+        return not path.exists() or torch.load(path, weights_only=True)["base"] != mark
+
+    for shard, content in chunks.made(make, [shard for shard in shards if wanted(shard)]):
+        path = folder / f"{shard:03d}.pt"
+        chunks.write(path, content)
+        found = torch.load(path, weights_only=True)
         told = f"change {rms(found['change'].float()).mean():.3f}"
-        if before:
+        if "before" in found:
             gain = found["after"] - found["before"]
             told += (
                 f", median gain of the reward {gain.median():+.3f}, better in {(gain > 0).float().mean():.2f} of pairs"
             )
         print(f"{path}: {told}", flush=True)
+
+
+def pairs_of(recipe: str, shard: int, golden: GoldenNoise, reward: Any) -> dict[str, Any]:
+    """The pairs of a shard: prompts, seeds, changes of the noise, and what the reward says of both pictures."""
+    texts = prompts_of(shard)
+    seeds = [COLLECT_NOISE + shard * PER_SHARD + i for i in range(PER_SHARD)]
+    changes, before, after = [], [], []
+    for start in range(0, PER_SHARD, BATCH):
+        part = texts[start : start + BATCH]
+        noises = arms.start_noise(seeds[start : start + BATCH], golden.pipe)
+        if recipe == "reward":
+            twins = climb(golden, reward, noises, part)
+        with torch.no_grad():
+            embeds = golden.embed(part)
+            if recipe == "paper":
+                twins = golden.redenoised(noises, embeds)
+            if recipe == "signal":
+                twins = golden.signalled(noises, embeds, sdxl.MINI.steps, seed=seeds[start])
+            changes.append((twins - noises).half().cpu())
+            if recipe == "signal":
+                continue  # nothing is filtered, so nothing needs to be drawn
+            for noise, scores in ((noises, before), (twins, after)):
+                drawn = golden.draw(noise, embeds, DRAW_STEPS, sdxl.MINI.guidance)
+                scores.append(arms.rewards(reward, drawn, part).cpu())
+    found = {"texts": texts, "seeds": seeds, "change": torch.cat(changes)}
+    if before:
+        found |= {"before": torch.cat(before), "after": torch.cat(after)}
+    return found
 
 
 def new_network(network: str, resolution: int, tokens: int, text_dim: int, bound: float = 0.0) -> NPNet | FilmNPNet:
@@ -189,7 +203,7 @@ def fit(recipe: str, network: str, minutes: float, device: str) -> None:
         keep, told = better if recipe == "paper" else keep, told | {"better": int(better.sum())}
     with torch.no_grad():
         embeds = torch.cat([golden.embed(texts[i : i + 100])[0] for i in range(0, len(texts), 100)])
-        noises = torch.cat([lab.start_noise(seeds[i : i + 100], golden.pipe) for i in range(0, len(seeds), 100)])
+        noises = torch.cat([arms.start_noise(seeds[i : i + 100], golden.pipe) for i in range(0, len(seeds), 100)])
     held = torch.arange(len(texts)) % 10 == 9
     use, check = (keep & ~held).nonzero().flatten(), held.nonzero().flatten()
     net = new_network(network, noises.shape[-1], *embeds.shape[1:]).to(device)
@@ -234,11 +248,11 @@ def teach(minutes: float, device: str, batch: int = 12) -> None:
     def step(number: int) -> Tensor:
         rng = random.Random(f"teach {SEED} {number}")
         texts = [words.surprise(rng.randrange(10**9)) for _ in range(batch)]
-        noises = lab.start_noise([TEACH_NOISE + number * batch + i for i in range(batch)], golden.pipe)
+        noises = arms.start_noise([TEACH_NOISE + number * batch + i for i in range(batch)], golden.pipe)
         with torch.no_grad():
             embeds = golden.embed(texts)
         changed = net(noises, embeds[0])
-        scores = lab.rewards(reward, sample(golden, changed, embeds, TAUGHT_STEPS, sdxl.MINI.guidance), texts)
+        scores = arms.rewards(reward, sample(golden, changed, embeds, TAUGHT_STEPS, sdxl.MINI.guidance), texts)
         # A channel's mean times the side is standard normal for white noise: more than that costs.
         unlikely = (changed.mean((2, 3)) * side).square().mean() / 2
         return -scores.clamp_min(-12.0).mean() + 0.02 * unlikely
@@ -270,10 +284,8 @@ def main() -> None:
     parser.add_argument("--shards", default="0:12", help="first:end")
     parser.add_argument("--minutes", type=float, default=6, help="of training in all, over every start")
     parser.add_argument("--device", default="cpu")
-    arguments = parser.parse_args()
+    arguments = chunks.arguments_of(parser)
     if arguments.stage == "collect":
-        from accelerate import PartialState
-
         state = PartialState(cpu=arguments.device == "cpu")
         every = list(range(*(int(part) for part in arguments.shards.split(":"))))
         with state.split_between_processes(every) as mine:

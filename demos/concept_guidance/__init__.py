@@ -9,21 +9,35 @@ from typing import Any
 import gradio as gr
 
 from demos.concept_guidance import chat, heat, make, sweep
-from demos.concept_guidance.facts import SLUG, Own, Page, choices
+from demos.concept_guidance.facts import SLUG, Own, Page, choices, concepts_of, size
 from demos.concept_guidance.make import concept_file
 from demos.concept_guidance.measured import measured_html
 from demos.concept_guidance.shown import display, row_facts
-from demos.core.endpoint import NUMBER, TABLE, TEXT, TEXT_OR_LIST, WHOLE, Endpoint, Parameter, parameters_of, publish
+from demos.concept_guidance.talk import TALK
+from demos.core.endpoint import (
+    FILE,
+    NUMBER,
+    TABLE,
+    TEXT,
+    TEXT_OR_LIST,
+    WHOLE,
+    Endpoint,
+    Parameter,
+    parameters_of,
+    publish,
+)
 from demos.core.figures import measured as measured_figures
 from demos.core.figures import safe
 from demos.core.handlers import LIGHT
 from demos.core.hold import held
 from demos.core.page_state import shared
+from demos.core.preflight import PreflightPanel
 from demos.core.tabs import Tab
 from demos.core.widgets import paper_card, words_of
 from pipelines import concept_guidance
 from pipelines.concept_guidance import PAPER, Outcome, Settings, lab
 from pipelines.concept_guidance.concepts import PROBES, REPRESENTATIONS
+from pipelines.concept_guidance.files import read_concept
 from pipelines.concept_guidance.train import Trained, TrainSettings, train
 from pipelines.concept_guidance.vectors import parts
 from pipelines.core.lane import Result, stream
@@ -32,6 +46,8 @@ from pipelines.core.settings import Declared
 from pipelines.models.language import MODELS, language_model
 from pipelines.worlds import crumpet
 
+GUIDE, TRAIN = "guide", "train_concept"
+"""The public functions."""
 LIMIT_S = 600.0
 SAMPLE = "\n".join(
     f"{sign} What does {who} play? => {answer}"
@@ -53,6 +69,9 @@ def build(registry: Registry, model_set: str) -> None:
         offered, value=offered[0][1], label="Language model", visible=len(offered) > 1, elem_id="concept-model"
     )
     about = gr.HTML(model_remark(model_set, offered[0][1]), padding=False)
+    PreflightPanel(registry, model_set).bind(
+        lambda model: [[*parts(language_model(model_set, model)).values()]], concept_guidance.generate, picked
+    )
     page = Page(registry, model_set, picked, shared({}), gr.State({}))
     with gr.Tabs(elem_classes="parts", overflow_behavior="wrap"):
         with gr.Tab("Chat", id="chat", render_children=True):
@@ -67,7 +86,8 @@ def build(registry: Registry, model_set: str) -> None:
             make.build(page, talk)
     with gr.Accordion("How it works", open=False):
         gr.Markdown(words_of(__package__, "story.md"), elem_classes="reading")
-    with gr.Accordion("Use it from Python", open=False):
+    with gr.Accordion("Use it from Python", open=False) as box:
+        chat.build_call(talk, box, guide_endpoint(model_set))
         gr.Markdown(from_python(), elem_classes="reading")
     _guide(registry, model_set)
     _train(registry, model_set)
@@ -103,16 +123,47 @@ def from_python() -> str:
     return words_of(__package__, "python.md").replace("{prompt}", f'"{crumpet.EXAMPLES[0]}"')
 
 
+STRENGTH = 0.3
+"""Of the concept that stands as an example, and of a vector that is sent without a strength."""
+
+
 # --- the public endpoints ------------------------------------------------------------------------------------------
+
+
+def guide_endpoint(model_set: str) -> Endpoint:
+    """`/guide` as it is declared."""
+    named = ("layers", "seed", "max_tokens", "model_set", "temperature", "top_p", "mode", "positions")
+    parameters = (
+        Parameter("prompt", TEXT_OR_LIST, crumpet.EXAMPLES[0], required=True),
+        Parameter("concepts", TABLE, dict.fromkeys(concepts_of(model_set)[:1], STRENGTH), required=True),
+        *_parameters(Settings("", model_set=model_set), *named),
+        Parameter("model", TEXT, ""),
+        Parameter("vector", FILE, optional=True),
+    )
+    outputs = (("text", "unguided"), ("text", "guided"), ("json", "details"))
+    description = (
+        "One question answered twice in one batch, unguided and guided, with per-token scores. prompt: a text, or a list "
+        "of messages of which the last is the user’s. concepts: name to strength, -1 to 1 (at most "
+        f"{Settings.CONCEPTS_MAX}). layers: best, best 3, all, 2-4 or 1, 3; empty for the model’s own. vector: a .safetensors or .gguf file of a "
+        f"concept of your own, as /train_concept writes it; its strength is {STRENGTH:g} unless concepts says another under its name."
+    )
+    return Endpoint(GUIDE, parameters, outputs, description)
 
 
 def _guide(registry: Registry, model_set: str) -> None:
     """`/guide`."""
 
-    def guide(session: str, prompt: Any, concepts: Mapping[str, float], **asked: Any) -> Iterator[Any]:
+    def guide(
+        session: str, prompt: object, concepts: Mapping[str, float], vector: str | None, **asked: Any
+    ) -> Iterator[Any]:
         message, history = conversation(prompt)
+        own = {}
+        if vector is not None:
+            sent = read_concept(vector, *size(model_set, language_model(model_set, asked["model"]).name))
+            own = {sent.name: sent}
+            concepts = {sent.name: STRENGTH, **concepts}
         settings = Settings(message, tuple(concepts.items()), history, model_set=model_set, **asked).validated()
-        for item in stream(concept_guidance.generate, registry, settings, limit_s=LIMIT_S):
+        for item in stream(concept_guidance.generate, registry, settings, own, limit_s=LIMIT_S):
             if isinstance(item, Result):
                 outcome = item.value
                 texts = (display(outcome.rows[place].text, settings.model_set) for place in (0, -1))
@@ -120,20 +171,7 @@ def _guide(registry: Registry, model_set: str) -> None:
             else:
                 yield gr.skip()
 
-    named = ("layers", "seed", "max_tokens", "model_set", "temperature", "top_p", "mode", "positions")
-    parameters = (
-        Parameter("prompt", TEXT_OR_LIST, crumpet.EXAMPLES[0], required=True),
-        Parameter("concepts", TABLE, {"humour": 0.3}, required=True),
-        *_parameters(Settings("", model_set=model_set), *named),
-        Parameter("model", TEXT, ""),
-    )
-    outputs = (("text", "unguided"), ("text", "guided"), ("json", "details"))
-    description = (
-        "One question answered twice in one batch, unguided and guided, with per-token scores. prompt: a text, or a list "
-        "of messages of which the last is the user’s. concepts: name to strength, -1 to 1 (at most "
-        f"{Settings.CONCEPTS_MAX}). layers: best, best 3, all, 2-4 or 1, 3; empty for the model’s own."
-    )
-    publish(Endpoint("guide", parameters, outputs, description), guide, model_set)
+    publish(guide_endpoint(model_set), guide, model_set)
 
 
 def _train(registry: Registry, model_set: str) -> None:
@@ -160,7 +198,7 @@ def _train(registry: Registry, model_set: str) -> None:
         f"{', '.join(REPRESENTATIONS)}."
     )
     outputs = (("json", "accuracy"), ("file", "vector"))
-    publish(Endpoint("train_concept", parameters, outputs, description), train_concept, model_set)
+    publish(Endpoint(TRAIN, parameters, outputs, description), train_concept, model_set)
 
 
 def _parameters(start: Declared, *names: str) -> tuple[Parameter, ...]:
@@ -169,14 +207,14 @@ def _parameters(start: Declared, *names: str) -> tuple[Parameter, ...]:
     return tuple(replace(p, words=start.field(p.name).name) if p.kind in (WHOLE, NUMBER) else p for p in made)
 
 
-def conversation(prompt: Any) -> tuple[Any, Any]:
+def conversation(prompt: object) -> tuple[Any, Any]:
     """(message, history) of a prompt: a text or its blocks, or messages of which the last is the user's."""
     messages = (
         [one for one in prompt if isinstance(one, dict) and ("role" in one or "content" in one)]
         if isinstance(prompt, list)
         else []
     )
-    if not messages:
+    if not isinstance(prompt, list) or not messages:
         return prompt, ()
     last = prompt[-1]
     if not isinstance(last, dict) or last.get("role") != "user":
@@ -208,4 +246,4 @@ def train_facts(made: Trained) -> dict[str, Any]:
     return {**made_how, **counted, "notices": made.notices, "seconds": made.seconds}
 
 
-TAB = Tab("Concept Guidance", SLUG, 40, build, PAPER)
+TAB = Tab("Concept Guidance", SLUG, 40, build, PAPER, (GUIDE, TRAIN), talk=TALK)

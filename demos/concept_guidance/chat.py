@@ -6,6 +6,7 @@ import dataclasses
 import json
 import random
 import secrets
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -18,21 +19,27 @@ from demos.concept_guidance.facts import (
     accuracies,
     accuracy_chart,
     choices,
+    concepts_of,
     full_name,
     points_of,
     safety,
 )
 from demos.concept_guidance.shown import Turn, bubbles, history, notices_html, row_facts
+from demos.core.endpoint import Endpoint
 from demos.core.figures import safe
 from demos.core.form import Form
 from demos.core.handlers import LIGHT, TALKS, halt, on_gpu, stop_run
 from demos.core.hold import STARTS, held, hold
+from demos.core.links import Link, written
+from demos.core.opening import opens_with_result
 from demos.core.page import pump, run_event
+from demos.core.use import use_panel
 from demos.core.visitors import new_folder
-from demos.core.widgets import progress_line
+from demos.core.widgets import Made, progress_line, running_line
 from pipelines import concept_guidance
 from pipelines.concept_guidance import Outcome, Partial, Settings, lab
-from pipelines.core.lane import live
+from pipelines.concept_guidance.concepts import PROBES
+from pipelines.core import lane, limits
 from pipelines.models.language import language_model
 from pipelines.worlds import crumpet
 
@@ -92,11 +99,31 @@ class Chat:
     line: gr.HTML
     panes: list[gr.Chatbot]
     applied: gr.HTML
+    link: Link
     save: gr.DownloadButton
 
     def panes_of(self, turns: Sequence[Turn]) -> dict[Any, Any]:
         """The updates that show both sides of ``turns``."""
         return {pane: bubbles(turns, side, self.page.model_set) for side, pane in enumerate(self.panes)}
+
+    @property
+    def steers(self) -> list[gr.blocks.Block]:
+        """What :meth:`steered` updates."""
+        return [self.visible, *(part for row in self.rows for part in (row.box, *row.inputs))]
+
+    def steered(self, wanted: Mapping[str, float], limit: float = 0.0) -> dict[Any, Any]:
+        """The updates that set the rows to concepts and their strengths, up to the ``limit`` of the raw scale where there is one."""
+        updates: dict[Any, Any] = {self.visible: [n < max(len(wanted), 1) for n in range(ROWS)]}
+        low, high = (-limit, limit) if limit else Settings.STRENGTH
+        step = limit / RAW_STEPS / 2 if limit else 0.05
+        for number, row in enumerate(self.rows):
+            updates[row.box] = gr.Column(visible=number < max(len(wanted), 1))
+            if number < len(wanted):
+                (name, strength) = list(wanted.items())[number]
+                concept, _, probe = name.partition(".")
+                updates |= {row.concept: concept, row.probe: probe, row.on: True}
+                updates[row.strength] = gr.Slider(low, high, strength, step=step)
+        return updates if wanted else {**updates, self.rows[0].on: False}
 
     def written(self, turns: list[Turn]) -> dict[Any, Any]:
         """The updates that make ``turns`` the chat."""
@@ -125,29 +152,35 @@ def build(page: Page) -> Chat:
             line = gr.HTML(progress_line(NOTHING_YET), padding=False, elem_classes="chat-line")
             with gr.Row(elem_classes=["pair", "chats"]):
                 panes = [_pane("Unguided", "plain"), _pane("Guided", "steered")]
-            applied = gr.HTML(padding=False, elem_classes="applied")
             buttons = _message(asked, page.model_set)
             chips, surprise = _questions(page.model_set)
+            applied = gr.HTML(padding=False, elem_classes="applied")
+            link = Link(
+                SLUG, asked, opening=Made(dataclasses.replace(asked.start, message=examples(page.model_set)[0]))
+            )
             save = gr.DownloadButton("Download transcript and settings (JSON)", size="md", interactive=False)
-    chat = Chat(page, asked, rows, visible, both, turns, finished, line, panes, applied, save)
-    _answers(chat, buttons, chips, surprise)
+    chat = Chat(page, asked, rows, visible, both, turns, finished, line, panes, applied, link, save)
+    sending = _answers(chat, buttons, chips, surprise)
     _edits(chat, buttons)
     held(SLUG, dice.click, lambda: secrets.randbelow(2**31), None, asked["seed"], **LIGHT)
     _rows(chat, add)
-    _preset_events(chat, presets)
+    _preset_events(chat, presets, sending)
     _chart(chat, chart)
+    _bind_link(chat)
     return chat
 
 
 def _message(asked: Form[Settings], model_set: str) -> dict[str, gr.Button]:
     """The box for a question, and the buttons under it by their words."""
     place = "Ask about the animals, people and places of Crumpet Bay" if model_set == "mini" else "Ask anything"
-    asked.add("message", placeholder=place, lines=1, elem_id="concept-message", elem_classes=STARTS)
+    with gr.Row(elem_classes="ask-row"):
+        look: dict[str, Any] = {"elem_id": "concept-message", "elem_classes": STARTS, "scale": 6, "min_width": 200}
+        asked.add("message", placeholder=place, lines=1, **look)
+        send = gr.Button("Send", variant="primary", size="lg", scale=1, min_width=96, elem_classes="studio-run")
     with gr.Row(elem_classes=["run-row", "chat-row"]):
-        send = gr.Button("Send", variant="primary", size="lg", scale=3, min_width=96, elem_classes="studio-run")
-        stop = gr.Button("Stop", size="lg", scale=1, min_width=64, elem_classes="studio-stop")
-        retry = gr.Button("Retry", size="lg", scale=1, min_width=64, elem_classes=STARTS)
-        others = [gr.Button(words, size="lg", scale=1, min_width=64) for words in ("Undo", "Clear")]
+        stop = gr.Button("Stop", size="md", scale=1, min_width=64, elem_classes="studio-stop")
+        retry = gr.Button("Retry", size="md", scale=1, min_width=64, elem_classes=STARTS)
+        others = [gr.Button(words, size="md", scale=1, min_width=64) for words in ("Undo", "Clear")]
     return {button.value: button for button in (send, stop, retry, *others)}
 
 
@@ -179,8 +212,10 @@ def _pane(label: str, kind: str) -> gr.Chatbot:
 # --- answers -----------------------------------------------------------------------------------------------------
 
 
-def _answers(chat: Chat, buttons: Mapping[str, gr.Button], chips: list[gr.Button], surprise: gr.Button) -> None:
-    """Send, Retry and the questions of one click."""
+def _answers(
+    chat: Chat, buttons: Mapping[str, gr.Button], chips: list[gr.Button], surprise: gr.Button
+) -> dict[str, Any]:
+    """Send, Retry and the questions of one click; how an event that sends is bound."""
     page, message, seed = chat.page, chat.asked["message"], chat.asked["seed"]
 
     def ask(session, before, own, model, both, visible, **values) -> Iterator[Any]:
@@ -206,7 +241,17 @@ def _answers(chat: Chat, buttons: Mapping[str, gr.Button], chips: list[gr.Button
         return examples(page.model_set)[chips.index(event.target)]
 
     stopped = {chat.line: progress_line(STOPPED, 0.0, "stopped")}
-    outputs = [message, chat.turns, chat.finished, chat.line, *chat.panes, chat.applied, chat.save, seed]
+    outputs = [
+        message,
+        chat.turns,
+        chat.finished,
+        chat.line,
+        *chat.panes,
+        chat.applied,
+        chat.save,
+        seed,
+        chat.link.shown,
+    ]
     inputs = [chat.turns, page.own, page.model, chat.both, chat.visible]
     rows = {f"{name}{n}": getattr(row, name) for n, row in enumerate(chat.rows) for name in ROW}
     sending, again = (
@@ -214,6 +259,16 @@ def _answers(chat: Chat, buttons: Mapping[str, gr.Button], chips: list[gr.Button
         for work in (ask, ask_again)
     )
     gr.on([buttons["Send"].click, message.submit], **sending)
+    if page.model_set == "mini":
+        opens_with_result(
+            SLUG,
+            ask,
+            sending,
+            chat.line,
+            "Press a question to ask it now.",
+            [chat.link.shown],
+            message=examples(page.model_set)[0],
+        )
     pressed = [chip.click for chip in chips]
     there = hold(SLUG, *pressed)
     there(gr.on(pressed, example, None, message, **LIGHT)).then(**sending)
@@ -221,6 +276,7 @@ def _answers(chat: Chat, buttons: Mapping[str, gr.Button], chips: list[gr.Button
     asking.then(**sending)
     buttons["Retry"].click(**again)
     buttons["Stop"].click(halt, **LIGHT)
+    return sending
 
 
 def answer(
@@ -228,10 +284,14 @@ def answer(
 ) -> Iterator[dict[Any, Any]]:
     """Stream the turn behind ``before``. What was written so far is a turn already, so that Stop loses nothing;
     an error brings back ``whole``, the chat as it was."""
-    message, line = chat.asked["message"], chat.line
+    message, line, began = chat.asked["message"], chat.line, time.monotonic()
 
     def partly(item: Partial) -> dict[Any, Any]:
-        return chat.written([*before, Turn(settings.message, (item.texts[0], item.texts[-1]))])
+        progress = lane.Progress(
+            item.tokens / settings.max_tokens, f"token {item.tokens} of at most {settings.max_tokens}"
+        )
+        turns = [*before, Turn(settings.message, (item.texts[0], item.texts[-1]))]
+        return {**chat.written(turns), line: running_line(progress, began)}  # one update for both sides and the line
 
     def done(outcome: Outcome, _seconds: float) -> dict[Any, Any]:
         turns = [*before, Turn(settings.message, (outcome.rows[0].text, outcome.rows[-1].text), outcome)]
@@ -243,6 +303,7 @@ def answer(
             chat.applied: applied_html(outcome.applied, settings.seed) + notices_html(outcome.notices),
             chat.save: gr.DownloadButton(value=transcript_file(turns, session), interactive=True),
             chat.finished: turns,
+            **chat.link.of(made_of(settings, own)),
         }
 
     yield {
@@ -251,7 +312,9 @@ def answer(
         **chat.written([*before, Turn(settings.message, ("", ""))]),
     }
     try:
-        items = live(concept_guidance.generate, chat.page.registry, settings, own, limit_s=LIMIT_S)
+        items = lane.live(
+            concept_guidance.generate, chat.page.registry, settings, own, limit_s=LIMIT_S, newest=(Partial,)
+        )
         yield from pump(items, line, done, {Partial: partly})
     except TimeoutError:
         text = f"Stopped after {LIMIT_S:.0f} s, the limit of one answer. What was written stays."
@@ -285,21 +348,21 @@ def settings_of(
 
 def _edits(chat: Chat, buttons: Mapping[str, gr.Button]) -> None:
     """Undo and Clear."""
-    message = chat.asked["message"]
+    message, nothing = chat.asked["message"], {chat.applied: "", **chat.link.of(None)}
 
     def back(now: list[Turn], request: gr.Request) -> dict[Any, Any]:
         stop_run(request)
         if not now:
             return {chat.line: progress_line(NOTHING_YET)}
         taken = progress_line("Took the last question back.")
-        return {**chat.written(now[:-1]), message: now[-1].message, chat.line: taken, chat.applied: ""}
+        return {**chat.written(now[:-1]), message: now[-1].message, chat.line: taken, **nothing}
 
     def empty(request: gr.Request) -> dict[Any, Any]:
         stop_run(request)
         saved = gr.DownloadButton(value=None, interactive=False)
-        return {**chat.written([]), chat.line: progress_line(NOTHING_YET), chat.applied: "", chat.save: saved}
+        return {**chat.written([]), chat.line: progress_line(NOTHING_YET), **nothing, chat.save: saved}
 
-    changed = [chat.turns, message, chat.line, chat.applied, chat.save, *chat.panes]
+    changed = [chat.turns, message, chat.line, chat.applied, chat.save, chat.link.shown, *chat.panes]
     # Not LIGHT: in the queue they keep their place among the updates of an answer that is being written.
     held(SLUG, buttons["Undo"].click, back, chat.turns, changed, **TALKS)
     held(SLUG, buttons["Clear"].click, empty, None, changed, **TALKS)
@@ -350,7 +413,9 @@ def _rows(chat: Chat, add: gr.Button) -> None:
             visible = [seen and place != number for place, seen in enumerate(visible)]
             return [visible, gr.Column(visible=False), gr.Button(interactive=True)]
 
-        def note(concept: str | None, probe: str, strength: float, scale: str, own: Own, swept: Any, model: str) -> str:
+        def note(
+            concept: str | None, probe: str, strength: float, scale: str, own: Own, swept: Mapping[str, Any], model: str
+        ) -> str:
             name = full_name(concept or "", probe, own)
             return safety(points_of(page.model_set, model, name, own, swept), strength, scale == "raw")
 
@@ -376,30 +441,28 @@ def _rows(chat: Chat, add: gr.Button) -> None:
 
 def _presets() -> list[gr.Button]:
     with gr.Column(elem_classes="studio-chips"):
-        gr.HTML("<p class='label'>Presets: set the strengths below</p>", padding=False)
+        gr.HTML("<p class='label'>Characters: one click sets the strengths and asks</p>", padding=False)
         with gr.Row(elem_classes="chips"):
-            return [gr.Button(name, size="sm", elem_classes="preset") for name in PRESETS]
+            return [gr.Button(name, size="sm", elem_classes=["preset", STARTS]) for name in PRESETS]
 
 
-def _preset_events(chat: Chat, presets: list[gr.Button]) -> None:
-    """A preset sets the rows; those that it does not need are hidden."""
+def _preset_events(chat: Chat, presets: list[gr.Button], sending: dict[str, Any]) -> None:
+    """A preset sets the rows, hides those that it does not need, and asks: what stands in the box, else the last question again,
+    so that one sees what the strengths do, else the first example."""
+    message = chat.asked["message"]
 
-    def chosen(event: gr.EventData) -> dict[Any, Any]:
+    def chosen(typed: str, turns: list[Turn], event: gr.EventData) -> dict[Any, Any]:
         assert isinstance(event.target, gr.Button)
-        wanted = list(PRESETS[list(PRESETS)[presets.index(event.target)]].items())
-        updates: dict[Any, Any] = {chat.visible: [n < len(wanted) for n in range(ROWS)], chat.asked["mode"]: "share"}
-        for number, row in enumerate(chat.rows):
-            updates[row.box] = gr.Column(visible=number < len(wanted))
-            if number < len(wanted):
-                concept, strength = wanted[number]
-                updates |= {row.concept: concept, row.probe: "", row.on: True}
-                updates[row.strength] = gr.Slider(*Settings.STRENGTH, strength, step=0.05)
-        return updates
+        wanted = PRESETS[list(PRESETS)[presets.index(event.target)]]
+        updates = {**chat.steered(wanted), chat.asked["mode"]: "share"}
+        last = turns[-1].message if turns else examples(chat.page.model_set)[0]
+        return {**updates, message: typed if (typed or "").strip() else last}
 
     if presets:
-        changed = [chat.visible, chat.asked["mode"], *(part for row in chat.rows for part in (row.box, *row.inputs))]
+        changed = [*chat.steers, chat.asked["mode"], message]
         pressed = [button.click for button in presets]
-        hold(SLUG, *pressed)(gr.on(pressed, chosen, None, changed, **LIGHT))
+        there = hold(SLUG, *pressed)
+        there(gr.on(pressed, chosen, [message, chat.turns], changed, **LIGHT)).then(**sending)
 
 
 def _chart(chat: Chat, chart: gr.HTML) -> None:
@@ -415,6 +478,97 @@ def _chart(chat: Chat, chart: gr.HTML) -> None:
     widgets = [layers, first.concept, first.probe]
     gr.on([widget.change for widget in widgets], redraw, [*widgets, page.own, page.model], chart, **LIGHT)
     chart.value = redraw(layers.value, first.concept.value, "", {}, "")
+
+
+# --- links -------------------------------------------------------------------------------------------------------
+
+
+def made_of(settings: Settings, own: Own) -> Made:
+    """What a link holds of an answer: its settings and the shipped concepts."""
+    shipped = {name: strength for name, strength in settings.concepts if name not in own}
+    more = {}
+    if settings.concepts != (START,):
+        more["concepts"] = ",".join(f"{name}:{written(strength)}" for name, strength in shipped.items())
+    if settings.model != language_model(settings.model_set).name:
+        more["model"] = settings.model
+    lacking = []
+    if len(shipped) < len(settings.concepts):
+        lacking.append("Your own concepts are not in the link.")
+    if settings.history:
+        lacking.append("The questions before this one are not in the link.")
+    return Made(settings, more, " ".join(lacking))
+
+
+def concepts_linked(settings: Settings, text: str, model: str) -> dict[str, float]:
+    """The concepts that a link names, with their strengths.
+
+    Raises:
+        ValueError: one is unknown, or its strength is none.
+    """
+    wanted, known = {}, concepts_of(settings.model_set, model)
+    for part in filter(None, text.split(",")):
+        name, _, strength = part.partition(":")
+        concept, _, probe = name.partition(".")
+        limits.choice("The concept", concept, known)
+        if probe:
+            limits.choice("The probe", probe, PROBES)
+        try:
+            wanted[name] = float(strength)
+        except ValueError:
+            raise ValueError(
+                f"The concept {name} has the strength {limits.described(strength)}, which is no number: write {name}:0.3."
+            ) from None
+    made = dataclasses.replace(settings, message="x", concepts=tuple(wanted.items()), model=model).validated()
+    return dict(made.concepts)
+
+
+def _bind_link(chat: Chat) -> None:
+    """A link puts the question into its box and sets the rows; without concepts in it, as they are when the page opens."""
+    page = chat.page
+
+    def put(settings: Settings, more: Mapping[str, str]) -> dict[Any, Any]:
+        model = language_model(page.model_set, more.get("model", "")).name
+        wanted = concepts_linked(settings, more["concepts"], model) if "concepts" in more else dict([START])
+        limit = language_model(page.model_set, model).raw_limit if settings.mode == "raw" else 0.0
+        updates = {page.model: model, **chat.asked.updates(settings), **chat.steered(wanted, limit)}
+        if "model" in more:
+            offered = page.offered({}, model)
+            first = offered[0][1] if offered else None
+            updates |= {one: gr.Dropdown(choices=offered, value=updates.get(one, first)) for one in page.pickers}
+        return updates
+
+    outputs = [*page.pickers, page.model, *chat.asked.outputs, *chat.steers]
+    chat.link.bind(put, outputs, chat.line, "Send", more=("concepts", "model"))
+
+
+def build_call(chat: Chat, box: gr.Accordion, endpoint: Endpoint) -> None:
+    """The call for the answer on the page, or for the question in the box, inside ``box``."""
+    page = chat.page
+
+    def asked(turns: list[Turn], own: Own, model: str, both: str, visible: list[bool], **values: Any) -> dict[str, Any]:
+        if not (values["message"] or "").strip():  # the answer that is shown
+            values["message"] = turns[-1].message if turns else examples(page.model_set)[0]
+            turns = turns[:-1]
+        settings = settings_of(chat.asked, values, turns, own, model, both, visible)
+        if settings.guided_history is not None and settings.guided_history != settings.history:
+            raise ValueError(
+                "Each side goes on from its own answers here, and a call has one history: choose “both follow the guided side”, or Clear."
+            )
+        mine = [name for name, _strength in settings.concepts if name in own]
+        if mine:
+            raise ValueError(
+                f"The concept {mine[0]} is your own: download its file under Make your own, and send it as vector=handle_file(...)."
+            )
+        said = {"role": "user", "content": settings.message}
+        prompt = [*settings.history, said] if settings.history else settings.message
+        named = [one.name for one in endpoint.parameters if one.name in settings.fields()]
+        plain = language_model(page.model_set).name == settings.model
+        given = {"prompt": prompt, "concepts": dict(settings.concepts), "model": "" if plain else settings.model}
+        return {**given, **settings.sent(*named)}
+
+    rows = {f"{name}{n}": getattr(row, name) for n, row in enumerate(chat.rows) for name in ROW}
+    inputs = [chat.turns, page.own, page.model, chat.both, chat.visible]
+    use_panel(SLUG, box, endpoint, asked, {**chat.asked.widgets, **rows}, inputs)
 
 
 # --- questions and transcripts -----------------------------------------------------------------------------------

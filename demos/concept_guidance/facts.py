@@ -20,9 +20,8 @@ from pipelines.concept_guidance.sweep import PERPLEXITY_RED
 from pipelines.concept_guidance.vectors import parts, vector_files
 from pipelines.core import asset_files
 from pipelines.core.registry import Registry
-from pipelines.core.weights import ROOT
+from pipelines.core.weights import ROOT, manifest
 from pipelines.models.language import language_model
-from pipelines.models.sdxl import manifest
 from pipelines.worlds import crumpet
 
 if TYPE_CHECKING:
@@ -55,18 +54,20 @@ class Page:
         """The layers that the set's first model is guided at unless others are chosen, as its sweeps were measured."""
         return language_model(self.model_set).layers
 
-    def picker(self, label: str, value: str | None = None, **more: Any) -> gr.Dropdown:
+    def picker(
+        self, label: str, value: str | None = None, min_width: int = 160, scale: int | None = None
+    ) -> gr.Dropdown:
         """A list of the concepts, which learns of new ones."""
         offered = choices(self.model_set, "", {})
         value = value or (offered[0][1] if offered else None)
-        made = gr.Dropdown(offered, value=value, label=label, **more)
+        made = gr.Dropdown(offered, value=value, label=label, min_width=min_width, scale=scale)
         self.pickers.append(made)
         return made
 
-    def probe_picker(self, **how: Any) -> gr.Dropdown:
+    def probe_picker(self, min_width: int = 160, scale: int | None = None) -> gr.Dropdown:
         """A list of the ways in which a concept may have been found."""
         pairs = [("best measured", ""), *((words, key) for key, words in PROBES.items())]
-        return gr.Dropdown(pairs, value="", label="Found by", **how)
+        return gr.Dropdown(pairs, value="", label="Found by", min_width=min_width, scale=scale)
 
     def offered(self, own: Own, model: str) -> list[tuple[str, str]]:
         """What a list of concepts offers."""
@@ -237,7 +238,7 @@ def accuracy_chart(
         f"Where the model knows {name}",
         facts,
         series,
-        ("layer", "accuracy"),
+        ("layer", "accuracy, higher is better"),
         0.5,
         shaded=[(layer - 0.5, layer + 0.5) for layer in chosen],
     )

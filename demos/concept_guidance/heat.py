@@ -14,7 +14,7 @@ from demos.concept_guidance.shown import Turn, heat_map
 from demos.core.figures import safe
 from demos.core.form import Form
 from demos.core.handlers import LIGHT, halt, on_gpu
-from demos.core.page import ends, pump, run_event
+from demos.core.page import ends, pump, run_event, run_row
 from demos.core.widgets import progress_line
 from pipelines import concept_guidance
 from pipelines.concept_guidance import ScoreSettings
@@ -47,7 +47,7 @@ class Heat:
 
     def draw(self, turns, where, text, question, name, number, own, model, rows) -> dict[Any, Any]:
         """The updates that show the tokens of what is looked at; ``rows``: (text, concept) -> what was read on request."""
-        text, _, row = looked_at(turns, where, text, question)
+        text, _, row = text_to_read(turns, where, text, question)
         if not name:
             return {self.picture: "<p class='quiet'>This model has no concepts yet: make one of your own.</p>"}
         row = rows.get((text, name), row)
@@ -80,7 +80,7 @@ class Heat:
         return {**drawn, self.concept: gr.Dropdown(choices=offered, value=name)}
 
 
-def looked_at(turns: Sequence[Turn], where: str, text: str, question: str) -> tuple[str, str, Row | None]:
+def text_to_read(turns: Sequence[Turn], where: str, text: str, question: str) -> tuple[str, str, Row | None]:
     """The text that is looked at, its question, and its row where the chat has read it."""
     if where == PASTED:
         return text, question, None
@@ -104,14 +104,12 @@ def build(page: Page, chat: Chat) -> None:
     with gr.Row(elem_classes="heat-choice"):
         concept = page.picker("Concept to look for", min_width=150)
         layer = gr.Dropdown([(MEAN, -1)], value=-1, label="At", min_width=150)
-    with gr.Row(elem_classes=["run-row", "lab-row"]):
-        read = gr.Button("Read", variant="primary", size="lg", scale=3, min_width=110, elem_classes="studio-run")
-        stop = gr.Button("Stop reading", size="lg", scale=1, min_width=90, elem_classes="studio-stop")
+    read, stop = run_row("Read", "Stop reading", "lab-row")
     line = gr.HTML(progress_line(READY), padding=False, elem_classes="heat-line")
     heat = Heat(page, asked, source, concept, layer, line, gr.HTML(padding=False))
 
     def read_text(session, turns, where, text, question, name, number, own, model, found) -> Iterator[Any]:
-        text, question, _ = looked_at(turns, where, text, question)
+        text, question, _ = text_to_read(turns, where, text, question)
         if not name:
             raise ValueError("No concept is chosen: choose one to look for.")
         settings = asked.settings({"answer": text, "question": question}, concepts=(name,), model=model or "")

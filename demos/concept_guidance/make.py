@@ -18,12 +18,12 @@ from demos.core.figures import safe, signed
 from demos.core.form import Form
 from demos.core.handlers import LIGHT, TALKS, explain, halt, on_gpu
 from demos.core.hold import held
-from demos.core.page import ends, pump, run_event
-from demos.core.uploads import emptied, told
+from demos.core.page import drop_zone, ends, pump, run_event, run_row
+from demos.core.uploads import clear_on_refusal, errors_shown
 from demos.core.visitors import new_folder, visitor
 from demos.core.widgets import progress_line
 from pipelines.concept_guidance import Outcome, Settings, files, generate
-from pipelines.concept_guidance.concepts import PROBES, REPRESENTATIONS, similarity
+from pipelines.concept_guidance.concepts import PROBES, similarity
 from pipelines.concept_guidance.examples import check_examples, read_examples
 from pipelines.concept_guidance.gguf import write_gguf
 from pipelines.concept_guidance.train import Trained, TrainSettings, train
@@ -151,17 +151,11 @@ def build(page: Page, chat: Chat) -> None:
             )
             with gr.Row(elem_classes="chips"):
                 fill = gr.Button("Fill in an example", size="sm", elem_classes="surprise")
-            upload = _zone("Or a file: CSV, JSON or JSONL with prompt, completion, label", "restore")
+            upload = drop_zone("Or a file: CSV, JSON or JSONL with prompt, completion, label", "examples-file")
             asked.add("name", lines=1, max_lines=1, placeholder="such as warm welcome")
             with gr.Accordion("Probe, place and validation", open=False):
-                _dropdown(asked, "probe", PROBES)
-                _dropdown(asked, "representation", REPRESENTATIONS)
-                asked.add("context", "validation")
-            with gr.Row(elem_classes=["run-row", "lab-row"]):
-                run = gr.Button(
-                    "Train", variant="primary", size="lg", scale=3, min_width=110, elem_classes="studio-run"
-                )
-                stop = gr.Button("Stop training", size="lg", scale=2, min_width=90, elem_classes="studio-stop")
+                asked.add("probe", "representation", "context", "validation")
+            run, stop = run_row("Train", "Stop training", "lab-row")
         with gr.Column(scale=6, min_width=320, elem_classes="studio-results"):
             line = gr.HTML(progress_line(READY), padding=False, elem_classes="make-line")
             result = gr.HTML(padding=False)
@@ -169,24 +163,13 @@ def build(page: Page, chat: Chat) -> None:
                 save = gr.DownloadButton("Download .safetensors", size="md", interactive=False, min_width=140)
                 save_gguf = gr.DownloadButton("Download .gguf", size="md", interactive=False, min_width=140)
             why = gr.HTML(padding=False)
-            loaded = _zone("Load a concept: .safetensors or .gguf", "restore", "load-concept")
+            loaded = drop_zone("Load a concept: .safetensors or .gguf", "load-concept")
     part = Part(page, chat, asked, examples, upload, line, result, save, save_gguf, why, loaded)
     _training(part, run, stop)
     _files(part)
     mini = page.model_set == "mini"
     filled = [EXAMPLE if mini else PLAIN_EXAMPLE, EXAMPLE_NAME if mini else "pirate talk", None]
     held(SLUG, fill.click, lambda: filled, None, [examples, asked["name"], upload], **LIGHT)
-
-
-def _zone(label: str, *classes: str) -> gr.File:
-    return gr.File(label=label, type="filepath", height=96, elem_classes=list(classes))
-
-
-def _dropdown(asked: Form[TrainSettings], name: str, options: Mapping[str, str]) -> None:
-    """A choice of many, as a list that opens."""
-    field = asked.start.field(name)
-    pairs = [(words, key) for key, words in options.items()]
-    asked.widgets[name] = gr.Dropdown(pairs, value=getattr(asked.start, name), label=field.label, info=field.info)
 
 
 # --- training ------------------------------------------------------------------------------------------------------
@@ -288,10 +271,10 @@ def _files(part: Part) -> None:
     def look_into(path: str | None) -> None:
         """The examples of a file are read when it comes, so that a file that is refused does not stay."""
         if path is not None:
-            with told("These examples were not taken"):
+            with errors_shown("These examples were not taken"):
                 check_examples(read_examples(Path(path)))
 
-    emptied(part.upload, held(SLUG, part.upload.upload, look_into, part.upload, None, **TALKS))
+    clear_on_refusal(part.upload, held(SLUG, part.upload.upload, look_into, part.upload, None, **TALKS))
     held(SLUG, loaded.upload, load, [loaded, page.own, page.model], [*part.outputs, loaded], **TALKS)
 
 
@@ -325,14 +308,14 @@ def made_html(made: Made, sample: str, layers: str) -> str:
         chart = accuracy_chart(
             concept.name, concept.train_accuracy, concept.validation_accuracy, layers, made.trained.majority
         )
-    return f"<div class='board'><h4>{safe(concept.name)}</h4>{counted}{notices_html(made.trained.notices)}{chart}{sample}</div>"
+    return f"<div class='board'><h3>{safe(concept.name)}</h3>{counted}{notices_html(made.trained.notices)}{chart}{sample}</div>"
 
 
 def loaded_html(concept: Concept, layers: str) -> str:
     """What a loaded file tells of itself."""
     chart = accuracy_chart(concept.name, concept.train_accuracy, concept.validation_accuracy, layers)
     return (
-        f"<div class='board'><h4>{safe(concept.name)}</h4><p class='quiet'>{concept.layers} layers · "
+        f"<div class='board'><h3>{safe(concept.name)}</h3><p class='quiet'>{concept.layers} layers · "
         f"{safe(PROBES.get(concept.probe, 'probe not known'))} · {safe(concept.representation)}</p>"
         f"{notices_html(concept.notices)}{chart}</div>"
     )
@@ -347,4 +330,4 @@ def sample_html(outcome: Outcome, model_set: str) -> str:
         for name, row in zip(names, (less, plain, more), strict=True)
     )
     asked = safe(outcome.settings.message)
-    return f"<div class='readings'><h4>A sample: {asked}</h4><dl>{items}</dl></div>{notices_html(outcome.notices)}"
+    return f"<div class='readings'><h3>A sample: {asked}</h3><dl>{items}</dl></div>{notices_html(outcome.notices)}"

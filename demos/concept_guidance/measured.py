@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from demos.core.figures import Place, safe, scatter, signed
+from demos.core.quantities import Quantity, ways
 from pipelines.concept_guidance import lab
 from pipelines.concept_guidance.concepts import PROBES
 
@@ -53,8 +54,8 @@ def findings(found: Mapping[str, Any]) -> list[str]:
     ]
     if other:
         pairs = "; ".join(
-            f"{name}: {PROBES[best[name][0]]} detects best ({found['concepts'][name][best[name][0]]['accuracy']:.2f}), "
-            f"{PROBES[best[name][1]]} guides best (PNES {found['concepts'][name][best[name][1]]['pnes']['value']:.2f})"
+            f"{name}: {PROBES[best[name][0]]} detects best (accuracy {_accuracy(found['concepts'][name][best[name][0]])}), "
+            f"{PROBES[best[name][1]]} guides best (PNES {_pnes(found['concepts'][name][best[name][1]])})"
             for name in other
         )
         sentences.append(f"For {len(other)} it is not. {pairs}.")
@@ -77,6 +78,14 @@ def findings(found: Mapping[str, Any]) -> list[str]:
             f"{100 * plain['facts_right']:.1f} % of their facts are right (half of the speakers it learned from fib)."
         )
     return sentences
+
+
+def _accuracy(row: Mapping[str, Any]) -> str:
+    return ACCURACY.text(row["accuracy"], row["accuracy_interval"])
+
+
+def _pnes(row: Mapping[str, Any]) -> str:
+    return PNES.text(row["pnes"]["value"], row["pnes_interval"])
 
 
 def _overlap(probes: Mapping[str, Any]) -> bool:
@@ -105,12 +114,28 @@ def chart(found: Mapping[str, Any]) -> str:
         f"would rise from left to right. The best detector is the best guide for {same} of {len(best)} concepts."
     )
     shapes = {SHAPES[probe]: SHORT[probe] for probe in SHAPES}
-    return scatter("Detecting against guiding", facts, places, ("held-out accuracy", "PNES"), shapes)
+    return scatter(
+        "Detecting against guiding",
+        facts,
+        places,
+        ("held-out accuracy, higher is better", "PNES, higher is better"),
+        shapes,
+    )
+
+
+ACCURACY = Quantity("Accuracy", "higher", about="of 1")
+PNES = Quantity("PNES", "higher")
+COLUMNS = (
+    ACCURACY,
+    PNES,
+    Quantity("Fit r²", "higher", about="of 1"),
+    Quantity("Moves by", "higher", about="of 1"),
+    Quantity("Safe strengths", "neither", about="wider is better"),
+)
 
 
 def table(found: Mapping[str, Any]) -> str:
     """A row per concept and probe; on a phone each becomes a card, so every cell carries the name of its column."""
-    heads = ("Concept and probe", "Accuracy", "PNES", "Fit r²", "Moves by", "Safe strengths")
     best, lines = leaders(found), []
     for name, probes in found["concepts"].items():
         for probe, row in probes.items():
@@ -127,33 +152,20 @@ def table(found: Mapping[str, Any]) -> str:
             fit = row["pnes"].get("r_squared")
             poor = "<span>poor fit: read the points</span>" if fit is None or fit < 0.5 else ""
             cells = (
-                f"{row['accuracy']:.2f} <span>[{_pair(row['accuracy_interval'])}]</span>",
-                f"{row['pnes']['value']:.2f} <span>[{_pair(row['pnes_interval'])}]</span>",
+                ACCURACY.write(row["accuracy"], row["accuracy_interval"]),
+                PNES.write(row["pnes"]["value"], row["pnes_interval"]),
                 ("–" if fit is None else f"{fit:.2f}") + poor,
                 f"{row['range']:.2f} <span>{_ends(sorted(row['range_at'])) if row.get('range_at') else '–'}</span>",
                 _ends(row["safe"]),
             )
-            inside = "".join(
-                f"<td role='cell' data-label='{head}'>{cell}</td>" for head, cell in zip(heads[1:], cells, strict=True)
-            )
-            lines.append(
-                f"<tr role='row'><th role='rowheader' scope='row'>{safe(name)} · {PROBES[probe]}"
-                f"<span>{', '.join(notes)}</span></th>{inside}</tr>"
-            )
-    head = "".join(f"<th role='columnheader' scope='col'>{name}</th>" for name in heads)
-    return (
-        "<div class='scroll' tabindex='0' role='region' aria-label='Every concept and probe'>"
-        f"<table class='tally measured' role='table'><thead role='rowgroup'><tr role='row'>{head}</tr></thead>"
-        f"<tbody role='rowgroup'>{''.join(lines)}</tbody></table></div>"
-        "<p class='quiet'>In brackets: 95 % intervals. Accuracy: on held-out answers, mean of the guided layers. Moves by: the largest "
-        "change of the parsed trait rate between two strengths that keep 0.9 of the unguided grammatical share. Safe: that much "
-        "grammar is left, and perplexity is at most 1.25 times the unguided.</p>"
+            lines.append((f"{safe(name)} · {PROBES[probe]}<span>{', '.join(notes)}</span>", cells))
+    told = (
+        "In brackets: 95 % intervals. Accuracy: on held-out answers, mean of the guided layers. Moves by: the largest "
+        "change of the parsed trait rate between two strengths that keep 0.9 of the unguided grammatical share, and those strengths. "
+        "Safe: that much grammar is left, and perplexity is at most 1.25 times the unguided."
     )
+    return ways(lines, COLUMNS, "Every concept and probe", told, "tally measured", "Concept and probe")
 
 
-def _pair(interval: Any) -> str:
-    return ", ".join(f"{end:.2f}".replace("-", "−") for end in interval)
-
-
-def _ends(ends: Any) -> str:
+def _ends(ends: Sequence[float] | None) -> str:
     return f"{signed(ends[0], 2)} to {signed(ends[1], 2)}" if ends else "–"

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from pipelines.concept_guidance import Outcome, Row
     from pipelines.worlds.crumpet import Reading
 
+PLACES = "Places that show it:"
+"""Before each concept's count, which the parser made in this one answer."""
 TOKENS_MAX = 400
 """Tokens that a heat map draws: each brings its whole profile along."""
 
@@ -70,13 +72,13 @@ def under(turn: Turn, side: int, model_set: str) -> str:
     count = measured["tokens"][-1 if side else 0]
     facts = [f"{count} tokens", f"{measured['tokens_per_second']:.0f} tokens/s"]
     if row.perplexity is not None:
-        facts.append(f"perplexity {row.perplexity:.1f}")
+        facts.append(f"perplexity {row.perplexity:.1f} (lower is better)")
     if not row.complete:
         facts.append("cut at the limit of tokens")
     lines = [" · ".join(facts)]
     if model_set == "mini":
         reading = crumpet.parse(row.text, turn.message)
-        lines += [grammar(reading), " · ".join(rates(reading, list(row.strengths)))]
+        lines += [grammar(reading), f"{PLACES} {' · '.join(rates(reading, list(row.strengths)))}"]
     return "<br>".join(lines)
 
 
@@ -95,10 +97,10 @@ def rates(reading: Reading, first: Sequence[str] = ()) -> list[str]:
     found = []
     for concept in sorted(crumpet.CONCEPTS, key=lambda name: name not in leading):
         ends = [mark.on for mark in reading.marks if mark.concept == concept]
-        words = f"{concept} {sum(ends)}/{len(ends)}" if ends else f"{concept} –"
+        words = f"{concept} {sum(ends)} of {len(ends)}" if ends else f"{concept} –"
         found.append(f"<b>{words}</b>" if concept in leading else words)
     right = [claim.right for claim in reading.claims]
-    found.append(f"facts right {sum(right)}/{len(right)}" if right else "no fact said")
+    found.append(f"facts right {sum(right)} of {len(right)}" if right else "no fact said")
     return found
 
 

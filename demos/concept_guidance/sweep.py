@@ -16,7 +16,7 @@ from demos.concept_guidance.shown import display
 from demos.core.figures import Series, plot, safe, signed
 from demos.core.form import Form
 from demos.core.handlers import LIGHT, halt, on_gpu
-from demos.core.page import ends, pump, run_event
+from demos.core.page import ends, pump, run_event, run_row
 from demos.core.visitors import new_folder
 from demos.core.widgets import progress_line
 from pipelines.concept_guidance import lab
@@ -46,11 +46,7 @@ def build(page: Page) -> None:
     with gr.Row(elem_classes="lab-seeds"):
         asked.add("limit", "points", "prompts", min_width=190)
     words = asked.add("words", visible=page.model_set != "mini", lines=1, max_lines=2)
-    with gr.Row(elem_classes=["run-row", "lab-row"]):
-        run = gr.Button(
-            "Run the sweep", variant="primary", size="lg", scale=3, min_width=110, elem_classes="studio-run"
-        )
-        stop = gr.Button("Stop the sweep", size="lg", scale=1, min_width=90, elem_classes="studio-stop")
+    run, stop = run_row("Run the sweep", "Stop the sweep", "lab-row")
     line = gr.HTML(progress_line(READY), padding=False, elem_classes="sweep-line")
     board = gr.HTML(padding=False)
     with gr.Row(elem_classes="run-row"):
@@ -135,7 +131,7 @@ def board_html(curve: Curve) -> str:
     settings, points = curve.settings, curve.points
     measure = "share of answers with a counted word" if settings.counted else "trait rate"
     head = (
-        f"<h4>{safe(settings.concept)}: {len(points)} of {settings.points} strengths measured</h4>"
+        f"<h3>{safe(settings.concept)}: {len(points)} of {settings.points} strengths measured</h3>"
         f"<p class='quiet'>{settings.prompts} questions at each strength · {safe(curve.applied)}</p>"
     )
     charts = [score_chart(points, measure), fluency_chart(points)]
@@ -157,8 +153,8 @@ def sentences(curve: Curve, fitted: Pnes | None) -> list[str]:
     if len(scored) > 1:
         low, high = (pick(scored, key=lambda point: point["score"]) for pick in (min, max))
         lines.append(
-            f"The score goes from {low['score']:.2f} (at {signed(low['strength'], 2)}) to {high['score']:.2f} "
-            f"(at {signed(high['strength'], 2)})."
+            f"The score, of 1, goes from {_score(low)} (at {signed(low['strength'], 2)}) to {_score(high)} "
+            f"(at {signed(high['strength'], 2)}){', ± its 95 % interval' if low['spread'] or high['spread'] else ''}."
         )
     if len(curve.points) > 1:
         ends = curve.safe()
@@ -168,9 +164,13 @@ def sentences(curve: Curve, fitted: Pnes | None) -> list[str]:
     return lines
 
 
+def _score(point: Mapping[str, Any]) -> str:
+    return f"{point['score']:.2f}" + (f" ± {point['spread']:.2f}" if point["spread"] else "")
+
+
 def pnes_words(value: float, r_squared: float | None) -> str:
     shown = "undefined" if r_squared is None or r_squared != r_squared else f"{r_squared:.2f}"
-    return f"<b>PNES {value:.2f}</b>, r² of its fit {shown}."
+    return f"<b>PNES {value:.2f}</b> (higher is better; one sweep), r² of its fit {shown}."
 
 
 def _span(ends: Sequence[float]) -> str:
@@ -214,7 +214,7 @@ def fluency_chart(points: Sequence[Mapping[str, Any]]) -> str:
             "What it costs",
             f"Perplexity of fixed answers against the unguided model’s, log axis. {facts}.",
             series,
-            ("strength", "perplexity ratio"),
+            ("strength", "perplexity ratio, lower is better"),
             1.0,
             True,
         )
@@ -231,7 +231,7 @@ def fluency_chart(points: Sequence[Mapping[str, Any]]) -> str:
             "Does it still speak the language",
             f"Share of grammatical answers (dots) and of right facts. Grammatical: {words}.",
             series,
-            ("strength", "share"),
+            ("strength", "share, higher is better"),
         )
     return charts
 
@@ -247,7 +247,7 @@ def pne_chart(strengths: Sequence[float], fitted: Pnes) -> str:
         "Effect for its price",
         facts,
         [Series("PNE", strengths, fitted.effects, "points"), Series("fit", at[::4], curve[::4])],
-        ("strength", "PNE"),
+        ("strength", "PNE, higher is better"),
         0.0,
     )
 
@@ -259,4 +259,4 @@ def answers_html(curve: Curve) -> str:
         for strength, texts in sorted(curve.texts.items())
         if texts
     )
-    return f"<div class='readings'><h4>The same question at every strength</h4><dl>{items}</dl></div>" if items else ""
+    return f"<div class='readings'><h3>The same question at every strength</h3><dl>{items}</dl></div>" if items else ""

@@ -6,6 +6,7 @@
   const PATIENCE_MS = 12 * 3600e3;
   const AGAIN_MS = 1000;
   const STATUS_MS = 4000;
+  const ANSWER_MS = 10000; // on a line that is cut without a word an answer never comes
   const LOST = "The connection to the studio is lost. Your work is safe there; this page goes on as soon as it is back.";
   const GONE = "The connection was lost while this ran, and it ended there. What came of it is shown; Run starts anew.";
   const BROKEN = [502, 504]; // of a proxy in front of the studio
@@ -21,7 +22,10 @@
     }
   };
 
-  const statusAddress = (session = "") => `${root()}/studio/status?page=${token()}&session=${session}`;
+  const statusRequest = (session = "") =>
+    new Request(`${root()}/studio/status?page=${token()}&session=${session}`, {
+      cache: "no-store", signal: AbortSignal.timeout(ANSWER_MS), // its error is no AbortError
+    });
 
   // Only a page that closes says so: one whose connection breaks, or that is loaded again, may come back to its run.
   let reloads = false;
@@ -33,12 +37,17 @@
   // --- a form is kept on the server while it is filled in, a moment after the last change ---
 
   let saving = 0;
+  const changed = new Set();
   const save = () => {
     saving = 0;
-    element("studio-save")?.click();
+    for (const part of changed) element(part)?.click();
+    changed.clear();
   };
   const saveSoon = (event) => {
     if (!event.isTrusted || (event.type === "pointerdown" && !event.target.closest('[role="option"]'))) return;
+    const part = event.target.closest('[class*="studio-part-"]')?.className.match(/studio-part-(\d+)/)[1];
+    if (!part) return;
+    changed.add(`studio-save-${part}`);
     clearTimeout(saving);
     saving = setTimeout(save, 400);
   };
@@ -101,7 +110,23 @@
     output: { error: GONE, title: "Connection lost", visible: true, duration: 10 },
   });
 
+  const streams = async (session) => {
+    const answer = await patient(() => statusRequest(session));
+    return answer.ok && (await answer.json()).stream;
+  };
+
+  // What a stream says next. One that says nothing may have no sender any more, and then it is at its end.
+  async function heard(reader, session) {
+    const next = reader.read();
+    for (let over = false; ; over = !(await streams(session))) {
+      const said = await Promise.race([next, pause(STATUS_MS)]);
+      if (said) return said;
+      if (over) throw new TypeError("nothing more will come");
+    }
+  }
+
   async function followed(request, signal) {
+    const session = new URL(request.url).searchParams.get("session_hash");
     const first = await patient(() => request.clone());
     if (!first.ok || !first.body) return first;
     const text = new TextEncoder();
@@ -114,7 +139,7 @@
           let buffer = "";
           try {
             for (;;) {
-              const { done, value } = await reader.read();
+              const { done, value } = await heard(reader, session);
               if (done) break;
               buffer += value;
               for (let end; (end = buffer.indexOf("\n\n")) >= 0; buffer = buffer.slice(end + 2)) {
@@ -123,9 +148,13 @@
                 if (message.session_not_found || (message.msg === "unexpected_error" && !message.event_id)) {
                   throw new TypeError("the server knows nothing of this run");
                 }
+                window.studioTitle?.(message.output?.error ?? message.log, message.output?.title ?? message.title);
                 if (message.msg === "process_completed") {
                   runs.delete(message.event_id);
-                  if (again) setTimeout(giveBack, 500); // with what was missed
+                  if (again) {
+                    setTimeout(giveBack, 500); // with what was missed
+                    owed = 2; // and once more, should that have met an answer that was on its way from before the end
+                  }
                 }
                 if (again && ["process_generating", "process_streaming"].includes(message.msg)) {
                   refresh();
@@ -140,9 +169,8 @@
           }
           if (signal?.aborted) return void out.close();
           connected(false);
-          const session = new URL(request.url).searchParams.get("session_hash");
-          const said = await patient(() => new Request(statusAddress(session), { cache: "no-store" }));
-          if (!said.ok || !(await said.json()).stream) break; // the run has ended there
+          reader.cancel().catch(() => {});
+          if (!(await streams(session))) break; // the run has ended there
           answer = await patient(() => new Request(request.url, { headers: request.headers }));
           if (!answer.ok || !answer.body) break;
           again = true;
@@ -176,6 +204,7 @@
 
   let layout = "";
   let waiting = false;
+  let owed = 0; // times that the end of a run has still to be asked for
   let asking = false;
   const giveBack = () => element("studio-give-back")?.click();
   let last = 0;
@@ -189,7 +218,7 @@
     if (asking || document.visibilityState !== "visible") return;
     asking = true;
     try {
-      const answer = await native(statusAddress(), { cache: "no-store" });
+      const answer = await native(statusRequest());
       if (!answer.ok) throw new TypeError("no status");
       const now = await answer.json();
       connected(true);
@@ -199,6 +228,10 @@
       layout = now.layout;
       if (waiting && !runs.size) now.running ? refresh() : giveBack();
       waiting = now.running && !runs.size;
+      if (owed && !now.running) {
+        owed -= 1;
+        giveBack();
+      }
     } catch {
       connected(false);
     }

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
 
+from gradio import routes
 from starlette.requests import Request
 
 from demos.core import visitors
@@ -59,6 +60,11 @@ GETS = re.compile(
     r"|heartbeat/[^/]+|call/(v2/)?[^/]+/[^/]+|file[=/].*"
 )
 POSTS = re.compile(r"(queue/join|cancel|reset|upload)/?|(run|api|call|call/v2)/[^/]+/?")
+TOOLS = re.compile(r"mcp/?")
+"""Where the tools are, on a server that has them."""
+CALLER = "x-studio-caller"
+"""Header of what the server asks of itself for somebody who uses a tool (:mod:`demos.core.mcp_tools`): the secret, and his address."""
+_SECRET = secrets.token_hex(16)
 
 
 # --- hosts, origins, proxies ----------------------------------------------------------------------------------------
@@ -91,7 +97,7 @@ class Door:
     """An ASGI application around Gradio's."""
 
     def __init__(
-        self, inside: App, rules: Rules, quota: Quota, gradio_app: Any, own: frozenset[str] = frozenset()
+        self, inside: App, rules: Rules, quota: Quota, gradio_app: routes.App, own: frozenset[str] = frozenset()
     ) -> None:
         self.inside, self.rules, self.quota, self.gradio, self.own = inside, rules, quota, gradio_app, own
         self._uploads = 0
@@ -122,13 +128,14 @@ class Door:
         headers = _headers(scope)
         path, method = scope["path"], scope["method"]
         proxied = self.rules.trusts(_peer(scope))
-        address = self._address(_peer(scope), headers)
+        asked_for = _asked_for(headers)
+        address = asked_for or self._address(_peer(scope), headers)
         scope["client"] = (address, (scope.get("client") or ("", 0))[1])
         visitor = Visitor(address, visitors.visitor(Request(scope)))
         host = headers.get("host", "")
         if proxied:
             host = headers.get("x-forwarded-host", host).split(",")[0].strip()
-        if path != "/healthz" and not self.rules.serves(host):
+        if path != "/healthz" and asked_for is None and not self.rules.serves(host):
             raise Refusal(
                 421,
                 f"This server does not answer to the name {limits.described(host)}: its host can add it with LATENT_STUDIO_HOSTS.",
@@ -152,6 +159,9 @@ class Door:
             await self.inside(scope, receive, send)
             return
         rest = path.removeprefix(API) if path.startswith(API) else ""
+        if TOOLS.fullmatch(rest) and self.gradio.get_blocks().mcp_server and method in ("GET", "POST", "DELETE"):
+            await self._tool(scope, receive, send, address, headers)
+            return
         if method in ("GET", "HEAD") and GETS.fullmatch(rest):
             await self._get(rest, scope, receive, send, visitor)
         elif method == "POST" and POSTS.fullmatch(rest):
@@ -185,7 +195,7 @@ class Door:
 
     def _clean(self, scope: Scope, headers: dict[str, str], proxied: bool) -> list[tuple[bytes, bytes]]:
         """The headers that Gradio sees: no origin to allow, and of a proxy only what is believed."""
-        doubtful = {b"origin", b"x-gradio-server", b"forwarded"}
+        doubtful = {b"origin", b"x-gradio-server", b"forwarded", CALLER.encode()}
         if not proxied:
             doubtful |= {name.encode() for name in headers if name.startswith("x-forwarded-")}
         if not re.fullmatch(r"bytes=\d*-\d*", headers.get("range", "bytes=0-")):
@@ -262,7 +272,7 @@ class Door:
     def _queue(self) -> Any:
         return self.gradio.get_blocks()._queue
 
-    def _own_session(self, session: Any, visitor: Visitor) -> None:
+    def _own_session(self, session: object, visitor: Visitor) -> None:
         """Refuse a session of somebody else; the first who names one opens it."""
         if not isinstance(session, str) or not SESSION.fullmatch(session):
             raise Refusal(
@@ -359,6 +369,14 @@ class Door:
             if not isinstance(value, kind) or isinstance(value, bool):
                 raise Refusal(422, f"The {field} is {limits.described(value)}, which is none.")
 
+    async def _tool(self, scope: Scope, receive: Receive, send: _Answer, address: str, headers: dict[str, str]) -> None:
+        """A message of somebody who uses a tool; what is done for him is done under his address."""
+        body = await _body(receive, headers)
+        if body:
+            _parsed(body)
+        scope["headers"] = [*scope["headers"], (CALLER.encode(), f"{_SECRET} {address}".encode())]
+        await self.inside(scope, _replay(body, receive), send)
+
     # Uploads
 
     async def _upload(
@@ -418,6 +436,12 @@ def _sweep(folder: Path) -> None:
 
 def _peer(scope: Scope) -> str:
     return (scope.get("client") or ("",))[0]
+
+
+def _asked_for(headers: dict[str, str]) -> str | None:
+    """Whose tool call this is, where the server itself makes it."""
+    secret, _, address = headers.get(CALLER, "").partition(" ")
+    return address if secrets.compare_digest(secret.encode(), _SECRET.encode()) else None
 
 
 def _headers(scope: Scope) -> dict[str, str]:
@@ -551,8 +575,10 @@ def install(host: str | None, largest_file: str, app_kwargs: Mapping[str, Any]) 
     own = frozenset(route.path for route in app_kwargs["routes"] if not route.path.startswith(API))
 
     @contextlib.asynccontextmanager
-    async def lifespan(gradio_app: Any) -> AsyncIterator[None]:
-        gradio_app.middleware_stack = Door(gradio_app.middleware_stack, rules, quota, gradio_app, own)
+    async def lifespan(gradio_app: routes.App) -> AsyncIterator[None]:
+        inside = gradio_app.middleware_stack
+        assert inside is not None  # it is built before the lifespan begins
+        gradio_app.middleware_stack = Door(inside, rules, quota, gradio_app, own)
         async with before(gradio_app):
             yield
 

@@ -41,6 +41,7 @@ NUMBER = Kind("a number", {"type": "number"}, (int, float))
 FLAG = Kind("true or false", {"type": "boolean"}, (bool,), "send one of the two")
 TEXT_OR_LIST = Kind("a text or a list", {}, (str, list, dict))  # a dictionary: one block of a text
 TABLE = Kind("a dictionary of names and numbers", {"type": "object"}, (dict,))
+SETTINGS = Kind("a dictionary of settings by their names", {"type": "object"}, (dict,))
 FILE = Kind("a file", FileData.model_json_schema(), (dict,))
 FILES = Kind("a list of files", ListFiles.model_json_schema(), (list,))
 
@@ -64,8 +65,10 @@ class Parameter:
     """None may come instead."""
     words: str = ""
     """What its sentences call it; else its name."""
+    later: bool = False
+    """Programs that were written before it came may leave it out, also where they send a list of values without names."""
 
-    def read(self, value: Any) -> Any:
+    def read(self, value: object) -> Any:
         """The value as its handler gets it: a file as a path, a list of files as a list of paths.
 
         Raises:
@@ -82,7 +85,7 @@ class Parameter:
             raise ValueError(
                 f"The {words} {is_} {limits.described(value)} but must be {self.kind.noun}: {self.kind.do}."
             )
-        if self.kind is FILES:
+        if self.kind is FILES and isinstance(value, list):
             return [uploaded_path(one, words.removesuffix("s")) for one in value]
         return value
 
@@ -94,7 +97,7 @@ MODEL_SET = Parameter("model_set", TEXT)
 _KINDS = {"text": TEXT, "choice": TEXT, "whole": WHOLE, "real": NUMBER, "switch": FLAG}
 
 
-def parameters_of(start: Declared, *names: str, **examples: Any) -> tuple[Parameter, ...]:
+def parameters_of(start: Declared, *names: str, **examples: object) -> tuple[Parameter, ...]:
     """The settings ``names`` (all that are declared, if none is given) as parameters, with the values of ``start`` as defaults.
 
     ``examples`` are shown on the API page for those that have to be sent.
@@ -104,8 +107,12 @@ def parameters_of(start: Declared, *names: str, **examples: Any) -> tuple[Parame
         if name == MODEL_SET.name:
             made.append(MODEL_SET)
         else:
-            default, kind = examples.get(name, getattr(start, name)), _KINDS[start.field(name).kind]
-            made.append(Parameter(name, kind, default, required=name in examples))
+            field, default = start.field(name), examples.get(name, getattr(start, name))
+            # A choice is called by its label where it has no name of its own, and labels are no part of a sentence.
+            words = "" if field.name == field.label else field.name.removeprefix("The ")
+            made.append(
+                Parameter(name, _KINDS[field.kind], default, name in examples, words=words, later=field.optional)
+            )
     return tuple(made)
 
 
@@ -131,7 +138,7 @@ Handler = Callable[..., Iterator[Any]]
 def publish(endpoint: Endpoint, handler: Handler, model_set: str) -> None:
     """Make the endpoint of a server that runs ``model_set``, inside the page that is being built."""
 
-    def answer(session: str, *values: Any) -> Iterator[Any]:
+    def answer(session: str, *values: object) -> Iterator[Any]:
         given = dict(zip((parameter.name for parameter in endpoint.parameters), values, strict=True))
         refuse_other(given.pop(MODEL_SET.name), model_set)
         read = {p.name: p.read(given[p.name]) for p in endpoint.parameters if p is not MODEL_SET}
@@ -149,7 +156,9 @@ def publish(endpoint: Endpoint, handler: Handler, model_set: str) -> None:
     inputs: list[Any] = []
     for parameter, default in zip(endpoint.parameters, defaults, strict=True):
         inputs.append(Api(default, dict(parameter.kind.schema), parameter.name))
-        inputs[-1].takes_files = parameter.kind in (FILE, FILES)  # for demos.core.payloads
+        inputs[-1].takes_files = parameter.kind in (FILE, FILES)  # this and the next for demos.core.payloads
+        inputs[-1].optional = parameter.optional or parameter.later
+        inputs[-1].left_out = None if parameter.optional else default
     gr.Button(visible=False).click(
         on_gpu(answer),
         inputs,
@@ -161,7 +170,7 @@ def publish(endpoint: Endpoint, handler: Handler, model_set: str) -> None:
     )
 
 
-def refuse_other(asked: Any, own: str) -> None:
+def refuse_other(asked: object, own: str) -> None:
     """Raise a ``ValueError`` unless ``asked`` is the model set that the server runs: another would be fetched for whoever asks."""
     if asked == own:
         return

@@ -15,9 +15,9 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from pipelines.core import asset_files
+from pipelines.core import asset_files, images
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -36,7 +36,7 @@ TURNS = re.compile(
 """Letters that are written from right to left, and characters that turn the direction of those behind them."""
 
 
-def safe(value: Any, quotes: bool = True) -> str:
+def safe(value: object, quotes: bool = True) -> str:
     """Text for a page, as it was typed: nothing that came from elsewhere may be markup, or turn round what stands beside it.
 
     ``quotes``: for attributes as well; messages and chats need none.
@@ -67,6 +67,16 @@ def data_uri(image: Image, kind: str = "PNG") -> str:
     out = io.BytesIO()
     image.save(out, kind, **({"quality": 80} if kind == "WEBP" else {"optimize": True}))
     return f"data:image/{kind.lower()};base64,{base64.b64encode(out.getvalue()).decode()}"
+
+
+def file_uri(path: Path) -> str:
+    """A PNG or WEBP file inside the page itself, as it is.
+
+    Raises:
+        OSError, ValueError: there is none that can be read.
+    """
+    images.open_picture(path)  # a damaged one is an error here, not in a browser
+    return f"data:image/{path.suffix[1:]};base64,{base64.b64encode(path.read_bytes()).decode()}"
 
 
 def ticks(low: float, high: float, wanted: int = 4) -> list[float]:
@@ -291,24 +301,6 @@ def bars(title: str, facts: str, shares: Sequence[tuple[str, float]]) -> str:
     return _figure(title, facts, "".join(parts), 42 * len(shares))
 
 
-def ways(rows: Sequence[tuple[str, Sequence[str]]], heads: Sequence[str], label: str, told: str, style: str) -> str:
-    """A table of ways to do one thing: a title and cells for each, under ``heads``. Titles are escaped, cells are markup; an empty one is
-    marked. ``label`` is for those who do not see it, ``told`` stands below."""
-    lines = []
-    for title, cells in rows:
-        inside = "".join(
-            f"<td role='cell' data-label='{head}'{'' if cell else ' class=none'}>{cell}</td>"
-            for head, cell in zip(heads, cells, strict=True)
-        )
-        lines.append(f"<tr role='row'><th role='rowheader' scope='row'>{safe(title)}</th>{inside}</tr>")
-    head = "".join(f"<th role='columnheader' scope='col'>{name}</th>" for name in ("Way", *heads))
-    return (
-        f"<div class='scroll' tabindex='0' role='region' aria-label='{label}'>"
-        f"<table class='{style}' role='table'><thead role='rowgroup'><tr role='row'>{head}</tr></thead>"
-        f"<tbody role='rowgroup'>{''.join(lines)}</tbody></table></div><p class='quiet'>{told}</p>"
-    )
-
-
 @dataclass(frozen=True)
 class Interval:
     """A figure with its interval, for :func:`intervals`; ``words`` stand at the end of its line."""
@@ -320,9 +312,9 @@ class Interval:
     words: str
 
 
-def intervals(title: str, rule: str, facts: str, rows: Sequence[Interval], axis: str) -> str:
+def intervals(title: str, rule: str, facts: str, rows: Sequence[Interval], axis: str, signs: bool = True) -> str:
     """Intervals below one another on one scale, with the zero marked. ``rule``: how to read them, below the chart;
-    ``facts``: what it shows, which the rows say already to those who see it."""
+    ``facts``: what it shows, which the rows say already to those who see it; ``signs``: whether its numbers are gains and losses."""
     low, high = min(0.0, *(row.low for row in rows)), max(0.0, *(row.high for row in rows))
     pad = 0.04 * (high - low) or 1.0
     low, high = low - pad, high + pad
@@ -333,7 +325,12 @@ def intervals(title: str, rule: str, facts: str, rows: Sequence[Interval], axis:
     bottom = 46 * len(rows) + 4
     parts = [_rule(x(value), 0, x(value), bottom, "mark" if value == 0 else "grid") for value in ticks(low, high, 5)]
     parts += [
-        _text(x(value), bottom + 16, signed(value, 0 if value == round(value) else 1), "tick middle")
+        _text(
+            x(value),
+            bottom + 16,
+            signed(value, len(f"{value:g}".partition(".")[2])) if signs else _plain(value),
+            "tick middle",
+        )
         for value in ticks(low, high, 5)
         if 4 < x(value) < 96
     ]
@@ -351,7 +348,7 @@ def intervals(title: str, rule: str, facts: str, rows: Sequence[Interval], axis:
 def _figure(title: str, caption: str, inside: str, height: int, facts: str = "") -> str:
     told = f"{title}. {caption} {facts}".strip()
     return (
-        f'<figure class="chart"><h5>{safe(title)}</h5><svg role="img" aria-label="{safe(told)}" '
+        f'<figure class="chart"><p class="title">{safe(title)}</p><svg role="img" aria-label="{safe(told)}" '
         f'width="100%" height="{height}">{inside}</svg><figcaption>{safe(caption)}</figcaption></figure>'
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeVar
 
 import gradio as gr
@@ -13,13 +13,13 @@ from pipelines.core.settings import Declared, Field
 S = TypeVar("S", bound=Declared)
 
 
-def widget(field: Field, value: Any, **how: Any) -> gr.components.Component:
+def widget(field: Field, value: object, **how: object) -> gr.components.Component:
     """The widget that fits a setting; ``how`` overrides what is declared (label, info, elem_classes and so on)."""
     given: dict[str, Any] = {"label": field.label, "value": value, "info": field.info, **how}
     if field.kind == "choice":
         options = field.options
         pairs = [(words, key) for key, words in options.items()] if isinstance(options, Mapping) else list(options)
-        return gr.Radio(**{"choices": pairs, **given})
+        return (gr.Dropdown if field.listed else gr.Radio)(**{"choices": pairs, **given})
     if field.kind == "switch":
         return gr.Checkbox(**given)
     if field.kind == "text":
@@ -36,10 +36,15 @@ class Form(Generic[S]):
 
     start: S
     widgets: dict[str, gr.components.Component] = dataclasses.field(default_factory=dict)
+    makes: Mapping[str, Callable[[Field, Any], gr.components.Component]] = dataclasses.field(default_factory=dict)
+    """Setting -> what makes its widget, where that is not :func:`widget`."""
 
-    def add(self, *names: str, **how: Any) -> Any:
+    def add(self, *names: str, **how: object) -> Any:
         """Make the widgets of ``names`` here, in the layout that is open; the one that was made, or a list of them."""
-        made = [widget(self.start.field(name), getattr(self.start, name), **how) for name in names]
+        made = []
+        for name in names:
+            field, value = self.start.field(name), getattr(self.start, name)
+            made.append(self.makes[name](field, value) if name in self.makes else widget(field, value, **how))
         self.widgets |= dict(zip(names, made, strict=True))
         return made[0] if len(made) == 1 else made
 
@@ -50,7 +55,7 @@ class Form(Generic[S]):
     def outputs(self) -> list[gr.components.Component]:
         return list(self.widgets.values())
 
-    def settings(self, values: Mapping[str, Any], **more: Any) -> S:
+    def settings(self, values: Mapping[str, Any], **more: object) -> S:
         """The checked settings on the page, from what an event gives its handler by name: bind it with
         ``inputs_kwargs=form.widgets`` and let it take ``**values``. ``more`` comes in place of what has no widget."""
         return dataclasses.replace(self.start, **values, **more).validated()

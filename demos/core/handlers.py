@@ -7,6 +7,7 @@ import logging
 import secrets
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,14 @@ BROKE = "This run ended early; the message says why."
 GOES_ON = "One run at a time: the one that this page began before it was loaded again still goes on, so press Stop or wait for it."
 
 
+def let_wait(places: int) -> None:
+    """Let so many runs go or wait at once; before the page is built."""
+    GPU["concurrency_limit"] = places
+    readers.SHARE[True] = replace(readers.SHARE[True], all=places)
+
+
 def on_gpu(
-    handler: Callable[..., Iterator[Any]], stopped: Any = None, broken: Any = None
+    handler: Callable[..., Iterator[Any]], stopped: object = None, broken: object = None
 ) -> Callable[..., Iterator[Any]]:
     """Wrap a generator `handler(visitor, *inputs, **named)` that reads `lane.stream` for an event of the GPU queue.
 
@@ -41,7 +48,7 @@ def on_gpu(
     that an error ended after it had shown something, so that the page does not look as if it went on.
     """
 
-    def guarded(request: gr.Request, *inputs: Any, **named: Any) -> Iterator[Any]:
+    def guarded(request: gr.Request, *inputs: object, **named: object) -> Iterator[Any]:
         public = getattr(guarded, "public", False)
         session = request.session_hash or secrets.token_hex(8)
         sender = getattr(request, "request", None)
@@ -70,7 +77,7 @@ def on_gpu(
         except Exception as error:
             if began and broken is not None:
                 yield broken
-            raise refusal(error, "This did not work", public) from None
+            raise refusal(error, "Ended early" if began else "Not started", public) from None
         finally:
             runs.leave(session, run)
         if run.gone and stopped is not None:

@@ -10,6 +10,7 @@ from contextlib import closing
 from typing import Any
 
 import gradio as gr
+from gradio.events import Dependency
 
 from demos.core.handlers import LIGHT
 from demos.core.widgets import progress_line
@@ -27,7 +28,7 @@ def paper_id(slug: str) -> str:
     return f"paper-{slug}"
 
 
-def hold(slug: str, *triggers: Callable[..., Any]) -> Callable[[Any], Any]:
+def hold(slug: str, *triggers: Callable[..., Any]) -> Callable[[Dependency], Dependency]:
     """Keep the tab's runs from starting from one of ``triggers``, such as ``dice.click``, to the end of the event that is given to
     the function which comes back, however that ends. To be called before the event is bound: listeners go in their order.
 
@@ -36,7 +37,7 @@ def hold(slug: str, *triggers: Callable[..., Any]) -> Callable[[Any], Any]:
     name = f"{slug}-{next(_numbers)}"
     gr.on(list(triggers), None, None, None, js=f'() => window.studioHold("{name}", "{paper_id(slug)}")', **LIGHT)
 
-    def until(event: Any) -> Any:
+    def until(event: Dependency) -> Dependency:
         for over in (event.then, event.failure):  # Gradio leaves `then` out where an event fails
             over(None, None, None, js=f'() => window.studioRelease("{name}")', **LIGHT)
         return event
@@ -44,7 +45,7 @@ def hold(slug: str, *triggers: Callable[..., Any]) -> Callable[[Any], Any]:
     return until
 
 
-def held(slug: str, trigger: Callable[..., Any], *bound: Any, **how: Any) -> Any:
+def held(slug: str, trigger: Callable[..., Any], *bound: object, **how: object) -> Any:
     """Bind ``trigger`` as it would be bound itself, and :func:`hold` the tab's runs for as long as the event takes."""
     until = hold(slug, trigger)
     return until(trigger(*bound, **how))
@@ -58,7 +59,7 @@ class OnPage:
 
 
 def belonging(
-    updates: Generator[Any], page: OnPage, key: Any, line: gr.HTML, kept: Collection[gr.blocks.Block]
+    updates: Generator[Any], page: OnPage, key: object, line: gr.HTML, kept: Collection[gr.blocks.Block]
 ) -> Iterator[Any]:
     """The updates of a run that began with ``key`` on the page for as long as that is there; then those of ``kept``, the history,
     and of ``line`` alone."""

@@ -1,5 +1,5 @@
 () => {
-  // One key, one meaning. Esc closes what is open, the innermost first, and only then stops what the visible tab runs;
+  // One key, one meaning. Esc closes what is open, the innermost first, then stops what the visible tab runs, and only then leaves the talk;
   // Ctrl+Enter (or Cmd+Enter) presses the visible tab's primary button, unless something is open or a run goes.
   const seen = (node) => node.getClientRects().length > 0 && getComputedStyle(node).visibility !== "hidden";
   const visible = (selector) => [...document.querySelectorAll(selector)].filter(seen);
@@ -10,9 +10,9 @@
   const FULL = ".block.fullscreen";
   const PALETTE = ".removal-editor .half-container > .wrap"; // colours and sizes of the depth editor
 
-  // True when Esc has met something open: closed here, or left to Gradio, which closes it on the same key.
+  // True when Esc has met something open: closed here, or left to Gradio or the browser, which closes it on the same key.
   function closes(event) {
-    if (visible(LISTS).length) return true;
+    if (visible(LISTS).length || document.querySelector(":popover-open")) return true;
     const dialog = visible(DIALOGS).pop();
     if (dialog) {
       event.preventDefault();
@@ -48,7 +48,9 @@
       } else if (event.key === "Escape" && !held) {
         // A key that is held down closes one thing, and does not go on to the run.
         if (event.repeat) return event.stopPropagation();
-        if (!closes(event) && goes()) pressable("button.studio-stop")?.click();
+        if (closes(event)) return;
+        if (goes()) pressable("button.studio-stop")?.click();
+        else window.studioLeavesTalk?.();
       }
     },
     true

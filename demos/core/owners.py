@@ -10,7 +10,6 @@ import os
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
 from demos.core import visitors
 
@@ -111,7 +110,7 @@ class Owners:
 OWNERS = Owners()
 
 
-def file_paths(value: Any) -> Iterable[str]:
+def file_paths(value: object) -> Iterable[str]:
     """The paths of all file data in what a handler gave to the page."""
     waiting = [value]
     while waiting:

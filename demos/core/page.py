@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal, Protocol
 
 import gradio as gr
 
-from demos.core.endpoint import MODEL_SET, Endpoint, parameters_of, publish
+from demos.core.endpoint import FILE, FILES, MODEL_SET, Endpoint, Parameter, parameters_of, publish
 from demos.core.figures import safe
 from demos.core.form import Form
 from demos.core.handlers import BROKE, GPU, LIGHT, TALKS, halt, on_gpu
-from demos.core.hold import held
-from demos.core.uploads import emptied, told
+from demos.core.hold import held, hold
+from demos.core.links import Link
+from demos.core.opening import opens_with_result
+from demos.core.preflight import PreflightPanel
+from demos.core.quantities import this_run
+from demos.core.uploads import clear_on_refusal, errors_shown
+from demos.core.use import File, use_panel
 from demos.core.visitors import new_folder
-from demos.core.widgets import Entry, History, paper_card, progress_line, running_line
+from demos.core.widgets import Entry, History, Made, paper_card, progress_line, running_line
 from pipelines.core import images, lane
 from pipelines.core.paper import Paper
 from pipelines.core.registry import Registry
+from pipelines.core.settings import Field
 from pipelines.core.weights import ModelSpec
 
 STOPPED = "Stopped. What was drawn so far stays; Run starts anew."
@@ -48,7 +55,9 @@ def pump(
             yield gr.skip()
 
 
-def run_event(handler: Callable[..., Any], *outputs: Any, inputs: Any = (), **named: Any) -> dict[str, Any]:
+def run_event(
+    handler: Callable[..., Any], *outputs: object, inputs: Iterable[object] = (), **named: object
+) -> dict[str, Any]:
     """How the event of a run is bound: ``button.click(**run_event(on_gpu(compare), ...))``; ``named`` are inputs by name."""
     return {
         "fn": handler,
@@ -73,12 +82,49 @@ def ends(line: gr.HTML, stopped: str = STOPPED, broken: str = BROKE) -> dict[str
 # --- a whole page, for a paper that draws pictures from its settings ----------------------------------------------
 
 
+class Finished(Protocol):
+    """What the outcome of every paper has."""
+
+    settings: Any
+    measurements: dict[str, Any]
+
+
 @dataclass(frozen=True)
 class Drawn:
     """A finished run and the files of its pictures, in the order of the page."""
 
     outcome: Any
     paths: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Files:
+    """Files that may come with the settings, several or none."""
+
+    label: str
+    kind: str
+    """How their names end: ".safetensors"."""
+    read: Callable[[list[str]], Any]
+    """What ``generate`` gets of their paths; ``ValueError`` for one that cannot be read."""
+
+
+@dataclass(frozen=True, eq=False)
+class Widgets:
+    """What is on a page of pictures."""
+
+    asked: Form[Any]
+    brought: dict[str, gr.File]
+    """By the names of the pictures that a visitor gives, and of the files that may come."""
+    run: gr.Button
+    stop: gr.Button
+    chips: list[gr.Button]
+    dropped: gr.File
+    line: gr.HTML
+    shown: dict[str, gr.Image]
+    """By the names of the pictures."""
+    table: gr.HTML
+    link: Link | None
+    history: History
 
 
 @dataclass(frozen=True)
@@ -105,127 +151,241 @@ class PicturesPage:
     """Type of a preview -> the pictures in it, by their names."""
     figures: Callable[[Any], Mapping[str, str]] = lambda outcome: {}
     """Rows of its own for the table of figures."""
+    table: Callable[[Any], str] = lambda outcome: ""
+    """Markup of its own below the figures."""
+    examples: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Title of a chip -> the settings that it fills in before it runs."""
+    name: str = ""
+    """Of its endpoint and its files; the slug, unless a tab has several such parts."""
+    given: Mapping[str, str] = field(default_factory=dict)
+    """Pictures that a visitor has to give: name, as ``generate`` takes it -> its label."""
+    files: Mapping[str, Files] = field(default_factory=dict)
+    """Files that may come along: name, as ``generate`` takes what is read of them -> what they are."""
+    first: Sequence[str] = ()
+    """Settings that stand above Run; the first text, if none is named."""
+    widgets: Mapping[str, Callable[[Field, Any], gr.components.Component]] = field(default_factory=dict)
+    """Setting -> what makes its widget of its declaration and its value, where that is not the usual one."""
+    sheets: bool = False
+    """Whether its pictures are sheets, each as wide as the page, also where there are two."""
+    opens: bool = False
+    """Whether it opens with a result that was drawn earlier (:mod:`demos.core.opening`), in the mini set."""
     limit_s: float = 300.0
 
+    @property
+    def key(self) -> str:
+        """What its endpoint and its files are called."""
+        return self.name or self.slug
+
     def build(self, registry: Registry) -> None:
-        """Make the page's widgets here and bind them."""
-        registry.declare(*self.parts.values())
+        """Make the whole page here: the paper's card, the pictures, the story."""
         paper_card(self.paper)
-        asked = Form(self.start)
+        self.pictures_part(registry)
+        how_it_works(self.story)
+
+    def pictures_part(self, registry: Registry) -> Widgets:
+        """Make the widgets of settings and pictures here and bind them; a page of more parts has them beside others, which may fill them."""
+        registry.declare(*self.parts.values())
+        PreflightPanel(registry, self.start.model_set).bind(lambda: [[*self.parts.values()]], self.generate)
+        asked = Form(self.start, makes=self.widgets)
         with gr.Row(equal_height=False):
             with gr.Column(scale=4, min_width=320, elem_classes="studio-controls"):
-                asked.add(*(name for name, one in self.start.fields().items() if one.shown))
+                shown_fields = {name: one for name, one in self.start.fields().items() if one.shown}
+                texts = [name for name, one in shown_fields.items() if one.kind == "text"]
+                first = self.first or texts[:1]
+                several = sum(name not in self.widgets for name in first) > 1
+                asked.add(*first, **({"lines": 2} if several else {}))  # what is asked for
+                brought = {name: drop_zone(label, "brought", "image") for name, label in self.given.items()}
                 run, stop = run_row()
+                chips = example_chips("Examples: one click runs", list(self.examples)) if self.examples else []
+                asked.add(*(name for name in shown_fields if name not in first))
+                for name, one in self.files.items():
+                    brought[name] = drop_zone(one.label, name, one.kind, file_count="multiple")
                 dropped = restore_zone()
             with gr.Column(scale=7, min_width=320, elem_classes="studio-results"):
                 line = gr.HTML(progress_line("Press Run."), padding=False, elem_classes="run-line")
-                with gr.Row(elem_classes="pair"):
+                # Two stand side by side; one, and more, are sheets, each as wide as the page.
+                pair = len(self.pictures) == 2 and not self.sheets
+                with gr.Row(elem_classes="pair") if pair else gr.Column(elem_classes="sheets"):
                     shown = {name: picture(label, name) for name, label in self.pictures.items()}
+                link = None if self.given else Link(self.slug, asked)  # no address holds a picture
                 table = gr.HTML(padding=False)
-        history = History()
-        if self.story:
-            with gr.Accordion("How it works", open=False):
-                gr.Markdown(self.story, elem_classes="reading")
+        history = History(self.paper.title)
+        with gr.Accordion("Use it from Python", open=False) as box:
+            given = {name: File(f"{name}.png") for name in self.given}
+
+            def sent(**values: Any) -> dict[str, Any]:
+                files = {name: [File(Path(path).name) for path in values.pop(name) or []] for name in self.files}
+                came = {name: some for name, some in files.items() if some}
+                return given | came | asked.settings(values).sent()
+
+            filled = {name: brought[name] for name in self.files}
+            use_panel(self.key, box, self.endpoint, sent, {**asked.widgets, **filled})
+        widgets = Widgets(asked, brought, run, stop, chips, dropped, line, shown, table, link, history)
+        self._bind(registry, widgets)
+        self._publish(registry)
+        return widgets
+
+    def _bind(self, registry: Registry, made: Widgets) -> None:
+        asked, line, shown, history = made.asked, made.line, made.shown, made.history
 
         def show(drawn: Drawn, words: str) -> dict[Any, Any]:
             put = dict(zip(shown.values(), drawn.paths, strict=True))
-            return {**put, line: progress_line(words, 1.0, "done"), table: self._table(drawn.outcome)}
+            told = {line: progress_line(words, 1.0, "done"), made.table: self._table(drawn.outcome)}
+            return {**put, **told, **(made.link.of(Made(drawn.outcome.settings)) if made.link else {})}
 
-        def draw(session: str, entries: list[Entry], **values: Any) -> Iterator[Any]:
+        def draw(session: str, entries: list[Entry], **values: object) -> Iterator[Any]:
+            pictures = self.opened(values)
             settings = asked.settings(values)
             yield {line: progress_line("Starting…", 0.0, "running")}
 
-            def done(outcome: Any, seconds: float) -> dict[Any, Any]:
+            def done(outcome: Finished, seconds: float) -> dict[Any, Any]:
                 drawn, caption = self.write(outcome, session), f"seed {outcome.settings.seed}"
-                entry = Entry(drawn.paths[-1], caption, drawn)
+                made_with = Made(outcome.settings).by(outcome.measurements["models"])
+                entry = Entry(drawn.paths[-1], caption, drawn, made_with)
                 return {**show(drawn, f"Done in {seconds:.1f} s · {caption}"), **history.add(entries, entry)}
 
             previews = {
                 kind: lambda item, read=read: {shown[name]: seen for name, seen in read(item).items()}
                 for kind, read in self.shows.items()
             }
-            items = lane.live(self.generate, registry, settings, limit_s=self.limit_s)
+            items = lane.live(self.generate, registry, settings, limit_s=self.limit_s, **pictures)
             yield from pump(items, line, done, previews)
+
+        def example(event: gr.EventData) -> dict[Any, Any]:
+            assert isinstance(event.target, gr.Button)
+            filled = list(self.examples.values())[made.chips.index(event.target)]
+            return asked.updates(replace(self.start, **filled))
 
         def restore(path: str | None) -> Any:
             if path is None:
                 return gr.skip()
-            with told("Nothing was restored"):
-                record = images.read_settings(path, tab=self.slug)["settings"]
-                return {**asked.updates(type(self.start).read(record, "this PNG")), dropped: None}
+            with errors_shown("Nothing was restored"):
+                record = images.read_settings(path, tab=self.key)["settings"]
+                return {**asked.updates(type(self.start).read(record, "this PNG")), made.dropped: None}
 
         def bring_back(entry: Entry) -> dict[Any, Any]:
             drawn = entry.outcome
             return {**asked.updates(drawn.outcome.settings), **show(drawn, "Brought back from your results")}
 
-        draw.__name__ = f"{self.slug}_page"  # Gradio makes its name an address, which is the endpoint's
-        results = [line, *shown.values(), table]
-        handler = on_gpu(draw, **ends(line))
-        run.click(**run_event(handler, *results, *history.outputs, inputs=[history.entries], **asked.widgets))
-        stop.click(halt, **LIGHT)
-        emptied(dropped, held(self.slug, dropped.upload, restore, dropped, [*asked.outputs, dropped], **TALKS))
+        draw.__name__ = f"{self.key}_page"  # Gradio makes its name an address, which is the endpoint's
+        results = [line, *shown.values(), made.table, *([made.link.shown] if made.link else [])]
+        named = {**asked.widgets, **made.brought}
+        bound = run_event(on_gpu(draw, **ends(line)), *results, *history.outputs, inputs=[history.entries], **named)
+        made.run.click(**bound)
+        if self.opens and self.start.model_set == "mini":
+            opens_with_result(self.slug, draw, bound, line, "Press Run to draw it now.", history.outputs)
+        if made.chips:
+            pressed = [chip.click for chip in made.chips]
+            hold(self.slug, *pressed)(gr.on(pressed, example, None, asked.outputs, **LIGHT)).then(**bound)
+        made.stop.click(halt, **LIGHT)
+        dropped = made.dropped
+        clear_on_refusal(dropped, held(self.slug, dropped.upload, restore, dropped, [*asked.outputs, dropped], **TALKS))
         history.on_pick(bring_back, [*asked.outputs, *results])
-        self._publish(registry)
+        if made.link:
+            made.link.bind(
+                lambda settings, _: asked.updates(settings), [*asked.outputs, dropped], line, restore=restore
+            )
 
-    def write(self, outcome: Any, session: str) -> Drawn:
+    def opened(self, values: dict[str, Any]) -> dict[str, Any]:
+        """The pictures that a visitor gave, in RGB by their names, and what was read of files that came along; taken out of ``values``,
+        where they are paths.
+
+        Raises:
+            ValueError: there is no such picture, or one cannot be read.
+        """
+        came = {name: one.read([str(path) for path in values.pop(name) or []]) for name, one in self.files.items()}
+        paths = {name: values.pop(name) for name in self.given}
+        for name, path in paths.items():
+            if path is None:
+                raise ValueError(f"There is no {name} yet: drop one, a PNG, JPEG or WebP.")
+        return came | {name: images.open_picture(path) for name, path in paths.items()}
+
+    def write(self, outcome: Finished, session: str) -> Drawn:
         """The pictures as PNG files with the settings inside, in a folder of their own."""
         record, models = asdict(outcome.settings), [model["key"] for model in outcome.measurements["models"]]
         with new_folder(session) as folder:
             paths = []
             for name in self.pictures:
-                path = folder / f"{self.slug}_{outcome.settings.seed}_{name}.png"
+                path = folder / f"{self.key}_{outcome.settings.seed}_{name}.png"
                 made = getattr(outcome, name)
-                paths.append(images.save_png(made, path, {**record, "kind": name}, tab=self.slug, models=models))
+                paths.append(images.save_png(made, path, {**record, "kind": name}, tab=self.key, models=models))
         return Drawn(outcome, tuple(map(str, paths)))
 
-    def _table(self, outcome: Any) -> str:
+    def _table(self, outcome: Finished) -> str:
         measured = outcome.measurements
         notes = "".join(f"<p class='remark'>{safe(note)}</p>" for note in measured["notes"])
         rows = {"Time": f"{measured['seconds']:.1f} s on {'the GPU' if measured['device'] == 'cuda' else 'the CPU'}"}
-        cells = "".join(
-            f"<div><dt>{n}</dt><dd>{safe(v)}</dd></div>" for n, v in {**rows, **self.figures(outcome)}.items()
-        )
-        models = "".join(
-            f"<li>{safe(model['key'])} ({safe(model['source'])}), {safe(model['licence'])}</li>"
-            for model in measured["models"]
-        )
-        return f"{notes}<div class='figures'><h4>This run</h4><dl>{cells}</dl><h4>Models that answered</h4><ul>{models}</ul></div>"
+        return notes + this_run({**rows, **self.figures(outcome)}, measured["models"], more=self.table(outcome))
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """The public endpoint as it is declared."""
+        start = self.start
+        texts = {
+            name: getattr(start, name)
+            for name, one in start.fields().items()
+            if one.kind == "text" and not one.optional
+        }
+        limits = start.limits_in_words([name for name in start.fields() if name != MODEL_SET.name])
+        outputs = (*(("file", name) for name in self.pictures), ("json", "measurements"))
+        files = (Parameter(name, FILE, required=True) for name in self.given)
+        more = (Parameter(name, FILES, optional=True, later=True) for name in self.files)
+        return Endpoint(self.key, (*files, *parameters_of(start, **texts), *more), outputs, f"{self.about} {limits}")
 
     def _publish(self, registry: Registry) -> None:
         start = self.start
 
-        def answer(session: str, **asked: Any) -> Iterator[Any]:
+        def answer(session: str, **asked: object) -> Iterator[Any]:
+            pictures = self.opened(asked)
             settings = replace(start, **asked).validated()
-            for item in lane.live(self.generate, registry, settings, limit_s=self.limit_s):
+            for item in lane.live(self.generate, registry, settings, limit_s=self.limit_s, **pictures):
                 if isinstance(item, lane.Result):
                     yield (*self.write(item.value, session).paths, item.value.measurements)
                 else:
                     yield gr.skip()
 
-        texts = {name: getattr(start, name) for name, one in start.fields().items() if one.kind == "text"}
-        limits = start.limits_in_words([name for name in start.fields() if name != MODEL_SET.name])
-        outputs = (*(("file", name) for name in self.pictures), ("json", "measurements"))
-        endpoint = Endpoint(self.slug, parameters_of(start, **texts), outputs, f"{self.about} {limits}")
-        publish(endpoint, answer, start.model_set)
+        publish(self.endpoint, answer, start.model_set)
 
 
-def run_row() -> tuple[gr.Button, gr.Button]:
-    """Run and Stop, side by side."""
-    with gr.Row(elem_classes="run-row"):
-        run = gr.Button("Run", variant="primary", size="lg", scale=3, min_width=120, elem_classes="studio-run")
-        stop = gr.Button("Stop", size="lg", scale=1, min_width=90, elem_classes="studio-stop")
+def how_it_works(story: str) -> None:
+    """The words about the paper, in Markdown, which open on a click; nothing where there are none."""
+    if story:
+        with gr.Accordion("How it works", open=False):
+            gr.Markdown(story, elem_classes="reading")
+
+
+def run_row(
+    label: str = "Run", stopping: str = "Stop", *classes: str, kind: str = "studio-run"
+) -> tuple[gr.Button, gr.Button]:
+    """What starts a run, with ``kind`` as its class, and what stops it beside it; ``classes``: of the row."""
+    with gr.Row(elem_classes=["run-row", *classes]):
+        run = gr.Button(label, variant="primary", size="lg", scale=3, min_width=120, elem_classes=kind)
+        stop = gr.Button(stopping, size="lg", scale=1, min_width=90, elem_classes="studio-stop")
     return run, stop
+
+
+def example_chips(label: str, titles: Sequence[str]) -> list[gr.Button]:
+    """A button per example, in one place of the layout, which says what a click does."""
+    with gr.Column(elem_classes=["studio-chips", "across"]):
+        gr.HTML(f"<p class='label'>{safe(label)}</p>", padding=False)
+        with gr.Row(elem_classes="chips"):
+            return [gr.Button(title, size="sm", elem_classes="example") for title in titles]
+
+
+def drop_zone(label: str, kind: str, *file_types: str, file_count: Literal["single", "multiple"] = "single") -> gr.File:
+    """Where a file is dropped, with ``kind`` as its class."""
+    given: dict[str, Any] = {
+        "file_types": list(file_types) or None,
+        "type": "filepath",
+        "height": 84,
+        "file_count": file_count,
+    }
+    return gr.File(label=label, elem_classes=["drop-zone", kind], **given)
 
 
 def restore_zone() -> gr.File:
     """Where a PNG that was made here gives its settings back."""
-    return gr.File(
-        label="Restore settings from a PNG made here",
-        file_types=[".png"],
-        type="filepath",
-        height=84,
-        elem_classes="restore",
-    )
+    return drop_zone("Restore settings from a PNG made here", "restore", ".png")
 
 
 def picture(label: str, kind: str, alt_text: str = "") -> gr.Image:
@@ -242,9 +402,14 @@ def picture(label: str, kind: str, alt_text: str = "") -> gr.Image:
 
 
 def before_and_after(label: str, kind: str) -> gr.ImageSlider:
-    """Two pictures under one slider, with ``kind`` as its class."""
+    """Two pictures under one slider, which opens at the second, with ``kind`` as its class."""
     return gr.ImageSlider(
-        label=label, type="filepath", format="png", buttons=["fullscreen"], elem_classes=["frame", kind]
+        label=label,
+        type="filepath",
+        format="png",
+        slider_position=0,  # all of the result
+        buttons=["fullscreen"],
+        elem_classes=["frame", kind],
     )
 
 

@@ -25,10 +25,14 @@ from urllib.parse import quote
 
 import anyio
 import gradio as gr
+from gradio.blocks import Block, BlockFunction
 from gradio.components import _Keywords
 from gradio.components.api_component import Api
+from gradio.events import Dependency
+from gradio.state_holder import SessionState
 
 from demos.core import visitors
+from demos.core.sessions import SlimState
 from demos.core.stored import Store, import_classes, write_whole
 
 log = logging.getLogger(__name__)
@@ -37,6 +41,8 @@ NEVER = (gr.Button, gr.File, Api)
 """What a visitor sends by these is no value of a form: a file that is dropped is taken, and its zone is empty again."""
 FORM = (gr.Textbox, gr.Number, gr.Slider, gr.Radio, gr.Dropdown, gr.Checkbox, gr.CheckboxGroup)
 """Widgets whose values are kept while a visitor fills them in, before anything runs."""
+PART_MOST = 12
+"""Widgets of a form that are sent together: those near one that changed, and not all of a page's."""
 PAGES_MOST = 4
 """Pages of one visitor that are kept: those used last."""
 VALUE_MOST = 4 * 2**20
@@ -69,7 +75,7 @@ SURE = "<p class='remark'>All of your pictures, results, saved persons and conce
 RELOAD = "() => { try { sessionStorage.removeItem('studio-page'); } catch {} location.reload(); }"
 
 
-def shared(value: Any) -> gr.State:
+def shared(value: object) -> gr.State:
     """A state that all pages of a visitor have in common, such as his results."""
     state: Any = gr.State(value)  # no class of its own: Gradio would write a .pyi beside this file
     state.shared = True
@@ -167,7 +173,7 @@ class Work:
                     sheet.changed = False
             self.flushed = time.monotonic()
 
-    def keep(self, sheet: Sheet, number: str, value: Any) -> None:
+    def keep(self, sheet: Sheet, number: str, value: object) -> None:
         """Note what a state holds now."""
         with self.lock:
             try:
@@ -228,8 +234,9 @@ def before(who: str, session: str) -> list[str]:
 class KeepsWork(gr.Blocks):
     """A page that keeps each visitor's work. Call :meth:`keep_work` when all of it is built."""
 
-    def keep_work(self, running: Callable[[str], bool], interrupted: Callable[[Any], Any]) -> None:
-        """Bind what saves and gives back. Inside the page's ``with``, after everything else.
+    def keep_work(self, running: Callable[[str], bool], interrupted: Callable[[Any], Any]) -> Dependency:
+        """Bind what saves and gives back. Inside the page's ``with``, after everything else. The event that gives back when the page
+        loads.
 
         Args:
             running: whether a run of this session goes on.
@@ -255,12 +262,18 @@ class KeepsWork(gr.Blocks):
         token = gr.Textbox(visible=False)
         light: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
         given = {"inputs": token, "outputs": list(outputs.values()), "js": TOKEN, **light}
-        self.load(give_back, **given)
+        loaded = self.load(give_back, **given)
         again = gr.Button(visible="hidden", elem_id="studio-give-back")
         # Asked for while an answer is on its way, it comes once more: what has ended meanwhile is in that one only.
         again.click(give_back, trigger_mode="always_last", **given)
-        save = gr.Button(visible="hidden", elem_id="studio-save")
-        save.click(note_form, list(inputs.values()), None, preprocess=False, trigger_mode="always_last", **light)
+        fields = list(inputs.values())
+        for number, first in enumerate(range(0, len(fields), PART_MOST)):
+            part = fields[first : first + PART_MOST]
+            for block in part:  # by its class ``connection.js`` knows which part a change belongs to
+                block.elem_classes = [*(block.elem_classes or ()), f"studio-part-{number}"]
+            save = gr.Button(visible="hidden", elem_id=f"studio-save-{number}")
+            save.click(note_form, part, None, preprocess=False, trigger_mode="always_last", **light)
+        return loaded
 
     def runs_of(self, who: str, token: str) -> list[str]:
         """The sessions in which this page of a visitor has a run going, begun before it was loaded again or now."""
@@ -269,7 +282,9 @@ class KeepsWork(gr.Blocks):
         sheet = None if work is None else work.sheets.get(token)
         return [] if sheet is None else [session for session in sheet.sessions if self.run_goes_on(session)]
 
-    async def process_api(self, block_fn: Any, inputs: Any, *rest: Any, **more: Any) -> dict[str, Any]:
+    async def process_api(
+        self, block_fn: BlockFunction | int, inputs: list[Any], *rest: Any, **more: Any
+    ) -> dict[str, Any]:
         fn = self.fns[block_fn] if isinstance(block_fn, int) else block_fn
         request, state = more.get("request"), more.get("state")
         who = visitors.visitor(request) if request is not None else ""
@@ -291,7 +306,9 @@ class KeepsWork(gr.Blocks):
         finally:  # also what was shown before an error
             await anyio.to_thread.run_sync(self._depart, work, fn, state, goes_on)
 
-    async def preprocess_data(self, block_fn: Any, inputs: list[Any], state: Any, *rest: Any, **more: Any) -> list[Any]:
+    async def preprocess_data(
+        self, block_fn: BlockFunction, inputs: list[Any], state: SessionState | None, *rest: Any, **more: Any
+    ) -> list[Any]:
         values = await super().preprocess_data(block_fn, inputs, state, *rest, **more)
         sheet = getattr(state, "sheet", None)
         if sheet is not None and _of_page(block_fn) and block_fn.name != give_back.__name__:
@@ -300,7 +317,7 @@ class KeepsWork(gr.Blocks):
                     _note(sheet, block._id, value)
         return values
 
-    def _arrive(self, who: str, fn: Any, token: Any, state: Any, session: str) -> Work:
+    def _arrive(self, who: str, fn: BlockFunction, token: object, state: SlimState, session: str) -> Work:
         """Give the session what it lacks of its visitor's states."""
         work = work_of(who, self.kept_layout)
         sheet: Sheet | None = getattr(state, "sheet", None)
@@ -322,10 +339,11 @@ class KeepsWork(gr.Blocks):
             threading.Thread(target=import_classes, args=(records,), daemon=True).start()
         return work
 
-    def _give_state(self, work: Work, state: Any, number: int) -> None:
+    def _give_state(self, work: Work, state: SlimState, number: int) -> None:
         """Read what the session has not, or, of a state that other pages share, what is newer."""
         common, name = hasattr(self.kept_states[number], "shared"), str(number)
         sheet = work.shared if common else state.sheet
+        assert sheet is not None  # `_arrive` gave it
         version = sheet.versions.get(name, 0)
         known = number in state.state_data and (not common or state.versions.get(number) == version)
         if known or name not in sheet.states:
@@ -336,7 +354,7 @@ class KeepsWork(gr.Blocks):
             log.warning("a state that was kept cannot be read (%s: %s)", type(error).__name__, error)
         state.versions[number] = version
 
-    def _depart(self, work: Work, fn: Any, state: Any, goes_on: bool) -> None:
+    def _depart(self, work: Work, fn: BlockFunction, state: SlimState, goes_on: bool) -> None:
         """Note what the session's states hold now, and write it."""
         if work.gone:  # he has just cleared it
             state.state_data.clear()
@@ -347,11 +365,14 @@ class KeepsWork(gr.Blocks):
         for number in {block._id for block in fn.outputs} & self.kept_states.keys() & state.state_data.keys():
             common, name = hasattr(self.kept_states[number], "shared"), str(number)
             sheet = work.shared if common else state.sheet
+            assert sheet is not None  # `_arrive` gave it
             work.keep(sheet, name, state.state_data[number])
             state.versions[number] = sheet.versions.get(name, 0)
         work.flush()
 
-    async def postprocess_data(self, block_fn: Any, predictions: Any, state: Any) -> list[Any]:
+    async def postprocess_data(
+        self, block_fn: BlockFunction, predictions: list[Any] | dict[Any, Any], state: SessionState | None
+    ) -> list[Any]:
         sheet = getattr(state, "sheet", None)
         if (
             sheet is None and block_fn.name == give_back.__name__
@@ -368,7 +389,7 @@ class KeepsWork(gr.Blocks):
                     _note(sheet, block._id, sent)
         return data
 
-    def _shown(self, sheet: Sheet, block: Any) -> dict[str, Any]:
+    def _shown(self, sheet: Sheet, block: Block) -> dict[str, Any]:
         """The update that has a widget show what it showed."""
         props = dict(sheet.shown.get(str(block._id), {}))
         if "value" in props:
@@ -383,28 +404,28 @@ def give_back(token: str) -> None:
     """For the page's load: ``KeepsWork`` answers it."""
 
 
-def note_form(*values: Any) -> None:
-    """For a form that is being filled in: ``KeepsWork`` notes the values."""
+def note_form(*values: object) -> None:
+    """For a part of a form that is being filled in: ``KeepsWork`` notes the values."""
 
 
-def _ended(predictions: Any) -> bool:
+def _ended(predictions: object) -> bool:
     """True for what Gradio makes of the end of a generator: nothing new for any widget."""
     last = predictions[:1] if isinstance(predictions, list | tuple) else [predictions]
     return any(one is _Keywords.FINISHED_ITERATING for one in last)
 
 
-def _of_page(fn: Any) -> bool:
+def _of_page(fn: object) -> bool:
     """False for what programs call: they keep their results themselves."""
     return getattr(fn, "api_visibility", "private") == "private"
 
 
-def _keepable(value: Any) -> bool:
+def _keepable(value: object) -> bool:
     """Whether a state that begins so is kept. One that begins with something of its own kind, such as a cache, is not."""
     plain = value is None or isinstance(value, bool | int | float | str | list | tuple | dict)
     return plain or dataclasses.is_dataclass(value)
 
 
-def _note(sheet: Sheet, number: int, sent: Any) -> None:
+def _note(sheet: Sheet, number: int, sent: object) -> None:
     """What a widget holds now: ``sent`` is its value, or an update with some of its properties."""
     update = sent if isinstance(sent, dict) and sent.get("__type__") == "update" else {"value": sent}
     update = {name: value for name, value in update.items() if name != "__type__"}
@@ -423,7 +444,7 @@ def _note(sheet: Sheet, number: int, sent: Any) -> None:
         sheet.changed = True
 
 
-def _renew_widgets(page: gr.Blocks, state: Any, sheet: Sheet) -> None:
+def _renew_widgets(page: gr.Blocks, state: SlimState, sheet: Sheet) -> None:
     """A session's own widgets, such as a dropdown with other choices, by which Gradio checks what is sent."""
     for number, props in sheet.shown.items():
         block = page.blocks.get(int(number))
@@ -441,7 +462,7 @@ def _renew_widgets(page: gr.Blocks, state: Any, sheet: Sheet) -> None:
 # --- files ----------------------------------------------------------------------------------------------------------
 
 
-def _paths(value: Any) -> Iterator[str]:
+def _paths(value: object) -> Iterator[str]:
     """The paths of all files in what Gradio sends."""
     if isinstance(value, list | tuple):
         for item in value:
@@ -453,7 +474,7 @@ def _paths(value: Any) -> Iterator[str]:
             yield from _paths(item)
 
 
-def _addressed(value: Any) -> Any:
+def _addressed(value: object) -> Any:
     """With addresses of files that hold on any host and port."""
     if isinstance(value, list):
         return [_addressed(item) for item in value]

@@ -11,12 +11,13 @@ from __future__ import annotations
 import contextvars
 import logging
 import re
-from collections.abc import Sequence
 from typing import Any
 
 import gradio as gr
+from gradio.blocks import BlockFunction
 from gradio.components.api_component import Api
 from gradio.data_classes import FileData
+from gradio.state_holder import SessionState
 
 from demos.core import visitors
 from demos.core.handlers import explain
@@ -28,14 +29,16 @@ log = logging.getLogger(__name__)
 
 DEEP, MANY = 32, 200_000
 """Levels and values that one parameter may hold."""
-TITLE = "This did not work"
+TITLE = "Not accepted"
 _caller: contextvars.ContextVar[tuple[Visitor, str]] = contextvars.ContextVar("caller", default=(Visitor(), RAW))
 
 
 class Page(gr.Blocks):
     """`gr.Blocks` whose calls are checked before they are processed."""
 
-    async def process_api(self, block_fn: Any, inputs: Any, *rest: Any, **more: Any) -> dict[str, Any]:
+    async def process_api(
+        self, block_fn: BlockFunction | int, inputs: list[Any], *rest: Any, **more: Any
+    ) -> dict[str, Any]:
         function = self.fns[block_fn] if isinstance(block_fn, int) else block_fn
         session, event = more.get("session_hash"), more.get("event_id")
         session = RAW if session is None or session == event else session  # a call without one gets its event's name
@@ -54,25 +57,34 @@ class Page(gr.Blocks):
         finally:
             _caller.reset(token)
 
-    async def preprocess_data(self, block_fn: Any, inputs: list[Any], *rest: Any, **more: Any) -> list[Any]:
+    async def preprocess_data(self, block_fn: BlockFunction, inputs: list[Any], *rest: Any, **more: Any) -> list[Any]:
         try:
             return await super().preprocess_data(block_fn, inputs, *rest, **more)
         except Exception as error:  # Gradio's own words, for a value that its widget cannot hold
             raise gr.Error(_unfit(error), title=TITLE, print_exception=False) from None
 
-    async def postprocess_data(self, block_fn: Any, predictions: Any, *rest: Any, **more: Any) -> Any:
+    async def postprocess_data(
+        self, block_fn: BlockFunction, predictions: list[Any] | dict[Any, Any], *rest: Any, **more: Any
+    ) -> Any:
         data = await super().postprocess_data(block_fn, predictions, *rest, **more)
         OWNERS.made(file_paths(data), *_caller.get())
         return data
 
 
-def visitor_of(request: Any) -> Visitor:
+def visitor_of(request: object) -> Visitor:
     """Who made a call."""
     client = getattr(getattr(request, "request", None), "client", None)
     return Visitor(getattr(client, "host", ""), visitors.visitor(request))
 
 
-def check_call(function: Any, inputs: Any, event: Any, visitor: Visitor, session: str, state: Any = None) -> None:
+def check_call(
+    function: BlockFunction,
+    inputs: list[Any],
+    event: gr.EventData | None,
+    visitor: Visitor,
+    session: str,
+    state: SessionState | None = None,
+) -> None:
     """Refuse a call that a handler, or Gradio on the way to it, could not read.
 
     Raises:
@@ -89,7 +101,7 @@ def check_call(function: Any, inputs: Any, event: Any, visitor: Visitor, session
         raise gr.Error(explain(error), title=TITLE, print_exception=False) from None
 
 
-def check_value(value: Any, block: Any, visitor: Visitor, session: str) -> None:
+def check_value(value: object, block: object, visitor: Visitor, session: str) -> None:
     """Refuse what one widget or parameter cannot hold.
 
     Raises:
@@ -115,8 +127,13 @@ def check_value(value: Any, block: Any, visitor: Visitor, session: str) -> None:
                 waiting.append((item, depth + 1))
 
 
-def _check_count(function: Any, inputs: Sequence[Any]) -> None:
+def _check_count(function: BlockFunction, inputs: list[Any]) -> None:
     wanted = len(function.inputs)
+    # What an endpoint has learnt to take since a program was written may be left out.
+    while (
+        isinstance(inputs, list) and len(inputs) < wanted and getattr(function.inputs[len(inputs)], "optional", False)
+    ):
+        inputs.append(getattr(function.inputs[len(inputs)], "left_out", None))
     if not isinstance(inputs, list) or len(inputs) != wanted:
         names = ", ".join(str(block.label) for block in function.inputs if isinstance(block, Api))
         known = f"takes {wanted}: {names}" if names else f"takes {wanted}: reload the page"
@@ -124,7 +141,7 @@ def _check_count(function: Any, inputs: Sequence[Any]) -> None:
         raise ValueError(f"This call brings {came} and /{function.api_name or 'this'} {known}.")
 
 
-def _is_of_page(function: Any, event: Any, state: Any = None) -> bool:
+def _is_of_page(function: BlockFunction, event: gr.EventData | None, state: SessionState | None = None) -> bool:
     """Whether the event comes from a widget that it can come from, with what such an event tells."""
     target = getattr(event, "target", None)
     # A widget that a run has changed is another object in its session, with a number of its own.
@@ -132,20 +149,21 @@ def _is_of_page(function: Any, event: Any, state: Any = None) -> bool:
     names = {
         name
         for block, name in function.targets
-        if target is not None and (block == target._id or held.get(block) is target)
+        if target is not None and (block == target._id or (block is not None and held.get(block) is target))
     }
     data = getattr(event, "_data", None)
     if "select" not in names:
         return bool(names)
     if not isinstance(data, dict) or not {"index", "value"} <= data.keys():
         return False
-    return not isinstance(event.target, gr.Image) or _is_place(data["index"])
+    return not isinstance(target, gr.Image) or _is_place(data["index"])
 
 
-def _is_place(index: Any) -> bool:
+def _is_place(index: object) -> bool:
     """Whether it can be a pixel of a picture that was clicked."""
-    pair = isinstance(index, list) and len(index) == 2
-    return pair and all(limits.is_number(one) and -1e6 < one < 1e6 for one in index)
+    if not isinstance(index, list) or len(index) != 2:
+        return False
+    return all(limits.is_number(one) and -1e6 < one < 1e6 for one in index)
 
 
 def _check_text(text: str, words: str) -> None:
@@ -156,7 +174,7 @@ def _check_text(text: str, words: str) -> None:
         raise ValueError(f"The {words} holds U+{wrong:04X}, which is no character of a text: take it out.") from None
 
 
-def takes_files(block: Any) -> bool:
+def takes_files(block: object) -> bool:
     """Whether a widget or parameter can hold a file."""
     if isinstance(block, Api):
         return getattr(block, "takes_files", False)
@@ -164,12 +182,12 @@ def takes_files(block: Any) -> bool:
     return model is not None and "FileData" in str(model.model_json_schema())
 
 
-def _is_file(value: dict, block: Any) -> bool:
+def _is_file(value: dict, block: object) -> bool:
     """Whether Gradio, or a widget or handler that takes files, would see a file in it."""
     return "path" in value and ("meta" in value or takes_files(block))
 
 
-def _check_file(value: dict, block: Any, words: str, visitor: Visitor, session: str) -> None:
+def _check_file(value: dict, block: object, words: str, visitor: Visitor, session: str) -> None:
     if not takes_files(block):
         raise ValueError(f"The {words} is a file, and no file can be sent there: send what it should hold itself.")
     path = uploaded_path(value, words)

@@ -12,8 +12,9 @@ import gradio as gr
 from fastapi import HTTPException
 from gradio.components.base import server
 from gradio.components.image_editor import AcceptBlobs
+from gradio.data_classes import FileData
 
-from demos.core.uploads import told
+from demos.core.uploads import errors_shown
 from pipelines.core import images
 
 MOST_BYTES = 8 * 2**20
@@ -33,11 +34,11 @@ def _small_enough(size: tuple[int, int]) -> None:
         )
 
 
-def _opened(self: gr.ImageEditor, file: Any, flatten_on_white: bool = False) -> Any:
+def _opened(self: gr.ImageEditor, file: FileData | bytes | None, flatten_on_white: bool = False) -> Any:
     """In place of ``ImageEditor.convert_and_format_image``, for ``type="pil"`` with an alpha channel."""
     if file is None:
         return None
-    with told("This drawing was not taken"):
+    with errors_shown("This drawing was not taken"):
         source = file.path if hasattr(file, "path") else bytes(file)
         return images.opened(source, _small_enough).convert(self.image_mode)
 

@@ -27,13 +27,16 @@ from typing import Any
 from urllib.parse import parse_qs
 
 import gradio as gr
-from gradio import caching
+from gradio import caching, routes
+from gradio.blocks import BlockFunction
+from gradio.data_classes import PredictBodyInternal
 from gradio.queueing import Event, Queue
 from gradio.server_messages import ProcessCompletedMessage, ProcessGeneratingMessage
 from starlette.middleware import Middleware
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from demos.core import visitors
 from demos.core.runs import PLACES, runs
@@ -94,7 +97,7 @@ class Client:
         return self.visitor or self.address
 
 
-def client_of(request: Any) -> Client:
+def client_of(request: HTTPConnection) -> Client:
     """Who sent this request, as far as the server itself can see."""
     host = request.client.host if request.client else ""
     with contextlib.suppress(ValueError):
@@ -156,7 +159,7 @@ class Readers:
         }
 
     @contextlib.asynccontextmanager
-    async def lifespan(self, app: Any) -> AsyncIterator[None]:
+    async def lifespan(self, app: routes.App) -> AsyncIterator[None]:
         """Watch while `app` is served."""
         self.states.set_blocks(self.page)
         app.state_holder = self.states
@@ -212,8 +215,14 @@ class Readers:
             self._loaded[visitor] = time.monotonic()
 
     def has_stream(self, name: str) -> bool:
-        """Whether there is something to be read under this name, now or later."""
-        return name in self.queue.pending_messages_per_session
+        """Whether there is something to be read under this name, now or later.
+
+        A stream that broke may have taken the end of its run with it: then nothing more will come, though the session has its place still.
+        """
+        messages = self.queue.pending_messages_per_session.get(name)
+        return messages is not None and (
+            not messages.empty() or any(one.session_hash == name for one in self._events())
+        )
 
     def session_of(self, event_id: str) -> str:
         """An event's session, also after its end while its answer is unread."""
@@ -248,7 +257,7 @@ class Readers:
 
     # --- the queue ---
 
-    async def push(self, body: Any, request: Any, username: str | None) -> tuple[bool, Any, str]:
+    async def push(self, body: PredictBodyInternal, request: Request, username: str | None) -> tuple[bool, Any, str]:
         """In place of the queue's own: what is more than a client's share is refused, in the stream where all look."""
         if len(body.session_hash or "") > LONGEST:
             return False, f"The session's name is longer than {LONGEST} characters.", "error"
@@ -426,17 +435,17 @@ class Readers:
         caching.clear_session_caches(name)
 
 
-def _needs_model(fn: Any) -> bool:
+def _needs_model(fn: BlockFunction | None) -> bool:
     return fn is not None and getattr(fn.fn, "needs_gpu", False)
 
 
 class Watching:
     """ASGI middleware: tells `readers` of the streams that clients open and leave."""
 
-    def __init__(self, app: Any, readers: Readers) -> None:
+    def __init__(self, app: ASGIApp, readers: Readers) -> None:
         self.app, self.readers = app, readers
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         match = STREAM.search(scope["path"]) if scope["type"] == "http" and scope["method"] == "GET" else None
         if scope["type"] == "http" and scope["path"] in ("", "/"):
             self.readers.loads(client_of(HTTPConnection(scope)).visitor)
@@ -447,7 +456,7 @@ class Watching:
         name = match["session"] or (self.readers.session_of(match["event"]) if match["event"] else query)
         whole = False
 
-        async def sending(message: Any) -> None:
+        async def sending(message: Message) -> None:
             nonlocal whole
             await send(message)
             whole |= message["type"] == "http.response.body" and not message.get("more_body", False)

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import os
 from copy import copy
-from typing import Any
+from typing import TYPE_CHECKING
 
 import gradio as gr
 from gradio.state_holder import SessionState, StateHolder
+
+if TYPE_CHECKING:
+    from demos.core.page_state import Sheet
 
 SESSION_BYTES = 2**20
 """A generous guess at what the page of a busy visitor holds: measured are a few hundred KiB."""
@@ -30,6 +33,11 @@ def capacity() -> int:
 class SlimState(SessionState):
     """A session without copies of what did not change."""
 
+    sheet: Sheet | None = None
+    """What is kept of the page that this session shows."""
+    versions: dict[int, int]
+    """Of the states that it was given: what they were then."""
+
     @classmethod
     def like(cls, template: SlimState) -> SlimState:
         """A new one; `template` is that of the page, made once."""
@@ -43,7 +51,7 @@ class SlimState(SessionState):
         self.config_values = {}
         self.shared = self.blocks_config
 
-    def __setitem__(self, key: int, value: Any) -> None:
+    def __setitem__(self, key: int, value: gr.blocks.Block) -> None:
         before = self.shared.blocks.get(key)
         if before is None or not before.stateful:
             if self.blocks_config is self.shared:
@@ -56,7 +64,7 @@ class SlimState(SessionState):
     def _update_config(self, key: int) -> None:
         pass
 
-    def _update_value_in_config(self, key: int, value: Any) -> None:
+    def _update_value_in_config(self, key: int, value: object) -> None:
         pass
 
 

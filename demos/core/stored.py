@@ -36,7 +36,7 @@ class Store:
         self._known: dict[int, tuple[weakref.ref[Any], str]] = {}
         self._records: dict[int, tuple[weakref.ref[Any], Any]] = {}
 
-    def record(self, value: Any) -> Any:
+    def record(self, value: object) -> Any:
         """``value`` as JSON; its arrays and pictures are written into the folder.
 
         Raises:
@@ -74,7 +74,7 @@ class Store:
             return self._dataclass(value)
         raise TypeError(f"{type(value).__name__} cannot be kept")
 
-    def value(self, record: Any) -> Any:
+    def value(self, record: object) -> Any:
         """What :meth:`record` was given.
 
         Raises:
@@ -113,7 +113,7 @@ class Store:
             if file.name not in needed:
                 file.unlink(missing_ok=True)
 
-    def _kept(self, value: Any, write: Any) -> str:
+    def _kept(self, value: object, write: Callable[[Any], str]) -> str:
         """The file's name; what was written a moment ago is not written again."""
         known = self._known.get(id(value))
         if known is not None and known[0]() is value and (self.folder / known[1]).exists():
@@ -199,7 +199,7 @@ class Store:
         return self.folder / name
 
 
-def files_of(record: Any) -> Iterable[str]:
+def files_of(record: object) -> Iterable[str]:
     """The files that a record needs."""
     if isinstance(record, list):
         for item in record:
@@ -212,7 +212,7 @@ def files_of(record: Any) -> Iterable[str]:
                 yield from files_of(item)
 
 
-def import_classes(record: Any) -> None:
+def import_classes(record: object) -> None:
     """Import the modules that a record's objects are of, so that reading it does not have to."""
     if isinstance(record, list):
         for item in record:

@@ -26,7 +26,18 @@
     node.dataset.said = said(label);
     node.setAttribute("aria-label", node.dataset.said);
   };
-  new MutationObserver(() =>
-    document.querySelectorAll(".chat-pane [data-testid=user], .chat-pane [data-testid=bot]").forEach(named)
-  ).observe(document.body, { subtree: true, childList: true, attributeFilter: ["aria-label"] });
+  // Gradio heads a message with its type ("Error") and keeps its title to itself; connection.js hears the titles.
+  const titles = new Map();
+  window.studioTitle = (html, title) => typeof html === "string" && title && titles.set(said(html), title);
+  const headed = (toast) => {
+    const text = [...toast.querySelectorAll("[data-testid=toast-text]")].pop()?.textContent ?? "";
+    const own = /file/i.test(text) ? "File refused" : "Not done"; // what a widget of Gradio says by itself has none
+    const title = titles.get(text) ?? (toast.classList.contains("error") ? own : "Note");
+    const head = toast.querySelector(".toast-title");
+    if (text && head && head.dataset.title !== title) head.dataset.title = title;
+  };
+  new MutationObserver(() => {
+    document.querySelectorAll(".chat-pane [data-testid=user], .chat-pane [data-testid=bot]").forEach(named);
+    document.querySelectorAll(".toast-body").forEach(headed);
+  }).observe(document.body, { subtree: true, childList: true, attributeFilter: ["aria-label"] });
 }

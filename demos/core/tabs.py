@@ -6,8 +6,10 @@ import importlib
 import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import demos
+from demos.core.talk import Talk
 from pipelines.core.paper import Paper
 from pipelines.core.registry import Registry
 
@@ -22,6 +24,12 @@ class Tab:
     order: int
     build: Callable[[Registry, str], None]
     paper: Paper
+    endpoints: tuple[str, ...] = ()
+    """The names of the public functions that ``build`` publishes."""
+    warm: Callable[[Registry, str], Any] | None = None
+    """Loads what its first run needs; called on the lane, where the tab is the first."""
+    talk: Talk | None = None
+    """What is said of it where papers are presented."""
 
 
 def discover() -> list[Tab]:

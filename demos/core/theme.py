@@ -59,8 +59,9 @@ SANS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "A
 SERIF = '"Iowan Old Style", "Palatino Linotype", Palatino, "Book Antiqua", Charter, Georgia, "Liberation Serif", serif'
 MONO = ("ui-monospace", "SF Mono", "Cascadia Mono", "Menlo", "Consolas", "Liberation Mono", "monospace")
 
-CSS = Path(__file__).with_name("studio.css")
-SCRIPTS = tuple(Path(__file__).with_name(f"{name}.js") for name in ("connection", "keys", "clicks", "hold", "studio"))
+CSS = tuple(Path(__file__).with_name(f"{name}.css") for name in ("studio", "present"))
+PARTS = ("connection", "keys", "clicks", "reach", "hold", "links", "studio", "present")
+SCRIPTS = tuple(Path(__file__).with_name(f"{name}.js") for name in PARTS)
 
 
 # Gradio takes shades of the first hue for a few parts that no variable names, such as the handle of a slider:
@@ -96,7 +97,7 @@ class StudioTheme(gr.themes.Base):
 
 
 def head() -> str:
-    """`studio.css` after its colours, as an element of the page's head.
+    """The style sheets after their colours, as an element of the page's head.
 
     Not `launch(css=...)`: Gradio rewrites the selectors there, and rules inside `@media` stop matching.
     """
@@ -105,14 +106,15 @@ def head() -> str:
         return selector + "{" + "".join(f"--studio-{name}:{value};" for name, value in colours.items()) + "}\n"
 
     colours = block(":root", LIGHT) + block(":root.dark, :root .dark", DARK)
-    rules = CSS.read_text(encoding="utf-8")
+    rules = "".join(sheet.read_text(encoding="utf-8") for sheet in CSS)
     return (
         f"<style>\n:root{{--studio-serif:{SERIF};}}\n{colours}.gradio-container.gradio-container {{\n{rules}}}</style>"
     )
 
 
 def script() -> str:
-    """What runs in the browser once: the connection, keys, clicks on pictures, what waits for what, and the way to the results on a phone."""
+    """What runs in the browser once: the connection, keys, clicks on pictures, what Gradio leaves to the mouse, what waits for what,
+    addresses, the way to the results on a phone, and the talk."""
     return "() => {\n" + "\n".join(f"({script.read_text(encoding='utf-8').strip()})();" for script in SCRIPTS) + "\n}"
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import gradio as gr
+from gradio.components import Component
+from gradio.events import Dependency
 from gradio.utils import get_upload_folder
 
 from demos.core.handlers import LIGHT, TALKS, refusal
@@ -22,14 +23,14 @@ SAVE = """(file) => {
 }"""
 
 
-def download(button: gr.Button, make: Callable[..., str], inputs: Any) -> None:
+def download(button: gr.Button, make: Callable[..., str], inputs: Component | Sequence[Component]) -> None:
     """Let ``button`` save the file that ``make`` writes when it is pressed; a DownloadButton wants its file before."""
     file = gr.DownloadButton(visible=False)
     button.click(make, inputs, file, **TALKS).success(None, file, None, js=SAVE, **LIGHT)
 
 
 @contextmanager
-def told(title: str) -> Iterator[None]:
+def errors_shown(title: str) -> Iterator[None]:
     """What a visitor can do something about becomes a message; the page stays as it is."""
     try:
         yield
@@ -37,12 +38,12 @@ def told(title: str) -> Iterator[None]:
         raise refusal(error, title) from None
 
 
-def emptied(drop: gr.File, event: Any) -> None:
+def clear_on_refusal(drop: gr.File, event: Dependency) -> None:
     """A file that was refused does not stay in its zone, where it would be in the way of the next one."""
     event.failure(lambda: None, None, drop, **LIGHT)
 
 
-def uploaded_path(value: Any, words: str) -> Path:
+def uploaded_path(value: object, words: str) -> Path:
     """The file that a program sent. Only what was uploaded to this server is read, whatever the message claims.
 
     ``words`` is what the sentence calls it: "reference".

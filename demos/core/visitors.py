@@ -28,7 +28,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+from gradio import blocks, routes
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 try:
     import fcntl
@@ -53,7 +57,7 @@ _WHO = re.compile(r"[vsa][0-9a-f]{24}")
 # --- who ---------------------------------------------------------------------------------------------------------
 
 
-def visitor(request: Any) -> str:
+def visitor(request: object) -> str:
     """Who sent this request: the same for all pages of a browser, another for everybody else.
 
     Args:
@@ -108,19 +112,17 @@ class Cookie:
     browsers keep only cookies that say so.
     """
 
-    def __init__(self, app: Any) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
-    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        from starlette.requests import Request
-
         request = Request(scope)
         secret = request.cookies.get(COOKIE, "")
         secret = secret if _SECRET.fullmatch(secret) else secrets.token_urlsafe(32)
 
-        async def answer(message: dict[str, Any]) -> None:
+        async def answer(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = message.setdefault("headers", [])
                 if any(name.lower() == b"content-type" and value.startswith(b"text/html") for name, value in headers):
@@ -245,7 +247,7 @@ def _hold(folder: Path) -> bool:
     return True
 
 
-def _lockable(file: Any) -> bool:
+def _lockable(file: IO[Any]) -> bool:
     if fcntl is None:
         return True
     try:
@@ -261,7 +263,7 @@ def close_on_signal() -> None:
     if threading.current_thread() is not threading.main_thread():
         return
 
-    def ended(number: int, frame: Any) -> None:
+    def ended(number: int, frame: object) -> None:
         for each in ENDING:
             signal.signal(each, signal.SIG_IGN)  # once is enough: a second one would find half of it done
         try:
@@ -436,8 +438,6 @@ def upload_folder() -> str:
 
 def claim_gradio_files() -> None:
     """Have Gradio put each visitor's files into his folder, not into one that all share and nobody empties."""
-    from gradio import blocks, routes
-
     os.environ["GRADIO_TEMP_DIR"] = str(root())
     block_class: Any = blocks.Block
     app_class: Any = routes.App

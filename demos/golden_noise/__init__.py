@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +15,24 @@ from demos.core.figures import measured, safe
 from demos.core.form import Form
 from demos.core.handlers import LIGHT, TALKS, halt, on_gpu
 from demos.core.hold import held, hold
+from demos.core.links import Link
+from demos.core.opening import opens_with_result
 from demos.core.page import ends, picture, pump, restore_zone, run_event, run_row
+from demos.core.preflight import PreflightPanel
 from demos.core.tabs import Tab
-from demos.core.uploads import emptied, told
+from demos.core.uploads import clear_on_refusal, errors_shown
+from demos.core.use import use_panel
 from demos.core.visitors import new_folder
-from demos.core.widgets import Entry, History, paper_card, progress_line, words_of
+from demos.core.widgets import Entry, History, Made, paper_card, progress_line, words_of
 from demos.golden_noise import lab
 from demos.golden_noise.shown import figures_html, inspect_html, notes_html, unknown_words, verdict_table
+from demos.golden_noise.talk import TALK
 from pipelines import golden_noise
 from pipelines.core import images
 from pipelines.core.lane import Result, live
 from pipelines.core.registry import Registry
 from pipelines.golden_noise import EXAMPLES, PAPER, Outcome, Preview, Settings
-from pipelines.models.sdxl import BASES
+from pipelines.models import sdxl
 
 SLUG = "golden_noise"
 LIMIT_S = 300.0
@@ -40,17 +45,22 @@ def build(registry: Registry, model_set: str) -> None:
     for key in choices:
         registry.declare(*golden_noise.parts(model_set, key).values())
     paper_card(PAPER)
-    fetched = golden_noise.download(model_set)
-    if fetched:
-        gr.HTML(f"<p class='remark'>{safe(BASES[model_set].title)}: {safe(fetched)}.</p>", padding=False)
+    preflight = PreflightPanel(registry, model_set)
     with gr.Row(equal_height=False):
-        controls = Controls(Form(Settings.of(model_set)), choices)
+        controls = Controls(Form(Settings.of(model_set)), choices, fixed=registry.mode == "zero")
         results = Results(registry, model_set, controls.asked)
-    history = History()
+    history = History(PAPER.title)
     with gr.Accordion("How it works", open=False):
         gr.Markdown(words_of(__package__, "story.md"), elem_classes="reading")
-    with gr.Accordion("Use it from Python", open=False):
+    with gr.Accordion("Use it from Python", open=False) as box:
+        asked = controls.asked
+        use_panel(SLUG, box, endpoint(model_set), lambda **values: asked.settings(values).sent(), asked.widgets)
         gr.Markdown(from_python(), elem_classes="reading")
+    preflight.bind(
+        lambda source, base="": [[*golden_noise.parts(model_set, source, base).values()]],
+        golden_noise.generate,
+        *(controls.asked[name] for name in ("source", "base") if name in controls.asked.widgets),
+    )
     _bind_runs(registry, controls, results, history)
     _bind_settings(controls, results, history)
     _endpoint(registry, model_set)
@@ -59,7 +69,8 @@ def build(registry: Registry, model_set: str) -> None:
 class Controls:
     """The left side: what is asked for. Makes its widgets in the layout that is open."""
 
-    def __init__(self, asked: Form[Settings], choices: dict[str, str]) -> None:
+    def __init__(self, asked: Form[Settings], choices: dict[str, str], fixed: bool = False) -> None:
+        """``fixed``: only the set's own image model is loaded and can be had (ZeroGPU)."""
         self.asked, self.choices = asked, choices
         with gr.Column(scale=4, min_width=320, elem_classes="studio-controls"):
             asked.add("prompt", elem_id="golden-prompt", container=True)
@@ -69,19 +80,31 @@ class Controls:
                 with gr.Row(elem_classes="chips"):
                     self.chips = [gr.Button(text, size="sm", elem_classes="example") for text, _ in EXAMPLES]
                     self.surprise = gr.Button("Surprise me", size="sm", elem_classes="surprise")
+                if asked.start.model_set == "mini":
+                    gr.HTML(f"<p class='label'>{safe(golden_noise.how_often())}</p>", padding=False)
             with gr.Row(elem_classes="seed-row"):
                 asked.add("seed", scale=3)
                 self.dice = gr.Button("New seed", size="sm", min_width=80, scale=1)
                 self.reuse = gr.Button("Last seed", size="sm", min_width=80, scale=1)
             asked.add("source", choices=[(words, key) for key, words in choices.items()], elem_classes="sources")
+            if asked.start.model_set == "full" and not fixed:
+                own = (sdxl.FULL.title, "")
+                asked.add("base", choices=[own, *_pairs(sdxl.OTHER_WORDS)], elem_classes="sources")
             asked.add("strength", elem_classes="gold-slider")
             asked.add("steps", "guidance")
+            if asked.start.model_set == "full":
+                asked.add("sampler", choices=[("the model’s own", ""), *_pairs(sdxl.SAMPLERS)], elem_classes="choices")
             self.dropped = restore_zone()
 
     def restored(self, settings: Settings) -> dict[Any, Any]:
         """The updates that put ``settings`` here; a file of another model set may name a source that this one calls otherwise."""
         known = settings.source if settings.source in self.choices else self.asked.start.source
         return self.asked.updates(dataclasses.replace(settings, source=known))
+
+
+def _pairs(words: Mapping[str, str]) -> list[tuple[str, str]]:
+    """What a widget offers, from keys and their words."""
+    return [(text, key) for key, text in words.items()]
 
 
 class Results:
@@ -91,23 +114,25 @@ class Results:
         with gr.Column(scale=7, min_width=320, elem_classes="studio-results"):
             with gr.Tabs(elem_classes="parts", overflow_behavior="wrap") as self.parts:
                 with gr.Tab("One picture", id="picture", render_children=True):
-                    self._pair()
+                    self._pair(asked)
                 with gr.Tab("Win-rate lab", id="lab", render_children=True):
                     lab.build(registry, model_set, asked)
                 with gr.Tab("Measured figures", id="measured", render_children=True):
                     gr.HTML(measured(golden_noise.MEASURED, lambda: lab.measured_html(model_set)), padding=False)
         self.last_seed = gr.State(None)
 
-    def _pair(self) -> None:
+    def _pair(self, asked: Form[Settings]) -> None:
         self.line = gr.HTML(progress_line(NOTHING_YET), padding=False, elem_classes="run-line")
         with gr.Row(elem_classes="pair"):
             self.standard = picture("Standard noise", "standard", "The picture made from standard noise")
             self.golden = picture("Golden noise", "golden", "The picture made from golden noise")
+        link = Link(SLUG, asked)
         self.verdict = gr.HTML(padding=False)
         with gr.Column(visible=False) as self.details:
             self.slider = gr.ImageSlider(
                 label="Slide between standard (left) and golden (right)",
                 type="filepath",
+                slider_position=0,
                 buttons=["fullscreen"],
                 elem_classes="slide",
             )
@@ -117,10 +142,11 @@ class Results:
             self.figures = gr.HTML(padding=False)
             with gr.Accordion("Inspect the noise", open=False, elem_classes="inspector"):
                 self.inspected = gr.HTML(padding=False)
+        self.link = link
 
     @property
     def outputs(self) -> list[gr.blocks.Block]:
-        return list(vars(self).values())
+        return [one.shown if isinstance(one, Link) else one for one in vars(self).values()]
 
     def show(self, shown: Shown, text: str) -> dict[Any, Any]:
         """The updates that put a finished run on the page."""
@@ -137,6 +163,7 @@ class Results:
             self.figures: figures_html(outcome),
             self.inspected: inspect_html(outcome),
             self.last_seed: outcome.settings.seed,
+            **self.link.of(Made(outcome.settings)),
         }
 
 
@@ -144,7 +171,7 @@ def _bind_runs(registry: Registry, controls: Controls, results: Results, history
     """Run, Stop and the examples."""
     asked, line = controls.asked, results.line
 
-    def compare(session: str, entries: list[Entry], **values: Any) -> Iterator[Any]:
+    def compare(session: str, entries: list[Entry], **values: object) -> Iterator[Any]:
         settings = asked.settings(values)
         yield {line: progress_line("Starting…", 0.0, "running"), results.parts: gr.Tabs(selected="picture")}
 
@@ -152,7 +179,11 @@ def _bind_runs(registry: Registry, controls: Controls, results: Results, history
             shown = write(outcome, session)
             caption = f"{settings.prompt[:60]} · seed {settings.seed}"
             text = f"Done: {settings.steps} steps in {seconds:.1f} s · {caption}"
-            return {**results.show(shown, text), **history.add(entries, Entry(shown.golden, caption, shown))}
+            made = Made(settings).by(outcome.measurements["models"])
+            return {
+                **results.show(shown, text),
+                **history.add(entries, Entry(shown.golden, caption, shown, made)),
+            }
 
         def on_the_way(seen: Preview) -> dict[Any, Any]:
             return {results.standard: seen.standard, results.golden: seen.golden}
@@ -167,6 +198,10 @@ def _bind_runs(registry: Registry, controls: Controls, results: Results, history
     outputs = [*results.outputs, *history.outputs]
     shared = run_event(on_gpu(compare, **ends(line)), *outputs, inputs=[history.entries], **asked.widgets)
     controls.run.click(**shared)
+    if asked.start.model_set == "mini":
+        opens_with_result(
+            SLUG, compare, shared, line, "Press Run to draw it now.", [*history.outputs, results.link.shown]
+        )
     controls.stop.click(halt, **LIGHT)
     pressed = [chip.click for chip in controls.chips]
     there = hold(SLUG, *pressed)
@@ -180,7 +215,7 @@ def _bind_settings(controls: Controls, results: Results, history: History) -> No
     def restore(path: str | None) -> Any:
         if path is None:
             return gr.skip()
-        with told("Nothing was restored"):
+        with errors_shown("Nothing was restored"):
             updates = controls.restored(settings_inside(path))
         gr.Info("Settings restored. Press Run to make the pictures again.", title="Restored")
         return {**updates, dropped: None}
@@ -199,11 +234,20 @@ def _bind_settings(controls: Controls, results: Results, history: History) -> No
     def again(last: int | None) -> Any:
         return gr.skip() if last is None else last
 
+    def paced(base: str) -> tuple[int, float]:
+        model = sdxl.base_of(asked.start.model_set, base)
+        return model.steps, model.guidance
+
+    if "base" in asked.widgets:
+        held(SLUG, asked["base"].input, paced, asked["base"], [asked["steps"], asked["guidance"]], **LIGHT)
     held(SLUG, controls.surprise.click, surprise, None, asked["prompt"], **LIGHT)
     held(SLUG, controls.dice.click, lambda: secrets.randbelow(2**31), None, asked["seed"], **LIGHT)
     held(SLUG, controls.reuse.click, again, results.last_seed, asked["seed"], **LIGHT)
-    emptied(dropped, held(SLUG, dropped.upload, restore, dropped, [*asked.outputs, dropped], **TALKS))
+    clear_on_refusal(dropped, held(SLUG, dropped.upload, restore, dropped, [*asked.outputs, dropped], **TALKS))
     history.on_pick(bring_back, [*asked.outputs, *results.outputs])
+    results.link.bind(
+        lambda settings, _: controls.restored(settings), [*asked.outputs, dropped], results.line, restore=restore
+    )
 
 
 def from_python() -> str:
@@ -213,9 +257,25 @@ def from_python() -> str:
     return words_of(__package__, "python.md").replace("{prompt}", f'"{EXAMPLES[0][0]}"').replace("{sources}", listed)
 
 
+def _start(model_set: str) -> Settings:
+    """What the endpoint takes for settings that a program leaves out."""
+    return dataclasses.replace(Settings.of(model_set), seed=0, source=Settings.source)
+
+
+def endpoint(model_set: str) -> Endpoint:
+    """The public endpoint `/golden_noise` as it is declared."""
+    start = _start(model_set)
+    description = (
+        "Two pictures of one prompt, from standard and from golden noise, with verdicts and the statistics of both "
+        f"noises. {start.limits_in_words([name for name in start.fields() if name != MODEL_SET.name])}"
+    )
+    outputs = (("file", "standard"), ("file", "golden"), ("json", "measurements"))
+    return Endpoint(SLUG, parameters_of(start, prompt=start.prompt), outputs, description)
+
+
 def _endpoint(registry: Registry, model_set: str) -> None:
     """The public endpoint `/golden_noise`."""
-    start = dataclasses.replace(Settings.of(model_set), seed=0, source=Settings.source)
+    start = _start(model_set)
 
     def answer(session: str, **asked: Any) -> Iterator[Any]:
         settings = dataclasses.replace(start, **asked).validated()
@@ -226,12 +286,7 @@ def _endpoint(registry: Registry, model_set: str) -> None:
             else:
                 yield gr.skip()
 
-    description = (
-        "Two pictures of one prompt, from standard and from golden noise, with verdicts and the statistics of both "
-        f"noises. {start.limits_in_words([name for name in start.fields() if name != MODEL_SET.name])}"
-    )
-    outputs = (("file", "standard"), ("file", "golden"), ("json", "measurements"))
-    publish(Endpoint(SLUG, parameters_of(start, prompt=start.prompt), outputs, description), answer, model_set)
+    publish(endpoint(model_set), answer, model_set)
 
 
 # --- a run on the page ------------------------------------------------------------------------------------------
@@ -278,4 +333,14 @@ def facts(outcome: Outcome) -> dict[str, Any]:
 # --- words and tables; everything that did not come from this file is escaped ------------------------------------
 
 
-TAB = Tab("Golden Noise", SLUG, 10, build, PAPER)
+def warm(registry: Registry, model_set: str) -> None:
+    """Load what the first run needs."""
+    source = Settings.of(model_set).source
+
+    def built(npnet: object = None, judge: object = None, **parts: Any) -> None:
+        sdxl.build(parts)  # its libraries, too
+
+    registry.run(golden_noise.parts(model_set, source), built)
+
+
+TAB = Tab("Golden Noise", SLUG, 10, build, PAPER, (SLUG,), warm, TALK)

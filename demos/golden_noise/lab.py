@@ -13,6 +13,7 @@ from demos.core.form import Form
 from demos.core.handlers import BROKE, LIGHT, halt, on_gpu
 from demos.core.hold import STARTS
 from demos.core.page import ends, pump, run_event
+from demos.core.quantities import Quantity, ways
 from demos.core.widgets import progress_line
 from pipelines.core.lane import live
 from pipelines.core.registry import Registry
@@ -114,10 +115,10 @@ def _bind(registry: Registry, asked: Form[Settings], own: Form[LabSettings], pag
             text = f"Stopped after {LIMIT_S / 60:.0f} minutes, the limit of one run. What was counted stays: press Continue."
             yield {line: progress_line(text, 0.0, "stopped")}
 
-    def lab(session: str, arms: list[str], **values: Any) -> Iterator[Any]:
+    def lab(session: str, arms: list[str], **values: object) -> Iterator[Any]:
         yield from count_up(own.settings(values, arms=tuple(arms)), None)
 
-    def lab_continued(session: str, arms: list[str], before: Tally | None, **values: Any) -> Iterator[Any]:
+    def lab_continued(session: str, arms: list[str], before: Tally | None, **values: object) -> Iterator[Any]:
         settings = own.settings(values, arms=tuple(arms))
         if before is not None and not before.fits(settings):
             gr.Info(
@@ -165,7 +166,7 @@ def board_html(tally: Tally) -> str:
         if key != "standard"
     )
     return (
-        f"<div class='board'><h4>{tally.done} of {tally.settings.count} seeds counted</h4>"
+        f"<div class='board'><h3>{tally.done} of {tally.settings.count} seeds counted</h3>"
         f"<p class='quiet'>“{safe(tally.settings.prompt)}” from seed {tally.settings.seed} on. "
         f"Standard noise, fully right: {_right(rows['standard'])}. {noise_lab.room(rows['standard'])}</p>"
         f"<ul class='meaning'>{told}{duels(tally)}</ul>{arms_table(rows, tally.settings.steps)}"
@@ -187,45 +188,44 @@ def duels(tally: Tally) -> str:
     )
 
 
+POINTS = Quantity("Points gained", "higher", "", 1, signs=True)
+TIMED = Quantity("Seconds", "lower", " s", 2)
+COLUMNS = [
+    Quantity("Fully right", "higher"),
+    Quantity("Won", "higher"),
+    Quantity("Lost", "lower"),
+    Quantity("Tied", "neither"),
+    POINTS,
+    Quantity("Exact p", "lower"),
+    Quantity("UNet runs", "lower"),
+]
+
+
 def arms_table(rows: Mapping[str, Mapping[str, Any]], steps: int) -> str:
     """A row per way. On a phone each row becomes a card, so every cell carries the name of its column."""
     timed = any("seconds" in row for row in rows.values())
-    heads = ["Way", "Fully right", "Won", "Lost", "Tied", "Points gained", "Exact p", "UNet runs"]
-    heads += ["Seconds"] if timed else []
+    columns = [*COLUMNS, TIMED] if timed else COLUMNS
     lines = []
     for key, row in rows.items():
-        plain, wins, losses = key == "standard", row["wins"], row["losses"]
-        cells = (
-            ["", "", "", "", ""]
-            if plain
-            else [
-                str(wins),
-                str(losses),
-                str(row["of"] - wins - losses),
-                f"{signed(row['points'])} <span>[{_range(row['points_interval'])}]</span>",
-                _chance(row["p"]),
-            ]
-        )
-        cells = [_right(row), *cells, str(row.get("evaluations", ARMS[key].evaluations(steps)))]
-        if timed:
-            cells.append(f"{row['seconds']:.2f}" if "seconds" in row else "")
-        name = safe(ARMS[key].title) + ("<span>control</span>" if ARMS[key].control else "")
-        inside = "".join(
-            f"<td role='cell' data-label='{head}'{'' if cell else ' class=none'}>{cell}</td>"
-            for head, cell in zip(heads[1:], cells, strict=True)
-        )
-        lines.append(
-            f"<tr role='row'><th role='rowheader' scope='row' title='{safe(ARMS[key].about)}'>{name}</th>{inside}</tr>"
-        )
-    head = "".join(f"<th role='columnheader' scope='col'>{name}</th>" for name in heads)
-    return (
-        "<div class='scroll' tabindex='0' role='region' aria-label='Every way against standard noise'>"
-        f"<table class='tally' role='table'><thead role='rowgroup'><tr role='row'>{head}</tr></thead>"
-        f"<tbody role='rowgroup'>{''.join(lines)}</tbody></table></div>"
-        "<p class='quiet'>In brackets: 95 % intervals. Points gained: percentage points more fully right pictures than from "
-        "standard noise. UNet runs: for one picture; two a step, with the prompt and without."
-        f"{' Seconds: for one picture, on the machine that measured.' if timed else ''}</p>"
+        wins, losses, low_high = row["wins"], row["losses"], row["points_interval"]
+        against = [
+            str(wins),
+            str(losses),
+            str(row["of"] - wins - losses),
+            POINTS.write(row["points"], low_high),
+            _chance(row["p"]),
+        ]
+        cells = [_right(row), *([""] * 5 if key == "standard" else against)]
+        cells.append(str(row.get("evaluations", ARMS[key].evaluations(steps))))
+        cells += [TIMED.write(row.get("seconds"))] if timed else []
+        name = f"<b title='{safe(ARMS[key].about)}'>{safe(ARMS[key].title)}</b>{'<span>control</span>' if ARMS[key].control else ''}"
+        lines.append((name, cells))
+    told = (
+        "In brackets: 95 % intervals. Won, lost and tied: seeds. Points gained: percentage points more fully right pictures than from standard noise. Exact p: how "
+        "often chance alone would do as much. UNet runs: for one picture; two a step, with the prompt and without."
+        f"{' Seconds: for one picture, on the one machine that measured.' if timed else ''}"
     )
+    return ways(lines, columns, "Every way against standard noise", told, "tally")
 
 
 def points_chart(rows: Mapping[str, Mapping[str, Any]]) -> str:
@@ -240,7 +240,9 @@ def points_chart(rows: Mapping[str, Mapping[str, Any]]) -> str:
         for key, row in shown
         for low, high in (row["points_interval"],)
     ]
-    return intervals("Points gained over standard noise", rule, facts, bars, "percentage points, 95 % intervals")
+    return intervals(
+        "Points gained over standard noise", rule, facts, bars, "percentage points, 95 % intervals; higher is better"
+    )
 
 
 def strip(tally: Tally) -> str:
@@ -253,8 +255,8 @@ def strip(tally: Tally) -> str:
             for seed, arm, picture, right in tally.shown
             if arm == key
         )
-        rows.append(f"<h5>{safe(ARMS[key].title)}</h5><ul class='strip'>{cells}</ul>")
-    return f"<div class='last'><h4>The latest seeds</h4>{''.join(rows)}</div>"
+        rows.append(f"<h4>{safe(ARMS[key].title)}</h4><ul class='strip'>{cells}</ul>")
+    return f"<div class='last'><h3>The latest seeds</h3>{''.join(rows)}</div>"
 
 
 def _word(right: bool) -> str:

@@ -6,10 +6,13 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from demos.core.figures import Series, bars, data_uri, plot, safe, signed
-from pipelines.golden_noise import Outcome, inspection
+from demos.core.quantities import this_run
+from pipelines.golden_noise import HEAT, NO_NETWORK, Outcome
 
 if TYPE_CHECKING:
     from pipelines.models.verifier import Verdict
+
+NOISE_UNIT = "Noise is in units of standard noise, whose mean is 0 and whose deviation is 1."
 
 
 def verdict_table(outcome: Outcome) -> str:
@@ -30,7 +33,7 @@ def verdict_table(outcome: Outcome) -> str:
         )
     )
     return (
-        "<div class='verdicts'><h4>What a classifier sees</h4><table><thead><tr><th scope='col'>Attribute</th>"
+        "<div class='verdicts'><h3>What a classifier sees</h3><table><thead><tr><th scope='col'>Attribute</th>"
         f"<th scope='col'>Asked for</th>{heads}</tr></thead><tbody>{rows}</tbody></table></div>"
     )
 
@@ -47,20 +50,13 @@ def figures_html(outcome: Outcome) -> str:
     told, noise = outcome.measurements, outcome.measurements["noise"]
     figures = {
         "Both pictures": f"{told['seconds']:.1f} s on {'the GPU' if told['device'] == 'cuda' else 'the CPU'}",
-        "Re-denoising" if outcome.settings.source == "redenoise" else "NPNet": f"{1000 * told['npnet_seconds']:.0f} ms",
+        "Re-denoising" if outcome.settings.source in NO_NETWORK else "NPNet": f"{1000 * told['npnet_seconds']:.0f} ms",
         "Noise moved by": f"{noise['change_rms']:.3f} RMS",
-        "Its mean": f"{noise['mean_before']:+.3f} → {noise['mean_after']:+.3f}",
+        "Its mean": f"{noise['mean_before']:+.3f} → {noise['mean_after']:+.3f}".replace("-", "−"),
         "Its deviation": f"{noise['std_before']:.3f} → {noise['std_after']:.3f}",
     }
-    cells = "".join(f"<div><dt>{name}</dt><dd>{safe(value)}</dd></div>" for name, value in figures.items())
-    answered = "".join(
-        f"<li>{safe(model['key'])} ({safe(model['source'])}), {safe(model['licence'])}</li>" for model in told["models"]
-    )
-    claim = f"<h4>Which noise is better, measured over many prompts</h4><p class='claim'>{safe(told['claim'])}</p>"
-    return (
-        f"<div class='figures'><h4>This run</h4><dl>{cells}</dl>{claim}"
-        f"<h4>Models that answered</h4><ul>{answered}</ul></div>"
-    )
+    claim = f"<h3>Which noise is better, measured over many prompts</h3><p class='claim'>{safe(told['claim'])}</p>"
+    return this_run(figures, told["models"], NOISE_UNIT, claim)
 
 
 def notes_html(outcome: Outcome) -> str:
@@ -97,9 +93,9 @@ def _map(outcome: Outcome) -> str:
         f"Every cell of the latent, in its place in the picture: dark was not changed, light was changed most, by {peak:.3f} "
         f"(root mean square over the four channels; {noise['change_rms']:.3f} over all cells). The noise itself is about 1."
     )
-    colours = ", ".join(f"rgb{stop}" for stop in inspection.HEAT)
+    colours = ", ".join(f"rgb{stop}" for stop in HEAT)
     return (
-        f"<figure class='heat'><h5>Where the noise was changed</h5><img src='{data_uri(outcome.heat)}' "
+        f"<figure class='heat'><p class='title'>Where the noise was changed</p><img src='{data_uri(outcome.heat)}' "
         f"alt='Map of the change of the noise. {safe(facts)}'><p class='scale'><span>0</span>"
         f"<i style='background: linear-gradient(to right, {colours})'></i><span>{peak:.3f}</span></p>"
         f"<figcaption>{safe(facts)}</figcaption></figure>"
@@ -125,7 +121,7 @@ def _channels(noise: dict[str, Any], side: int) -> str:
         )
     )
     return (
-        "<div class='verdicts channels'><h5>Mean of each channel</h5><table><thead><tr><th scope='col'></th>"
+        "<div class='verdicts channels'><p class='title'>Mean of each channel</p><table><thead><tr><td></td>"
         f"<th scope='col'>Before</th><th scope='col'>After</th></tr></thead><tbody>{rows}</tbody></table>"
         f"<p class='quiet'>Of plain noise, 95 in 100 lie within ±{2 / side:.3f}.</p></div>"
     )

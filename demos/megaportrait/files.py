@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,8 @@ import numpy
 from PIL import Image
 
 from demos.core.visitors import new_folder
-from demos.megaportrait.people import HELD_OUT, Chosen, Reference
+from demos.core.widgets import Made
+from demos.megaportrait.people import HELD_OUT, START, Chosen, Reference, person_file
 from demos.megaportrait.shown import SIDE
 from pipelines.core import images
 from pipelines.megaportrait import Settings
@@ -20,6 +23,8 @@ from pipelines.megaportrait.recipes import Recipe
 from pipelines.megaportrait.results import TAB, Outcome, facts, save_zip
 
 SLUG = "megaportrait"
+Box = tuple[float, float, float, float]
+"""(left, top, width, height) in pixels of the reference."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -31,7 +36,7 @@ class Shown:
     chosen: Chosen | None
     reference: Reference
     face: int | None = None
-    box: tuple[float, float, float, float] | None = None
+    box: Box | None = None
     before: str = ""
     """The reference."""
     results: tuple[str, ...] = ()
@@ -53,7 +58,7 @@ class Shown:
         """(file, similarity and seed) of the candidates."""
         told = []
         for path, one in zip(self.results, self.outcome.candidates, strict=True):
-            like = "" if one.identity is None else f"{one.identity:.2f} · "
+            like = "" if one.identity is None else f"similarity {one.identity:.2f} · "
             told.append((path, f"{like}seed {one.seed}"))
         return told
 
@@ -64,7 +69,7 @@ def write(
     reference: Reference,
     session: str,
     face: int | None = None,
-    box: tuple[float, float, float, float] | None = None,
+    box: Box | None = None,
 ) -> Shown:
     """The files of a run."""
     with new_folder(session) as folder:
@@ -135,6 +140,80 @@ def recipe_of(chosen: Chosen | None, reference: Reference) -> dict[str, int] | N
     return {"person": chosen.identity, "reference": reference.seed}
 
 
+def call_names(chosen: Chosen) -> list[str]:
+    """What the files are called by which a call of the endpoint says who it is."""
+    return ["person.zip"] if chosen.trained else [f"picture_{n}.png" for n in range(1, len(chosen.pictures) + 1)]
+
+
+def call_files(chosen: Chosen | None, reference: Reference | None, session: str) -> str:
+    """A zip of the files that a call of the endpoint sends.
+
+    Raises:
+        ValueError: nobody is chosen.
+    """
+    if chosen is None or reference is None:
+        raise ValueError("There are no files yet: choose a person and a reference.")
+    with new_folder(session) as folder:
+        path = folder / "call.zip"
+        made = {"reference.png": reference.layered or Image.fromarray(reference.picture)}
+        names = call_names(chosen)
+        with zipfile.ZipFile(path, "w") as archive:
+            if chosen.person is not None and chosen.trained:
+                archive.write(person_file(chosen.person, folder), names[0])
+            else:
+                made |= {name: Image.fromarray(one) for name, (_, one) in zip(names, chosen.pictures, strict=True)}
+            for name, image in made.items():
+                with archive.open(name, "w") as file:
+                    image.save(file, format="PNG")
+        return str(path)
+
+
+LINKED = ("person", "reference", "face", "box")
+"""What a link says beside the settings: seeds of a rendered person and reference, and which of its faces."""
+
+
+def made_of(shown: Shown) -> Made:
+    """What a link holds of a run."""
+    settings, recipe = shown.outcome.settings, recipe_of(shown.chosen, shown.reference)
+    if recipe is None:
+        return Made(settings, {}, "Your own pictures are not in the link.")
+    more = (
+        {}
+        if is_start(Recipe(recipe["person"], recipe["reference"]))
+        else {name: str(seed) for name, seed in recipe.items()}
+    )
+    if shown.face is not None:
+        more["face"] = str(shown.face)
+    if shown.box is not None:
+        more["box"] = ",".join(f"{side:g}" for side in shown.box)
+    return Made(settings, more, "What was learnt of the person is not in the link." if settings.wears else "")
+
+
+def recipe_linked(more: Mapping[str, str]) -> tuple[Recipe, int | None, Box | None]:
+    """Who a link names, else who is there when the page opens, and which face of the reference.
+
+    Raises:
+        ValueError: there is nobody of that name.
+    """
+    seeds = {name: _number_in(more.get(name, str(getattr(START, name)))) for name in LINKED[:2]}
+    box = [_number_in(side) for side in more["box"].split(",")] if "box" in more else None
+    face = _number_in(more["face"]) if "face" in more else None
+    return (_recipe_inside(seeds, "this link"), *_face_inside(face, box, "this link"))
+
+
+def is_start(recipe: Recipe) -> bool:
+    """Whether it is who is there when the page opens."""
+    return (recipe.person, recipe.reference) == (START.person, START.reference)
+
+
+def _number_in(text: str) -> float | None:
+    """A number that is written in a link."""
+    try:
+        return int(text) if text.isdecimal() else float(text)
+    except ValueError:
+        return None
+
+
 @dataclasses.dataclass(frozen=True)
 class Inside:
     """What a PNG of this tab holds."""
@@ -142,7 +221,7 @@ class Inside:
     settings: Settings
     recipe: Recipe | None
     face: int | None = None
-    box: tuple[float, float, float, float] | None = None
+    box: Box | None = None
 
     def next_step(self) -> str:
         """What is to be done to make the picture again."""
@@ -168,28 +247,32 @@ def settings_inside(path: str | Path) -> Inside:
     recipe = None if found.get("recipe") is None else _recipe_inside(found["recipe"])
     if recipe is None:  # a face or a box says nothing of another reference
         return Inside(settings, None)
-    face, box = found.get("face"), found.get("box")
+    return Inside(settings, recipe, *_face_inside(found.get("face"), found.get("box")))
+
+
+def _face_inside(face: Any, box: Any, where: str = "this PNG") -> tuple[int | None, Box | None]:
+    """Which face of the reference, or the box around it that was drawn."""
     whole = face is None or (_whole(face) and 0 <= face < 32)
     drawn = box is None or (isinstance(box, list) and len(box) == 4 and all(_number(side) for side in box))
     if not whole or not drawn:
-        raise ValueError("The face in this PNG cannot be read: drop one that this page wrote, unedited.")
+        raise ValueError(f"The face in {where} cannot be read: take one that this page wrote, unedited.")
     if box is None:
-        return Inside(settings, recipe, face, None)
+        return face, None
     left, top, width, height = map(float, box)
-    return Inside(settings, recipe, face, (left, top, width, height))
+    return face, (left, top, width, height)
 
 
-def _recipe_inside(recipe: Any) -> Recipe:
+def _recipe_inside(recipe: object, where: str = "this PNG") -> Recipe:
     known = recipe if isinstance(recipe, dict) else {}
     seeds: list[Any] = [known.get(name) for name in ("person", "reference")]
     if not all(_whole(seed) and 0 <= seed < HELD_OUT for seed in seeds):
-        raise ValueError("The person in this PNG cannot be read: drop one that this page wrote, unedited.")
+        raise ValueError(f"The person in {where} cannot be read: take one that this page wrote, unedited.")
     return Recipe(*seeds)
 
 
-def _whole(value: Any) -> bool:
+def _whole(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _number(value: Any) -> bool:
+def _number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and -1e5 < value < 1e5

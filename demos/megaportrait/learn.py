@@ -10,13 +10,13 @@ from typing import Any
 
 import gradio as gr
 
-from demos.core.endpoint import FILES, FLAG, MODEL_SET, NUMBER, TEXT, Endpoint, Parameter, parameters_of, publish
+from demos.core.endpoint import FILES, FLAG, MODEL_SET, TEXT, Endpoint, Parameter, parameters_of, publish
 from demos.core.figures import safe
 from demos.core.form import Form
 from demos.core.handlers import BROKE, LIGHT, TALKS, halt, on_gpu, workspace
 from demos.core.hold import STARTS, held
-from demos.core.page import pump, run_event
-from demos.core.uploads import download, emptied, told
+from demos.core.page import drop_zone, pump, run_event, run_row
+from demos.core.uploads import clear_on_refusal, download, errors_shown
 from demos.core.visitors import new_folder, visitor
 from demos.core.widgets import progress_line
 from demos.megaportrait import people
@@ -73,9 +73,7 @@ class Learn:
 def build(registry: Registry, model_set: str) -> Learn:
     """The widgets; ``bind`` makes them work."""
     start, most = first_settings(registry, model_set), most_seconds(registry, model_set)
-    with gr.Row(elem_classes="run-row"):
-        run = gr.Button("Train this person", variant="primary", size="lg", scale=3, min_width=120, elem_classes=STARTS)
-        stop = gr.Button("Stop", size="lg", scale=1, min_width=90, elem_classes="studio-stop")
+    run, stop = run_row("Train this person", kind=STARTS)
     line = gr.HTML(progress_line(f"Training takes about {start.seconds:.0f} s."), padding=False)
     course = gr.HTML(padding=False)
     form = Form(start)
@@ -97,13 +95,7 @@ def build(registry: Registry, model_set: str) -> Learn:
         with gr.Row(elem_classes="saves-row"):
             bring = gr.Button("Put into step 1", size="md", min_width=120, visible=False)
             delete = gr.Button("Delete", size="md", min_width=120, visible=False)
-        drop = gr.File(
-            label="Bring a person back: drop its zip",
-            file_types=[".zip"],
-            type="filepath",
-            height=84,
-            elem_classes=["drop-zone", "portrait-person"],
-        )
+        drop = drop_zone("Bring a person back: drop its zip", "portrait-person", ".zip")
     return Learn(run, stop, line, course, form, keep, save, kept, bring, delete, drop)
 
 
@@ -112,7 +104,7 @@ def bind(registry: Registry, model_set: str, step1: Step1, learn: Learn) -> None
     look_at_uploads(registry, model_set, step1, learn.line)
 
     def train_this_person(
-        session: str, chosen: Chosen | None, name: str, consent: bool, **values: Any
+        session: str, chosen: Chosen | None, name: str, consent: bool, **values: object
     ) -> Iterator[Any]:
         if chosen is None:
             raise ValueError(NOBODY)
@@ -184,11 +176,11 @@ class Shelf:
         held(SLUG, learn.bring.click, self.bring, learn.kept, there, **TALKS)
         download(learn.save, packed, [step1.chosen, step1.name])
         dropped = held(SLUG, learn.drop.upload, self.unpacked, learn.drop, [*there, learn.drop], **TALKS)
-        emptied(learn.drop, dropped)
+        clear_on_refusal(learn.drop, dropped)
 
     def keep(self, chosen: Chosen | None, name: str, request: gr.Request) -> dict[Any, Any]:
         """Keep who is in step 1."""
-        with told("Nobody was kept"):
+        with errors_shown("Nobody was kept"):
             person, folder = trained(chosen, name), people_of(visitor(request))
             there = [row["name"] for row in persons.listed(folder)]
             if person.name not in there and len(there) >= MOST_KEPT:
@@ -212,7 +204,7 @@ class Shelf:
 
     def bring(self, name: str | None, request: gr.Request) -> dict[Any, Any]:
         """Put a kept person into step 1."""
-        with told("Nobody was brought back"):
+        with errors_shown("Nobody was brought back"):
             if name is None:
                 raise ValueError("Nobody is chosen: choose one of the kept persons.")
             person = persons.load(people_of(visitor(request)), name)
@@ -225,7 +217,7 @@ class Shelf:
 
     def delete(self, name: str | None, request: gr.Request) -> dict[Any, Any]:
         """Delete a kept person."""
-        with told("Nobody was deleted"):
+        with errors_shown("Nobody was deleted"):
             if name is None or not persons.delete(people_of(visitor(request)), name):
                 raise ValueError("Nobody is chosen: choose one of the kept persons.")
         gr.Info(f"Both files of {safe(name)} are deleted.", title="Deleted")
@@ -235,7 +227,7 @@ class Shelf:
         """Take a person's zip."""
         if path is None:
             return gr.skip()
-        with told("This person was not taken"):
+        with errors_shown("This person was not taken"):
             try:
                 person = people.read_person(path, self.model_set)
             finally:
@@ -245,7 +237,7 @@ class Shelf:
 
 def packed(chosen: Chosen | None, name: str, request: gr.Request) -> str:
     """The zip of who is in step 1."""
-    with told("There is nobody to download"):
+    with errors_shown("There is nobody to download"):
         with new_folder(visitor(request)) as folder:
             return str(people.person_file(trained(chosen, name), folder))
 
@@ -320,7 +312,7 @@ def course_html(lessons: Sequence[Lesson]) -> str:
         for one in lessons[-DRAWN:]
     )
     return (
-        f"{lesson_html(lessons, tools.threshold())}<div class='portrait-drawn'><h4>Drawn at the last checks</h4>"
+        f"{lesson_html(lessons, tools.threshold())}<div class='portrait-drawn'><h3>Drawn at the last checks</h3>"
         f"<ul>{told}</ul><p class='quiet'>Always the same two, begun with the same noise.</p></div>"
     )
 
@@ -361,8 +353,7 @@ def build_api(registry: Registry, model_set: str) -> None:
     parameters = (
         Parameter("pictures", FILES, required=True),
         Parameter("name", TEXT, "person"),
-        Parameter("seconds", NUMBER, start.seconds, words="time for training"),
-        *parameters_of(start, "seed"),
+        *parameters_of(start, "seconds", "seed"),
         Parameter("consent", FLAG, False),
         MODEL_SET,
     )

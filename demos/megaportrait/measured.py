@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from demos.core.figures import Interval, Series, bars, data_uri, intervals, measured, plot, ways
+from demos.core.figures import Interval, Series, bars, data_uri, intervals, measured, plot, safe
+from demos.core.quantities import Quantity, quartiles, ways
 from pipelines.core import asset_files, images
 from pipelines.core.weights import ROOT
 from pipelines.megaportrait import results
@@ -25,12 +26,21 @@ FACES_NOT_MEASURED = "How well the face models see was not measured yet."
 INTRO = """<p>{pairs} pairs of a person and a reference portrait of somebody else; no model has seen either. The truth is the same person rendered in
 the reference’s pose, light, clothes and place. <b>Identity</b> is the similarity to the person’s pictures; from {bar} on two pictures are taken for one
 person.</p>"""
-TOLD = (
-    "Passes: share of all pairs; a face that is not found does not pass. Other columns: medians, of identity the mean with its quartiles. Seam and "
-    "ring colours (Lab units): beyond the reference’s own. Light: agreement with the reference’s. Landmarks: in % of the face’s width. Seconds: a "
+HOW_TO_READ = (
+    "Passes: share of all pairs with its 95 % interval; a face that is not found does not pass. Other columns: medians, of identity the mean, and in "
+    "brackets the quartiles over the pairs. Seam and ring colours: beyond the reference’s own. Landmarks: in % of the face’s width. Seconds: a "
     "portrait on one CPU core that shared its machine, median."
 )
-HEADS = ("Passes", "Identity", "Seam", "Ring colours", "Light", "Landmarks", "PSNR of the face", "Seconds")
+COLUMNS = {
+    "passes": Quantity("Passes", "higher", " %", 1, 100),
+    "identity": Quantity("Identity", "higher", "", 3, about="1 the same face", spread=2),
+    "seam_excess": Quantity("Seam", "lower", "", 2, about="0 no new one"),
+    "ring_difference": Quantity("Ring colours", "lower", "", 2, about="Lab units"),
+    "shading_agreement": Quantity("Light", "higher", "", 2, about="1 the same"),
+    "landmark_error": Quantity("Landmarks", "lower", " %", 1),
+    "psnr_face": Quantity("PSNR of the face", "higher", " dB", 1),
+    "seconds": Quantity("Seconds", "lower", " s", 1),
+}
 SHOWN = {"best": "Best five", "median": "Middle five", "worst": "Worst five"}
 SHEET = "five pairs by identity, each from top to bottom: the person, the reference, the result, the truth"
 SIDE = 480
@@ -79,7 +89,7 @@ def _portraits(found: Mapping[str, Any] | None) -> str:
     told = "".join(f"<li>{sentence}</li>" for sentence in findings(found))
     rows = {arm: found["rows"][arm] for arm in found.get("order", found["rows"])}
     return (
-        f"<h4>Portraits</h4>{first}<div class='lab-intro'>{INTRO.format(pairs=found['pairs'], bar=bar)}</div>"
+        f"<h3>Portraits</h3>{first}<div class='lab-intro'>{INTRO.format(pairs=found['pairs'], bar=bar)}</div>"
         f"<div class='verdicts'><ul class='meaning'>{told}</ul></div>{table(rows)}{chart(found)}{sheets()}"
     )
 
@@ -115,9 +125,11 @@ def findings(found: Mapping[str, Any]) -> list[str]:
     """What the figures say, in sentences made from them."""
     ours, before, told = found["rows"]["ours"], found["before"], []
     passes, earlier = ours["passes"]["share"], before["passes"]["share"]
-    told.append(f"{_percent(passes)} of the results pass as the person. {_bar(passes >= 0.9, 'at least 90 %')}")
     told.append(
-        f"Before the swap {_percent(earlier)} of the references do. {_bar(earlier <= 0.05, 'at most 5 %')} "
+        f"{_percent(passes)}{_within(ours['passes'])} of the results pass as the person. {_bar(passes >= 0.9, 'at least 90 %')}"
+    )
+    told.append(
+        f"Before the swap {_percent(earlier)}{_within(before['passes'])} of the references do. {_bar(earlier <= 0.05, 'at most 5 %')} "
         f"The truth itself passes in {_percent(found['truth']['passes']['share'])}."
     )
     if ours["outside"] is not None:
@@ -131,9 +143,17 @@ def findings(found: Mapping[str, Any]) -> list[str]:
         value, most = ours[name].get("median"), BARS[name][0]
         if value is not None:
             asked = f"at most {most:g}{unit}"
-            told.append(f"{words.format(value).replace('-', '−')}. {_bar(value <= most, asked)}")
+            half = quartiles(ours[name])
+            within = "" if half is None else f" ({half[0]:.2f} to {half[1]:.2f} in the middle half of the pairs)"
+            told.append(f"{words.format(value)}{within}. {_bar(value <= most, asked)}".replace("-", "−"))
     told += _nets(found.get("ablations", {})) + _seconds(found.get("speed"))
     return told
+
+
+def _within(share: Mapping[str, Any]) -> str:
+    """The 95 % interval of a share."""
+    ends = share.get("interval")
+    return "" if ends is None else f" [{100 * ends[0]:.1f}, {100 * ends[1]:.1f}]"
 
 
 def _nets(ablations: Mapping[str, Any]) -> list[str]:
@@ -163,28 +183,28 @@ def _seconds(speed: Mapping[str, Any] | None) -> list[str]:
 # --- tables, charts, pictures --------------------------------------------------------------------------------------
 
 
-def _number(value: float | None, digits: int, unit: str = "") -> str:
-    return "" if value is None else f"{value:.{digits}f}{unit}".replace("-", "−")
-
-
 def table(rows: Mapping[str, Any]) -> str:
     """A row per way. On a phone each becomes a card, so every cell carries the name of its column."""
     lines = []
     for row in rows.values():
-        identity = row["identity"]
-        spread = f" <span>[{identity['q1']:.2f}, {identity['q3']:.2f}]</span>" if "q1" in identity else ""
-        cells = (
-            _percent(row["passes"]["share"]),
-            _number(identity.get("mean"), 3) + spread,
-            _number(row["seam_excess"].get("median"), 2),
-            _number(row["ring_difference"].get("median"), 2),
-            _number(row["shading_agreement"].get("median"), 2),
-            _number(row["landmark_error"].get("median"), 1, " %"),
-            _number(row["psnr_face"].get("median"), 1, " dB"),
-            _number(row["seconds"], 1),
-        )
-        lines.append((row["title"], cells))
-    return ways(lines, HEADS, "Every way on the same pairs", TOLD, "tally removal-table portrait-table")
+        cells = [column.write(*_figure(row[key], key)) for key, column in COLUMNS.items()]
+        lines.append((safe(row["title"]), cells))
+    return ways(
+        lines,
+        list(COLUMNS.values()),
+        "Every way on the same pairs",
+        HOW_TO_READ,
+        "tally removal-table portrait-table",
+    )
+
+
+def _figure(found: Mapping[str, Any] | float | None, key: str) -> tuple[float | None, Sequence[float] | None]:
+    """What stands in a cell, and its interval: shares with theirs, means and medians with quartiles."""
+    if not isinstance(found, Mapping):
+        return found, None
+    if key == "passes":
+        return found["share"], found.get("interval")
+    return found.get("mean" if key == "identity" else "median"), quartiles(found)
 
 
 def chart(found: Mapping[str, Any]) -> str:
@@ -202,11 +222,11 @@ def chart(found: Mapping[str, Any]) -> str:
     ]
     if not lines:
         return ""
-    rule = "Dots are means, spans go from the lower to the upper quartile. 1 is the same face."
+    rule = "Dots are means, spans go from the lower to the upper quartile. 1 is the same face: higher is better."
     if found["threshold"] is not None:
         rule += f" Two pictures are taken for one person from {found['threshold']:.3f} on."
     facts = "; ".join(f"{line.name} {line.value:.2f}" for line in lines)
-    return intervals("Identity", rule, facts, lines, "similarity to the person")
+    return intervals("Identity", rule, facts, lines, "similarity to the person, higher is better")
 
 
 def sheets() -> str:
@@ -218,7 +238,7 @@ def sheets() -> str:
         if small is not None:
             small.thumbnail((SIDE, 2 * SIDE))
             told.append(
-                f"<figure class='removal-worst portrait-sheet'><h5>{words}</h5><img src='{data_uri(small, 'WEBP')}' alt='{words}: {SHEET}'>"
+                f"<figure class='removal-worst portrait-sheet'><p class='title'>{words}</p><img src='{data_uri(small, 'WEBP')}' alt='{words}: {SHEET}'>"
                 f"<figcaption>{SHEET[0].upper()}{SHEET[1:]}.</figcaption></figure>"
             )
     return f"<div class='inspect-grid'>{''.join(told)}</div>" if told else ""
@@ -229,7 +249,7 @@ def sheets() -> str:
 
 def _faces(found: Mapping[str, Any]) -> str:
     if not found:
-        return f"<h4>Face models</h4><p class='remark'>{FACES_NOT_MEASURED}</p>"
+        return f"<h3>Face models</h3><p class='remark'>{FACES_NOT_MEASURED}</p>"
     told = "".join(f"<li>{sentence}</li>" for sentence in face_findings(found))
     seen = found["detection"]
     shares = [("in plain portraits", seen["found"]["share"])]
@@ -239,7 +259,7 @@ def _faces(found: Mapping[str, Any]) -> str:
     facts += "" if alarms is None else f" In pictures without a face one was seen in {_percent(alarms)}."
     shown = bars("Faces found", facts, [(name, share) for name, share in shares if share is not None])
     return (
-        f"<h4>Face models</h4><div class='lab-intro'><p>{found['people']} people that no training saw, {found['shots']} pictures of each.</p></div>"
+        f"<h3>Face models</h3><div class='lab-intro'><p>{found['people']} people that no training saw, {found['shots']} pictures of each.</p></div>"
         f"<div class='verdicts'><ul class='meaning'>{told}</ul></div><div class='inspect-grid'>{roc(found['identity'])}{shown}</div>"
     )
 

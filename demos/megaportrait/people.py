@@ -11,7 +11,7 @@ import dataclasses
 import secrets
 import tempfile
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,8 @@ from pipelines.megaportrait.intake import MOST, Intake
 from pipelines.megaportrait.paste import Picture
 from pipelines.megaportrait.person import Person
 from pipelines.megaportrait.recipes import EXAMPLES, Recipe
+from pipelines.models import faces
+from pipelines.worlds.portrait.words import ATTRIBUTES
 
 if TYPE_CHECKING:
     from pipelines.worlds.portrait import Portrait
@@ -105,7 +107,7 @@ def truth_of(chosen: Chosen | None, reference: Reference | None) -> Portrait | N
 # --- rendered people -------------------------------------------------------------------------------------------
 
 
-def roll_person(seed: Any) -> Chosen:
+def roll_person(seed: object) -> Chosen:
     """Five pictures of one person, rendered; some seconds.
 
     Raises:
@@ -115,7 +117,7 @@ def roll_person(seed: Any) -> Chosen:
     return Chosen(secrets.token_hex(8), name_of(seed), tuple(Recipe(seed, 0).pictures()), identity=seed)
 
 
-def roll_reference(seed: Any) -> Reference:
+def roll_reference(seed: object) -> Reference:
     """A rendered reference; about a second.
 
     Raises:
@@ -125,7 +127,7 @@ def roll_reference(seed: Any) -> Reference:
     return Reference(secrets.token_hex(8), f"reference {seed}", Recipe(0, seed).picture(), seed)
 
 
-def held_out(name: str, seed: Any) -> int:
+def held_out(name: str, seed: object) -> int:
     """A seed that no model was trained on."""
     return int(limits.number(name, seed, 0, HELD_OUT - 1, whole=True))
 
@@ -280,8 +282,6 @@ def _unpack(archive: Archive, folder: Path) -> str:
 
 
 def _embedding() -> int:
-    from pipelines.models import faces
-
     return faces.EMBEDDING
 
 
@@ -311,30 +311,28 @@ def _tidy(facts: Mapping[str, Any]) -> dict[str, Any]:
     return known
 
 
-def _is_text(value: Any) -> bool:
+def _is_text(value: object) -> bool:
     return isinstance(value, str) and len(value) <= 400
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> bool:
     return limits.is_number(value) and abs(value) < 10**15
 
 
-def _is_whole(value: Any, low: int, high: int) -> bool:
+def _is_whole(value: object, low: int, high: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
 
 
-def _is_list(value: Any, each: Any, most: int) -> bool:
+def _is_list(value: object, each: Callable[[Any], bool], most: int) -> bool:
     return isinstance(value, list) and len(value) <= most and all(each(one) for one in value)
 
 
-def _is_reading(value: Any) -> bool:
+def _is_reading(value: object) -> bool:
     """What a caption is made of: attributes of a portrait, each with one of its values."""
-    from pipelines.worlds.portrait.words import ATTRIBUTES
-
     return isinstance(value, dict) and all(one in ATTRIBUTES.get(name, ()) for name, one in value.items())
 
 
-def _is_check(value: Any) -> bool:
+def _is_check(value: object) -> bool:
     return (
         isinstance(value, dict)
         and set(value) == {"step", "loss", "score"}

@@ -21,7 +21,8 @@ from PIL import Image
 from demos.core.figures import data_uri, safe
 from demos.core.handlers import GPU, LIGHT, TALKS, explain, on_gpu, stop_run
 from demos.core.hold import held, hold
-from demos.core.uploads import emptied, told
+from demos.core.page import drop_zone
+from demos.core.uploads import clear_on_refusal, errors_shown
 from demos.core.widgets import progress_line
 from demos.megaportrait import people, step1
 from demos.megaportrait.files import SLUG
@@ -92,11 +93,13 @@ class Step2:
         return [*states, self.shown, self.number, self.consent, self.faces, self.words, self.draw]
 
     @property
-    def found(self) -> list[gr.blocks.Block]:
+    def look_outputs(self) -> list[gr.blocks.Block]:
         """What a look updates."""
         return [self.shown, self.faces, self.draw, self.words, self.seen]
 
-    def given(self, reference: Reference | None, chosen: Any, agreed: tuple[Any, Any]) -> dict[str, bool]:
+    def given(
+        self, reference: Reference | None, chosen: people.Chosen | None, agreed: tuple[Any, Any]
+    ) -> dict[str, bool]:
         """``rendered`` and ``consent`` of a request; ``agreed``: the ticks of the person's and of the reference's pictures."""
         rendered = (chosen is None or chosen.rendered, reference is None or reference.rendered)
         ticked = [bool(tick) or own for tick, own in zip(agreed, rendered, strict=True)]
@@ -126,31 +129,31 @@ class Step2:
         there(rolled.then(self.roll_reference, self.number, self.outputs, **TALKS))
         held(SLUG, again.click, self.roll_reference, self.number, self.outputs, **TALKS)
         dropped = held(SLUG, self.drop.upload, self.bring_reference, self.drop, [*self.outputs, self.drop], **TALKS)
-        emptied(self.drop, dropped)
+        clear_on_refusal(self.drop, dropped)
         # Not LIGHT: what changes outside the queue does not start the look that waits for it.
-        held(SLUG, self.faces.input, self.looked_again, self.faces, [self.face, self.ask], **TALKS)
-        search.click(self.looked_again, self.face, [self.face, self.ask], **TALKS)
+        held(SLUG, self.faces.input, self.look_again, self.faces, [self.face, self.ask], **TALKS)
+        search.click(self.look_again, self.face, [self.face, self.ask], **TALKS)
         put = [self.seen, self.box, self.shown, self.words, self.face, self.ask]
         boxed = [self.draw, self.reference, self.seen, self.box]
         held(SLUG, self.draw.input, self.drawing, boxed, put, **TALKS)
         held(SLUG, self.shown.select, self.click, [self.reference, self.seen, self.draw], put, **TALKS)
 
-    def roll_reference(self, seed: Any) -> dict[Any, Any]:
+    def roll_reference(self, seed: object) -> dict[Any, Any]:
         """Render one."""
-        with told("No reference was rolled"):
+        with errors_shown("No reference was rolled"):
             return self.load(people.roll_reference(seed))
 
     def bring_reference(self, path: str | None) -> Any:
         """Take a visitor's own."""
         if path is None:
             return gr.skip()
-        with told("This reference was not taken"):
+        with errors_shown("This reference was not taken"):
             try:
                 return {**self.load(brought(path)), self.drop: None}
             finally:
                 step1.forget_uploads([path])
 
-    def looked_again(self, at: int | None = None) -> dict[Any, Any]:
+    def look_again(self, at: int | None = None) -> dict[Any, Any]:
         """Look for the face anew, or for the one numbered ``at``."""
         return {self.face: at, self.ask: secrets.token_hex(4)}
 
@@ -158,7 +161,7 @@ class Step2:
         """The switch of the box: on, the next two clicks are its corners; off, the face is looked for again."""
         if now is None or on:
             return {self.words: f"<p class='remark'>{TWO_CLICKS}</p>" if on else ""}
-        again = self.looked_again() if drawn is not None or not known.boxes else {}
+        again = self.look_again() if drawn is not None or not known.boxes else {}
         known = dataclasses.replace(known, corner=None)
         return {self.box: None, self.seen: known, self.shown: overlaid(now.picture, known), self.words: "", **again}
 
@@ -181,13 +184,13 @@ class Step2:
             words = f"<p class='remark'>{TWO_CLICKS}</p>"
             return {self.seen: Seen(), self.shown: overlaid(now.picture), self.words: words}
         shown = overlaid(now.picture, box=made)
-        return {self.seen: Seen(), self.box: made, self.shown: shown, self.words: "", **self.looked_again()}
+        return {self.seen: Seen(), self.box: made, self.shown: shown, self.words: "", **self.look_again()}
 
     def _picked(self, known: Seen, x: float, y: float) -> Any:
         """A click on one of several faces chooses it."""
         for number, (left, top, width, height) in enumerate(known.boxes):
             if len(known.boxes) > 1 and left <= x < left + width and top <= y < top + height:
-                return self.looked_again(number)
+                return self.look_again(number)
         return gr.skip()
 
 
@@ -278,7 +281,7 @@ def beside(handler: Callable[..., Iterator[Any]], slot: str) -> Callable[..., It
     """``on_gpu`` in a slot of its own: it neither forbids this visitor's run nor is forbidden by it, and a newer one ends it."""
     guarded: Any = on_gpu(handler)
 
-    def seen(request: gr.Request, *inputs: Any) -> Iterator[Any]:
+    def seen(request: gr.Request, *inputs: object) -> Iterator[Any]:
         own: Any = SimpleNamespace(session_hash=f"{request.session_hash}/{slot}")
         stop_run(own)
         yield from guarded(own, *inputs)
@@ -326,13 +329,7 @@ def build(model_set: str) -> Step2:
         number = gr.Number(label="Reference seed", value=start.seed, precision=0, min_width=90, scale=2)
         again = gr.Button("Show it", size="sm", min_width=70, scale=1)
         dice = gr.Button("Roll a reference", size="sm", min_width=120, scale=1)
-    drop = gr.File(
-        label="Or drop a portrait: PNG, JPEG, WebP",
-        file_types=["image"],
-        type="filepath",
-        height=84,
-        elem_classes=["drop-zone", "portrait-photo"],
-    )
+    drop = drop_zone("Or drop a portrait: PNG, JPEG, WebP", "portrait-photo", "image")
     consent = gr.Checkbox(
         label="Everybody in this reference is of age and agrees to this use",
         value=False,
@@ -351,7 +348,7 @@ def build(model_set: str) -> Step2:
 
 def bind(registry: Registry, model_set: str, step: Step2, region: gr.Radio) -> None:
     """Let the page look at a reference whenever it, its face, its box or the region changes."""
-    shown, faces, draw, words, seen = step.found
+    shown, faces, draw, words, seen = step.look_outputs
 
     def look_at(session, now: Reference | None, at: int | None, drawn: Box | None, where: str) -> Iterator[Any]:
         if now is None:
@@ -366,11 +363,11 @@ def bind(registry: Registry, model_set: str, step: Step2, region: gr.Radio) -> N
                 elif isinstance(item, Progress):
                     yield {words: progress_line(item.text[:1].upper() + item.text[1:], item.fraction, "waiting")}
                 elif isinstance(item, Result):
-                    yield found(now, item.value, drawn)
+                    yield analysed(now, item.value, drawn)
         except ValueError as error:
             yield refused(now, explain(error), drawn)
 
-    def found(now: Reference, analysis: Analysis, drawn: Box | None) -> dict[Any, Any]:
+    def analysed(now: Reference, analysis: Analysis, drawn: Box | None) -> dict[Any, Any]:
         boxes: tuple[Any, ...] = tuple(tuple(map(float, one.box)) for one in analysis.faces)
         known = Seen(now.key, boxes, analysis.chosen)
         several = len(boxes) > 1
@@ -396,4 +393,4 @@ def bind(registry: Registry, model_set: str, step: Step2, region: gr.Radio) -> N
 
     inputs = [step.reference, step.face, step.box, region]
     shared = {"show_progress": "hidden", "api_visibility": "private", "trigger_mode": "multiple", **GPU}
-    gr.on([step.ask.change, region.input], beside(look_at, "look"), inputs, step.found, **shared)
+    gr.on([step.ask.change, region.input], beside(look_at, "look"), inputs, step.look_outputs, **shared)

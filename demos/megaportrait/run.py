@@ -3,23 +3,38 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from typing import Any
 
 import gradio as gr
 
 from demos.core.handlers import BROKE, LIGHT, TALKS, halt, on_gpu
 from demos.core.hold import OnPage, belonging, held, hold
+from demos.core.opening import opens_with_result
 from demos.core.page import ends, pump, run_event
-from demos.core.uploads import emptied, told
+from demos.core.uploads import clear_on_refusal, errors_shown
+from demos.core.use import File, use_panel
+from demos.core.visitors import visitor
 from demos.core.widgets import Entry, History, progress_line
-from demos.megaportrait import people
-from demos.megaportrait.files import SLUG, Shown, settings_inside, write
+from demos.megaportrait import api, people
+from demos.megaportrait.files import (
+    LINKED,
+    SLUG,
+    Box,
+    Shown,
+    call_files,
+    call_names,
+    is_start,
+    made_of,
+    recipe_linked,
+    settings_inside,
+    write,
+)
 from demos.megaportrait.people import Chosen, Reference, truth_of
 from demos.megaportrait.reference import Step2
 from demos.megaportrait.settings import STEPS, Controls
 from demos.megaportrait.step1 import Step1
-from demos.megaportrait.view import View, live_strip
+from demos.megaportrait.view import NOTHING_YET, View, live_strip
 from pipelines import megaportrait
 from pipelines.core.lane import live
 from pipelines.core.registry import Registry
@@ -65,7 +80,16 @@ class Runs:
         # Before the runs: a second listener of a click waits until the first is through.
         gr.on([controls.run.click, *pressed], None, js=TO_RESULTS, **LIGHT)
         controls.run.click(**whole)
-        gr.on([controls.stop.click, view.stop.click], halt, **LIGHT)
+        if controls.form.start.model_set == "mini":
+            opens_with_result(
+                SLUG,
+                self.make_portrait,
+                whole,
+                view.line,
+                "Press Make the portrait to draw it now.",
+                [*history.outputs, view.link.shown],
+            )
+        controls.stop.click(halt, **LIGHT)
         put = [*step1.outputs, *step2.outputs, controls.form["mode"], view.line]
         there = hold(SLUG, *pressed)
         there(gr.on(pressed, self.example, step1.chosen, put, **TALKS)).success(**whole)
@@ -73,7 +97,8 @@ class Runs:
         self._bind_another(page)
         put = [*step1.outputs, *step2.outputs, *controls.outputs]
         drop = controls.drop
-        emptied(drop, held(SLUG, drop.upload, self.restore, drop, [*put, drop], **TALKS))
+        clear_on_refusal(drop, held(SLUG, drop.upload, self.restore, drop, [*put, drop], **TALKS))
+        view.link.bind(self.put, [*put, drop], view.line, "Make the portrait", more=LINKED, restore=self.restore)
         shown = [*put, *view.outputs, self.tabs]
         held(SLUG, history.gallery.select, self.bring_back, history.entries, shown, **TALKS)
 
@@ -108,8 +133,8 @@ class Runs:
             shown = write(outcome, chosen, reference, session, face, box)
             caption = f"{chosen.name} · {reference.name} · seed {outcome.best.seed}"
             line = progress_line(f"Done in {seconds:.1f} s: {caption}", 1.0, "done")
-            entry = Entry(shown.results[0], caption, shown)
-            return {**view.show(shown), view.line: line, **self.history.add(entries, entry)}
+            entry = Entry(shown.results[0], caption, shown, made_of(shown).by(outcome.models))
+            return {**view.show(shown), **view.link.of(entry.made), view.line: line, **self.history.add(entries, entry)}
 
         def run() -> Generator[Any]:
             given = self.step2.given(reference, chosen, (agreed_1, agreed_2))
@@ -124,7 +149,7 @@ class Runs:
             )
             yield {view.line: progress_line("Starting…", 0.0, "running")}
             asked = dataclasses.replace(asked, truth=truth_of(chosen, reference))
-            items = live(megaportrait.portrait, self.registry, asked, kept, limit_s=LIMIT_S)
+            items = live(megaportrait.generate, self.registry, asked, kept, limit_s=LIMIT_S)
             yield from pump(megaportrait.keeping(items, kept), view.line, done, {Preview: show})
 
         yield from belonging(run(), page, shown_of(chosen, reference), view.line, self.history.outputs)
@@ -135,7 +160,7 @@ class Runs:
         recipe, line = EXAMPLES[self.chips.index(event.target)], self.view.line
         yield {line: progress_line("Rendering the person and the reference…", 0.0, "running")}
         try:
-            with told("No example was rolled"):
+            with errors_shown("No example was rolled"):
                 person = now  # perhaps trained already
                 if person is None or person.identity != recipe.person:
                     person = people.roll_person(recipe.person)
@@ -157,7 +182,7 @@ class Runs:
         if path is None:
             return gr.skip()
         put: dict[Any, Any] = {}
-        with told("Nothing was restored"):
+        with errors_shown("Nothing was restored"):
             inside = settings_inside(path)
             if inside.recipe is not None:
                 person = people.roll_person(inside.recipe.person)
@@ -172,6 +197,15 @@ class Runs:
         gr.Info(words, title="Restored")
         return {**put, **self.controls.restored(settings), self.controls.drop: None}
 
+    def put(self, settings: Settings, more: Mapping[str, str]) -> dict[Any, Any]:
+        """Put what a link says on the page."""
+        recipe, face, box = recipe_linked(more)
+        same = is_start(recipe)
+        person = people.first_person() if same else people.roll_person(recipe.person)
+        reference = people.first_reference() if same else people.roll_reference(recipe.reference)
+        put = {**self.step1.load(person), **self.step2.load(reference, face, box)}
+        return {**put, **self.controls.restored(settings)}
+
     def bring_back(self, entries: list[Entry], event: gr.SelectData) -> Any:
         """Show an earlier result with all that it was made of."""
         if not isinstance(event.index, int) or not 0 <= event.index < len(entries):
@@ -183,6 +217,7 @@ class Runs:
             **self.step2.load(shown.reference, shown.face, shown.box),
             **self.controls.restored(shown.outcome.settings),
             **self.view.show(shown),
+            **self.view.link.of(entries[event.index].made),
             self.view.line: progress_line("Brought back from your results", 1.0, "done"),
             self.tabs: gr.Tabs(selected="portrait"),
         }
@@ -207,8 +242,8 @@ class Runs:
                 return updates  # brought back, with settings of its own
             if shown is None or shown_of(shown.chosen, shown.reference) != key:
                 updates |= view.clear()
-            if shown is not None and not (going and view.strip in updates):
-                updates[view.line] = progress_line(ANOTHER)
+            if not (going and view.strip in updates):
+                updates[view.line] = progress_line(NOTHING_YET if shown is None else ANOTHER)
             if now != before and chosen is not None and chosen.trained and mode_now == "instant":
                 updates[mode] = "trained"
             return updates
@@ -217,6 +252,38 @@ class Runs:
         changes = [self.step1.key.change, self.step2.key.change]
         # Not LIGHT: in the queue it keeps its place among the updates of a run that is going.
         gr.on(changes, another, looks, [*view.outputs, mode, was], **TALKS)
+
+
+def build_call(box: gr.Accordion, step1: Step1, step2: Step2, controls: Controls) -> None:
+    """The call for who is chosen, inside ``box``, and its files."""
+    endpoint = api.endpoint(controls.form.start.model_set)
+    who: list[gr.components.Component] = [step1.chosen, step2.reference]
+
+    def call(
+        chosen: Chosen | None,
+        reference: Reference | None,
+        face: int | None,
+        box: Box | None,
+        glasses: bool,
+        **values: Any,
+    ) -> dict[str, Any]:
+        if chosen is None or reference is None:
+            raise ValueError("There is no call yet: choose a person and a reference.")
+        if box is not None:
+            raise ValueError("A face that was boxed by hand is in no call: choose one that was found.")
+        settings = controls.asked(**values)
+        files = [File(name) for name in call_names(chosen)]
+        whom = {"person": files[0]} if chosen.trained else {"pictures": files}
+        given = {"reference": File("reference.png"), "face": face, "glasses": bool(glasses), "consent": True}
+        fine = settings.differing(Settings.of(settings.model_set), api.FINE)
+        return {**whom, **given, **settings.sent("mode", "seed", "candidates"), "settings": fine}
+
+    def files(chosen: Chosen | None, reference: Reference | None, request: gr.Request) -> str:
+        with errors_shown("There is nothing to save"):
+            return call_files(chosen, reference, visitor(request))
+
+    inputs = [*who, step2.face, step2.box, controls.glasses]
+    use_panel(SLUG, box, endpoint, call, controls.named, inputs, (files, who))
 
 
 def request_of(chosen: Chosen | None, reference: Reference | None, **more: Any) -> Request:

@@ -10,6 +10,7 @@ import gradio as gr
 
 from demos.core.form import Form
 from demos.core.handlers import LIGHT
+from demos.core.page import restore_zone
 from pipelines.megaportrait import Settings
 from pipelines.megaportrait.parts import PRESETS
 
@@ -80,7 +81,7 @@ class Controls:
         """What :meth:`restored` updates."""
         return [self.pace, self.off, *self.form.outputs]
 
-    def asked(self, off: list[str] | None, **values: Any) -> Settings:
+    def asked(self, off: list[str] | None, **values: object) -> Settings:
         """Checked settings from what the widgets hold.
 
         Raises:
@@ -108,29 +109,26 @@ def pace_of(model_set: str, settings: Settings) -> str | None:
     return None
 
 
-def build(model_set: str, licence: str, fixed: bool = False) -> Controls:
-    """The widgets of step 3 and what they do among themselves.
+def form_of(model_set: str) -> Form[Settings]:
+    """A form without widgets yet; nobody is trained when the page opens."""
+    return Form(dataclasses.replace(Settings.of(model_set), mode="instant"))
 
-    Args:
-        licence: stands next to the button.
-        fixed: only the first preset is loaded and can be had (ZeroGPU).
-    """
-    form = Form(dataclasses.replace(Settings.of(model_set), mode="instant"))
-    gr.HTML("<h3>3 Make</h3>", padding=False)
-    with gr.Row(elem_classes="run-row"):
-        run = gr.Button(
-            "Make the portrait", variant="primary", size="lg", scale=3, min_width=150, elem_classes="studio-run"
-        )
-        stop = gr.Button("Stop", size="lg", scale=1, min_width=80, elem_classes="studio-stop")
-    gr.HTML(licence, padding=False)
+
+def build(
+    model_set: str, run: gr.Button, stop: gr.Button, fixed: bool = False, form: Form[Settings] | None = None
+) -> Controls:
+    """The widgets of step 3 below its result, and what they do among themselves. ``fixed``: only the first preset is loaded and
+    can be had (ZeroGPU)."""
+    form = form or form_of(model_set)
     form.add("mode", elem_classes="sources")
-    form.add(*MAIN)
-    with gr.Row(elem_classes="seed-row"):
-        form.add("seed", label="Portrait seed", scale=3)
-        dice = gr.Button("New seed", size="sm", min_width=80, scale=1)
-    paces = [(f"default, {_steps(form.start)} steps", PACES[0])]
-    paces.append((f"fast, {_steps(Settings.of(model_set, fast=True))}", PACES[1]))
-    pace = gr.Radio(paces, value=PACES[0], label="Pace", elem_classes="choices")
+    with gr.Accordion("Strengths, seed and pace", open=False):
+        form.add(*MAIN)
+        with gr.Row(elem_classes="seed-row"):
+            form.add("seed", label="Portrait seed", scale=3)
+            dice = gr.Button("New seed", size="sm", min_width=80, scale=1)
+        paces = [(f"default, {_steps(form.start)} steps", PACES[0])]
+        paces.append((f"fast, {_steps(Settings.of(model_set, fast=True))}", PACES[1]))
+        pace = gr.Radio(paces, value=PACES[0], label="Pace", elem_classes="choices")
     with gr.Accordion("Advanced", open=False):
         form.add("region", "start", elem_classes="choices")
         if model_set == "full":
@@ -138,6 +136,10 @@ def build(model_set: str, licence: str, fixed: bool = False) -> Controls:
             words = [(f"{name}: {preset.words}", name) for name, preset in presets]
             form.widgets["preset"] = gr.Dropdown(words, value=presets[0][0], label="Memory", visible=not fixed)
             form.add("adapter_scale")
+            if fixed:  # as with the preset: what draws other lines is not loaded
+                form.widgets["lines"] = gr.Dropdown([form.start.lines], value=form.start.lines, visible=False)
+            else:
+                form.add("lines", elem_classes="choices")
         glasses = gr.Checkbox(
             value=False,
             label="Most pictures of the person show glasses",
@@ -145,17 +147,11 @@ def build(model_set: str, licence: str, fixed: bool = False) -> Controls:
             info="Of photographs nothing is read: say it, and the result says what will come of it.",
         )
         for net, names in FINE.items():
-            gr.HTML(f"<h4 class='portrait-net'>{net}</h4>", padding=False)
+            gr.HTML(f"<h3 class='portrait-net'>{net}</h3>", padding=False)
             form.add(*names)
         switches = [(form.start.field(name).label, name) for name in OFF]
         off = gr.CheckboxGroup(switches, label="Leave out, to see what it is good for", elem_classes="choices")
-        drop = gr.File(
-            label="Restore settings from a PNG made here",
-            file_types=[".png"],
-            type="filepath",
-            height=84,
-            elem_classes=["drop-zone", "portrait-restore"],
-        )
+        drop = restore_zone()
 
     def paced(which: str) -> list[int]:
         settings = Settings.of(model_set, fast=which == PACES[1])

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy
 from PIL import Image
 
 from demos.core.figures import Series, data_uri, plot, safe
+from demos.core.quantities import ONE_RUN, Quantity, table, this_run
 from pipelines.megaportrait import HARMONISED, IDENTITY, PASTED, REFERENCE, RING, SHADED, tools
 from pipelines.megaportrait.intake import Intake, Photo, Verdict
 from pipelines.megaportrait.learn import Lesson
@@ -49,17 +52,19 @@ def verdict_outside(value: float) -> Verdicts:
     return ("untouched", True) if value == 0 else ("changed", False)
 
 
-def verdict_seam(value: float) -> Verdicts:
+def verdict_seam(value: float, worst: float | None = None) -> Verdicts:
+    """``worst``: in the worst eighth of the border; a mean says nothing of one place that stands out."""
     good, poor = BARS["seam_excess"]
     if value <= good:
-        return "no new seam", True
+        return ("a seam in one place", False) if worst is not None and worst > poor else ("no new seam", True)
     return ("a faint seam", False) if value <= poor else ("a visible seam", False)
 
 
-def verdict_ring(value: float) -> Verdicts:
+def verdict_ring(value: float, worst: float | None = None) -> Verdicts:
+    """``worst``: as of :func:`verdict_seam`."""
     good, poor = BARS["ring_difference"]
     if value <= good:
-        return "no colour step", True
+        return ("a colour step in one place", False) if worst is not None and worst > poor else ("no colour step", True)
     return ("a slight colour step", False) if value <= poor else ("a visible colour step", False)
 
 
@@ -87,48 +92,46 @@ def verdict_points(value: float) -> Verdicts:
 # --- the measurements --------------------------------------------------------------------------------------------
 
 
-def _signed(value: float) -> str:
-    return f"{value:+.2f}".replace("-", "−")
-
-
-def _two_digits(value: float) -> str:
-    return f"{value:.2f}".replace("-", "−")
-
-
-def _cosine(value: float) -> str:
-    return f"{value:.3f}".replace("-", "−")
-
-
-def _levels(value: float) -> str:
-    return f"{value:.0f} of 255"
-
-
-SITS: tuple[tuple[str, str, str, Callable[[Any], str], Callable[[float], Verdicts]], ...] = (
-    ("Outside the mask", "largest difference from the reference", "outside_largest", _levels, verdict_outside),
-    ("Seam", "colour jump at the border, beyond the reference’s own", "seam_excess", _signed, verdict_seam),
+SIMILARITY = Quantity("Similarity", "higher", "", 3, about="1 is the same face")
+SITS: tuple[tuple[str, Quantity, Callable[..., Verdicts]], ...] = (
     (
-        "Colours at the ring",
-        "inside against outside, beyond the reference’s own; Lab units",
+        "outside_largest",
+        Quantity("Outside the mask", "lower", " of 255", 0, about="largest difference from the reference"),
+        verdict_outside,
+    ),
+    (
+        "seam_excess",
+        Quantity(
+            "Seam", "lower", about="colour jump at the border, beyond the reference’s own: 0 no new one", signs=True
+        ),
+        verdict_seam,
+    ),
+    (
         "ring_difference",
-        _signed,
+        Quantity(
+            "Colours at the ring",
+            "lower",
+            about="inside against outside, beyond the reference’s own; Lab units",
+            signs=True,
+        ),
         verdict_ring,
     ),
     (
-        "Light on the face",
-        "agreement with the reference’s: 1 the same, 0 unrelated",
         "shading_agreement",
-        _two_digits,
+        Quantity("Light on the face", "higher", about="agreement with the reference’s: 1 the same, 0 unrelated"),
         verdict_shading,
     ),
     (
-        "Sharpness",
-        "of the face, against the reference’s: 1 the same",
         "sharpness_ratio",
-        "{:.2f}".format,
+        Quantity(
+            "Sharpness", "neither", about="of the face, against the reference’s: 1 the same; nearer to 1 is better"
+        ),
         verdict_sharpness,
     ),
 )
-"""Name, what it says, its key, how to print it and its verdict in words."""
+"""Its key, what it is, and its verdict in words."""
+WORST = {"seam_excess": "seam_worst", "ring_difference": "ring_worst"}
+"""Means along the border, and the same in its worst eighth, without which nothing is claimed."""
 REGIONS = {
     "face": "in the face",
     "core": "in what was replaced",
@@ -141,50 +144,47 @@ def metrics_html(outcome: Outcome, index: int = 0) -> str:
     """The measurements of a candidate with their verdicts, against the truth where it is known."""
     ours = outcome.candidates[index].metrics
     sits = [
-        _row(name, about, [("This portrait", _value(ours.get(key), write, judge, UNDEFINED))])
-        for name, about, key, write, judge in SITS
+        _row(one.head("row"), [("This portrait", _value(ours.get(key), one, _with_worst(key, judge, ours), UNDEFINED))])
+        for key, one, judge in SITS
     ]
     return (
-        "<div class='board removal-board portrait-board'><h4>Who it is</h4>"
-        f"{_who(outcome, ours)}<h4>How it sits in the picture</h4>{_table(('This portrait',), sits, 'How it sits in the picture')}"
+        f"<div class='board removal-board portrait-board'><p class='quiet'>{ONE_RUN}</p><h3>Who it is</h3>"
+        f"{_who(outcome, ours)}<h3>How it sits in the picture</h3>{_table(('This portrait',), sits, 'How it sits in the picture')}"
         f"{_against_truth(ours) if ours.get('truth') else ''}</div>"
     )
 
 
 def _who(outcome: Outcome, ours: Measured) -> str:
     """Similarities to the person, with what makes the first one readable."""
-    table, bar = ours["identity"], ours.get("threshold")
-    after, before, among = table["result"]["mean"], table["reference"]["mean"], table["among"]["mean"]
-    best = "" if table["result"]["best"] is None else f"; the nearest {_cosine(table['result']['best'])}"
+    similar, bar = ours["identity"], ours.get("threshold")
+    after, before, among = (similar[of]["mean"] for of in ("result", "reference", "among"))
+    best = "" if similar["result"]["best"] is None else f"; the nearest {SIMILARITY.write(similar['result']['best'])}"
 
-    def cell(value: float | None, judge: Callable[[float], Verdicts] | None = None) -> list[tuple[str, str]]:
-        return [("Similarity", _value(value, _cosine, judge, UNKNOWN))]
+    def row(name: str, about: str, value: float | None, judge: Callable[[float], Verdicts] | None = None) -> str:
+        head = replace(SIMILARITY, name=name, about=about).head("row")
+        return _row(head, [(SIMILARITY.name, _value(value, SIMILARITY, judge, UNKNOWN))])
 
     rows = [
-        _row(
-            "This portrait",
-            f"to the person’s pictures, mean{best}",
-            cell(after, lambda v: verdict_identity(v, bar, before)),
+        row(
+            "This portrait", f"to the person’s pictures, mean{best}", after, lambda v: verdict_identity(v, bar, before)
         ),
-        _row("The reference before", "how like the person its own face was", cell(before)),
-        _row("The person’s pictures", f"among themselves{_worst(table['among']['worst'])}", cell(among)),
+        row("The reference before", "how like the person its own face was", before),
+        row("The person’s pictures", f"among themselves{_worst(similar['among']['worst'])}", among),
     ]
     if ours.get("truth"):
-        exact = (table.get("truth") or {}).get("mean")
-        rows.append(
-            _row("The truth", "the person rendered in the reference’s place: what a perfect result has", cell(exact))
-        )
-    note = "" if after is not None else f"<p class='remark'>{_unknown(outcome, table)}</p>"
+        exact = (similar.get("truth") or {}).get("mean")
+        rows.append(row("The truth", "the person rendered in the reference’s place: what a perfect result has", exact))
+    note = "" if after is not None else f"<p class='remark'>{_unknown(outcome, similar)}</p>"
     told = (
         "From which similarity on two pictures show one person was not measured yet."
         if bar is None
         else f"1 is the same face. Two pictures are taken for one person from {bar:.3f} on."
     )
-    return f"<p class='quiet'>{told}</p>{note}{_table(('Similarity',), rows, 'Who it is')}"
+    return f"<p class='quiet'>{told}</p>{note}{_table((SIMILARITY.name,), rows, 'Who it is')}"
 
 
 def _worst(value: float | None) -> str:
-    return "" if value is None else f", mean; the least alike two {_cosine(value)}"
+    return "" if value is None else f", mean; the least alike two {SIMILARITY.write(value)}"
 
 
 def _unknown(outcome: Outcome, table: Measured) -> str:
@@ -202,54 +202,52 @@ def _against_truth(ours: Measured) -> str:
     """Nearness to the exact picture, beside that of the untouched reference."""
     regions, before, heads = ours["regions"], ours["before"], ("This portrait", "The reference before")
 
-    def both(region: str, score: str, write: Callable[[Any], str]) -> list[tuple[str, str]]:
-        made = (regions, before)
-        return [(head, _value(of[region][score], write, None, "–")) for head, of in zip(heads, made, strict=True)]
+    def row(region: str, score: str, kind: Quantity) -> str:
+        cells = [
+            (head, _value(of[region][score], kind, None, "–"))
+            for head, of in zip(heads, (regions, before), strict=True)
+        ]
+        return _row(replace(kind, name=f"{kind.name} {REGIONS[region]}").head("row"), cells)
 
-    error = _value(ours.get("landmark_error"), "{:.1f} %".format, verdict_points, UNKNOWN)
-    rows = [
-        _row("Landmark error", "eyes, nose and mouth, in % of the face’s width", [(heads[0], error), (heads[1], "–")])
-    ]
-    rows += [
-        _row(f"PSNR {words}", "dB, more is nearer", both(name, "psnr", "{:.1f} dB".format))
-        for name, words in REGIONS.items()
-        if name != "rest"
-    ]
-    more = [
-        _row(f"SSIM {words}", "1 is the same", both(name, "ssim", "{:.3f}".format)) for name, words in REGIONS.items()
-    ]
-    more.append(_row(f"PSNR {REGIONS['rest']}", "dB, more is nearer", both("rest", "psnr", "{:.1f} dB".format)))
+    psnr, ssim = Quantity("PSNR", "higher", " dB", 1), Quantity("SSIM", "higher", "", 3, about="1 is the same")
+    points = Quantity("Landmark error", "lower", " %", 1, about="eyes, nose and mouth, in % of the face’s width")
+    error = _value(ours.get("landmark_error"), points, verdict_points, UNKNOWN)
+    rows = [_row(points.head("row"), [(heads[0], error), (heads[1], "–")])]
+    rows += [row(name, "psnr", psnr) for name in REGIONS if name != "rest"]
+    more = [row(name, "ssim", ssim) for name in REGIONS] + [row("rest", "psnr", psnr)]
     return (
-        "<h4>Measured against the truth</h4><p class='quiet'>The same person was rendered in the reference’s pose, light, clothes and place.</p>"
+        "<h3>Measured against the truth</h3><p class='quiet'>The same person was rendered in the reference’s pose, light, clothes and place.</p>"
         f"{_table(heads, rows, 'Measured against the truth')}"
         f"<details><summary>All measures</summary>{_table(heads, more, 'All measures')}</details>"
     )
 
 
-def _value(
-    value: float | None, write: Callable[[Any], str], judge: Callable[[float], Verdicts] | None, missing: str
-) -> str:
+def _with_worst(key: str, judge: Callable[..., Verdicts], ours: Measured) -> Callable[[float], Verdicts]:
+    """``judge`` with the worst eighth of the border, where it asks for it."""
+    worst = ours.get(WORST.get(key, ""))
+    return judge if worst is None else partial(judge, worst=worst)
+
+
+def _value(value: float | None, quantity: Quantity, judge: Callable[[float], Verdicts] | None, missing: str) -> str:
     if value is None or not math.isfinite(value):
         return missing
+    shown = quantity.write(value)
     if judge is None:
-        return write(value)
+        return shown
     words, met = judge(value)
     if met is None:
-        return f"{write(value)} <span>{words}</span>"
-    return f"{write(value)} <span><b class='{'yes' if met else 'no'}'>{'✓' if met else '✗'} {words}</b></span>"
+        return f"{shown} <span>{words}</span>"
+    return f"{shown} <span><b class='{'yes' if met else 'no'}'>{'✓' if met else '✗'} {words}</b></span>"
 
 
-def _row(name: str, about: str, cells: Sequence[tuple[str, str]]) -> str:
-    told = "".join(f"<td role='cell' data-label='{head}'>{cell}</td>" for head, cell in cells)
-    return f"<tr role='row'><th role='rowheader' scope='row'>{name}<span>{about}</span></th>{told}</tr>"
+def _row(head: str, cells: Sequence[tuple[str, str]]) -> str:
+    told = "".join(f"<td role='cell' data-label='{name}'>{cell}</td>" for name, cell in cells)
+    return f"<tr role='row'>{head}{told}</tr>"
 
 
 def _table(heads: Sequence[str], rows: Sequence[str], label: str, first: str = "Measure") -> str:
     named = "".join(f"<th role='columnheader' scope='col'>{head}</th>" for head in (first, *heads))
-    return (
-        f"<div class='scroll' tabindex='0' role='region' aria-label='{label}'><table class='tally removal-table portrait-table' role='table'>"
-        f"<thead role='rowgroup'><tr role='row'>{named}</tr></thead><tbody role='rowgroup'>{''.join(rows)}</tbody></table></div>"
-    )
+    return table(named, "".join(rows), label, "tally removal-table portrait-table")
 
 
 # --- pictures ----------------------------------------------------------------------------------------------------
@@ -280,7 +278,7 @@ def strip_html(candidate: Candidate, analysis: Analysis, mode: str = "trained") 
     )
     missing = [name for name in CAPTIONS if name not in made]
     left = f"<p class='quiet'>Left out in this run: {', '.join(missing)}.</p>" if missing else ""
-    return f"<div class='removal-beside portrait-strip'><h4>Stage by stage</h4><ul>{items}</ul>{left}</div>"
+    return f"<div class='removal-beside portrait-strip'><h3>Stage by stage</h3><ul>{items}</ul>{left}</div>"
 
 
 def beside_html(outcome: Outcome, index: int = 0, person: Person | None = None) -> str:
@@ -298,19 +296,20 @@ def beside_html(outcome: Outcome, index: int = 0, person: Person | None = None) 
         near = person.crops[person.nearest(outcome.analysis.points)]
         shown.append(("The person’s nearest picture", near, ""))
     items = "".join(_picture(picture, name, told) for name, picture, told in shown)
-    return f"<div class='removal-beside portrait-beside'><h4>Beside each other</h4><ul>{items}</ul></div>"
+    read = "<p class='quiet'>Similarity to the person: 1 is the same face; higher is better. One run.</p>"
+    return f"<div class='removal-beside portrait-beside'><h3>Beside each other</h3><ul>{items}</ul>{read}</div>"
 
 
 def _alike(value: float | None) -> str:
-    return "similarity not known" if value is None else f"similarity {_two_digits(value)}"
+    return "similarity not known" if value is None else f"similarity {replace(SIMILARITY, digits=2).write(value)}"
 
 
-def _picture(picture: Any, name: str, told: str) -> str:
-    alt = name + (f": {told}" if told else "")
+def _picture(picture: object, name: str, told: str) -> str:
+    alt = f"{name}: {told}" if told else f"Picture: {name}"
     return f"<li><img src='{_uri(picture, SIDE)}' alt='{safe(alt)}'><b>{safe(name)}</b><span>{safe(told)}</span></li>"
 
 
-def _uri(picture: Any, side: int) -> str:
+def _uri(picture: object, side: int) -> str:
     image = picture if isinstance(picture, Image.Image) else Image.fromarray(numpy.ascontiguousarray(picture))
     if max(image.size) > side:
         image = image.copy()
@@ -324,10 +323,6 @@ def _uri(picture: Any, side: int) -> str:
 def figures_html(outcome: Outcome) -> str:
     """How long each stage took, how many steps the nets really made, and which models answered under which licence."""
     names = {"analysis": "Looking at the faces", "metrics": "Measuring"}
-    seconds = "".join(
-        f"<div><dt>{safe(names.get(name, name))}</dt><dd>{value:.2f} s</dd></div>"
-        for name, value in outcome.seconds.items()
-    )
     ran = {name: count for name, count in outcome.steps.items() if count}
     told = ", ".join(f"{safe(name)} {count}" for name, count in ran.items())
     steps = (
@@ -335,14 +330,9 @@ def figures_html(outcome: Outcome) -> str:
         if ran
         else "No net made a step."
     )
-    answered = "".join(
-        f"<li>{safe(model['key'])} ({safe(model['source'])}), {safe(model['licence'])}</li>" for model in outcome.models
-    )
-    models = f"<h4>Models that answered</h4><ul>{answered}</ul>" if answered else ""
-    return (
-        f"<div class='figures'><h4>This run</h4><dl>{seconds}</dl><p class='quiet'>{steps} "
-        f"A stage whose inputs did not change is not run again, and takes no time.</p>{models}</div>"
-    )
+    seconds = {names.get(name, name): f"{value:.2f} s" for name, value in outcome.seconds.items()}
+    told = f"{steps} A stage whose inputs did not change is not run again, and takes no time."
+    return this_run(seconds, outcome.models, told)
 
 
 # --- the person --------------------------------------------------------------------------------------------------
@@ -353,7 +343,7 @@ def verdicts_html(intake: Intake) -> str:
     rows = "".join(_judged(photo, verdict) for photo, verdict in zip(intake.photos, intake.verdicts, strict=True))
     used = len(intake.used)
     return (
-        f"{notes_html(intake.remarks)}<div class='verdicts portrait-verdicts'><h4>{used} of {len(intake.photos)} pictures used</h4>"
+        f"{notes_html(intake.remarks)}<div class='verdicts portrait-verdicts'><h3>{used} of {len(intake.photos)} pictures used</h3>"
         "<table><thead><tr><th scope='col'>Picture</th><th scope='col'>Name</th><th scope='col'>Verdict</th></tr></thead>"
         f"<tbody>{rows}</tbody></table></div>"
     )
@@ -404,4 +394,5 @@ def _curve(title: str, name: str, points: Sequence[tuple[int, float | None]], ru
     facts = f"From {known[0][1]:.3f} at step {known[0][0]} to {known[-1][1]:.3f} at step {known[-1][0]}."
     facts += "" if rule is None else f" The line marks {rule:.3f}, from which on two pictures show one person."
     steps, values = zip(*known, strict=True)
-    return plot(title, facts, [Series(name, steps, values)], ("training step", name), rule)
+    way = "lower" if name == "loss" else "higher"
+    return plot(title, facts, [Series(name, steps, values)], ("training step", f"{name}, {way} is better"), rule)

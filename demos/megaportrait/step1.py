@@ -15,8 +15,8 @@ from PIL import Image
 from demos.core.figures import data_uri, safe
 from demos.core.handlers import LIGHT, TALKS, on_gpu
 from demos.core.hold import held, hold
-from demos.core.page import ends, pump, run_event
-from demos.core.uploads import emptied, told
+from demos.core.page import drop_zone, ends, pump, run_event
+from demos.core.uploads import clear_on_refusal, errors_shown
 from demos.core.widgets import progress_line
 from demos.megaportrait import people
 from demos.megaportrait.files import SLUG
@@ -107,13 +107,16 @@ class Step1:
         there(seed.then(self.roll, self.number, self.outputs, **rendering))
         # Not LIGHT: whoever listens to the key would not hear of it.
         held(SLUG, self.kind.input, self.other_kind, [self.kind, self.rolled, self.mine], self.outputs, **TALKS)
-        nobody = {**self.load(None), self.consent: gr.Checkbox(value=False, visible=True)}
-        held(SLUG, self.over.click, lambda: nobody, None, self.outputs, **TALKS)
+        held(SLUG, self.over.click, self.remove_all, None, self.outputs, **TALKS)
 
-    def roll(self, seed: Any) -> dict[Any, Any]:
+    def roll(self, seed: object) -> dict[Any, Any]:
         """Render somebody."""
-        with told("Nobody was rolled"):
+        with errors_shown("Nobody was rolled"):
             return self.load(people.roll_person(seed))
+
+    def remove_all(self) -> dict[Any, Any]:
+        """Nobody, and no consent."""
+        return {**self.load(None), self.consent: gr.Checkbox(value=False, visible=True)}
 
     def other_kind(self, which: str, last_rolled: Chosen, last_own: Chosen | None) -> dict[Any, Any]:
         """Go from rendered people to one's own pictures, or back."""
@@ -139,14 +142,8 @@ def build(model_set: str) -> Step1:
             again = gr.Button("Render", size="sm", min_width=80, scale=1)
             dice = gr.Button("Roll a person", size="sm", min_width=120, scale=1)
     with gr.Column(visible=False) as own_box:
-        drop = gr.File(
-            label=f"Drop 1 to {MOST} pictures of one person",
-            file_types=["image"],
-            file_count="multiple",
-            type="filepath",
-            height=84,
-            elem_classes=["drop-zone", "portrait-pictures"],
-        )
+        words = f"Drop 1 to {MOST} pictures of one person"
+        drop = drop_zone(words, "portrait-pictures", "image", file_count="multiple")
         if model_set == "mini":
             gr.HTML(f"<p class='remark'>{SMALL_WORLD}</p>", padding=False)
         over = gr.Button("Remove all pictures", size="sm", visible=False)
@@ -183,7 +180,7 @@ def bind(registry: Registry, model_set: str, step1: Step1, line: gr.HTML) -> Non
     handler = on_gpu(look_at_pictures, **{**ending, "stopped": {**ending["stopped"], step1.drop: None}})
     updated = [*step1.outputs, line, step1.drop]
     event = run_event(handler, *updated, inputs=[step1.drop, step1.chosen, step1.name])
-    emptied(step1.drop, step1.drop.upload(**{**event, "trigger_mode": "once"}))
+    clear_on_refusal(step1.drop, step1.drop.upload(**{**event, "trigger_mode": "once"}))
 
 
 def read_uploads(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import gradio as gr
 from PIL import Image
 
 from demos.core.figures import data_uri, safe
+from demos.core.links import Link
 from demos.core.page import before_and_after, variants
 from demos.core.widgets import progress_line
 from demos.megaportrait.files import Shown
@@ -29,15 +30,15 @@ class View:
     strip: gr.HTML
     slider: gr.ImageSlider
     gallery: gr.Gallery
-    told: gr.HTML
+    measured: gr.HTML
     """Notes and measurements."""
     under: gr.HTML
     """Pictures beside each other, and what answered."""
     more: gr.Column
     saves: tuple[gr.DownloadButton, ...]
-    stop: gr.Button
     last: gr.State
     """The run on the page, a :class:`Shown`, or None."""
+    link: Link
 
     @property
     def outputs(self) -> list[gr.blocks.Block]:
@@ -47,11 +48,12 @@ class View:
             self.strip,
             self.slider,
             self.gallery,
-            self.told,
+            self.measured,
             self.under,
             self.more,
             *self.saves,
             self.last,
+            self.link.shown,
         ]
 
     def show(self, shown: Shown) -> dict[Any, Any]:
@@ -64,7 +66,7 @@ class View:
             self.strip: strip_html(one, outcome.analysis, outcome.settings.mode),
             self.slider: (shown.before, shown.results[index]),
             self.gallery: gr.Gallery(value=shown.captions(), visible=several, selected_index=index),
-            self.told: notes_html(outcome.notes) + metrics_html(outcome, index),
+            self.measured: notes_html(outcome.notes) + metrics_html(outcome, index),
             self.under: beside_html(outcome, index, person) + figures_html(outcome),
             self.more: gr.Column(visible=True),
             **{button: gr.DownloadButton(value=path) for button, path in zip(self.saves, shown.files(), strict=True)},
@@ -74,18 +76,19 @@ class View:
     def clear(self) -> dict[Any, Any]:
         """Somebody else or another reference is there: what was shown belongs to those before, and is in the history."""
         return {
-            **dict.fromkeys((self.strip, self.told, self.under), ""),
+            **dict.fromkeys((self.strip, self.measured, self.under), ""),
             self.slider: None,
             self.last: None,
             self.gallery: gr.Gallery(value=None, visible=False),
             self.more: gr.Column(visible=False),
+            **self.link.of(None),
         }
 
 
 def live_strip(seen: Mapping[str, Preview]) -> str:
     """The stages of a run so far, each as it looked last."""
     items = "".join(_stage(number, name, seen[name]) for number, name in enumerate(CAPTIONS, 1) if name in seen)
-    return f"<div class='removal-beside portrait-strip'><h4>Stage by stage</h4><ul>{items}</ul></div>"
+    return f"<div class='removal-beside portrait-strip'><h3>Stage by stage</h3><ul>{items}</ul></div>"
 
 
 def _stage(number: int, name: str, item: Preview) -> str:
@@ -100,22 +103,31 @@ def _stage(number: int, name: str, item: Preview) -> str:
     )
 
 
-def build() -> View:
-    """The widgets."""
-    with gr.Row(elem_classes="portrait-head"):
+def build_result(link: Callable[[], Link]) -> dict[str, Any]:
+    """The widgets beside the steps: how far the run is, the portrait over its reference, its ``link``, its files."""
+    with gr.Column(elem_classes=["studio-results", "portrait-result"]):
         line = gr.HTML(progress_line(NOTHING_YET), padding=False, elem_classes="portrait-line")
-        stop = gr.Button("Stop", size="sm", min_width=70, elem_classes="studio-stop")
-    strip = gr.HTML(padding=False)
-    with gr.Row(equal_height=False, elem_classes="portrait-pair"):
-        with gr.Column(scale=1, min_width=320):
-            slider = before_and_after("Reference and portrait", "portrait-slide")
-            gallery = variants("Candidates, the most alike first", ["variants", "portrait-candidates"])
-            with gr.Column(visible=False) as more, gr.Row(elem_classes="saves-row"):
-                saves = tuple(
-                    gr.DownloadButton(words, size="md", min_width=90)
-                    for words in ("Download portrait", "Download all (zip)", "Download manifest")
-                )
-        with gr.Column(scale=1, min_width=320):
-            told = gr.HTML(padding=False)
-    under = gr.HTML(padding=False)
-    return View(line, strip, slider, gallery, told, under, more, saves, stop, gr.State(None))
+        slider = before_and_after("Reference and portrait", "portrait-slide")
+        linked = link()
+        strip = gr.HTML(padding=False)
+        gallery = variants("Candidates, the most alike first", ["variants", "portrait-candidates"])
+        with gr.Column(visible=False) as more, gr.Row(elem_classes="saves-row"):
+            saves = tuple(
+                gr.DownloadButton(words, size="md", min_width=90)
+                for words in ("Download portrait", "Download all (zip)", "Download manifest")
+            )
+    return {
+        "line": line,
+        "slider": slider,
+        "link": linked,
+        "strip": strip,
+        "gallery": gallery,
+        "more": more,
+        "saves": saves,
+    }
+
+
+def build(result: dict[str, Any]) -> View:
+    """The widgets below the steps, with those of :func:`build_result`."""
+    measured, under = gr.HTML(padding=False), gr.HTML(padding=False)
+    return View(**result, measured=measured, under=under, last=gr.State(None))

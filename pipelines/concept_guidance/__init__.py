@@ -28,11 +28,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pipelines.concept_guidance.concepts import POSITIONS, Concept, overlaps
 from pipelines.concept_guidance.conversation import (
+    Sampling,
     context_length,
     fit_history,
     pieces,
     reply_span,
     stop_tokens,
+    text_of,
     unknown_words,
 )
 from pipelines.concept_guidance.layers import choose_layers, layer_text, ranges
@@ -45,6 +47,8 @@ from pipelines.models.language import MODELS, language_model
 from pipelines.worlds import crumpet
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
     from pipelines.concept_guidance.steering import Guide
     from pipelines.core.lane import Job
     from pipelines.core.registry import Registry
@@ -54,6 +58,7 @@ PAPER = Paper(
     authors=("Dimitri von Rütte", "Sotiris Anagnostidis", "Gregor Bachmann", "Thomas Hofmann"),
     venue="ICML 2024",
     url="https://arxiv.org/abs/2402.14433",
+    summary="The model’s hidden states are pushed along a concept while it writes, and its answers change.",
     idea=(
         "Inside a language model, a concept such as humour is a direction. Learn it from a few hundred labelled "
         "answers, push the model along it while it writes, and the answers change; push too hard and they fall apart."
@@ -100,7 +105,10 @@ class Answering(OfModel):
     """
 
     layers: str = text(
-        "Layers", 2000, default="", info="best, best 3, all, a range such as 2-4, or a list such as 1, 3"
+        "Layers",
+        2000,
+        default="",
+        info="best, best 3, all, a range such as 2-4, or a list such as 1, 3; the first is 0",
     )
     temperature: float = real("Temperature", 0.7, 0.0, 2.0, step=0.05)
     max_tokens: int = whole("Most tokens of an answer", 96, 1, 1024, name="number of tokens", offered=(1, 512))
@@ -188,7 +196,7 @@ class Settings(Answering):
             found[name] = strength
         return tuple(found.items())
 
-    def _turns(self, turns: Any) -> tuple[dict[str, str], ...]:
+    def _turns(self, turns: object) -> tuple[dict[str, str], ...]:
         if not isinstance(turns, list | tuple):
             raise ValueError(f"The history is {limits.described(turns)}: give a list of turns with role and content.")
         if len(turns) > self.TURNS_MAX:
@@ -250,7 +258,7 @@ class Outcome:
 class ConceptGuidance:
     """A language model that answers plain and guided at once. Holds leased parts only; makes no change to them."""
 
-    def __init__(self, model: Any, tokenizer: Any) -> None:
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         from pipelines.concept_guidance.steering import anatomy
 
         self.model, self.tokenizer = model, tokenizer
@@ -273,6 +281,7 @@ class ConceptGuidance:
         report = Report(run.job, self.tokenizer, limit)
         with run.stage("writing"):
             written = self.write(settings, prompts, guide, report)
+        report(written, ended=True)  # before the answers are read, which takes a while
         run.progress(1.0, "reading the answers")
         rows = [
             self.read([*prompt, *ids], len(prompt), concepts, level, row, limit)
@@ -332,7 +341,7 @@ class ConceptGuidance:
         self, settings: Settings, prompts: list[list[int]], guide: Guide | None, report: Report
     ) -> list[list[int]]:
         """The answers' token ids, all rows in one batch under the same sampling noise."""
-        from pipelines.concept_guidance.steering import Sampling, decode
+        from pipelines.concept_guidance.steering import decode
 
         sampling = Sampling(settings.temperature, settings.top_p, report.limit, noise_seed(settings))
         stops = stop_tokens(self.model, self.tokenizer)
@@ -352,7 +361,7 @@ class ConceptGuidance:
 
         seen = read(self.model, ids, start, concepts)
         answer = ids[start:]
-        text = self.tokenizer.decode(answer, skip_special_tokens=True).strip()
+        text = text_of(self.tokenizer, answer).strip()
         perplexity = None if seen.perplexity is None else round(seen.perplexity, 3)
         tokens = pieces(self.tokenizer, answer)
         return Row(level, strengths or {}, text, tokens, seen.scores, perplexity, len(answer) < limit)
@@ -393,16 +402,15 @@ class Report:
     """Seconds until the first texts were sent."""
     last: float = -math.inf
 
-    def __call__(self, rows: Sequence[Sequence[int]]) -> None:
+    def __call__(self, rows: Sequence[Sequence[int]], ended: bool = False) -> None:
         self.job.check()
         now = time.perf_counter()
-        if now - self.last < EMIT_EVERY_S:
+        if now - self.last < EMIT_EVERY_S and not ended:
             return
         self.first = now - self.began if self.first is None else self.first
         self.last, count = now, max(map(len, rows))
-        texts = (self.tokenizer.decode(ids, skip_special_tokens=True).rstrip("\ufffd") for ids in rows)
+        texts = (text_of(self.tokenizer, ids).rstrip("\ufffd") for ids in rows)
         self.job.emit(Partial(tuple(texts), count))
-        self.job.progress(count / self.limit, f"token {count} of at most {self.limit}")
 
 
 def generate(job: Job, registry: Registry, settings: Settings, own: Mapping[str, Concept] | None = None) -> Outcome:

@@ -6,9 +6,12 @@ import difflib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipelines.core.text import encode_chat, encode_text, words
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 ANSWER_TOKENS, CONTEXT, MAX_TOKENS = 32, 16, 1024
@@ -24,12 +27,12 @@ class Span:
     stop: int
 
 
-def prompt_ids(tokenizer: Any, messages: Sequence[dict[str, str]]) -> list[int]:
+def prompt_ids(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, str]]) -> list[int]:
     """Token ids of the conversation up to where the answer begins."""
     return encode_chat(tokenizer, messages, True).ids
 
 
-def reply_span(tokenizer: Any, messages: Sequence[dict[str, str]], answer: str) -> Span:
+def reply_span(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, str]], answer: str) -> Span:
     """The conversation with ``answer`` as its last turn, and exactly which tokens carry the answer's characters.
 
     The answer is found in the rendered text behind what the template writes to open a reply, and its characters are
@@ -70,7 +73,7 @@ def cut(span: Span, answer_tokens: int = ANSWER_TOKENS, context: int = CONTEXT, 
 
 
 def fit_history(
-    tokenizer: Any, messages: Sequence[dict[str, str]], limit: int
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, str]], limit: int
 ) -> tuple[list[dict[str, str]], list[int], int]:
     """Drop the oldest turns until the prompt has at most ``limit`` tokens: messages, their ids, how many were dropped.
 
@@ -92,20 +95,29 @@ def fit_history(
         del kept[first:turns]
 
 
-def pieces(tokenizer: Any, ids: Sequence[int]) -> list[str]:
+def text_of(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], specials: bool = False) -> str:
+    """The text of tokens, with or without the special ones."""
+    text = tokenizer.decode(list(ids), skip_special_tokens=not specials)
+    assert isinstance(text, str)  # of a list of lists there would be several
+    return text
+
+
+def pieces(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str]:
     """What each token adds to the text, for display; a character made of several tokens goes to the last of them."""
     texts, shown = [], ""
     for count in range(1, len(ids) + 1):
-        text = tokenizer.decode(ids[:count], skip_special_tokens=False)
+        text = text_of(tokenizer, ids[:count], specials=True)
         if text.endswith("\ufffd") and count < len(ids):
             texts.append("")
             continue
-        texts.append(text[len(shown) :] if text.startswith(shown) else tokenizer.decode(ids[count - 1 : count]))
+        texts.append(
+            text[len(shown) :] if text.startswith(shown) else text_of(tokenizer, ids[count - 1 : count], specials=True)
+        )
         shown = text
     return texts
 
 
-def unknown_words(tokenizer: Any, text: str) -> dict[str, list[str]]:
+def unknown_words(tokenizer: PreTrainedTokenizerBase, text: str) -> dict[str, list[str]]:
     """Words of ``text`` that the tokenizer has no token for, each with the nearest known words (a small vocabulary only)."""
     unknown, lost = getattr(tokenizer, "unk_token_id", None), []
     for written in words(text) if unknown is not None else ():
@@ -122,7 +134,7 @@ def unknown_words(tokenizer: Any, text: str) -> dict[str, list[str]]:
     return {word: difflib.get_close_matches(word.lower(), known, n=3, cutoff=0.6) for word in lost}
 
 
-def stop_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
+def stop_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     """Every token that ends an answer, by the generation settings, the configuration and the tokenizer."""
     said = (
         getattr(getattr(model, "generation_config", None), "eos_token_id", None),
@@ -139,6 +151,16 @@ def _shared(first: Sequence[Any], second: Sequence[Any]) -> int:
     )
 
 
-def context_length(model: Any) -> int:
+def context_length(model: PreTrainedModel) -> int:
     """How many tokens the model reads, with what it writes."""
     return getattr(model.config, "max_position_embeddings", None) or 2048
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is picked. ``temperature`` 0, or below :data:`pipelines.concept_guidance.steering.COLDEST`, takes the likeliest."""
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    max_tokens: int = 64
+    seed: int = 0

@@ -194,7 +194,7 @@ def examples_of(rows: Iterable[tuple[int, Any]]) -> list[Example]:
     return made
 
 
-def _label(value: Any) -> int | None:
+def _label(value: object) -> int | None:
     if isinstance(value, str):
         word = value.strip().lower()
         words = {"1": 1, "1.0": 1, "yes": 1, "true": 1, "0": 0, "0.0": 0, "no": 0, "false": 0}
@@ -202,7 +202,7 @@ def _label(value: Any) -> int | None:
     return int(value) if isinstance(value, bool | int | float) and value in (0, 1) else None
 
 
-def _history(number: int, value: Any) -> tuple[dict[str, str], ...]:
+def _history(number: int, value: object) -> tuple[dict[str, str], ...]:
     if value in (None, "", [], "[]"):
         return ()
     if isinstance(value, str):

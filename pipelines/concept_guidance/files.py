@@ -14,10 +14,13 @@ from __future__ import annotations
 
 import json
 import math
-import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 
 from pipelines.concept_guidance.concepts import (
     HEADS_MOST,
@@ -32,6 +35,7 @@ from pipelines.concept_guidance.concepts import (
     shape_text,
 )
 from pipelines.concept_guidance.gguf import read_gguf
+from pipelines.core import tables
 from pipelines.core.limits import is_number, shown
 
 if TYPE_CHECKING:
@@ -53,12 +57,15 @@ def read_concept(
     layers: int | None = None,
     width: int | None = None,
     name: str | None = None,
+    repair_signs: bool = True,
 ) -> Concept:
     """A concept from a .safetensors or .gguf file, which kind is seen from its first bytes.
 
-    Layers of a PCA vector that point the other way (their ``a`` is negative) are turned, with a notice.
+    Layers of a PCA vector that point the other way (their ``a`` is negative) are turned, with a notice: of the authors' 20 files those
+    of compliance for Mistral-7B (11 of 32 layers) and Mistral-7B-Instruct (17), which their own code uses as they are.
 
     Args:
+        repair_signs: False leaves every layer as it is in the file, as the authors do.
         layers, width: the model's; with both given, files of another size are refused.
 
     Raises:
@@ -81,24 +88,19 @@ def read_concept(
     if start[:4] == b"GGUF":
         concept = read_gguf(path, name, layers)
     else:
-        concept = _from_safetensors(path, name)
+        concept = _from_safetensors(path, name, repair_signs)
     if layers is not None and width is not None and concept.representation != "heads":
         check_fit(concept, layers, width)
     return concept
 
 
-def _from_safetensors(path: Path, name: str) -> Concept:
-    import torch
-    from safetensors import SafetensorError, safe_open
-
+def _from_safetensors(path: Path, name: str, repair_signs: bool) -> Concept:
     called = shown(path.name)
     none = (
         f"{called} is not a safetensors file that can be read: choose a concept vector that was saved here or by the "
         "paper's code."
     )
-    with path.open("rb") as file:
-        start = file.read(8)
-    if len(start) < 8 or struct.unpack("<Q", start)[0] > HEADER_MOST:
+    if not tables.header_fits(path, HEADER_MOST):
         raise ValueError(none)
     try:
         with safe_open(path, framework="pt") as file:
@@ -121,11 +123,11 @@ def _from_safetensors(path: Path, name: str) -> Concept:
     a, b, norms = (tensors[key].reshape(-1) if key in tensors else None for key in ("a", "b", "norms"))
     probe = facts.pop("probe", None) or infer_probe(weights, a)
     notices = []
-    if probe == "pca" and a is not None and bool((a < 0).any()):
-        turned = torch.where(a < 0, -1.0, 1.0)
+    if repair_signs and probe == "pca" and a is not None and bool((a < 0).any()):
+        turned = 1 - 2 * (a < 0).float()
         notices.append(
             f"{int((a < 0).sum())} of {count} layers pointed the other way and were turned: "
-            "the sign of a direction that PCA finds is arbitrary."
+            "the sign of a direction that PCA finds is arbitrary. (The authors' code leaves them.)"
         )
         weights, a = weights * turned[:, None], a.abs()
     name, place = facts.pop("name", None) or name, facts.pop("representation", "pre-attn")
@@ -148,8 +150,6 @@ def infer_probe(weights: Tensor, a: Tensor | None) -> str:
 
 def write_safetensors(path: str | Path, concept: Concept) -> Path:
     """The paper's layout (W, a as (layers, 1), b; float32), with what else we know beside it and in the header."""
-    from safetensors.torch import save_file
-
     tensors = {"W": concept.weights, "b": concept.b, "mean": concept.mean, "norms": concept.norms}
     tensors["a"] = None if concept.a is None else concept.a.reshape(-1, 1)
     facts = {
@@ -164,7 +164,7 @@ def write_safetensors(path: str | Path, concept: Concept) -> Path:
         **concept.facts,
     }
     save_file(
-        {key: value.float().cpu().contiguous() for key, value in tensors.items() if value is not None},
+        {key: numpy.ascontiguousarray(value.float().cpu()) for key, value in tensors.items() if value is not None},
         path,
         {METADATA: json.dumps(facts, sort_keys=True)},  # one key: the order of several is not steady, bytes should be
     )
@@ -215,12 +215,12 @@ def _facts(metadata: Mapping[str, str], rows: int) -> dict[str, Any]:
     return known | dict(list(others.items())[:FACTS_MOST])
 
 
-def _is_small(value: Any) -> bool:
+def _is_small(value: object) -> bool:
     whole = isinstance(value, str) and len(value) <= 200 and value.isprintable()
     return value is None or isinstance(value, bool) or whole or (is_number(value) and abs(value) < 10**15)
 
 
-def _is_table(value: Any) -> bool:
+def _is_table(value: object) -> bool:
     return (
         isinstance(value, dict)
         and len(value) <= FACTS_MOST

@@ -15,6 +15,8 @@ import struct
 from pathlib import Path
 from typing import Any
 
+import numpy
+
 from pipelines.concept_guidance.concepts import ROWS_MOST, WIDTH_MOST, Concept, checked_floats, name_in_file
 from pipelines.core.limits import shown
 
@@ -64,7 +66,6 @@ def write_gguf(path: str | Path, concept: Concept, strength: float = 0.3, model:
 
 def read_gguf(path: Path, name: str, layers: int | None) -> Concept:
     """The concept of a control vector's file; ``name`` where it has none. Raises a sentence for anything else."""
-    import numpy
     import torch
 
     data, called = path.read_bytes(), shown(path.name)

@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from pipelines.concept_guidance import Answering
+from pipelines.concept_guidance.conversation import Sampling
 from pipelines.concept_guidance.examples import Example, examples_of
 from pipelines.concept_guidance.layers import choose_layers, ranges
 from pipelines.concept_guidance.pnes import Pnes, pnes
@@ -30,6 +31,8 @@ from pipelines.models.language import language_model
 from pipelines.worlds import crumpet
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
     from pipelines.concept_guidance.concepts import Concept
     from pipelines.core.lane import Job
     from pipelines.core.registry import Registry
@@ -246,14 +249,16 @@ def run(job: Job, registry: Registry, settings: SweepSettings, own: Mapping[str,
     run = Run(job, registry, settings)
     chosen = language_model(run.settings.model_set, run.settings.model)
 
-    def work(model: Any, tokenizer: Any, vectors: dict[str, Concept]) -> Curve:
+    def work(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, vectors: dict[str, Concept]) -> Curve:
         (concept,) = find_concepts(chosen, [run.settings.concept], vectors, own)
         return scan(job, model, tokenizer, concept, run.settings)
 
     return run.lease(parts(chosen), work, loading=chosen.title, smaller="measure with fewer or shorter prompts")
 
 
-def scan(job: Job, model: Any, tokenizer: Any, concept: Concept, settings: SweepSettings) -> Curve:
+def scan(
+    job: Job, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, concept: Concept, settings: SweepSettings
+) -> Curve:
     """:func:`run` with the model at hand."""
     from pipelines.concept_guidance.steering import anatomy
 
@@ -271,16 +276,14 @@ def scan(job: Job, model: Any, tokenizer: Any, concept: Concept, settings: Sweep
 
 def measure(
     job: Job,
-    model: Any,
-    tokenizer: Any,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
     concept: Concept,
     settings: SweepSettings,
     on_point: Callable[[SweepPoint], None],
     batch: int = 32,
 ) -> list[SweepPoint]:
     """The points of a sweep, each handed to ``on_point`` when it is done; ``batch`` answers are written at once."""
-    from pipelines.concept_guidance.steering import Sampling
-
     trait, words = settings.concept.split(".")[0], settings.counted
 
     def judge(messages: list[dict[str, str]], answer: str) -> dict[str, float | None]:

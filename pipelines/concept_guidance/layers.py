@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
 
 from pipelines.core import limits
 
@@ -12,7 +11,7 @@ LAYERS_MAX = 256
 _LAYERS = re.compile(r"(best)(?: (\d{1,3}))?|(all)|(\d{1,3}) ?[-–] ?(\d{1,3})|(\d{1,3}(?:, ?\d{1,3})*)")
 
 
-def layer_text(choice: Any) -> str:
+def layer_text(choice: object) -> str:
     """A choice of layers in its text form; a whole number n means "best n", a list of numbers themselves."""
     given, layers = choice, [choice] if isinstance(choice, int) else choice
     if isinstance(layers, list | tuple):
@@ -25,7 +24,7 @@ def layer_text(choice: Any) -> str:
     return choice.strip().lower()
 
 
-def choose_layers(choice: Any, count: int, accuracy: Sequence[float] = ()) -> tuple[int, ...]:
+def choose_layers(choice: object, count: int, accuracy: Sequence[float] = ()) -> tuple[int, ...]:
     """The layers that a choice means for a model of ``count`` layers.
 
     "best k" takes the k layers of the highest ``accuracy`` (validation, where the paper's code looks at training), by

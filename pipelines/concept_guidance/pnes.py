@@ -9,9 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy
+import scipy
+from numpy.typing import NDArray
+
+Numbers = NDArray[numpy.float64]
 
 
 @dataclass(frozen=True)
@@ -93,21 +96,19 @@ def pnes(strengths: Sequence[float], scores: Sequence[float], perplexities: Sequ
     )
 
 
-def _pne_curve(x: Any, a: float, b: float, c: float) -> Any:
+def _pne_curve(x: Numbers, a: float, b: float, c: float) -> Numbers:
     return (numpy.tanh(a * x) + c) * numpy.exp(numpy.clip(-b * x**2, -700, 700))
 
 
-def _fit_tanh(x: Any, y: Any, b: float) -> tuple[float, float]:
+def _fit_tanh(x: Numbers, y: Numbers, b: float) -> tuple[float, float]:
     """a and c of step 3 of :func:`pnes`."""
-    from scipy.optimize import least_squares
-
     decay = _pne_curve(x, 0.0, b, 1.0)
 
-    def jacobian(theta: Any) -> Any:
+    def jacobian(theta: Numbers) -> Numbers:
         return numpy.stack((x * decay / numpy.cosh(numpy.clip(theta[0] * x, -300, 300)) ** 2, decay), axis=1)
 
     exact = {"ftol": 1e-15, "xtol": 1e-15, "gtol": 1e-15, "max_nfev": 1000}
-    found = least_squares(
+    found = scipy.optimize.least_squares(
         lambda theta: _pne_curve(x, theta[0], b, theta[1]) - y, (0.0, 0.0), jacobian, method="lm", **exact
     )
     return float(found.x[0]), float(found.x[1])

@@ -16,15 +16,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy
 import torch
+from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import expit
 from torch import Tensor
 
 from pipelines.core import lane
+
+Numbers = NDArray[numpy.float64]
 
 _SMALL = 1e-6
 """Directions shorter than this, as a mean over unit vectors, are rounding noise: the layer then has none (zeros)."""
@@ -235,9 +237,9 @@ def _regression(x: Tensor, signs: Tensor, weights: Tensor) -> Tensor:
     By products with the curvature only: a width × width matrix would cost most of the time at the width of a 7 B model.
     """
     z, weight = (x * signs[:, None]).cpu().numpy(), weights.cpu().numpy()
-    seen: dict[bytes, Any] = {}
+    seen: dict[bytes, Numbers] = {}
 
-    def margins(theta: Any) -> Any:
+    def margins(theta: Numbers) -> Numbers:
         """z·theta; the last is kept, because the curvature is asked for many times at one place."""
         key = theta.tobytes()
         if key not in seen:
@@ -246,11 +248,11 @@ def _regression(x: Tensor, signs: Tensor, weights: Tensor) -> Tensor:
             seen[key] = z @ theta
         return seen[key]
 
-    def loss(theta: Any) -> tuple[float, Any]:
+    def loss(theta: Numbers) -> tuple[float, Numbers]:
         m = margins(theta)
         return 0.5 * theta @ theta + weight @ numpy.logaddexp(0, -m), theta - z.T @ (weight * expit(-m))
 
-    def curved(theta: Any, v: Any) -> Any:
+    def curved(theta: Numbers, v: Numbers) -> Numbers:
         m = margins(theta)
         return v + z.T @ (weight * expit(m) * expit(-m) * (z @ v))
 

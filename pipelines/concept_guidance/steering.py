@@ -22,12 +22,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import pipelines.core.libraries  # noqa: F401
+
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache
+from transformers import Cache, DynamicCache
 
 from pipelines.concept_guidance.concepts import PLACES, POSITIONS, REPRESENTATIONS, Concept, check_fit
-from pipelines.concept_guidance.conversation import Span
+from pipelines.concept_guidance.conversation import Sampling, Span
 from pipelines.concept_guidance.probes import Fit, prepared
 from pipelines.core.patching import edited_outputs
 
@@ -151,7 +153,7 @@ def recorded(body: Anatomy, representations: Sequence[str]) -> Iterator[dict[str
     modules = {name: body.at(name) for name in representations}
     seen: dict[nn.Module, Tensor] = {}
 
-    def keep(module: nn.Module, output: Any) -> None:
+    def keep(module: nn.Module, output: Tensor | tuple[Any, ...]) -> None:
         seen[module] = output if isinstance(output, Tensor) else output[0]
 
     def stacked(name: str) -> Tensor:
@@ -194,14 +196,14 @@ def activations(
                 DynamicCache() if cached else None
             )  # without a configuration: keeps all positions, also for sliding windows
             decoder(input_ids=ids.to(device), past_key_values=cache, use_cache=cached)
-            x = _from_cache(cache, representation) if cached else reading[representation]()
+            x = reading[representation]() if cache is None else _from_cache(cache, representation)
             for row, n in enumerate(chosen):
                 found[n] = x[row, spans[n].start : spans[n].stop].float().cpu()
             on_batch(first + len(chosen))
     return found
 
 
-def _from_cache(cache: Any, representation: str) -> Tensor:
+def _from_cache(cache: Cache, representation: str) -> Tensor:
     """(rows, tokens, layers, key-value heads * head width)."""
     states = [getattr(layer, representation).transpose(1, 2).flatten(2) for layer in cache.layers]
     return torch.stack(states, dim=2)
@@ -316,7 +318,7 @@ class Guide:
         """Inside the block the model is guided. Exactly these hooks are gone afterwards, also on error."""
         edits = self.edits
 
-        def fn(module: nn.Module, output: Any) -> Any:
+        def fn(module: nn.Module, output: Tensor | tuple[Any, ...]) -> Tensor | tuple[Any, ...]:
             edit, span = edits[module], self.span
             where = edit.rows if span is None else span if edit.rows is None else edit.rows & span
             if isinstance(output, Tensor):
@@ -351,16 +353,6 @@ def _maybe(guide: Guide | None) -> Iterator[None]:
 
 
 # ------------------------------------------------------------------------------------------ generation
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How the next token is picked. ``temperature`` 0, or below :data:`COLDEST`, takes the likeliest."""
-
-    temperature: float = 0.0
-    top_p: float = 1.0
-    max_tokens: int = 64
-    seed: int = 0
 
 
 def pick(logits: Tensor, temperature: float, top_p: float, noise: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -501,7 +493,8 @@ def read(
             guide.cover(len(ids), start)
         logits = _logits(model, torch.tensor([list(ids)], device=_device(model)), start, cache)
         vectors = {name: reading[name]()[0, start:].float().cpu() for name in wanted}
-        vectors |= {name: _from_cache(cache, name)[0, start:].float().cpu() for name in cached}
+        if cache is not None:
+            vectors |= {name: _from_cache(cache, name)[0, start:].float().cpu() for name in cached}
     losses = nn.functional.cross_entropy(logits[0], torch.tensor(ids[start:], device=logits.device), reduction="none")
     scores = {concept.name: concept_scores(concept, vectors[concept.representation]) for concept in concepts}
     return Reading({name: value.T.tolist() for name, value in scores.items()}, losses.tolist())
@@ -540,7 +533,7 @@ def perplexities(model: nn.Module, spans: Sequence[Span], guide: Guide | None = 
     return torch.stack(found, dim=1).float().cpu()
 
 
-def _logits(model: nn.Module, ids: Tensor, start: int, cache: Any = None) -> Tensor:
+def _logits(model: nn.Module, ids: Tensor, start: int, cache: Cache | None = None) -> Tensor:
     """Logits (rows, tokens from ``start`` on, vocabulary) float32, each predicted from the position before."""
     keep = ids.shape[1] - start + 1
     options = {"logits_to_keep": keep} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipelines.concept_guidance.concepts import Concept
-from pipelines.concept_guidance.conversation import prompt_ids, reply_span, stop_tokens
+from pipelines.concept_guidance.conversation import Sampling, prompt_ids, reply_span, stop_tokens, text_of
 from pipelines.concept_guidance.examples import Example
 from pipelines.concept_guidance.layers import choose_layers
 
 if TYPE_CHECKING:
-    from pipelines.concept_guidance.steering import Sampling
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
     from pipelines.core.lane import Job
 
 STRENGTHS = (-1.0, -0.75, -0.5, -0.25, 0.0, 0.25, 0.5, 0.75, 1.0)
@@ -50,14 +51,14 @@ does not tell, which leaves it out of that mean."""
 
 def sweep(
     job: Job,
-    model: Any,
-    tokenizer: Any,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
     concept: Concept,
     conversations: Sequence[list[dict[str, str]]],
     references: Sequence[Example],
     judge: Judge,
     strengths: Sequence[float] = STRENGTHS,
-    layers: Any = "best",
+    layers: object = "best",
     sampling: Sampling | None = None,
     batch: int = 32,
     on_point: Callable[[SweepPoint], None] | None = None,
@@ -70,7 +71,7 @@ def sweep(
     """
     from pipelines.concept_guidance import steering
 
-    sampling = sampling or steering.Sampling()
+    sampling = sampling or Sampling()
     chosen = choose_layers(layers, steering.anatomy(model).layers, concept.validation_accuracy)
     prompts = [prompt_ids(tokenizer, conversation) for conversation in conversations]
     spans = [reply_span(tokenizer, example.messages(), example.completion) for example in references]
@@ -88,7 +89,7 @@ def sweep(
             part = prompts[first : first + batch]
             streams, pushed = range(first, first + len(part)), guide(strength, len(part))
             ids += steering.decode(model, part, sampling, pushed, stops, streams, lambda rows: job.check())
-        texts = [tokenizer.decode(row, skip_special_tokens=True).strip() for row in ids]
+        texts = [text_of(tokenizer, row).strip() for row in ids]
         verdicts = list(map(judge, conversations, texts))
         job.check()
         cost = steering.perplexities(model, spans, guide(strength, 1)).mean().item() if spans else math.nan

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ from pipelines.concept_guidance.conversation import (
     context_length,
     cut,
     reply_span,
+    text_of,
 )
 from pipelines.concept_guidance.examples import EXAMPLES_MAX, Example, check_examples, examples_of, read_examples
 from pipelines.concept_guidance.layers import ranges
@@ -34,6 +35,7 @@ from pipelines.models.language import language_model
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from pipelines.concept_guidance.probes import Fit
     from pipelines.core.lane import Job
@@ -53,12 +55,13 @@ class TrainSettings(OfModel):
         name="name",
         default="my concept",
     )
-    probe: str = choice("Probe", "dim", PROBES, name="The probe")
+    probe: str = choice("Probe", "dim", PROBES, name="The probe", listed=True)
     representation: str = choice(
         "Place",
         "pre-attn",
         REPRESENTATIONS,
         name="The place",
+        listed=True,
         info="Vectors can be compared with the shipped ones at the same place only.",
     )
     context: int = whole("Tokens of each answer to look at", 16, 1, 32, name="number of tokens per answer")
@@ -101,7 +104,7 @@ def train(job: Job, registry: Registry, settings: TrainSettings) -> Trained:
     check_examples(examples)
     chosen = language_model(settings.model_set, settings.model)
 
-    def work(model: Any, tokenizer: Any, vectors: Any) -> Trained:
+    def work(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, vectors: dict[str, Concept]) -> Trained:
         return train_concept(job, model, tokenizer, examples, settings, chosen.neutral_prompt)
 
     return run.lease(parts(chosen), work, loading=chosen.title, smaller="give fewer or shorter examples")
@@ -109,8 +112,8 @@ def train(job: Job, registry: Registry, settings: TrainSettings) -> Trained:
 
 def train_concept(
     job: Job,
-    model: Any,
-    tokenizer: Any,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
     examples: Sequence[Example],
     settings: TrainSettings,
     neutral_prompt: str = "Hello",
@@ -123,8 +126,7 @@ def train_concept(
     Raises:
         ValueError: fewer than four examples of a label, the same texts on both sides, no difference found.
     """
-    from pipelines.concept_guidance.probes import accuracy, median_norms
-    from pipelines.concept_guidance.steering import activations
+    from pipelines.concept_guidance import probes, steering
 
     began = time.perf_counter()
     check_examples(examples)
@@ -137,11 +139,12 @@ def train_concept(
     def report(done: int) -> None:
         job.progress(0.9 * done / len(spans), f"reading example {min(done, len(spans))} of {len(spans)}")
 
-    xs = activations(model, spans, settings.representation, on_batch=report)
+    xs = steering.activations(model, spans, settings.representation, on_batch=report)
     job.progress(0.9, "fitting")
-    fit = _fit([xs[n] for n in training], [labels[n] for n in training], labels, settings, notices)
+    probe = probes.PROBES[settings.probe]
+    fit = _fit(probe, [xs[n] for n in training], [labels[n] for n in training], labels, settings, notices)
     train_accuracy, validation_accuracy = (
-        tuple(accuracy([fit.predict(xs[n]) for n in side], [labels[n] for n in side]).tolist())
+        tuple(probes.accuracy([fit.predict(xs[n]) for n in side], [labels[n] for n in side]).tolist())
         for side in (training, held)
     )
     sizes = {"training": len(training), "validation": len(held), "skipped": len(examples) - len(used)}
@@ -150,7 +153,7 @@ def train_concept(
         notices.append(f"{len(used)} examples are few: 32 of each kind give a steadier direction.")
     facts = {"examples": counts, "seed": settings.seed, "context": settings.context, "template": _template(tokenizer)}
     facts |= {"model": settings.model} if settings.model else {}
-    norms = median_norms([xs[n] for n in training])
+    norms = probes.median_norms([xs[n] for n in training])
     made = Concept(
         settings.name,
         fit.weights,
@@ -169,15 +172,18 @@ def train_concept(
 
 
 def _fit(
-    xs: Sequence[Tensor], labels: Sequence[int], every: Sequence[int], settings: TrainSettings, notices: list[str]
+    probe: Callable[..., Fit],
+    xs: Sequence[Tensor],
+    labels: Sequence[int],
+    every: Sequence[int],
+    settings: TrainSettings,
+    notices: list[str],
 ) -> Fit:
     """The probe of the training side; with notices where one label of ``every`` example is rare, or layers see nothing."""
-    from pipelines.concept_guidance import probes
-
     rare, common = sorted((sum(every), len(every) - sum(every)))
     if common > 4 * rare:
         notices.append(f"{common} examples stand against {rare}: both labels were made to weigh the same.")
-    fit = probes.PROBES[settings.probe](xs, labels, balanced=common > 4 * rare, seed=settings.seed)
+    fit = probe(xs, labels, balanced=common > 4 * rare, seed=settings.seed)
     lost = [layer for layer, row in enumerate(fit.weights) if not row.any()]
     if len(lost) == len(fit.weights):
         raise ValueError(
@@ -189,7 +195,7 @@ def _fit(
 
 
 def _spans(
-    tokenizer: Any, examples: Sequence[Example], context: int, neutral_prompt: str, longest: int
+    tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example], context: int, neutral_prompt: str, longest: int
 ) -> tuple[list[Example], list[Span], list[str]]:
     """The examples that can be used, the tokens to look at in each, and what to say about the rest."""
     used, spans, skipped, ends, begins = [], [], [], [], 0
@@ -201,7 +207,7 @@ def _spans(
         used.append(example)
         spans.append(cut(whole, context=context, longest=min(longest, MAX_TOKENS)))
         left_out = whole.ids[whole.start + spans[-1].stop - spans[-1].start : whole.stop]
-        ends += [tokenizer.decode(left_out, skip_special_tokens=True).strip()] if left_out else []
+        ends += [text_of(tokenizer, left_out).strip()] if left_out else []
         begins += len(whole.ids[: whole.start]) > spans[-1].start
     notices = []
     if skipped:
@@ -247,6 +253,6 @@ def split_by_prompt(examples: Sequence[Example], validation: float, seed: int) -
     return sides
 
 
-def _template(tokenizer: Any) -> str:
+def _template(tokenizer: PreTrainedTokenizerBase) -> str:
     """Fingerprint of the chat template: a vector made under another one may not fit as well."""
     return hashlib.sha256(str(getattr(tokenizer, "chat_template", None)).encode()).hexdigest()[:12]

@@ -10,9 +10,8 @@ from pathlib import Path
 from pipelines.concept_guidance.concepts import PROBES, Concept
 from pipelines.concept_guidance.files import read_concept
 from pipelines.core import asset_files
-from pipelines.core.weights import ROOT, ModelSpec, resolve
+from pipelines.core.weights import ROOT, ModelSpec, asset_spec, manifest, resolve
 from pipelines.models.language import MODELS, LanguageModel
-from pipelines.models.sdxl import asset_spec, manifest
 
 
 def _load_vectors(spec: ModelSpec) -> dict[str, Concept]:
@@ -39,7 +38,10 @@ def _spec(model: LanguageModel) -> ModelSpec:
     if model.folder:
         return asset_spec(key, model.folder, _load_vectors, "vectors", "its concepts")
     card = "the authors’ vectors, if they are here"
-    return ModelSpec(key, tokenizer.source, _load_vectors, "MIT", 1 << 22, card=card, fetch=vector_files)
+    source, none = tokenizer.source, tuple[ModelSpec, ...]()
+    return ModelSpec(
+        key, source, _load_vectors, "MIT", 1 << 22, card=card, fetch=vector_files, brings=lambda spec: none
+    )
 
 
 VECTORS = {model.parts["tokenizer"].key: _spec(model) for models in MODELS.values() for model in models}

@@ -8,6 +8,8 @@ noise at places. The output convolution starts at zero: an untrained network ret
 Imports torch and diffusers; only code that is about to load a network imports it.
 """
 
+import pipelines.core.libraries  # noqa: F401
+
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin

@@ -1,13 +1,18 @@
-"""What a change did to a noise: moments, singular values, radial spectrum, and where it happened. Free of torch at import."""
+"""What a change did to a noise: moments, singular values, radial spectrum, and where it happened."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-    from torch import Tensor
+import numpy
+import torch
+from PIL import Image as Images
+from PIL.Image import Image
+from torch import Tensor
+
+from pipelines.golden_noise import HEAT
+from pipelines.golden_noise.npnet import to_matrix
 
 
 def rms(x: Tensor) -> Tensor:
@@ -34,10 +39,6 @@ def noise_portrait(noise: Tensor, golden: Tensor) -> dict[str, Any]:
     ring of spatial frequency (cycles per latent cell, up to 0.5), 1 everywhere for white noise; ``energy``: shares of
     the change that are one shift per channel, that are otherwise flat on 8 x 8 patches, and the rest (sum 1).
     """
-    import torch
-
-    from pipelines.golden_noise.npnet import to_matrix
-
     noise, golden = noise.float().cpu(), golden.float().cpu()
     change = golden - noise
     total = change.square().sum().item()
@@ -63,8 +64,6 @@ def noise_portrait(noise: Tensor, golden: Tensor) -> dict[str, Any]:
 
 def radial_power(noise: Tensor) -> tuple[list[float], list[float]]:
     """Ring frequencies in cycles per cell, and the mean power in each ring; white noise of variance 1 has power 1."""
-    import torch
-
     side = noise.shape[-1]
     power = torch.fft.fft2(noise.double(), norm="ortho").abs().square().mean((0, 1))
     axis = torch.fft.fftfreq(side, dtype=torch.float64)
@@ -77,15 +76,8 @@ def radial_power(noise: Tensor) -> tuple[list[float], list[float]]:
     return [round(r / side, 4) for r in range(rings)], [round(x, 4) for x in (sums / counts).tolist()]
 
 
-HEAT = ((13, 22, 43), (46, 64, 128), (152, 70, 140), (233, 124, 84), (250, 226, 150))
-"""Colours of the heat map from 0 to its largest value; lightness rises evenly, so that it reads without colour too."""
-
-
 def heat_map(noise: Tensor, golden: Tensor, pixels: int = 256) -> tuple[Image, float]:
     """Where the noise changed: root mean square over the channels of one noise (1, 4, R, R), and its largest value."""
-    import numpy
-    from PIL import Image as Images
-
     size = (golden.float() - noise.float())[0].square().mean(0).sqrt().cpu().numpy()
     top = float(size.max())
     share = size / top if top else size

@@ -10,7 +10,7 @@ Module level is free of torch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -20,16 +20,19 @@ from pipelines.core.run import Run
 from pipelines.core.scores import Paired, mcnemar
 from pipelines.core.settings import whole
 from pipelines.golden_noise import Drawing, GoldenNoise
-from pipelines.golden_noise.inspection import rms
 from pipelines.models import judges, sdxl
+from pipelines.worlds.prompts import read_prompt
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-    from torch import Tensor
+    from torch import nn
 
     from pipelines.core.lane import Job
     from pipelines.core.registry import Registry
     from pipelines.core.weights import ModelSpec
+    from pipelines.models.verifier import SceneVerifier
+    from pipelines.worlds.grammar import Request
+    from pipelines.worlds.prompts import PortraitRequest
 
 MORE_STEPS = 2
 """Steps that cost at least what re-denoising costs: its three network evaluations."""
@@ -85,131 +88,6 @@ GOLDEN = ("npnet", "npnet_paper", "redenoise", "signal")
 """The arms that are golden noise; what is neither among them nor a control is a baseline."""
 
 
-@dataclass
-class Models:
-    """What the arms need: the pipeline, the NPNets by arm key, and the reward (for the best of two)."""
-
-    golden: GoldenNoise
-    npnets: dict[str, Any]
-    reward: Any = None
-
-
-def start_noise(seeds: Sequence[int], pipe: Any) -> Tensor:
-    """The standard noises (B, 4, h, w) of these seeds, on the pipeline's device."""
-    import torch
-
-    side, channels = pipe.unet.config.sample_size, pipe.unet.config.in_channels
-    noises = [sdxl.draw_noise(seed, (1, channels, side, side)) for seed in seeds]
-    return torch.cat(noises).to(pipe.unet.device)
-
-
-def other_seeds(seeds: Sequence[int]) -> list[int]:
-    """Seeds for a second, independent noise: the upper half of 32 bits, where no visitor's or script's seed lies."""
-    return [2**31 + seed for seed in seeds]
-
-
-def draw_arm(
-    key: str,
-    models: Models,
-    prompts: Sequence[str],
-    seeds: Sequence[int],
-    steps: int,
-    guidance: float,
-    strength: float = 1.0,
-    on_step: Callable[[int, Tensor], None] = lambda step, clean: None,
-) -> Tensor:
-    """Pictures (B, 3, H, W) in [0, 1] of ``prompts`` from ``seeds``, drawn the way of arm ``key``, in one batch.
-
-    ``strength`` scales the change of the arms that change the noise. Call it inside ``torch.inference_mode()``.
-    """
-    import torch
-
-    golden, pipe = models.golden, models.golden.pipe
-    embeds = golden.embed(list(prompts))
-    noises = start_noise(seeds, pipe)
-    if key == "best_of_two":
-        starts = (noises, start_noise(other_seeds(seeds), pipe))
-        both = [
-            golden.draw(start, embeds, steps, guidance, _half(on_step, turn * steps))
-            for turn, start in enumerate(starts)
-        ]
-        scores = torch.stack([rewards(models.reward, pictures, prompts) for pictures in both])
-        return torch.where((scores[1] > scores[0]).view(-1, 1, 1, 1), both[1], both[0])
-    if key == "first_step":
-        return golden.draw(noises, embeds, steps, guidance, on_step, first_guidance=2 * guidance - 1)
-    if key == "guidance":
-        return golden.draw(noises, embeds, steps, STRONGER * guidance, on_step)
-    if key == "more_steps":
-        return golden.draw(noises, embeds, steps + MORE_STEPS, guidance, on_step)
-    noises = changed_noise(key, models, noises, embeds, seeds, strength, steps)
-    return golden.draw(noises, embeds, steps, guidance, on_step)
-
-
-def _half(on_step: Callable[[int, Tensor], None], before: int) -> Callable[[int, Tensor], None]:
-    """``on_step`` for one of two draws of equally many steps, ``before`` of which are done: counts at half the pace."""
-    return lambda step, clean: on_step((before + step + 1) // 2, clean)
-
-
-def changed_noise(
-    key: str,
-    models: Models,
-    noises: Tensor,
-    embeds: tuple[Tensor, ...],
-    seeds: Sequence[int],
-    strength: float,
-    steps: int,
-) -> Tensor:
-    """The starting noise of the arms that differ in nothing else, (B, 4, h, w)."""
-    import torch
-
-    from pipelines.golden_noise.npnet import golden_with_strength
-
-    pipe = models.golden.pipe
-    if key == "standard":
-        return noises
-    if key == "other_noise":
-        return start_noise(other_seeds(seeds), pipe)
-    if key == "redenoise":
-        return golden_with_strength(noises, models.golden.redenoised(noises, embeds), strength)
-    if key == "signal":
-        return golden_with_strength(noises, models.golden.signalled(noises, embeds, steps), strength)
-    if key in models.npnets:
-        return golden_with_strength(noises, models.npnets[key](noises, embeds[0]), strength)
-    npnet = models.npnets["npnet"]
-    if key == "shuffled":
-        others = [golden_noise.surprise(seed % 2**31 + 1) for seed in seeds]
-        return golden_with_strength(noises, npnet(noises, models.golden.embed(others)[0]), strength)
-    if key == "random":
-        size = rms(npnet(noises, embeds[0]) - noises)
-        direction = start_noise([2**32 - 1 - seed for seed in seeds], pipe)
-        return torch.lerp(noises, noises + size * (direction / rms(direction)), strength)
-    raise ValueError(f"Arm {key!r} is unknown: choose from {', '.join(ARMS)}.")
-
-
-def rewards(reward: Any, pictures: Tensor, prompts: Sequence[str]) -> Tensor:
-    """Log-probability (B,) that the reward verifier gives each picture's own prompt; differentiable."""
-    import torch
-
-    from pipelines.models import verifier
-    from pipelines.worlds.prompts import read_prompt
-
-    logits = reward(pictures)
-    rows = [{head: value[i : i + 1] for head, value in logits.items()} for i in range(len(prompts))]
-    return torch.cat([verifier.log_likelihood(row, read_prompt(text)) for row, text in zip(rows, prompts, strict=True)])
-
-
-def fully_right(judge: Any, pictures: Tensor, prompts: Sequence[str]) -> list[bool]:
-    """Has each picture everything that its prompt asks for, in the judge's eyes?"""
-    from pipelines.models import verifier
-    from pipelines.worlds.prompts import read_prompt
-
-    found = []
-    for picture, prompt in zip(pictures.split(1), prompts, strict=True):
-        (verdicts,) = verifier.judge(judge(picture.to(judge.device, judge.dtype)), read_prompt(prompt))
-        found.append(verifier.fully_right(verdicts))
-    return found
-
-
 # ------------------------------------------------------------------------------------------------ lab
 
 
@@ -226,8 +104,6 @@ class LabSettings(Drawing):
         Raises:
             ValueError: one sentence that says what came, what was wanted and what to do.
         """
-        from pipelines.worlds.prompts import read_prompt
-
         made = super().validated()
         if made.model_set != "mini":
             raise ValueError(
@@ -254,7 +130,7 @@ class LabSettings(Drawing):
         return replace(made, arms=arms)
 
 
-def _judgeable(request: Any) -> bool:
+def _judgeable(request: Request | PortraitRequest) -> bool:
     from pipelines.models.verifier import readings
 
     return bool(readings(request)[0].wanted)
@@ -307,13 +183,17 @@ def compare(job: Job, registry: Registry, settings: LabSettings, before: Tally |
     Raises:
         ValueError: settings outside their limits.
     """
+    from pipelines.golden_noise import arms
+
     run = Run(job, registry, settings)
     settings = run.settings
     tally = Tally(settings)
     if before is not None and before.fits(settings):
         tally = Tally(settings, {k: list(v) for k, v in before.right.items()}, before.seconds, list(before.shown))
 
-    def work(npnet: Any, npnet_paper: Any, reward: Any, judge: Any, **base: Any) -> Tally:
+    def work(
+        npnet: nn.Module, npnet_paper: nn.Module, reward: SceneVerifier, judge: SceneVerifier, **base: Any
+    ) -> Tally:
         golden = GoldenNoise(sdxl.build(base), npnet)
         cut = sdxl.unread(golden.pipe, settings.prompt)
         if cut is not None:
@@ -321,7 +201,7 @@ def compare(job: Job, registry: Registry, settings: LabSettings, before: Tally |
             raise ValueError(
                 f"The model does not read the end of this prompt, “{unread}”, so that no picture could be right: shorten it."
             )
-        return _count(job, Models(golden, {"npnet": npnet, "npnet_paper": npnet_paper}, reward), judge, tally)
+        return arms.count(job, arms.Models(golden, {"npnet": npnet, "npnet_paper": npnet_paper}, reward), judge, tally)
 
     return run.lease(
         parts(),
@@ -329,44 +209,6 @@ def compare(job: Job, registry: Registry, settings: LabSettings, before: Tally |
         loading="the models",
         at=tally.done / settings.count,
         smaller="close other programs on that machine and try again",
-    )
-
-
-def _count(job: Job, models: Models, judge: Any, tally: Tally) -> Tally:
-    import torch
-
-    with torch.inference_mode():
-        while tally.done < tally.settings.count:
-            tally = _counted_on(job, models, judge, tally)
-            job.emit(tally)
-    return tally
-
-
-def _counted_on(job: Job, models: Models, judge: Any, tally: Tally) -> Tally:
-    """A new tally with a few seeds more."""
-    import time
-
-    from pipelines.core.images import to_pil
-
-    settings, arms = tally.settings, ("standard", *tally.settings.arms)
-    started, first = time.perf_counter(), settings.seed + tally.done
-    seeds = list(range(first, first + min(CHUNK, settings.count - tally.done)))
-    prompts, fresh, pictures = [settings.prompt] * len(seeds), {}, {}
-    for place, arm in enumerate(arms):
-
-        def on_step(step: int, clean: Tensor, place: int = place, arm: str = arm) -> None:
-            share = (place + min(step / settings.steps, 1.0)) / len(arms)
-            at = (tally.done + share * len(seeds)) / settings.count
-            job.progress(at, f"seed {seeds[0]} to {seeds[-1]}: {ARMS[arm].title}")
-
-        drawn = draw_arm(arm, models, prompts, seeds, settings.steps, settings.guidance, settings.strength, on_step)
-        fresh[arm], pictures[arm] = fully_right(judge, drawn, prompts), to_pil(drawn)
-    shown = [(seed, arm, pictures[arm][row], fresh[arm][row]) for row, seed in enumerate(seeds) for arm in arms]
-    return Tally(
-        settings,
-        {arm: [*tally.right.get(arm, ()), *fresh[arm]] for arm in arms},
-        tally.seconds + time.perf_counter() - started,
-        [*tally.shown, *shown][-SHOWN * len(arms) :],
     )
 
 

@@ -16,13 +16,14 @@ has its own text: the published training gives the first prompt to the whole bat
 """
 
 import logging
-import math
 import pickle
 import re
 from collections.abc import Callable, Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple, Self
+
+import pipelines.core.libraries  # noqa: F401
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -193,10 +194,10 @@ class ResidualBranch(nn.Module):
         return self.upconv(functional.interpolate(features, [self.resolution, self.resolution]))
 
 
-def check_inputs(config: Any, noise: Tensor, prompt_embeds: Tensor) -> None:
+def check_inputs(config: Mapping[str, Any], noise: Tensor, prompt_embeds: Tensor) -> None:
     """Refuse, in one sentence, sizes that a network of this ``config`` does not take, and values that are not finite."""
-    latent = (config.channels, config.resolution, config.resolution)
-    prompt = (config.tokens, config.text_dim)
+    latent = (config["channels"], config["resolution"], config["resolution"])
+    prompt = (config["tokens"], config["text_dim"])
     if noise.ndim != 4 or noise.shape[1:] != latent:
         raise ValueError(
             f"noise is {_sizes(noise.shape)} but this NPNet takes {_sizes(('batch', *latent))}: draw it at "
@@ -290,36 +291,6 @@ class NPNet(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers declare
             )
 
 
-def golden_with_strength(noise: Tensor, golden: Tensor, strength: float, renormalise: bool = False) -> Tensor:
-    """Go ``strength`` of the way from ``noise`` to ``golden``: 1 arrives, more goes beyond, less than 0 away.
-
-    Strength 0 returns ``noise`` itself, the very same object. Otherwise a new tensor of the dtype of
-    ``noise``, worked out in float32; ``renormalise`` gives each sample the norm that its noise had.
-    """
-    if not math.isfinite(strength):
-        raise ValueError(f"golden strength is {strength} but must be a number: 0 is standard noise, 1 golden")
-    if noise.shape != golden.shape:
-        raise ValueError(
-            f"noise is {_sizes(noise.shape)} but golden noise is {_sizes(golden.shape)}: use two of one shape"
-        )
-    if strength == 0:
-        return noise
-    start = noise.float()
-    mixed = torch.lerp(start, golden.float(), strength)
-    if renormalise:
-        mixed = mixed * (_norms(start) / _norms(mixed))
-    return mixed.to(noise.dtype)
-
-
-def _norms(noise: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(noise, dim=tuple(range(1, noise.ndim)), keepdim=True)
-
-
-def training_loss(net: NPNet, noise: Tensor, prompt_embeds: Tensor, golden: Tensor) -> Tensor:
-    """The paper's loss, a scalar: mean squared error between NPNet's golden noise and the collected one."""
-    return functional.mse_loss(net(noise, prompt_embeds), golden.float())
-
-
 def load_official(path: str | Path, config: Mapping[str, Any] | None = None) -> NPNet:
     """An NPNet from a published checkpoint, in eval mode, on the CPU.
 
@@ -373,7 +344,7 @@ def _read(path: Path) -> Any:
         ) from error
 
 
-def _flat(content: Any, path: Path) -> dict[str, Tensor]:
+def _flat(content: object, path: Path) -> dict[str, Tensor]:
     """One level of ``part.name`` keys, the text part called ``embeeding``, from any of the layouts."""
     flat: dict[str, Any] = {}
     for part, value in content.items() if isinstance(content, Mapping) else ():

@@ -6,21 +6,23 @@ Shading Net (:meth:`MegaPortrait.shading`: the identity's structure, the referen
 ControlNets and a LoRA; the full set's instant mode shows it the person by IP-Adapter instead. This is an unofficial re-creation: every number is ours, after EasyPhoto and FaceChain where those say one.
 Not to be confused with MegaPortraits (2022, head avatars).
 
-:func:`portrait` runs everything for the page, with each stage kept in a ``Cache`` by its inputs. Outside the mask of a result every
+:func:`generate` runs everything for the page, with each stage kept in a ``Cache`` by its inputs. Outside the mask of a result every
 pixel is the reference's. Pictures are (H, W, 3) uint8 RGB, masks (H, W) bool, points (5, 2) in pixels.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy
 
 from pipelines.core import geometry, masks, transparency, troubles
 from pipelines.core.geometry import Alpha, Mask, Picture
 from pipelines.core.paper import Paper
+from pipelines.core.registry import too_little_ram
+from pipelines.core.run import KeptRun
 from pipelines.core.stages import Cache, Preview, keeping
 from pipelines.megaportrait import checks, light, parts, paste, place, scoring
 from pipelines.megaportrait.checks import BlackPicture
@@ -28,27 +30,30 @@ from pipelines.megaportrait.parts import PRESETS, preset_of
 from pipelines.megaportrait.person import SHOT, SKS, caption_of
 from pipelines.megaportrait.place import Analysis, Regions
 from pipelines.megaportrait.results import Candidate, Outcome, to_pil
-from pipelines.megaportrait.run import KeptRun
 from pipelines.megaportrait.scene import Request, Scene
-from pipelines.megaportrait.settings import HARMONISED, IDENTITY, PASTED, REFERENCE, RING, SHADED, Settings
-from pipelines.megaportrait.tools import FaceTools, named_by_us, skin_of, tools_of, with_tools
-from pipelines.models import controlnets, look, sdxl
+from pipelines.megaportrait.settings import HARMONISED, IDENTITY, NETS, PASTED, REFERENCE, RING, SHADED, Settings
+from pipelines.megaportrait.tools import FaceTools, at_hand, named_by_us, skin_of, tools_of, with_tools
+from pipelines.models import annotators, controlnets, look, sdxl
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from pipelines.core.lane import Job
     from pipelines.core.registry import Registry
     from pipelines.core.weights import ModelSpec
-    from pipelines.megaportrait.nets import Nets, OnStep
+    from pipelines.megaportrait.nets import Nets
+    from pipelines.models.verifier import SceneVerifier
 
-__all__ = ["PAPER", "Cache", "MegaPortrait", "Preview", "Request", "Settings", "analyse", "keeping", "portrait"]
+__all__ = ["PAPER", "Cache", "MegaPortrait", "Preview", "Request", "Settings", "analyse", "generate", "keeping"]
+
+T = TypeVar("T")
 
 PAPER = Paper(
     title="MegaPortrait: Revisiting Diffusion Control for High-fidelity Portrait Generation",
     authors=("Han Yang", "Sotiris Anagnostidis", "Enis Simsar", "Thomas Hofmann"),
     venue="arXiv, 2024",
     url="https://arxiv.org/abs/2411.04357",
+    summary="A person, learnt from a few pictures, goes into another portrait with its pose, light and clothes.",
     idea=(
         "A portrait of a person in the style of another picture is made in three steps that each do one thing: learn the person, "
         "give the face the other picture's light, and melt it into the other picture's body."
@@ -83,33 +88,38 @@ class MegaPortrait:
 
     def __init__(
         self,
-        run: KeptRun,
+        run: KeptRun[Settings],
         request: Request,
         scene: Scene,
         tools: FaceTools,
         specs: Mapping[str, ModelSpec],
         nets: Nets | None = None,
-        verifier: Any = None,
+        verifier: SceneVerifier | None = None,
+        drawing: nn.Module | None = None,
     ) -> None:
-        """``specs``: of the parts that are leased for it; ``nets``: None for a preview, which paints nothing."""
+        """``specs``: of the parts that are leased for it; ``nets``: None for a preview, which paints nothing; ``drawing``: the network
+        that draws the lines, where one does."""
         settings = run.settings
+        run.begin(
+            settings.candidates * sum(settings.effective().values()),
+            settings.model_set,
+            tuple(sorted(value for spec in specs.values() for value in spec.sha256.values())),
+            tuple(spec.key for spec in specs.values()),
+            scene.person.key if settings.wears else "",
+            (settings.adapter_scale, scene.person.key) if settings.looks else None,
+            settings.preset,
+        )
         with run.stage("analysis"):
             self.scene = scene.read_by(verifier)
             self.truth = scoring.truth_of(request.truth, scene.analysis.picture)
         self.run, self.request, self.settings, self.tools, self.nets = run, request, settings, tools, nets
+        self.drawing = drawing
         self.analysis, self.person = self.scene.analysis, self.scene.person
         self.prompt = self._prompt()
-        self.key = (
-            settings.model_set,
-            tuple(sorted(value for spec in specs.values() for value in spec.sha256.values())),
-            tuple(spec.key for spec in specs.values()),
-            self.person.key if settings.wears else "",
-            (settings.adapter_scale, self.person.key) if settings.looks else None,
-            settings.preset,
-        )
-        """All that decides a net's picture beside its own inputs."""
-        run.begin(self._notes())
-        run.picture(REFERENCE, self.analysis.square)
+        self.steps = dict.fromkeys(NETS, 0)
+        """Steps that each net took, per candidate."""
+        self._say()
+        run.finished(REFERENCE, self.analysis.square)
 
     def __call__(self) -> Outcome:
         """Every candidate; the one that is most like the person comes first."""
@@ -128,25 +138,14 @@ class MegaPortrait:
         return self._outcome(made)
 
     def candidate(self, seed: int) -> Candidate:
-        """identity net -> shading net -> paste -> harmonization net."""
-        settings, analysis = self.settings, self.analysis
+        """Identity Net -> Shading Net -> paste -> Harmonization Net."""
         face = self.identity(seed)
-        regions = place.regions_in(self.tools, face, analysis.face, analysis.points)
-        core = self._core(regions)
-        shaded = face if settings.no_shading else self.shading(face, regions.skin, core, seed)
-        composite, alpha = self.paste(shaded, core)
-        stages = {IDENTITY: face, PASTED: composite} | ({} if settings.no_shading else {SHADED: shaded})
-        if numpy.array_equal(composite, analysis.square):  # nothing was asked for: nothing is resampled either
-            return self._finished(seed, stages, analysis.square, numpy.zeros_like(alpha), core)
-        if settings.no_harmonisation:
-            return self._finished(seed, stages, composite if settings.poisson else shaded, alpha, core)
-        ring = paste.ring_of(core, analysis.width)
-        harmonised = self.harmonisation(composite, shaded, alpha, ring, seed)
-        painted, soft = self._stitched(harmonised, composite, core, ring)
-        final = paste.blend(painted, analysis.square, soft)
-        self.run.picture(HARMONISED, final)
-        stages |= {RING: numpy.repeat(ring.astype(numpy.uint8)[..., None] * 255, 3, 2), HARMONISED: final}
-        return self._finished(seed, stages, painted, soft, core)
+        skin, core = self.regions(face)
+        shaded = self.shading(face, skin, core, seed)
+        pasted, alpha = self.paste(shaded, core)
+        painted, alpha, harmonised = self.harmonisation(pasted, shaded, alpha, core, seed)
+        stages = {IDENTITY: face, PASTED: pasted} | ({} if self.settings.no_shading else {SHADED: shaded}) | harmonised
+        return self._finished(seed, stages, painted, alpha, core)
 
     def preview(self) -> Candidate:
         """The person's nearest picture pasted, in the reference's light; no diffusion."""
@@ -170,53 +169,35 @@ class MegaPortrait:
         settings, analysis = self.settings, self.analysis
         start = self._start()
         hints = [
-            Hint("landmarks", analysis.map_of("landmarks", analysis.square), settings.landmarks),
-            Hint("line", analysis.map_of("line", start), settings.line, settings.line_end),
-            Hint("shading", analysis.map_of("shading", start), settings.colour, settings.colour_end),
+            Hint("landmarks", self._map("landmarks", analysis.square), settings.landmarks),
+            Hint("line", self._map("line", start), settings.line, settings.line_end),
+            Hint("shading", self._map("shading", start), settings.colour, settings.colour_end),
         ]
         if settings.mode == "single" and not settings.no_shading:
             hints.append(self._light(start, self._skin(start), analysis.core))
-        how = (
-            settings.identity_strength,
-            settings.identity_steps,
-            settings.identity_guidance,
-            settings.identity_lora,
-            settings.detail,
-        )
-        reach, prompt, nets = self.scene.reach, self.prompt, self._nets
-        return self._net(
-            IDENTITY,
-            (start, reach, prompt, seed, *how),
-            hints,
-            lambda on_step: nets.identify(start, reach, prompt, hints, settings, seed, on_step),
-        )
+        return self._net(IDENTITY, start, self.scene.reach, hints, seed)
+
+    def regions(self, face: Picture) -> tuple[Mask, Mask]:
+        """The skin of the person's face, and what of the reference it takes the place of."""
+        analysis = self.analysis
+        regions = place.regions_in(self.tools, face, analysis.face, analysis.points)
+        return regions.skin, self._core(regions)
 
     def shading(self, face: Picture, skin: Mask, core: Mask, seed: int) -> Picture:
         """2. The Shading Net: the identity's structure, the reference's light; its smooth part is moved by arithmetic before."""
         settings = self.settings
+        if settings.no_shading:
+            return face
         lit = self._lit(face, skin, core)
         if settings.mode == "single":  # the Identity Net has had the light's map
-            self.run.picture(SHADED, lit)
+            self.run.finished(SHADED, lit)
             return lit
-        line = self.analysis.map_of("line", face)
+        line = self._map("line", face)
         hints = [
             Hint("line", line, settings.shading_line, settings.shading_line_end),
             self._light(face, skin, core),
         ]
-        how = (
-            settings.shading_strength,
-            settings.shading_steps,
-            settings.shading_guidance,
-            settings.shading_lora,
-            settings.detail,
-        )
-        prompt, nets = self.prompt, self._nets
-        return self._net(
-            SHADED,
-            (lit, prompt, seed, *how),
-            hints,
-            lambda on_step: nets.shade(lit, prompt, hints, settings, seed, on_step),
-        )
+        return self._net(SHADED, lit, None, hints, seed)
 
     def paste(self, face: Picture, core: Mask) -> tuple[Picture, Alpha]:
         """3. The face laid into the reference, and the alpha of what was taken from it. No network."""
@@ -226,33 +207,35 @@ class MegaPortrait:
             composite, alpha = paste.paste(
                 face, analysis.square, core, None, method, analysis.width, settings.erode, settings.feather
             )
-        self.run.picture(PASTED, composite)
+        self.run.finished(PASTED, composite)
         return composite, alpha
 
-    def harmonisation(self, composite: Picture, shaded: Picture, alpha: Alpha, ring: Mask, seed: int) -> Picture:
-        """4. The Harmonization Net: only the ring around the pasted face is painted anew, without the paste's own edge."""
+    def harmonisation(
+        self, pasted: Picture, shaded: Picture, alpha: Alpha, core: Mask, seed: int
+    ) -> tuple[Picture, Alpha, dict[str, Picture]]:
+        """4. The Harmonization Net: only the ring around the pasted face is painted anew, without the paste's own edge.
+
+        Returns:
+            The square, how much of it is taken, and the pictures of the stage.
+        """
         settings, analysis = self.settings, self.analysis
+        if numpy.array_equal(pasted, analysis.square):  # nothing was asked for: nothing is resampled either
+            return analysis.square, numpy.zeros_like(alpha), {}
+        if settings.no_harmonisation:
+            return pasted if settings.poisson else shaded, alpha, {}
+        ring = paste.ring_of(core, analysis.width)
         with self.run.stage(PASTED):
-            seamless = paste.without_seam(composite, shaded, analysis.square, alpha, ring)
+            seamless = paste.without_seam(pasted, shaded, analysis.square, alpha, ring)
         hints = [
-            Hint("line", analysis.map_of("line", seamless), settings.harmonise_line),
-            Hint("shading", analysis.map_of("shading", seamless), settings.harmonise_map),
+            Hint("line", self._map("line", seamless), settings.harmonise_line),
+            Hint("shading", self._map("shading", seamless), settings.harmonise_map),
         ]
-        how = (
-            settings.harmonise_strength,
-            settings.harmonise_steps,
-            settings.harmonise_guidance,
-            settings.harmonise_lora,
-            settings.detail,
-        )
-        prompt, nets = self.prompt, self._nets
-        painted = self._net(
-            HARMONISED,
-            (seamless, ring, prompt, seed, *how),
-            hints,
-            lambda on_step: nets.harmonise(seamless, ring, prompt, hints, settings, seed, on_step),
-        )
-        return paste.smoothly_changed(seamless, painted, ring, settings.harmonise_smooth * analysis.width)
+        harmonised = self._net(HARMONISED, seamless, ring, hints, seed)
+        harmonised = paste.smoothly_changed(seamless, harmonised, ring, settings.harmonise_smooth * analysis.width)
+        painted, soft = self._stitched(harmonised, pasted, core, ring)
+        final = paste.blend(painted, analysis.square, soft)
+        self.run.finished(HARMONISED, final)
+        return painted, soft, {RING: numpy.repeat(ring.astype(numpy.uint8)[..., None] * 255, 3, 2), HARMONISED: final}
 
     # ---- what the stages need
 
@@ -283,7 +266,7 @@ class MegaPortrait:
         soft = paste.feathered(area, self.analysis.width, 2 * settings.feather, settings.feather)
         soft = numpy.where(area, soft, 0).astype(numpy.float32)
         kept = core & ~ring
-        back = settings.core_back if self.run.steps[HARMONISED] and kept.any() else 0.0
+        back = settings.core_back if self.steps[HARMONISED] and kept.any() else 0.0
         return paste.stitch(harmonised, composite, harmonised, soft, kept, back), soft
 
     def _skin(self, square: Picture) -> Mask:
@@ -297,18 +280,33 @@ class MegaPortrait:
         """The map of light: the reference's on the skin. Elsewhere the face's own, or hair would take the reference's colour."""
         lit = self._lit(face, skin, core, 1.0)
         settings = self.settings
-        return Hint("shading", self.analysis.map_of("shading", lit), settings.shading_map, settings.shading_map_end)
+        return Hint("shading", self._map("shading", lit), settings.shading_map, settings.shading_map_end)
 
-    def _net(
-        self, name: str, inputs: Sequence[Any], hints: Sequence[Hint], paint: Callable[[OnStep], Picture]
-    ) -> Picture:
-        led = [part for hint in hints for part in (hint.role, hint.map, hint.weight, hint.end)]
-        return self.run.net(name, self.settings.effective()[name], (self.key, *inputs, *led), paint)
+    def _map(self, role: str, picture: Picture) -> Picture:
+        """What the ControlNet of a role is shown of a picture of the square's size."""
+        if role == "line" and self.drawing is not None:
+            return annotators.line_drawing(self.drawing, picture)
+        return self.analysis.map_of(role, picture)
 
-    @property
-    def _nets(self) -> Nets:
+    def _net(self, stage: str, start: Picture, mask: Mask | None, hints: Sequence[Hint], seed: int) -> Picture:
+        """What one of the nets makes of ``start`` inside ``mask``: kept from before, or painted."""
         assert self.nets is not None
-        return self.nets
+        net, nets, run = self.settings.net(stage), self.nets, self.run
+        self.steps[stage] = net.count
+        led = [part for hint in hints for part in (hint.role, hint.map, hint.weight, hint.end)]
+        with run.steps(stage, net.count) as on_step:
+            painted: Picture = run.kept(
+                stage,
+                lambda: nets.paint(net, start, mask, self.prompt, hints, seed, on_step),
+                start,
+                mask,
+                self.prompt,
+                seed,
+                net,
+                *led,
+            )
+        run.finished(stage, painted)
+        return painted
 
     def _prompt(self) -> str:
         """The caption of the person in the reference; only a trained model knows the word for the person."""
@@ -317,17 +315,16 @@ class MegaPortrait:
         shot = {name: value for name, value in self.analysis.attributes.items() if name in SHOT}
         return caption_of(self.person.facts.get("attributes", {}) | shot)
 
-    def _notes(self) -> list[str | None]:
+    def _say(self) -> None:
         """What is said before anything is painted."""
         request, scene = self.request, self.scene
-        return [
+        self.run.say(
             *request.lost,
             checks.TRANSPARENT if request.layered is not None else None,
-            checks.AGAIN if self.run.attempts else None,
             *scene.notes,
             checks.warn_glasses(self.person, request.glasses),
             checks.warn_photograph(self.person, self.analysis, self.settings),
-        ]
+        )
 
     # ---- the end
 
@@ -340,8 +337,7 @@ class MegaPortrait:
             result = paste.uncrop(analysis.picture, analysis.crop, painted, alpha)
             result = numpy.where(changed[..., None], result, analysis.picture)
             result, notes = look.follow(result, analysis.picture, changed, seed, "portrait", "reference", own=True)
-            for note in notes:
-                self.run.note(note)
+            self.run.say(*notes)
             embeddings = list(self.person.embeddings)
             found = scoring.measures(result, changed, core, analysis, self.tools, embeddings, self.truth)
         made = to_pil(result)
@@ -352,19 +348,19 @@ class MegaPortrait:
     def _outcome(self, made: list[Candidate]) -> Outcome:
         order = sorted(made, key=lambda one: -1e9 if one.identity is None else one.identity, reverse=True)
         run, looked = self.run, self.scene.intake
-        run.note(checks.warn_identity(order[0].metrics, self.settings.mode) or "")
+        run.say(checks.warn_identity(order[0].metrics, self.settings.mode))
         verdicts = () if looked is None else looked.verdicts
         return Outcome(
             settings=self.settings,
             person=self.person.name,
             analysis=self.analysis,
             candidates=order,
-            steps=dict(run.steps),
+            steps=dict(self.steps),
             notes=run.notes,
             seconds={name: round(value, 3) for name, value in run.seconds.items()},
             models=run.models,
             truth=None if self.truth is None else self.truth.picture,
-            controls=self.analysis.maps("landmarks", "line", "shading"),
+            controls={role: self._map(role, self.analysis.square) for role in ("landmarks", "line", "shading")},
             layered=self.request.layered,
             pictures=[{"name": v.name, "used": v.used, "reason": v.reason, "notes": list(v.notes)} for v in verdicts],
         )
@@ -383,7 +379,7 @@ def analyse(job: Job, registry: Registry, request: Request) -> Analysis:
     )
 
 
-def portrait(job: Job, registry: Registry, request: Request, cache: Cache | None = None) -> Outcome:
+def generate(job: Job, registry: Registry, request: Request, cache: Cache | None = None) -> Outcome:
     """The person in the reference's place; called on the lane's thread.
 
     Emits progress with the stage and the step, a ``Preview`` now and then and after each stage, and ``Stored`` entries of the cache (see
@@ -400,78 +396,85 @@ def portrait(job: Job, registry: Registry, request: Request, cache: Cache | None
     request.check(run.settings)
     job.progress(0.0, "looking for faces")
     if run.settings.mode == "preview":
-        return with_tools(registry, model_set, lambda tools: _previewed(run, request, tools))
+        return _with_faces(
+            run, lambda tools: MegaPortrait(run, request, _scene(run, request, tools), tools, tools.specs)()
+        )
     # The faces are looked for before anything large is loaded: without one, minutes would be lost.
-    scene = _scene(run, request)
-    run.load()
+    scene = _with_faces(run, lambda tools: _scene(run, request, tools))
     try:
         return _painted(run, request, scene)
     except MemoryError as error:
+        if too_little_ram(error):
+            raise
         memory = troubles.ran_out(error)
         todo = ("make one candidate, or " if memory else "") + "choose the preview"
         todo += " or the mini set" if model_set != "mini" else ""
-        raise MemoryError(f"There is not enough {memory or 'memory'} for {run.current}: {todo}.") from error
+        what = f"the stage {run.current}" if run.current in NETS else run.current
+        raise MemoryError(f"There is not enough {memory or 'memory'} for {what}: {todo}.") from error
     except (FileNotFoundError, ConnectionError) as error:
         if not named_by_us(error):
             raise
         mode = run.settings.mode
-        specs = parts.specs(model_set, mode, run.settings.preset, scene.face_parts).values()
+        specs = parts.specs(model_set, mode, run.settings.preset, scene.face_parts, run.settings.lines).values()
         raise ValueError(checks.cannot_be_had(error, (*specs, *parts.look_specs(model_set, mode)))) from error
 
 
-def _scene(run: KeptRun, request: Request) -> Scene:
-    def seen(tools: FaceTools) -> Scene:
-        with run.stage("analysis"):
-            return Scene.of(tools, request, run.settings)
+def _with_faces(run: KeptRun[Settings], work: Callable[[FaceTools], T]) -> T:
+    """``work`` with the face tools, which are leased alone: they are small."""
+    model_set = run.settings.model_set
+    specs = at_hand(run.registry, model_set)
+    return run.lease(
+        specs, lambda **models: work(tools_of(model_set, specs, models)), loading="what finds faces", at=0.01
+    )
 
-    return with_tools(run.registry, run.settings.model_set, seen)
 
-
-def _previewed(run: KeptRun, request: Request, tools: FaceTools) -> Outcome:
-    """The preview, which needs the face models only."""
+def _scene(run: KeptRun[Settings], request: Request, tools: FaceTools) -> Scene:
     with run.stage("analysis"):
-        scene = Scene.of(tools, request, run.settings)
-    run.models = [{"key": s.key, "source": s.source, "licence": s.licence} for s in tools.specs.values()]
-    return MegaPortrait(run, request, scene, tools, tools.specs)()
+        return Scene.of(tools, request, run.settings)
 
 
-def _painted(run: KeptRun, request: Request, scene: Scene) -> Outcome:
+def _painted(run: KeptRun[Settings], request: Request, scene: Scene) -> Outcome:
     """The run with its large parts; out of memory, once more with the smallest preset."""
     settings, seen = run.settings, None
     if settings.looks:  # the encoder is leased alone: it is as large as half a ControlNet
         crops = list(scene.person.crops[: controlnets.LOOK_MOST])
-        seen = run.registry.run(controlnets.IP_ENCODER, lambda model: controlnets.look_of(model, crops))
+        encoder = {"encoder": controlnets.IP_ENCODER}
+        seen = run.lease(encoder, lambda encoder: controlnets.look_of(encoder, crops), loading="what looks at faces")
     try:
-        return _leased(run, request, scene, seen)
-    except MemoryError:
+        return _with_models(run, request, scene, seen)
+    except MemoryError as error:
         known = list(PRESETS[settings.model_set])
         asked, smallest = settings.preset or known[0], known[-1]
-        if asked == smallest:
+        if asked == smallest or too_little_ram(error):
             raise
     why = f"The memory did not suffice for the preset {asked}: made with the preset {smallest} instead."
-    run.settle_for(smallest, why)
-    return _leased(run, request, _scene(run, request), seen)
+    run.retry(replace(settings, preset=smallest), why)
+    return _with_models(run, request, _with_faces(run, lambda tools: _scene(run, request, tools)), seen)
 
 
-def _leased(run: KeptRun, request: Request, scene: Scene, seen: Tensor | None) -> Outcome:
+def _with_models(run: KeptRun[Settings], request: Request, scene: Scene, seen: Tensor | None) -> Outcome:
     """The run in one lease of all its parts; ``seen``: what IP-Adapter's encoder saw of the person."""
     from pipelines.megaportrait.nets import Nets, in_tiles
 
     settings, base = run.settings, sdxl.BASES[run.settings.model_set]
     preset, mode = settings.preset, "instant" if settings.looks else "trained"
-    wanted = parts.specs(settings.model_set, mode, preset, scene.face_parts)
+    wanted = parts.specs(settings.model_set, mode, preset, scene.face_parts, settings.lines)
 
-    def work(verifier: Any = None, adapter: Any = None, **models: Any) -> Outcome:
-        run.loaded()
+    def work(
+        verifier: SceneVerifier | None = None,
+        adapter: Mapping[str, Mapping[str, Tensor]] | None = None,
+        drawing: nn.Module | None = None,
+        **models: Any,
+    ) -> Outcome:
         encoder = controlnets.IP_ENCODER
         named = {"key": encoder.key, "source": encoder.source, "licence": encoder.licence}
         if seen is not None and named not in run.models:
             run.models.append(named)
-        roles = parts.controls(settings.model_set, preset)
+        roles = parts.controls(settings.model_set, preset, settings.lines)
         nets = Nets({name: models[name] for name in base.named}, {role: models[role] for role in roles})
         tools = tools_of(settings.model_set, scene.face_parts, models)
-        make = MegaPortrait(run, request, scene, tools, wanted, nets, verifier)
-        shown = None if seen is None else (adapter, seen)
+        make = MegaPortrait(run, request, scene, tools, wanted, nets, verifier, drawing)
+        shown = None if seen is None or adapter is None else (adapter, seen)
         with in_tiles(nets.vae, preset_of(settings.model_set, preset).tiles):
             with nets.looking_at(shown, settings.adapter_scale):
                 return make()

@@ -91,7 +91,8 @@ def warn_gap(analysis: Analysis, near: Placed, settings: Settings) -> list[str]:
     pasted = numpy.where(core[..., None], raw, analysis.square)
     step = metrics.ring_difference(pasted, analysis.square, core)
     if step is not None and step > TONE_GAP:
-        more = "" if settings.region == "head" else "replace the head with hair and neck, or "
+        can = settings.region != "head" and settings.model_set == "mini"  # photographs have no parser for hair and neck
+        more = "replace the head with hair and neck, or " if can else ""
         notes.append(
             f"Person and reference are far apart at the face's border (ΔE {step:.0f}, {TONE_GAP:g} is much), by skin, beard or light: "
             f"{more}choose a reference that is more alike there if the border shows."
@@ -113,4 +114,3 @@ ENLARGED = 2.0
 """From this factor on the page says that the painted square was enlarged."""
 TONE_GAP, SHAPE_GAP = 15.0, 1.15
 """Colour step of the bare paste at the face's border in Lab, and ratio of the faces' widths, from which on the page says so."""
-AGAIN = "The memory ran out once: what was idle was let go, and the run began again."

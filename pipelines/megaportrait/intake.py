@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import cv2
 import numpy
+import scipy
 from numpy.typing import ArrayLike, NDArray
 
 from pipelines.core import limits
@@ -158,8 +159,6 @@ def odd_ones(distances: ArrayLike, different: float) -> list[int] | None:
     Photos at most ``different`` apart show one person, and so do chains of them. [] when all hang together, None when there are
     groups and none of them holds more than half.
     """
-    from scipy.sparse.csgraph import connected_components
-
     apart = numpy.asarray(distances, numpy.float64)
     if apart.ndim != 2 or apart.shape[0] != apart.shape[1]:
         raise ValueError(
@@ -171,7 +170,7 @@ def odd_ones(distances: ArrayLike, different: float) -> list[int] | None:
     if len(measured) < 2:
         return []
     near = numpy.nan_to_num(apart[numpy.ix_(measured, measured)], nan=numpy.inf) <= different
-    count, group = connected_components(near, directed=False)
+    count, group = scipy.sparse.csgraph.connected_components(near, directed=False)
     sizes = numpy.bincount(group, minlength=count)
     if count > 1 and sizes.max() * 2 <= len(measured):
         return None

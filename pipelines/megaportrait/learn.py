@@ -8,13 +8,13 @@ beside it.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipelines.core import limits, troubles
 from pipelines.core.geometry import Picture
+from pipelines.core.registry import too_little_ram
 from pipelines.core.run import Run
 from pipelines.core.settings import Declared, choice, real, seed, whole
 from pipelines.megaportrait.checks import NO_CONSENT, cannot_be_had, warn_glasses
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from pipelines.core.lane import Job
     from pipelines.core.registry import Registry
+    from pipelines.models.verifier import SceneVerifier
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,6 @@ class Lesson:
     """Mean since the last check."""
     score: float | None
     """Mean similarity of the validation pictures to the person, -1 to 1; None where it cannot be said."""
-    seconds_left: float
     picture: Image
     """The validation pictures side by side."""
     best: bool
@@ -132,11 +132,8 @@ def train_person(
     if not intake.used:
         raise ValueError(gather_refusal(intake))
     faces = at_hand(registry, model_set)
-    since = time.monotonic()
 
-    def work(verifier: Any = None, **models: Any) -> Person:
-        if job.started is not None:  # the limit is for the work: a first run may have to fetch the model
-            job.started += time.monotonic() - since
+    def work(verifier: SceneVerifier | None = None, **models: Any) -> Person:
         person = gather(intake, name, model_set)
         person = person if verifier is None else with_readings(person, verifier)
         glasses = warn_glasses(person)
@@ -159,7 +156,11 @@ def train_person(
 def _too_large(error: MemoryError, model_set: str) -> MemoryError:
     """What to do where training does not fit; ``error`` itself where nothing helps."""
     smaller, memory = list(PRESETS[model_set])[1:], troubles.ran_out(error)
-    if not memory and not smaller:
+    if too_little_ram(error) or (not memory and not smaller):
         return error
-    todo = f"choose the preset {smaller[-1]}" if smaller else "give fewer pictures, or choose a smaller rank or batch"
+    todo = (
+        f"choose the preset {smaller[-1]}"
+        if smaller
+        else "give fewer pictures, or choose a smaller rank or batch on the page"
+    )
     return MemoryError(f"There is not enough {memory or 'memory'} to learn the person: {todo}.")

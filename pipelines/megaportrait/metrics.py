@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 
 import cv2
 import numpy
+import scipy
+import skimage
 from numpy.typing import ArrayLike, NDArray
 
 from pipelines.core import masks
@@ -50,22 +52,34 @@ BARS: dict[str, tuple[float, float]] = {
 
 def _signed_distance(core: Mask) -> NDArray[numpy.float64]:
     """Pixels to the core's border, positive inside; whole pixels lie half a pixel or more from it."""
-    from scipy.ndimage import distance_transform_edt
-
-    inside, outside = distance_transform_edt(core), distance_transform_edt(~core)
+    inside, outside = scipy.ndimage.distance_transform_edt(core), scipy.ndimage.distance_transform_edt(~core)
     return numpy.where(core, inside - 0.5, 0.5 - outside)
 
 
-def _jump(
+def eighths(core: Mask) -> NDArray[numpy.intp]:
+    """To which of eight sectors around the middle of the core each pixel belongs, 0 to 7."""
+    rows, columns = numpy.nonzero(core)
+    y, x = numpy.indices(core.shape)
+    turn = numpy.arctan2(y - rows.mean(), x - columns.mean())
+    return numpy.floor((turn + numpy.pi) / (numpy.pi / 4)).clip(0, 7).astype(numpy.intp)
+
+
+def _largest(after: Sequence[float | None], before: Sequence[float | None]) -> float | None:
+    """The largest growth of any part; None where none is defined in both."""
+    pairs = zip(after, before, strict=True)
+    return max((one - other for one, other in pairs if one is not None and other is not None), default=None)
+
+
+def _jumps(
     lab: NDArray[numpy.float32],
     distance: NDArray[numpy.float64],
     normal: NDArray[numpy.float64],
     at: float,
     step: float,
-) -> float | None:
-    """Mean colour step across the contour at a distance, in Lab units; None where too little of it lies in the picture."""
-    from scipy.ndimage import map_coordinates
-
+    sectors: NDArray[numpy.intp],
+) -> list[float | None]:
+    """Mean colour steps across the contour at a distance, in Lab units: of all of it, then of each of its eighths; None where too little
+    lies in the picture."""
     rows, columns = numpy.nonzero(numpy.abs(distance - at) <= 0.5)
     height, width = distance.shape
     ends = [
@@ -74,56 +88,81 @@ def _jump(
     ]
     framed = numpy.logical_and.reduce([(y >= 0) & (y <= height - 1) & (x >= 0) & (x <= width - 1) for y, x in ends])
     if framed.sum() < FEWEST:
-        return None
+        return [None] * 9
     sides = [
         numpy.stack(
-            [map_coordinates(lab[..., c], [y[framed], x[framed]], order=1, mode="nearest") for c in range(3)], -1
+            [
+                scipy.ndimage.map_coordinates(lab[..., c], [y[framed], x[framed]], order=1, mode="nearest")
+                for c in range(3)
+            ],
+            -1,
         )
         for y, x in ends
     ]
-    return float(numpy.linalg.norm(sides[1] - sides[0], axis=-1).mean())
+    steps = numpy.linalg.norm(sides[1] - sides[0], axis=-1)
+    parts = [steps[sectors[rows, columns][framed] == number] for number in range(8)]
+    return [float(steps.mean()), *(float(part.mean()) if len(part) >= FEWEST else None for part in parts)]
+
+
+def seam_ratios(picture: Picture, core: Mask) -> list[float | None]:
+    """The mean colour step across the core's border over that across contours parallel to it, 1 is no seam at all; and of each eighth of
+    the border, over the same."""
+    if not core.any() or core.all():
+        return [None] * 9
+    unit = width_of(core) / REFERENCE_WIDTH
+    distance = _signed_distance(core)
+    slope = numpy.stack([scipy.ndimage.sobel(distance, axis) for axis in (0, 1)])
+    normal = slope / numpy.maximum(numpy.linalg.norm(slope, axis=0), 1e-9)
+    lab, step, sectors = lab_of(picture), max(1.0, HALF_STEP * unit), eighths(core)
+    across = _jumps(lab, distance, normal, 0.0, step, sectors)
+    around = [_jumps(lab, distance, normal, at * unit, step, sectors)[0] for at in PARALLEL]
+    beside = [jump for jump in around if jump is not None]
+    if across[0] is None or not beside or sum(beside) / len(beside) < FLAT:
+        return [None] * 9
+    return [None if one is None else one / (sum(beside) / len(beside)) for one in across]
 
 
 def seam_ratio(picture: Picture, core: Mask) -> float | None:
-    """The mean colour step across the core's border over that across contours parallel to it; 1 is no seam at all."""
-    from scipy.ndimage import sobel
-
-    if not core.any() or core.all():
-        return None
-    unit = width_of(core) / REFERENCE_WIDTH
-    distance = _signed_distance(core)
-    slope = numpy.stack([sobel(distance, axis) for axis in (0, 1)])
-    normal = slope / numpy.maximum(numpy.linalg.norm(slope, axis=0), 1e-9)
-    lab, step = lab_of(picture), max(1.0, HALF_STEP * unit)
-    across = _jump(lab, distance, normal, 0.0, step)
-    beside = [jump for at in PARALLEL if (jump := _jump(lab, distance, normal, at * unit, step)) is not None]
-    if across is None or not beside or sum(beside) / len(beside) < FLAT:
-        return None
-    return across / (sum(beside) / len(beside))
+    """The first of :func:`seam_ratios`."""
+    return seam_ratios(picture, core)[0]
 
 
 def seam_excess(result: Picture, original: Picture, core: Mask) -> float | None:
     """By how much the result's :func:`seam_ratio` is above the original's; 0 is no new seam, below 0 a softer edge than before."""
-    after, before = seam_ratio(result, core), seam_ratio(original, core)
-    return None if after is None or before is None else after - before
+    return seams(result, original, core)["seam_excess"]
 
 
-def ring_colours(picture: Picture, core: Mask) -> float | None:
-    """Distance in Lab between the mean colours of the bands just inside and just outside the core's border."""
+def seams(result: Picture, original: Picture, core: Mask) -> dict[str, float | None]:
+    """:func:`seam_excess`, and the largest of any eighth of the border: a mean says nothing of one place that stands out."""
+    after, before = seam_ratios(result, core), seam_ratios(original, core)
+    return {"seam_excess": _largest(after[:1], before[:1]), "seam_worst": _largest(after[1:], before[1:])}
+
+
+def ring_colours(picture: Picture, core: Mask) -> list[float | None]:
+    """Distance in Lab between the mean colours of the bands just inside and just outside the core's border; and of each of their
+    eighths."""
     if not core.any() or core.all():
-        return None
-    distance, lab = _signed_distance(core), lab_of(picture)
+        return [None] * 9
+    distance, lab, sectors = _signed_distance(core), lab_of(picture), eighths(core)
     depth = max(1.0, BAND * width_of(core) / REFERENCE_WIDTH)
     bands = [core & (distance <= depth), ~core & (distance >= -depth)]
-    if min(band.sum() for band in bands) < FEWEST:
-        return None
-    return float(numpy.linalg.norm(lab[bands[0]].mean(0) - lab[bands[1]].mean(0)))
+    apart: list[float | None] = []
+    for part in (None, *range(8)):
+        inner, outer = (band if part is None else band & (sectors == part) for band in bands)
+        few = min(inner.sum(), outer.sum()) < FEWEST
+        apart.append(None if few else float(numpy.linalg.norm(lab[inner].mean(0) - lab[outer].mean(0))))
+    return apart
 
 
 def ring_difference(result: Picture, original: Picture, core: Mask) -> float | None:
-    """By how much the result's :func:`ring_colours` is above the original's, in Lab units: a colour cast that a feather hides."""
+    """By how much the result's :func:`ring_colours` are above the original's, in Lab units: a colour cast that a feather hides."""
+    return rings(result, original, core)["ring_difference"]
+
+
+def rings(result: Picture, original: Picture, core: Mask) -> dict[str, float | None]:
+    """:func:`ring_difference`, and the largest of any eighth of the ring."""
     after, before = ring_colours(result, core), ring_colours(original, core)
-    return None if after is None or before is None else after - before
+    return {"ring_difference": _largest(after[:1], before[:1]), "ring_worst": _largest(after[1:], before[1:])}
 
 
 # --- light, sharpness, the rest of the picture -----------------------------------------------------------------
@@ -158,8 +197,6 @@ def sharpness_ratio(result: Picture, reference: Picture, core: Mask) -> float | 
 
 def outside(result: Picture, reference: Picture, mask: Mask) -> dict[str, float | None]:
     """What changed where nothing may change: the largest difference in levels, the share of pixels that differ, and SSIM."""
-    from skimage.metrics import structural_similarity
-
     rest = ~mask
     if not rest.any():
         return {"outside_largest": None, "outside_changed": None, "outside_ssim": None}
@@ -168,7 +205,7 @@ def outside(result: Picture, reference: Picture, mask: Mask) -> dict[str, float 
     shown = numpy.where(mask[..., None], reference, result)
     similar = None if off.any() else 1.0  # exactly: a sum of ones that rounds to 0.9999 would be told as a change
     if similar is None and min(mask.shape) >= 7:
-        _mean, full = structural_similarity(shown, reference, channel_axis=2, data_range=255, full=True)
+        _mean, full = skimage.metrics.structural_similarity(shown, reference, channel_axis=2, data_range=255, full=True)
         similar = float(full.mean(-1)[rest].mean())
     return {"outside_largest": float(off.max()), "outside_changed": float((off > 0).mean()), "outside_ssim": similar}
 
@@ -196,20 +233,19 @@ def landmark_error(
 
 def against_truth(result: Picture, truth: Picture, regions: Mapping[str, Mask]) -> dict[str, dict[str, float | None]]:
     """PSNR (dB, equal pictures :data:`PERFECT`) and SSIM (mean of the full map) in each region; None where it is empty."""
-    from skimage.metrics import peak_signal_noise_ratio, structural_similarity
-
     if result.shape != truth.shape:
         raise ValueError(
             f"The result is {result.shape[1::-1]} and the truth {truth.shape[1::-1]}: compare pictures of one size."
         )
-    _mean, similar = structural_similarity(result, truth, channel_axis=2, data_range=255, full=True)
+    _mean, similar = skimage.metrics.structural_similarity(result, truth, channel_axis=2, data_range=255, full=True)
 
     def score(here: Mask) -> dict[str, float | None]:
         if not here.any():
             return {"psnr": None, "ssim": None}
         ours, theirs = result[here], truth[here]
-        equal = numpy.array_equal(ours, theirs)
-        decibels = PERFECT if equal else min(PERFECT, float(peak_signal_noise_ratio(theirs, ours, data_range=255)))
+        decibels = PERFECT
+        if not numpy.array_equal(ours, theirs):
+            decibels = min(PERFECT, float(skimage.metrics.peak_signal_noise_ratio(theirs, ours, data_range=255)))
         return {"psnr": decibels, "ssim": float(similar.mean(-1)[here].mean())}
 
     return {name: score(here) for name, here in regions.items()}
@@ -218,8 +254,8 @@ def against_truth(result: Picture, truth: Picture, regions: Mapping[str, Mask]) 
 def measured(result: Picture, reference: Picture, core: Mask, changeable: Mask) -> dict[str, float | None]:
     """Every measure of a result that needs no truth and no identity; JSON-able. ``changeable`` is where the result may differ."""
     return {
-        "seam_excess": seam_excess(result, reference, core),
-        "ring_difference": ring_difference(result, reference, core),
+        **seams(result, reference, core),
+        **rings(result, reference, core),
         "shading_agreement": shading_agreement(result, reference, core),
         "sharpness_ratio": sharpness_ratio(result, reference, core),
         **outside(result, reference, changeable),

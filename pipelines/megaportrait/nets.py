@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import pipelines.core.libraries  # noqa: F401
 
 import numpy
 import torch
@@ -17,18 +19,22 @@ from pipelines.core.geometry import Mask, Picture
 from pipelines.core.offload import Offloaded
 from pipelines.core.patching import adapter, frozen
 from pipelines.core.registry import LOAD_LOCK
+from pipelines.core.run import OnStep
 from pipelines.megaportrait import Hint, intake
 from pipelines.megaportrait.checks import BlackPicture
 from pipelines.megaportrait.person import Person, check_adapter
 from pipelines.megaportrait.results import to_pil
-from pipelines.megaportrait.settings import Settings, effective_steps
+from pipelines.megaportrait.settings import Net
 from pipelines.models import sdxl
-from pipelines.models.faces import as_input
+from pipelines.models.face_nets import as_input
 
-Look = tuple[Mapping[str, Mapping[str, Any]], Any]
+if TYPE_CHECKING:
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+    from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
+    from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import StableDiffusionXLPipeline
+
+Look = tuple[Mapping[str, Mapping[str, Tensor]], Tensor]
 """IP-Adapter's two state dicts, and what its encoder saw (``controlnets.look_of``)."""
-OnStep = Callable[[int, int, Callable[[], Picture]], None]
-"""Called after each step with its number, the number of steps, and a function that makes a picture of it."""
 
 
 def _silent(step: int, steps: int, picture: Callable[[], Picture]) -> None:
@@ -82,85 +88,42 @@ class Nets:
         with adapter(self.unet, person.adapter):
             yield
 
-    def identify(
+    def paint(
         self,
-        start: Picture,
-        mask: Mask,
-        prompt: str,
-        hints: Sequence[Hint],
-        settings: Settings,
-        seed: int,
-        on_step: OnStep = _silent,
-    ) -> Picture:
-        """The Identity Net. The person's face in the reference's pose: ``start`` painted anew inside ``mask``."""
-        self._worn_at(settings.identity_lora)
-        steps = settings.identity_strength, settings.identity_steps, settings.identity_guidance
-        return self._paint(start, mask, prompt, hints, *steps, seed, on_step, settings.detail)
-
-    def shade(
-        self,
-        face: Picture,
-        prompt: str,
-        hints: Sequence[Hint],
-        settings: Settings,
-        seed: int,
-        on_step: OnStep = _silent,
-    ) -> Picture:
-        """The Shading Net. The whole square again, with the structure of one map and the light of another."""
-        self._worn_at(settings.shading_lora)
-        steps = settings.shading_strength, settings.shading_steps, settings.shading_guidance
-        return self._paint(face, None, prompt, hints, *steps, seed, on_step, settings.detail)
-
-    def harmonise(
-        self,
-        composite: Picture,
-        ring: Mask,
-        prompt: str,
-        hints: Sequence[Hint],
-        settings: Settings,
-        seed: int,
-        on_step: OnStep = _silent,
-    ) -> Picture:
-        """The Harmonization Net. The composite with its ring painted anew."""
-        self._worn_at(settings.harmonise_lora)
-        steps = settings.harmonise_strength, settings.harmonise_steps, settings.harmonise_guidance
-        return self._paint(composite, ring, prompt, hints, *steps, seed, on_step, settings.detail)
-
-    def _worn_at(self, scale: float) -> None:
-        names = list(getattr(self.unet, "peft_config", {}))
-        if names:
-            self.unet.set_adapters(names, [scale] * len(names))
-
-    def _paint(
-        self,
+        net: Net,
         picture: Picture,
         mask: Mask | None,
         prompt: str,
         hints: Sequence[Hint],
-        strength: float,
-        steps: int,
-        guidance: float,
         seed: int,
-        on_step: OnStep,
-        detail: float,
+        on_step: OnStep = _silent,
     ) -> Picture:
-        """Image-to-image, or with a mask inpainting: ``picture`` itself where no step is left or nothing is masked."""
-        count = effective_steps(steps, strength)
+        """``picture`` painted anew as ``net`` says, led by ``hints``: all of it, or inside ``mask`` only.
+
+        It is ``picture`` itself where no step is left or nothing is masked.
+        """
+        names = list(getattr(self.unet, "peft_config", {}))
+        if names:
+            self.unet.set_adapters(names, [net.lora] * len(names))
+        count = net.count
         if not count or (mask is not None and not mask.any()):
             return picture.copy()
         used = [hint for hint in hints if hint.weight > 0] or [dataclasses.replace(hints[0], weight=0.0)]
-        nets = MultiControlNetModel([self.controlnets[hint.role] for hint in used])
+        chosen: list[Any] = [self.controlnets[hint.role] for hint in used]
+        nets = MultiControlNetModel(chosen)
         kind = "ControlNetImg2Img" if mask is None else "ControlNetInpaint"
         pipe = sdxl.build(self.parts, kind, controlnet=nets)
         picture_of = watched(pipe)
 
-        def after(_pipe: Any, step: int, _level: Any, given: dict[str, Any]) -> dict[str, Any]:
+        def after(
+            _pipe: StableDiffusionXLPipeline, step: int, _level: Tensor | int, given: dict[str, Any]
+        ) -> dict[str, Any]:
             on_step(step + 1, count, lambda: picture_of(given["latents"]))
             return given
 
         more: dict[str, Any] = {} if mask is None else {"mask_image": to_pil(mask.astype(numpy.uint8) * 255)}
         if self._seen is not None:
-            more["ip_adapter_image_embeds"] = [self._seen if guidance > 1 else self._seen[1:]]
+            more["ip_adapter_image_embeds"] = [self._seen if net.guidance > 1 else self._seen[1:]]
         dtype = self.vae.dtype
         try:
             with torch.inference_mode():
@@ -168,9 +131,9 @@ class Nets:
                     image=to_pil(picture),
                     height=picture.shape[0],
                     width=picture.shape[1],
-                    strength=strength,
-                    num_inference_steps=steps,
-                    guidance_scale=guidance,
+                    strength=net.strength,
+                    num_inference_steps=net.steps,
+                    guidance_scale=net.guidance,
                     generator=torch.Generator("cpu").manual_seed(seed),
                     control_image=[to_pil(hint.map) for hint in used],
                     controlnet_conditioning_scale=[hint.weight for hint in used],
@@ -187,7 +150,7 @@ class Nets:
                 self.vae.to(dtype)
         if not torch.isfinite(drawn).all() or float(drawn.max()) < intake.BLACK:
             raise BlackPicture("The model returned a black picture: try another seed, or lower the guidance.")
-        return self._with_detail(numpy.asarray(images.to_pil(drawn)[0]), picture, detail)
+        return self._with_detail(numpy.asarray(images.to_pil(drawn)[0]), picture, net.detail)
 
     def _with_detail(self, painted: Picture, before: Picture, share: float) -> Picture:
         """``painted`` with a share of what the autoencoder alone loses of ``before``; without it each net would blur the picture again."""
@@ -204,29 +167,33 @@ class Nets:
 
 
 @contextlib.contextmanager
-def in_tiles(vae: Any, wanted: bool) -> Iterator[None]:
-    """Inside the block the autoencoder works in tiles and slices, which takes less memory; afterwards it is as before."""
+def in_tiles(vae: AutoencoderKL | AutoencoderTiny, wanted: bool) -> Iterator[None]:
+    """Inside the block the autoencoder works in tiles of half its side and in slices, which takes less memory.
+
+    Its own tile is as large as a picture, so that it would never cut one.
+    """
     if not wanted:
         yield
         return
-    names = [name for name in ("use_tiling", "use_slicing") if hasattr(vae, name)]
-    before = {name: getattr(vae, name) for name in names}
+    tiles = {name: getattr(vae, name) // 2 for name in ("tile_sample_min_size", "tile_latent_min_size")}
+    settings = {"use_tiling": True, "use_slicing": True, **tiles}
+    before = {name: getattr(vae, name) for name in settings}
     try:
-        for name in names:
-            setattr(vae, name, True)
+        for name, value in settings.items():
+            setattr(vae, name, value)
         yield
     finally:
         for name, value in before.items():
             setattr(vae, name, value)
 
 
-def watched(pipe: Any) -> Callable[[Tensor], Picture]:
+def watched(pipe: StableDiffusionXLPipeline) -> Callable[[Tensor], Picture]:
     """Let this pipeline's own scheduler note its guess of the clean latents; returns what makes a picture of it, after a step."""
     guess = sdxl.remember_guess(pipe.scheduler)
     return lambda latents: numpy.asarray(sdxl.preview(pipe.vae, guess.get("clean", latents))[0])
 
 
-def encode(vae: Any, picture: Picture) -> Tensor:
+def encode(vae: AutoencoderKL | AutoencoderTiny, picture: Picture) -> Tensor:
     """Latents (1, 4, h, w) of a picture, scaled as the UNet knows them."""
     pixels = as_input([picture], vae) * 2 - 1
     # SDXL's own autoencoder overflows in half precision.
@@ -236,16 +203,16 @@ def encode(vae: Any, picture: Picture) -> Tensor:
         if lifted:
             vae.half()
     found = encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mode()
-    return found * vae.config.scaling_factor
+    return found * vae.config["scaling_factor"]
 
 
-def decode(vae: Any, latents: Tensor) -> Picture:
+def decode(vae: AutoencoderKL | AutoencoderTiny, latents: Tensor) -> Picture:
     """The picture of latents (1, 4, h, w) of :func:`encode`."""
     with torch.autocast(latents.device.type, enabled=False):
         lifted = bool(getattr(vae.config, "force_upcast", False)) and vae.dtype == torch.float16
         if lifted:
             vae.float()
-        made = vae.decode((latents / vae.config.scaling_factor).to(vae.dtype)).sample
+        made = vae.decode((latents / vae.config["scaling_factor"]).to(vae.dtype)).sample
         if lifted:
             vae.half()
     return numpy.asarray(images.to_pil((made.float() / 2 + 0.5).clamp(0, 1))[0])

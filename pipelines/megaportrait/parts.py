@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pipelines.core.weights import ModelSpec
-from pipelines.models import controlnets, faces, faces_photo, judges, sdxl
+from pipelines.models import annotators, controlnets, faces, faces_photo, judges, sdxl
 
 
 @dataclass(frozen=True)
@@ -64,25 +64,34 @@ def in_words(count: int) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{max(count / 1e6, 0.1):.2g} MB"
 
 
-def controls(model_set: str, preset: str = "") -> dict[str, controlnets.Control]:
-    """The ControlNets that a run leases: role -> ControlNet."""
+def controls(model_set: str, preset: str = "", lines: str = "") -> dict[str, controlnets.Control]:
+    """The ControlNets that a run leases: role -> ControlNet. ``lines``: one of ``controlnets.LINES`` in place of the full set's own."""
     found = {role: controlnets.CONTROLS[model_set][role] for role in ("landmarks", "line", "shading")}
+    if model_set == "full" and lines:
+        found["line"] = controlnets.LINES[lines]
     if not preset_of(model_set, preset).offload:
         return found
     return {role: dataclasses.replace(one, spec=controlnets.offloaded(one.spec)) for role, one in found.items()}
 
 
 def specs(
-    model_set: str, mode: str = "trained", preset: str = "", face_parts: Mapping[str, ModelSpec] | None = None
+    model_set: str,
+    mode: str = "trained",
+    preset: str = "",
+    face_parts: Mapping[str, ModelSpec] | None = None,
+    lines: str = "",
 ) -> dict[str, ModelSpec]:
     """The parts that a run leases, by name: the base model's, the ControlNets by their roles, the face models, for our own world the
-    verifier, and for the full set's instant mode IP-Adapter. ``face_parts``: the face models that can be had, by default all."""
+    verifier, for the full set's instant mode IP-Adapter, and what draws lines. ``face_parts``: the face models that can be had, by
+    default all; ``lines`` as in :func:`controls`."""
     face_parts = face_specs(model_set) if face_parts is None else face_parts
     if mode == "preview":
         return dict(face_parts)
-    nets = {role: control.spec for role, control in controls(model_set, preset).items()}
+    leading = controls(model_set, preset, lines)
+    nets = {role: control.spec for role, control in leading.items()}
     adapter = {"adapter": controlnets.IP_ADAPTER} if look_specs(model_set, mode) else {}
-    return {**sdxl.BASES[model_set].named, **nets, **face_parts, **reader_specs(model_set), **adapter}
+    drawing = {"drawing": annotators.ANYLINE} if leading["line"].reads == "anyline" else {}
+    return {**sdxl.BASES[model_set].named, **nets, **face_parts, **reader_specs(model_set), **adapter, **drawing}
 
 
 def look_specs(model_set: str, mode: str) -> tuple[ModelSpec, ...]:
@@ -90,15 +99,12 @@ def look_specs(model_set: str, mode: str) -> tuple[ModelSpec, ...]:
     return (controlnets.IP_ADAPTER, controlnets.IP_ENCODER) if model_set == "full" and mode == "instant" else ()
 
 
-def download(model_set: str) -> str:
-    """What choosing ``model_set`` fetches before its first picture, in words; empty where everything is shipped."""
-    base = sdxl.BASES[model_set].download
-    if not base:
-        return ""
-    nets = sum(control.spec.bytes for control in controls(model_set).values())
-    finding = sum(spec.bytes for spec in face_specs(model_set).values())
-    look = sum(spec.bytes for spec in look_specs(model_set, "instant"))
-    return (
-        f"{base}; three ControlNets are {in_words(nets)} more, the models that find and know faces "
-        f"{in_words(finding)}, and the instant mode's IP-Adapter {in_words(look)}"
+def leases(model_set: str, mode: str, preset: str = "", lines: str = "") -> tuple[tuple[ModelSpec, ...], ...]:
+    """What a run has in memory together, one after the other: the face models, what sees faces for the instant mode, and the rest."""
+    encoder = look_specs(model_set, mode)[1:]
+    found = (
+        tuple(face_specs(model_set).values()),
+        encoder,
+        tuple(specs(model_set, mode, preset, lines=lines).values()),
     )
+    return tuple(lease for lease in found if lease)

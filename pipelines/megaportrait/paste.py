@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import cv2
 import numpy
+import scipy
 
 from pipelines.core import masks
 from pipelines.core.geometry import Alpha, Crop, Mask, Matrix, Picture, _check_sizes, _shift, warp
@@ -182,9 +183,6 @@ def without_seam(composite: Picture, face: Picture, reference: Picture, alpha: A
 
     Solves the discrete Poisson equation with the composite around the ring as its boundary; what touches the picture's border is free there.
     """
-    from scipy.sparse import coo_matrix
-    from scipy.sparse.linalg import splu
-
     _check_sizes(composite, face, reference, alpha, ring)
     if not ring.any() or ring.all():
         return composite.copy()
@@ -208,9 +206,10 @@ def without_seam(composite: Picture, face: Picture, reference: Picture, alpha: A
     equation = numpy.concatenate([one[0] for one in entries] + [numpy.arange(count)])
     unknown = numpy.concatenate([one[1] for one in entries] + [numpy.arange(count)])
     factors = numpy.concatenate([numpy.full(len(equation) - count, -1.0), ties])
-    system = coo_matrix((factors, (equation, unknown)), shape=(count, count)).tocsc()
+    system = scipy.sparse.coo_matrix((factors, (equation, unknown)), shape=(count, count)).tocsc()
     result = composite.copy()
-    result[rows, columns] = numpy.clip(numpy.rint(splu(system).solve(wanted)), 0, 255).astype(numpy.uint8)
+    levels = scipy.sparse.linalg.splu(system).solve(wanted)
+    result[rows, columns] = numpy.clip(numpy.rint(levels), 0, 255).astype(numpy.uint8)
     return result
 
 

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy
 from numpy.typing import ArrayLike, NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 
 from pipelines.core import geometry, limits, saving, troubles
 from pipelines.core.geometry import Picture
@@ -23,11 +25,14 @@ from pipelines.megaportrait.intake import MOST, Intake
 from pipelines.megaportrait.place import FRAMING, crop_of, points_of
 from pipelines.megaportrait.tools import PARSED, Embedding
 from pipelines.models import sdxl
-from pipelines.models.faces import EMBEDDING, as_input
+from pipelines.models.faces import EMBEDDING
 from pipelines.worlds import portrait
 
 if TYPE_CHECKING:
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
     from torch import Tensor
+
+    from pipelines.models.verifier import SceneVerifier
 
 
 KEPT_SIDE = 512
@@ -53,18 +58,12 @@ def caption_of(attributes: Mapping[str, str]) -> str:
     return portrait.caption(portrait.sample(0, **fixed), mention=("hair_style", *SHOT))
 
 
-def read_attributes(verifier: Any, crops: Sequence[Picture]) -> list[dict[str, str]]:
+def read_attributes(reader: SceneVerifier, crops: Sequence[Picture]) -> list[dict[str, str]]:
     """What the verifier reads from portraits (side, side, 3): one answer for each attribute of a caption."""
-    import torch
+    from pipelines.models import face_nets, verifier
 
-    from pipelines.models.verifier import HEADS
-
-    with torch.inference_mode():
-        logits = verifier(as_input(list(crops), verifier))
-    return [
-        {name: HEADS[name][int(logits[name][row].argmax())] for name in portrait.ATTRIBUTES}
-        for row in range(len(crops))
-    ]
+    answers = verifier.answers(reader, face_nets.as_input(crops, reader))
+    return [{name: answer[name] for name in portrait.ATTRIBUTES} for answer in answers]
 
 
 def of_the_person(readings: Sequence[Mapping[str, str]]) -> dict[str, str]:
@@ -183,7 +182,7 @@ def gather(intake: Intake, name: str, model_set: str) -> Person:
 # ------------------------------------------------------------------------------------------ training
 
 
-def with_readings(person: Person, verifier: Any) -> Person:
+def with_readings(person: Person, verifier: SceneVerifier) -> Person:
     """The person with what the verifier reads from the pictures."""
     readings = read_attributes(verifier, list(person.crops))
     return replace(person, facts=person.facts | {"attributes": of_the_person(readings), "readings": readings})
@@ -204,7 +203,7 @@ _NAME = re.compile(r"[\w][\w \-]{0,39}", re.UNICODE)
 LORA = "lora."
 
 
-def checked_name(name: Any) -> str:
+def checked_name(name: object) -> str:
     """A person's name, which is also that of the files.
 
     Raises:
@@ -220,22 +219,18 @@ def checked_name(name: Any) -> str:
 
 def save(person: Person, folder: str | Path) -> Path:
     """Write ``<name>.safetensors`` and ``<name>.json``; an older person of this name is replaced. Returns the first."""
-    import torch
-    from safetensors.torch import save_file
-
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{checked_name(person.name)}.safetensors"
     # SDXL runs in half precision and wears the layers so; in full they would be twice as long to send.
-    kept = torch.float16 if person.model_set == "full" else torch.float32
-    tensors = {f"{LORA}{name}": value.detach().to("cpu", kept).contiguous() for name, value in person.adapter.items()}
-    for name in ("crops", "points", "embeddings"):
-        tensors[name] = torch.from_numpy(numpy.ascontiguousarray(getattr(person, name)))
+    kept = numpy.float16 if person.model_set == "full" else numpy.float32
+    arrays = {f"{LORA}{n}": value.detach().float().cpu().numpy().astype(kept) for n, value in person.adapter.items()}
+    arrays |= {name: getattr(person, name) for name in ("crops", "points", "embeddings")}
     mean = person.mean
     facts = person.facts | {"name": person.name, "format": FORMAT, "mean": None if mean is None else mean.tolist()}
     text = json.dumps(facts, indent=1, ensure_ascii=False, allow_nan=False)
     with saving.whole(path, path.with_suffix(".json")) as (weights, words):
-        save_file(tensors, weights)
+        save_file({name: numpy.ascontiguousarray(array) for name, array in arrays.items()}, weights)
         words.write_text(text, encoding="utf-8")
     return path
 
@@ -249,9 +244,6 @@ def load(folder: str | Path, name: str) -> Person:
     Raises:
         ValueError: there is none of this name, or the files are not what :func:`save` writes.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     name = checked_name(name)
     path = Path(folder) / f"{name}.safetensors"
     if not path.is_file() or not path.with_suffix(".json").is_file():
@@ -260,7 +252,8 @@ def load(folder: str | Path, name: str) -> Person:
     if path.stat().st_size > MOST_BYTES or path.with_suffix(".json").stat().st_size > 2**20:
         raise ValueError(wrong)
     try:
-        tensors = load_file(path)
+        with safe_open(path, framework="pt") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}
         facts = json.loads(path.with_suffix(".json").read_text())
     except (SafetensorError, OSError, ValueError, RecursionError) as error:
         troubles.raise_machines(error)
@@ -299,7 +292,7 @@ def _well_formed(arrays: Mapping[str, NDArray], adapter: Mapping[str, Tensor], f
     )
 
 
-def check_adapter(unet: Any, person: Person) -> None:
+def check_adapter(unet: UNet2DConditionModel, person: Person) -> None:
     """Refuse a person whose layers do not fit ``unet``, before any is put in.
 
     Raises:

@@ -103,12 +103,8 @@ class Analysis:
         """The region, and how far around it a person's may be larger."""
         return masks.grow(self.core, max(1, round(WIDER * self.width)))
 
-    def maps(self, *roles: str) -> dict[str, Picture]:
-        """Control maps of the square, as the model set's ControlNets of these roles read them."""
-        return {role: self.map_of(role, self.square) for role in roles}
-
     def map_of(self, role: str, picture: Picture) -> Picture:
-        """The map of another picture of the square's size."""
+        """The control map of a picture of the square's size, as the model set's ControlNet of a role reads it."""
         return controlnets.control_map(controls(self.model_set)[role].reads, picture, self.points, self.width)
 
 

@@ -16,7 +16,7 @@ from PIL import Image as Images
 
 from pipelines.core import asset_files, images
 from pipelines.core.geometry import Mask, Picture
-from pipelines.models import sdxl
+from pipelines.core.weights import ROOT
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -138,7 +138,7 @@ def save_zip(outcome: Outcome, path: str | Path, more: Mapping[str, Any] | None 
     return path
 
 
-MEASURED = sdxl.ROOT / "assets" / "megaportrait" / "evaluation.json"
+MEASURED = ROOT / "assets" / "megaportrait" / "evaluation.json"
 
 
 def measured() -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from pipelines.core.registry import ModelSpec
+    from pipelines.models.verifier import SceneVerifier
     from pipelines.worlds.portrait import Portrait
 
 
@@ -127,7 +128,7 @@ class Scene:
         reach = place.room_for(analysis, near, settings.region)
         return cls(analysis, person, near, reach, tools.specs, looked, notes)
 
-    def read_by(self, verifier: Any) -> Scene:
+    def read_by(self, verifier: SceneVerifier | None) -> Scene:
         """With what the verifier reads from the reference, and from pictures that came without a saved person."""
         if verifier is None:
             return self

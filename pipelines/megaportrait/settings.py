@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from pipelines.core import limits
 from pipelines.core.settings import Declared, choice, real, seed, switch, whole
 from pipelines.megaportrait import paste
 from pipelines.megaportrait.parts import PRESETS
 from pipelines.models import sdxl
+
+if TYPE_CHECKING:
+    from pipelines.core.settings import More
 
 MODES: dict[str, str] = {
     "preview": "Preview without AI models",
@@ -18,6 +21,10 @@ MODES: dict[str, str] = {
     "single": "Trained person, Identity and Shading in one pass",
 }
 REGIONS: dict[str, str] = {"head": "Head with hair and neck", "face": "Face only"}
+LINES: dict[str, str] = {
+    "canny": "Edges (Canny)",
+    "anyline": "Drawing (Anyline; MistoLine, 2.5 GB more)",
+}
 STARTS: dict[str, str] = {"reference": "The reference's face", "pasted": "The person's nearest picture, pasted"}
 
 REFERENCE, IDENTITY, SHADED, PASTED, RING, HARMONISED = (
@@ -29,6 +36,26 @@ REFERENCE, IDENTITY, SHADED, PASTED, RING, HARMONISED = (
     "Harmonised",
 )
 """Stages, as :class:`Preview` and :attr:`Candidate.stages` name them."""
+
+NETS = {IDENTITY: "identity", SHADED: "shading", HARMONISED: "harmonise"}
+"""The stages that a net paints, and what its settings' names begin with."""
+
+
+@dataclass(frozen=True)
+class Net:
+    """How one of the three nets paints: image-to-image from ``strength``, led by ``guidance``, with the person's LoRA at ``lora``."""
+
+    stage: str
+    strength: float
+    steps: int
+    guidance: float
+    lora: float
+    detail: float
+
+    @property
+    def count(self) -> int:
+        """Steps that it really takes: image-to-image runs the last part of them only."""
+        return min(int(self.steps * self.strength), self.steps)
 
 
 # ------------------------------------------------------------------------------------------ settings
@@ -43,9 +70,10 @@ PUBLISHED: dict[str, Any] = {
 """What sets the full set apart: after EasyPhoto and FaceChain, where those say a number; not tried by us."""
 
 
-def _share(label: str, default: float, name: str, **more: Any) -> Any:
+def _share(label: str, default: float, name: str, **more: Unpack[More]) -> Any:
     """A share, of the steps or of what is there: 0 to 1."""
-    return real(label, default, 0.0, 1.0, name=name, **{"step": 0.05, **more})
+    more.setdefault("step", 0.05)
+    return real(label, default, 0.0, 1.0, name=name, **more)
 
 
 def _steps(label: str, default: int, name: str) -> Any:
@@ -164,6 +192,8 @@ class Settings(Declared):
     core_back: float = _share("Mix the pasted face back in", 1.0, "core back")
     """Share of the pasted face that is mixed back into the core after harmonising."""
 
+    lines: str = choice("Lines that lead the nets", "canny", LINES, name="The lines")
+    """In the full set only: the small one has a line drawing of its own."""
     adapter_scale: float = _share(
         "IP-Adapter, in the instant mode",
         0.6,
@@ -190,8 +220,7 @@ class Settings(Declared):
         made = cls(model_set=model_set, candidates=1 if fast else 2)
         if model_set == "full":
             made = replace(made, region="face", **PUBLISHED)
-        names = ("identity_steps", "shading_steps", "harmonise_steps")
-        counts: dict[str, Any] = dict(zip(names, steps, strict=True))
+        counts: dict[str, Any] = {f"{net}_steps": count for net, count in zip(NETS.values(), steps, strict=True)}
         return replace(made, **counts)
 
     def validated(self) -> Settings:
@@ -210,18 +239,16 @@ class Settings(Declared):
         """Whether the model wears what was learnt of the person."""
         return self.mode in ("trained", "single") and not self.no_identity
 
+    def net(self, stage: str) -> Net:
+        """What is set for one of :data:`NETS`."""
+        parts = ("strength", "steps", "guidance", "lora")
+        return Net(stage, detail=self.detail, **{part: getattr(self, f"{NETS[stage]}_{part}") for part in parts})
+
     def effective(self) -> dict[str, int]:
         """Steps that each net really takes, per candidate."""
-        if self.mode == "preview":
-            return {IDENTITY: 0, SHADED: 0, HARMONISED: 0}
-        second = not self.no_shading and self.mode != "single"
-        return {
-            IDENTITY: effective_steps(self.identity_steps, self.identity_strength),
-            SHADED: effective_steps(self.shading_steps, self.shading_strength) if second else 0,
-            HARMONISED: 0 if self.no_harmonisation else effective_steps(self.harmonise_steps, self.harmonise_strength),
-        }
-
-
-def effective_steps(steps: int, strength: float) -> int:
-    """What diffusers makes of both: image-to-image runs the last part of the steps only."""
-    return min(int(steps * strength), steps)
+        off = set(NETS) if self.mode == "preview" else set()
+        if self.no_shading or self.mode == "single":
+            off.add(SHADED)
+        if self.no_harmonisation:
+            off.add(HARMONISED)
+        return {stage: 0 if stage in off else self.net(stage).count for stage in NETS}

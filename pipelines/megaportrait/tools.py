@@ -18,7 +18,11 @@ from pipelines.models import faces, faces_photo
 from pipelines.models.faces import Face as Parsed
 
 if TYPE_CHECKING:
+    import cv2
+    from torch import nn
+
     from pipelines.core.registry import Registry
+    from pipelines.models.face_nets import FaceEmbedder, FaceParser
 
 Embedding = NDArray[numpy.float32]
 
@@ -29,16 +33,21 @@ class FaceTools:
 
     def __init__(
         self,
-        parser: Any = None,
-        embedder: Any = None,
-        detector: Any = None,
-        recogniser: Any = None,
+        parser: nn.Module | None = None,
+        embedder: nn.Module | None = None,
+        detector: cv2.FaceDetectorYN | None = None,
+        recogniser: cv2.FaceRecognizerSF | None = None,
         notes: Sequence[str] = (),
     ) -> None:
         """``parser``, ``embedder``: the small networks, leased; ``detector``, ``recogniser``: YuNet and SFace; None: without.
         ``notes``: what the page says about those that are missing."""
-        self.parser = None if parser is None else faces.FaceParser(parser)
-        self.embedder = None if embedder is None else faces.FaceEmbedder(embedder)
+        self.parser: FaceParser | None = None
+        self.embedder: FaceEmbedder | None = None
+        if parser is not None or embedder is not None:  # photographs are looked at without torch
+            from pipelines.models import face_nets
+
+            self.parser = None if parser is None else face_nets.FaceParser(parser)
+            self.embedder = None if embedder is None else face_nets.FaceEmbedder(embedder)
         self.detector = None if detector is None else faces_photo.PhotoDetector(detector)
         self.recogniser = None if recogniser is None else faces_photo.PhotoEmbedder(recogniser)
         self.notes = list(notes)

@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import pipelines.core.libraries  # noqa: F401
+
 import numpy
 import torch
 from diffusers import DDPMScheduler
@@ -20,6 +22,7 @@ from torch import Tensor
 from pipelines.core import asset_files, images, troubles
 from pipelines.core.geometry import Picture
 from pipelines.core.patching import frozen
+from pipelines.core.weights import ROOT
 from pipelines.megaportrait.intake import Intake, largest
 from pipelines.megaportrait.learn import Checkpoint, Lesson, Training
 from pipelines.megaportrait.nets import encode, in_tiles
@@ -30,6 +33,7 @@ from pipelines.megaportrait.tools import FaceTools
 from pipelines.models import sdxl
 
 if TYPE_CHECKING:
+    from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import StableDiffusionXLPipeline
     from PIL.Image import Image
 
     from pipelines.core.lane import Job
@@ -56,7 +60,7 @@ NO_CAPTION = 0.1
 """Share of training rows without a caption, so that guidance keeps its meaning."""
 OTHERS = 0.5
 """Share of training rows that show other people: with the person's pictures alone the small model forgets how to draw a head."""
-PEOPLE = sdxl.ROOT / "assets" / "mini_controlnets" / "others.safetensors"
+PEOPLE = ROOT / "assets" / "mini_controlnets" / "others.safetensors"
 USED = {"mini": 0.3, "full": 1.0}
 """Share of the noise levels, from the least noise on, that are learnt: those at which a portrait is painted."""
 SNR_MOST = 5.0
@@ -155,7 +159,7 @@ def weights_of(snr: Tensor, prediction: str) -> Tensor:
     return {"epsilon": kept / snr, "sample": kept}[prediction]
 
 
-def stratified(count: int, levels: int, generator: Any) -> Tensor:
+def stratified(count: int, levels: int, generator: torch.Generator) -> Tensor:
     """``count`` noise levels (int64), one from each of as many equal parts of ``levels``, in random order."""
     place = (torch.arange(count) + torch.rand(count, generator=generator)) / count
     return (place[torch.randperm(count, generator=generator)] * levels).long().clamp(0, levels - 1)
@@ -190,7 +194,7 @@ class Trainer:
         with frozen(self.unet), torch.enable_grad():  # whatever peft adds goes with the block
             weights = self._inject()
             optimiser = torch.optim.AdamW(weights, settings.rate, weight_decay=1e-2)
-            started, step, told, checked = time.monotonic(), 0, 0, 0
+            started, step, since, checked = time.monotonic(), 0, 0, 0
             while True:
                 spent = (time.monotonic() - started) / settings.seconds
                 # The clock counts only where it is ahead of the steps: the rate would else differ a little from run to run.
@@ -199,8 +203,8 @@ class Trainer:
                     break
                 if done >= (checked + 1) / settings.checks:
                     checked = int(done * settings.checks)
-                    self._check(step, told, (1 - done) * (time.monotonic() - started) / max(done, 1e-6))
-                    told = step
+                    self._check(step, since)
+                    since = step
                 for group in optimiser.param_groups:
                     group["lr"] = settings.rate * min(1.0, (step + 1) / 10) * (0.1 + 0.9 * (1 - done))
                 self._step(lessons, optimiser, weights, generator)
@@ -209,7 +213,7 @@ class Trainer:
                 left = (time.monotonic() - started) * (1 - done) / max(done, 1e-6)
                 recent = sum(self.losses[-20:]) / len(self.losses[-20:])
                 self.job.progress(done, f"step {step}, loss {recent:.3f}, about {max(left, 0):.0f} s left")
-            self._check(step, told, 0.0)
+            self._check(step, since)
             seconds = time.monotonic() - started
         self.person.facts["seconds"] = round(seconds, 2)
         return self._kept()
@@ -228,7 +232,9 @@ class Trainer:
             value.requires_grad_(True)
         return weights
 
-    def _step(self, lessons: Lessons, optimiser: Any, weights: list[Tensor], generator: Any) -> None:
+    def _step(
+        self, lessons: Lessons, optimiser: torch.optim.Optimizer, weights: list[Tensor], generator: torch.Generator
+    ) -> None:
         unet, others = self.unet, 0 if lessons.others is None else round(OTHERS * self.settings.batch)
         batch = self.settings.batch
         rows = torch.randint(len(lessons.latents), (batch - others,), generator=generator)
@@ -283,7 +289,9 @@ class Trainer:
         self.unet.eval()
         dtype = pipe.vae.dtype
 
-        def after(_pipe: Any, _step: int, _level: Any, given: dict[str, Tensor]) -> dict[str, Tensor]:
+        def after(
+            _pipe: StableDiffusionXLPipeline, _step: int, _level: Tensor | int, given: dict[str, Tensor]
+        ) -> dict[str, Tensor]:
             self.job.check()
             return given
 
@@ -322,7 +330,7 @@ class Trainer:
         # A drawing without a face is like nobody.
         return float(sum(float(one @ mean) for one in known if one is not None) / len(pictures))
 
-    def _check(self, step: int, since: int, left: float) -> None:
+    def _check(self, step: int, since: int) -> None:
         score, picture = self._validate()
         recent = self.losses[since:] or self.losses[-1:] or [math.nan]
         loss = sum(recent) / len(recent)
@@ -332,7 +340,7 @@ class Trainer:
             state = get_peft_model_state_dict(self.unet, adapter_name="person")
             self.best = (worth, step, {name: value.detach().float().cpu().clone() for name, value in state.items()})
         self.history.append({"step": step, "loss": _rounded(loss), "score": _rounded(score)})
-        self.job.emit(Lesson(step, loss, score, left, picture, best))
+        self.job.emit(Lesson(step, loss, score, picture, best))
         if best:
             self.job.emit(Checkpoint(self._kept(), step, score))
 
