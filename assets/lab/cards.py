@@ -10,6 +10,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from pipelines import golden_noise
+from pipelines.golden_noise import lab
+from pipelines.models import sdxl_tiny
+
 HERE = Path(__file__).parents[1]
 HEAD = """---
 license: apache-2.0
@@ -122,8 +126,6 @@ def command(stage: str, run: dict[str, Any]) -> str:
 
 
 def schedule() -> dict[str, Any]:
-    from pipelines.models import sdxl_tiny
-
     settings, product = sdxl_tiny.cut_schedule(sdxl_tiny.SCHEDULE_STEPS), 1.0
     low, high, steps = settings["beta_start"] ** 0.5, settings["beta_end"] ** 0.5, settings["num_train_timesteps"]
     for index in range(steps):
@@ -163,9 +165,6 @@ STAGES = {
 
 
 def npnet_card() -> str:
-    from pipelines import golden_noise
-    from pipelines.golden_noise import lab
-
     found = facts("mini_npnet")
     measured = facts("golden_noise", "evaluation.json")
     training, report = found.get("training", {}), measured.get("evaluation", {})
@@ -341,7 +340,8 @@ def flux_card() -> str:
         "FLUX.1-Fill's own classes at a size for a laptop's CPU, with the two adapters of GeoRemover (arXiv 2509.18538): a "
         "`FluxTransformer2DModel` (5.0 M parameters; 384 input channels as published), a 16-channel autoencoder of factor 8 "
         "(`AutoencoderTiny`, 0.6 M), two LoRA adapters of rank 64 in the published places and key layout (1.4 M each), and a "
-        "`DepthAnythingForDepthEstimation` (0.5 M). Pictures are 192 x 128. It knows tabletop scenes and nothing else. The prompt is "
+        "`DepthAnythingForDepthEstimation` (0.5 M). It paints 192 x 128 pixels; scenes of the page and of the figures have 768 x 512, into "
+        "which the result is composed. It knows tabletop scenes and nothing else. The prompt is "
         "one constant, so its embedding is a file of random numbers and there are no text encoders; guidance was drawn at random in "
         "training and has no effect.\n\n"
         "- *Fill model*: pictures and inferno depth maps with holes anywhere, so it keeps shadows, as any fill model does.\n"
@@ -440,7 +440,7 @@ def flux_card() -> str:
                 f"The ablation of one stage was taught for {training['one_stage']['minutes']:g} minutes, stage 2 for {sum(_minutes(training['stage2'])):g}: "
                 "their rows differ by that as well.\n\n"
             )
-        text += "The ten scenes of the highest residual (picture with the mask, depth after, result, truth):\n\n![worst](../georemover/worst.png)\n\n"
+        text += "The ten scenes of the highest residual (picture with the mask, depth after, result, truth):\n\n![worst](../georemover/worst.webp)\n\n"
     return text + hashes("mini_flux") + tried("mini_flux")
 
 

@@ -21,7 +21,7 @@ from typing import BinaryIO
 import numpy
 import torch
 
-from pipelines.worlds import tabletop
+from pipelines.worlds import portrait, tabletop
 
 TRAINING_SEED = 1_000_000
 PER_SHARD = 1000
@@ -32,8 +32,6 @@ def world(name: str):
     """The scene module called ``name``."""
     if name == "tabletop":
         return tabletop
-    from pipelines.worlds import portrait
-
     return portrait
 
 

@@ -23,15 +23,17 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torchvision.utils import make_grid, save_image
 
 from assets.lab import chunks
 from assets.verifier.train import accuracy, held_out
 from pipelines import golden_noise
 from pipelines.core.registry import Registry
 from pipelines.core.scores import wilson
-from pipelines.golden_noise.lab import start_noise
+from pipelines.core.weights import manifest
+from pipelines.golden_noise.arms import start_noise
 from pipelines.models import judges, sdxl, sdxl_tiny, verifier
-from pipelines.worlds import grammar, portrait
+from pipelines.worlds import grammar, portrait, tabletop
 from pipelines.worlds.prompts import read_prompt
 
 HERE = Path(__file__).parent
@@ -92,7 +94,7 @@ def draw(pipe, texts: list[str], seeds: list[int], steps: int, guidance: float) 
 
 def drawn(kinds, count: int, stream: str, steps: int, guidance: float, start: int) -> dict[str, Tensor]:
     """Pictures of the first ``count`` prompts of each kind, uint8 (count, 3, 128, 128), drawn or found."""
-    facts = json.dumps([sdxl.manifest("assets/mini_sdxl").get("sha256"), steps, guidance, start], sort_keys=True)
+    facts = json.dumps([manifest("assets/mini_sdxl").get("sha256"), steps, guidance, start], sort_keys=True)
     folder = DONE / f"sdxl-{stream}-{hashlib.sha256(facts.encode()).hexdigest()[:16]}"
     texts, opened = {kind: prompts(kind, count, stream) for kind in kinds}, []
 
@@ -179,8 +181,6 @@ def renders_like(world: str, solids: int | None, count: int) -> Tensor:
     """Held-out renders to compare with drawn pictures of the same kind."""
     if world == "portrait":
         return held_out(world, count)[0]
-    from pipelines.worlds import tabletop
-
     return torch.cat([tabletop.render([tabletop.sample(600_000 + i, solids)]).image for i in range(count)])
 
 
@@ -199,7 +199,7 @@ def main() -> None:
     parser.add_argument("--validation", action="store_true", help="other prompts and seeds, to choose settings on")
     parser.add_argument("--start", type=int, default=sdxl_tiny.SCHEDULE_STEPS, help="noise level sampling starts at")
     parser.add_argument("--kinds", default=",".join(KINDS))
-    arguments = parser.parse_args()
+    arguments = chunks.arguments_of(parser)
     started = time.monotonic()
     found = evaluate(
         arguments.prompts,
@@ -214,8 +214,6 @@ def main() -> None:
         return
     report, pictures = found
     if arguments.sheet:
-        from torchvision.utils import make_grid, save_image
-
         save_image(make_grid(torch.cat([p[:12] for p in pictures.values()]), 6, padding=2), HERE / "samples.png")
     report["minutes"] = round((time.monotonic() - started) / 60, 1)
     if arguments.write:

@@ -22,15 +22,22 @@ import hashlib
 import json
 import os
 import random
+import string
 from pathlib import Path
 
 import numpy
 import torch
 import torch.nn.functional as F
+from diffusers import AutoencoderTiny, DDIMScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor
+from torchvision.utils import save_image
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
+from assets.lab import shards as data
 from assets.lab import training
 from pipelines.models import sdxl_tiny
+from pipelines.worlds import grammar, portrait
 
 HERE = Path(__file__).parent
 RUNS = Path("data/runs")
@@ -140,8 +147,6 @@ def save_vae(model) -> None:
 
 def train_decoder(minutes: float, device: str) -> None:
     """Train the decoder on, on whole pictures, with the encoder frozen: latents that were computed stay valid."""
-    from diffusers import AutoencoderTiny
-
     model = AutoencoderTiny.from_pretrained(HERE / "vae", torch_dtype=torch.float32).to(device)
     model = model.to(memory_format=torch.channels_last)
     worlds = [training.Pictures(Path("data"), name) for name in ("tabletop", "portrait")]
@@ -167,13 +172,6 @@ def train_decoder(minutes: float, device: str) -> None:
 
 def make_tokenizer():
     """A CLIPTokenizer in which every word of our captions is one token; other words fall into pieces."""
-    import string
-
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
-    from transformers import CLIPTokenizer
-
-    from pipelines.worlds import grammar, portrait
-
     known = sorted({*grammar.vocabulary(), *portrait.vocabulary()})
     learner = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     learner.normalizer, learner.pre_tokenizer = normalizers.Lowercase(), pre_tokenizers.ByteLevel(False)
@@ -202,8 +200,6 @@ def tokens(tokenizer, captions: list[str]) -> Tensor:
 
 def text_heads() -> dict[str, int]:
     """What the text encoders are first taught to tell from a caption: name -> number of answers (0 = not said)."""
-    from pipelines.worlds import grammar, portrait
-
     heads = {"world": 2, "count": 4, "relation": len(grammar.RELATIONS) + 1}
     heads |= {"floor": len(grammar.FLOORS) + 1, "backdrop": len(grammar.BACKDROPS) + 1}
     for place in (*range(3), "left", "right"):
@@ -214,7 +210,6 @@ def text_heads() -> dict[str, int]:
 
 def text_answers(caption: str, is_portrait: bool) -> dict[str, int]:
     """The right answers for one caption of our own grammar."""
-    from pipelines.worlds import grammar, portrait
 
     def index(values, value) -> int:
         return 0 if value is None else values.index(value) + 1
@@ -238,8 +233,6 @@ def text_answers(caption: str, is_portrait: bool) -> dict[str, int]:
 
 def random_caption(rng: random.Random) -> tuple[str, bool]:
     """A caption of either world, and whether it is a portrait's."""
-    from pipelines.worlds import grammar, portrait
-
     if rng.random() < 0.3:
         return portrait.caption(portrait.sample(rng.randrange(10**9)), rng), True
     return grammar.phrase(grammar.random_request(rng, rng.choices((1, 2, 3), (0.35, 0.5, 0.15))[0]), rng), False
@@ -338,8 +331,6 @@ class Latents:
     """Scaled latents of every cached picture, encoded once and kept beside the pictures."""
 
     def __init__(self, device: str) -> None:
-        from diffusers import AutoencoderTiny
-
         self.vae = AutoencoderTiny.from_pretrained(HERE / "vae", torch_dtype=torch.float32).eval().to(device)
         self.vae = self.vae.to(memory_format=torch.channels_last)
         self.worlds = [training.Pictures(Path("data"), name) for name in ("tabletop", "portrait")]
@@ -366,8 +357,6 @@ class Latents:
         """Take in shards that have come since the last look, at most ``most`` of each world; a new shard takes
         some seconds on a CPU, one that was encoded before none. Portraits, of which there are fewer, come with their
         mirror images: their captions say nothing of left and right, so they stay true."""
-        from assets.lab import shards as data
-
         for world in self.worlds:
             world.refresh()
             module, fresh = data.world(world.name), 0
@@ -414,8 +403,6 @@ def conditioning(teacher, ids: Tensor, dropped: Tensor) -> tuple[Tensor, dict[st
 
 def readers(device: str):
     """Tokenizer and the trained text encoders, from the stage ``text``; without its checkpoint, from the folder."""
-    from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
-
     tokenizer = CLIPTokenizer.from_pretrained(HERE / "tokenizer")
     if (RUNS / "text.pt").exists():
         teacher = make_teacher(tokenizer)
@@ -429,8 +416,6 @@ def readers(device: str):
 
 def export(minutes: float, device: str) -> None:
     """Write the pipeline from the UNet's last checkpoint, while or after it trains."""
-    from diffusers import AutoencoderTiny
-
     model = sdxl_tiny.unet()
     model.load_state_dict(torch.load(RUNS / "unet.pt", map_location="cpu", weights_only=True)["average"])
     vae = AutoencoderTiny.from_pretrained(HERE / "vae", torch_dtype=torch.float32)
@@ -439,10 +424,6 @@ def export(minutes: float, device: str) -> None:
 
 
 def train_unet(minutes: float, device: str, batch: int = 32) -> None:
-    from diffusers import DDIMScheduler, UNet2DConditionModel
-
-    from assets.lab import shards as data
-
     tokenizer, teacher = readers(device)
     torch.manual_seed(SEED)
     shipped, earlier = HERE / "unet", []
@@ -490,8 +471,6 @@ def train_unet(minutes: float, device: str, batch: int = 32) -> None:
         return (weight * (predicted - velocity) ** 2).mean() / weight.mean()
 
     def report(average: torch.nn.Module) -> str:
-        from torchvision.utils import save_image
-
         pipe = assemble(average, latents.vae, teacher, tokenizer)
         pipe.set_progress_bar_config(disable=True)
         rng = random.Random("unet report")
@@ -529,8 +508,6 @@ def train_unet(minutes: float, device: str, batch: int = 32) -> None:
 
 def assemble(unet, vae, teacher, tokenizer):
     """The plain diffusers pipeline around the trained parts."""
-    from diffusers import DDIMScheduler, StableDiffusionXLPipeline
-
     return StableDiffusionXLPipeline(
         vae=vae,
         text_encoder=teacher.first,

@@ -23,11 +23,15 @@ from pathlib import Path
 import numpy
 import torch
 import torch.nn.functional as F
+from diffusers import AutoencoderDC
 from torch import Tensor, nn
+from torchvision.utils import make_grid, save_image
+from transformers import SegformerForSemanticSegmentation
 
 from assets.lab import training
 from assets.mini_sdxl2 import data, models, optimisers
 from assets.mini_sdxl2.loop import Progress, Schedule, autocast, learn
+from pipelines.models.verifier import SceneVerifier
 
 HERE = Path(__file__).parent
 RUNS = Path("data/runs2")
@@ -91,10 +95,6 @@ class Perceptual(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        from transformers import SegformerForSemanticSegmentation
-
-        from pipelines.models.verifier import SceneVerifier
-
         verifier = SceneVerifier.from_pretrained("assets/verifier/reward").float().eval()
         parser = SegformerForSemanticSegmentation.from_pretrained("assets/mini_faces/parser").float().eval()
         self.verifier, self.parser = verifier.backbone.requires_grad_(False), parser.segformer.requires_grad_(False)
@@ -134,8 +134,6 @@ def edges_loss(drawn: Tensor, image: Tensor) -> Tensor:
 
 def start(folder: Path = HERE / "vae") -> nn.Module:
     """The autoencoder in the repository, in float32; a new one where there is none."""
-    from diffusers import AutoencoderDC
-
     torch.manual_seed(SEED)
     if (folder / "config.json").exists():
         print(f"going on from {folder}", flush=True)
@@ -193,40 +191,83 @@ class Discriminator(nn.Module):
         return self.layers(image)
 
 
-def train_decoder(minutes: float, rate: float, batch: int, device: str, weight: float = 0.05) -> None:
+class Made:
+    """What the UNet makes (:mod:`assets.mini_sdxl2.made`), in crops of ``CROP`` pixels, both worlds in turn."""
+
+    def __init__(self, worlds: list[Shards]) -> None:
+        self.worlds = worlds
+        kept = [torch.load(RUNS / f"made-{world.name}.pt", weights_only=True) for world in worlds]
+        self.latents = {kind: [torch.cat([row["latents"] for row in one[kind]]) for one in kept] for kind in kept[0]}
+        self.places = [[place for row in one["pairs"] for place in row["places"]] for one in kept]
+
+    def crops(self, kind: str, step: int, batch: int) -> tuple[Tensor, Tensor]:
+        """Scaled latents (B, 16, 8, 8), and the pictures (B, 3, 128, 128) in [-1, 1] that they were made of: those of
+        "drawn" were made of none, and get any."""
+        rng = numpy.random.default_rng((SEED, step, len(kind)))
+        cells = CROP // models.FACTOR
+        latents, pictures = [], []
+        for number in range(batch):
+            which = (step + number) % 2
+            chosen = int(rng.integers(len(self.latents[kind][which])))
+            top, left = rng.integers(0, models.CELLS - cells + 1, 2)
+            latents.append(self.latents[kind][which][chosen, :, top : top + cells, left : left + cells].float())
+            shard, place, mirror = self.places[which][chosen % len(self.places[which])]
+            picture = self.worlds[which].pictures[shard][place]
+            picture = picture[..., ::-1] if mirror else picture
+            rows, columns = top * models.FACTOR, left * models.FACTOR
+            picture = picture[:, rows : rows + CROP, columns : columns + CROP].copy()
+            pictures.append(torch.from_numpy(picture).float() / 127.5 - 1)
+        image = torch.stack(pictures).contiguous(memory_format=torch.channels_last)
+        return torch.stack(latents), image
+
+
+def train_decoder(minutes: float, rate: float, batch: int, device: str, weight: float = 0.1) -> None:
     """Train the decoder on, with the encoder frozen, so that latents that were computed stay valid.
 
-    A patch discriminator learns beside it (hinge losses); it is not kept in the repository and starts anew.
+    Of each batch a quarter are the encoder's latents, a quarter are pairs of :mod:`~assets.mini_sdxl2.made` (both are to give their
+    picture) and half are drawn from noise: they are only to look like a render to a patch discriminator, and to stay what they were
+    in blocks of 8 x 8 pixels. The discriminator sees renders of the same place in a picture. It is not kept and starts anew.
     """
     model = start().to(device, memory_format=torch.channels_last)
     model.encoder.requires_grad_(False)
+    before = copy.deepcopy(model.decoder).requires_grad_(False)
     perceptual = Perceptual().to(device, memory_format=torch.channels_last)
     critic = Discriminator().to(device, memory_format=torch.channels_last)
-    critic_optimiser = torch.optim.AdamW(critic.parameters(), rate, betas=(0.5, 0.99))
+    critic_optimiser = torch.optim.AdamW(critic.parameters(), 4 * rate, betas=(0.5, 0.99))
     worlds = [Shards(world) for world in WORLDS]
+    made, scale, quarter = Made(worlds), model.config.scaling_factor, batch // 4
+    rim = models.FACTOR  # a crop's border sees no neighbours
 
     def loss_of_step(number: int) -> Tensor:
-        image = crops(worlds, 10**6 + number, batch, CROP)[0].to(device)
+        image = crops(worlds, 10**6 + number, quarter, CROP)[0].to(device)
+        pairs, of_pairs = made.crops("pairs", number, quarter)
+        drawn_latents, like = made.crops("drawn", number, batch - 2 * quarter)
+        wanted = torch.cat((image, of_pairs.to(device)))
         with torch.no_grad(), autocast(device):
-            latents = model.encode(image).latent.float()
-        blur = 0.1 * torch.rand(batch, 1, 1, 1, device=device)
+            latents = torch.cat(
+                (model.encode(image).latent.float(), torch.cat((pairs, drawn_latents)).to(device) / scale)
+            )
+            anchor = before(latents[2 * quarter :]).float()
         with autocast(device):
-            # As many units as the deviation of the latents: what is added stays the same share of them.
-            drawn = model.decode(
-                latents + blur / model.config.scaling_factor * torch.randn_like(latents)
-            ).sample.float()
-            seen = perceptual(drawn, image)
-            judged, real = critic(drawn.detach()).float(), critic(image).float()
-        critic_loss = F.relu(1 - real).mean() + F.relu(1 + judged).mean()
+            everything = model.decode(latents).sample.float()[..., rim:-rim, rim:-rim]
+            drawn, free = everything.split((2 * quarter, batch - 2 * quarter))
+            wanted, real = (
+                wanted[..., rim:-rim, rim:-rim],
+                torch.cat((wanted, like.to(device)))[..., rim:-rim, rim:-rim],
+            )
+            seen = perceptual(drawn, wanted)
+            judged, true = critic(everything.detach()).float(), critic(real).float()
+        critic_loss = F.relu(1 - true).mean() + F.relu(1 + judged).mean()
         critic_optimiser.zero_grad(set_to_none=True)
         critic_loss.backward()
         critic_optimiser.step()
-        loss = (drawn - image).abs().mean() + F.mse_loss(drawn, image) + edges_loss(drawn, image) + 0.2 * seen
+        loss = (drawn - wanted).abs().mean() + F.mse_loss(drawn, wanted) + edges_loss(drawn, wanted) + 0.2 * seen
+        kept = F.avg_pool2d(free, 8) - F.avg_pool2d(anchor[..., rim:-rim, rim:-rim], 8)
         critic.requires_grad_(False)
         with autocast(device):
-            fooled = -critic(drawn).float().mean()
+            fooled = -critic(everything).float().mean()
         critic.requires_grad_(True)
-        return loss + weight * min(1.0, number / 500) * fooled
+        return loss + kept.abs().mean() + weight * min(1.0, number / 300) * fooled
 
     optimiser = torch.optim.AdamW(model.decoder.parameters(), rate, weight_decay=1e-4, betas=(0.9, 0.99))
     schedule = Schedule(minutes, warmup=50, cool=0.25, power=16, report_seconds=300)
@@ -273,8 +314,6 @@ def save(model: nn.Module, progress: Progress, stage: str, fold: bool) -> None:
 @torch.no_grad()
 def measure(model: nn.Module, sheet: Path | None = None, count: int = 12) -> str:
     """PSNR and spread of latents on held-out pictures of each world, whole; ``sheet`` shows them beside the pictures."""
-    from torchvision.utils import make_grid, save_image
-
     parts, rows = [], []
     for world in WORLDS:
         image = held_out(world, count).to(model.device) * 2 - 1

@@ -30,14 +30,16 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from diffusers import AutoencoderDC, DDIMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
+from torchvision.utils import make_grid, save_image
 
 from assets.lab import chunks, training
 from assets.mini_sdxl.evaluate import KINDS, frechet, kernel_distance, prompts, share
 from assets.mini_sdxl2 import fast, models
 from pipelines import golden_noise
 from pipelines.core.registry import Registry
-from pipelines.golden_noise.lab import start_noise
+from pipelines.golden_noise.arms import start_noise
 from pipelines.models import judges, sdxl, verifier
 from pipelines.worlds import portrait, tabletop
 from pipelines.worlds.portrait import clay
@@ -96,8 +98,6 @@ def open_pipeline(first: bool = False):
     with Registry("cpu").lease(*sdxl.MINI.parts) as parts:
         if first:
             return sdxl.build(parts)
-        from diffusers import AutoencoderDC, DDIMScheduler, UNet2DConditionModel
-
         parts = dict(zip(sdxl.PARTS, parts, strict=True))
         parts["unet"] = UNet2DConditionModel.from_pretrained(HERE / "unet", torch_dtype=torch.float32).eval()
         parts["vae"] = AutoencoderDC.from_pretrained(HERE / "vae", torch_dtype=torch.float32).eval()
@@ -236,8 +236,6 @@ def compare(judge: verifier.SceneVerifier, drawn: dict[str, Tensor], real: dict[
 
 def sheet(path: Path, drawn: dict[str, Tensor], real: dict[str, Tensor], count: int = 12) -> None:
     """The first pictures of each kind, none left out: a row drawn, below it the renders of the same captions."""
-    from torchvision.utils import make_grid, save_image
-
     rows = []
     for kind, images in drawn.items():
         for first in range(0, min(count, len(images)), 6):
@@ -255,7 +253,7 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="keep the figures, as evaluation.json and in curve.json")
     parser.add_argument("--floor", action="store_true", help="renders against other renders of the same captions")
     parser.add_argument("--first", action="store_true", help="the first generation, enlarged to 256 pixels")
-    arguments = parser.parse_args()
+    arguments = chunks.arguments_of(parser)
     torch.set_num_threads(1)
     started = time.monotonic()
     facts = training.read_json((HERE.parent / "mini_sdxl" if arguments.first else HERE) / "manifest.json")

@@ -6,6 +6,14 @@ UNet can attend at every level, and the decoder, not the UNet, paints what is fi
 
 from __future__ import annotations
 
+from diffusers import AutoencoderDC, UNet2DConditionModel
+from diffusers.models.autoencoders.autoencoder_dc import ResBlock
+from diffusers.models.resnet import ResnetBlock2D
+from diffusers.models.transformers.transformer_2d import Transformer2DModel
+from torch import nn
+
+from pipelines.models.sdxl_tiny import POOLED, TIME_ID_WIDTH, TIME_IDS, WIDTHS
+
 SIZE = 256
 CELLS = 16
 CHANNELS = 16
@@ -19,10 +27,6 @@ def autoencoder():
     It has no normalisation over space, so it may be trained on crops. Without the shortcuts past its innermost
     convolutions, mean and spread of the latents can be folded into those (:func:`assets.mini_sdxl2.train.centre`).
     """
-    from diffusers import AutoencoderDC
-    from diffusers.models.autoencoders.autoencoder_dc import ResBlock
-    from torch import nn
-
     widths = (32, 32, 64, 128, 128)
     model = AutoencoderDC(
         latent_channels=CHANNELS,
@@ -50,13 +54,6 @@ def unet():
 
     As the autoencoder's, its residual branches begin at zero.
     """
-    from diffusers import UNet2DConditionModel
-    from diffusers.models.resnet import ResnetBlock2D
-    from diffusers.models.transformers.transformer_2d import Transformer2DModel
-    from torch import nn
-
-    from pipelines.models.sdxl_tiny import POOLED, TIME_ID_WIDTH, TIME_IDS, WIDTHS
-
     model = UNet2DConditionModel(
         sample_size=CELLS,
         in_channels=CHANNELS,

@@ -27,6 +27,8 @@ from pathlib import Path
 
 import numpy
 import torch
+from diffusers import AutoencoderDC, DDIMScheduler, UNet2DConditionModel
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from assets.lab import training
@@ -39,14 +41,14 @@ from pipelines.models import sdxl_tiny
 HERE = Path(__file__).parent
 RUNS = Path("data/runs2")
 STATE = HERE / "state"
+MIDDLE = (0.1, 0.55)
+"""Of all noise levels, those in which shapes are decided: above them only floor, backdrop and colour are, below them texture."""
 
 
 # ------------------------------------------------------------------------------------------ latents
 
 
 def load_autoencoder(folder: Path = HERE / "vae"):
-    from diffusers import AutoencoderDC
-
     model = AutoencoderDC.from_pretrained(folder, torch_dtype=torch.float32).eval().requires_grad_(False)
     return model.to(memory_format=torch.channels_last)
 
@@ -98,12 +100,17 @@ class Latents:
 
     def draw(self, name: str, rng: random.Random) -> tuple[Tensor, Tensor, str]:
         """Latent (16, 16, 16), truth maps (12, 16, 16) in [0, 1] and a caption of one picture or mirror image."""
+        latent, words, (shard, place, mirror) = self.draw_at(name, rng)
+        maps = torch.from_numpy(self.shards[name].maps[shard][place].copy()).float() / 255
+        return latent, data.mirrored_maps(maps) if mirror else maps, words
+
+    def draw_at(self, name: str, rng: random.Random) -> tuple[Tensor, str, tuple[int, int, bool]]:
+        """Latent and caption, and which they are of: shard, place in it, and whether it is the mirror image."""
         shard, mirror = rng.choice(self.known[name]), rng.random() < 0.5
         count = len(self.rows[name, shard]) // 2  # the mirror images are the second half
         place = rng.randrange(count)
         latent = self.rows[name, shard][place + count * mirror].float()
-        maps = torch.from_numpy(self.shards[name].maps[shard][place].copy()).float() / 255
-        return latent, data.mirrored_maps(maps) if mirror else maps, caption(name, shard, place, mirror, rng)
+        return latent, caption(name, shard, place, mirror, rng), (shard, place, mirror)
 
 
 def caption(name: str, shard: int, place: int, mirror: bool, rng: random.Random) -> str:
@@ -146,8 +153,13 @@ class Student(nn.Module):
 
 
 def new_student() -> Student:
+    from diffusers.models.attention_processor import AttnProcessor
+
     torch.manual_seed(SEED)
-    return Student(models.unet())
+    student = Student(models.unet())
+    # Plain products of matrices: backward through a CPU's fused attention takes several times as long on 256 cells.
+    student.unet.set_attn_processor(AttnProcessor())
+    return student
 
 
 def conditioning(teacher, ids: Tensor, dropped: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -163,17 +175,17 @@ def conditioning(teacher, ids: Tensor, dropped: Tensor) -> tuple[Tensor, dict[st
 
 def signal_shares() -> Tensor:
     """Share of signal (alpha-bar) at each of SDXL's 1,000 levels."""
-    from diffusers import DDIMScheduler
-
     return DDIMScheduler(**sdxl_tiny.sampler(sdxl_tiny.BETA_STEPS)).alphas_cumprod
 
 
 class Task:
     """One step of diffusion training as a function of its number; :meth:`held_out` is the same on kept pictures."""
 
-    def __init__(self, student: Student, latents: Latents, batch: int, portraits: float, truth: float) -> None:
+    def __init__(
+        self, student: Student, latents: Latents, batch: int, portraits: float, truth: float, middle: float = 0.0
+    ) -> None:
         self.student, self.latents, self.batch = student, latents, batch
-        self.portraits, self.truth = portraits, truth
+        self.portraits, self.truth, self.middle = portraits, truth, middle
         self.device = str(next(student.parameters()).device)
         self.tokenizer, self.teacher = first_generation.readers(self.device)
         self.signal = signal_shares()
@@ -181,10 +193,11 @@ class Task:
     def __call__(self, number: int) -> Tensor:
         if number % 100 == 0:
             self.latents.refresh(1)
-        loss, truth = self.losses(self.student, number, self.batch)
+        loss, truth = self.losses(self.student, number, self.batch, self.middle)
         return loss + self.truth * truth
 
-    def losses(self, student: Student, number: int, batch: int) -> tuple[Tensor, Tensor]:
+    def losses(self, student: Student, number: int, batch: int, middle: float = 0.0) -> tuple[Tensor, Tensor]:
+        """Of the velocities and of the read-outs. A share ``middle`` of the timesteps is of :data:`MIDDLE`, the rest of all."""
         rng = random.Random(f"unet {SEED} {number}")
         generator = torch.Generator().manual_seed(SEED * 1_000_003 + number)
         kinds = [int((place + 0.5) / batch < self.portraits) for place in range(batch)]
@@ -193,6 +206,10 @@ class Task:
         noise = torch.randn(clean.shape, generator=generator)
         # One timestep in each of `batch` equal slices: the same distribution with less variance.
         position = (torch.arange(batch) + torch.rand(batch, generator=generator)) / batch
+        if middle:
+            inside, low, high = position < middle, *MIDDLE
+            position = torch.where(inside, low + position / middle * (high - low), (position - middle) / (1 - middle))
+            position.clamp_(max=1 - 1e-6)
         steps = (position[torch.randperm(batch, generator=generator)] * sdxl_tiny.BETA_STEPS).long()
         share = self.signal[steps].view(-1, 1, 1, 1).to(self.device)
         clean, maps, noise, steps = (part.to(self.device) for part in (clean, maps, noise, steps))
@@ -218,9 +235,6 @@ def start(state: Path = STATE, weights: Path = HERE / "unet") -> tuple[Student, 
     student = new_student()
     if not (state / "state.json").exists():
         return student, None, Progress()
-    from diffusers import UNet2DConditionModel
-    from safetensors.torch import load_file
-
     average = Average(student)
     unet = UNet2DConditionModel.from_pretrained(weights, torch_dtype=torch.float32)
     average.model.unet.load_state_dict(unet.state_dict())
@@ -240,7 +254,7 @@ def train_unet(arguments: argparse.Namespace) -> None:
         average.model.to(arguments.device)
     latents = Latents(load_autoencoder(arguments.vae).to(arguments.device))
     latents.refresh(1)
-    task = Task(student, latents, arguments.batch, arguments.portraits, arguments.truth)
+    task = Task(student, latents, arguments.batch, arguments.portraits, arguments.truth, arguments.middle)
     optimiser = {
         "muon": lambda: optimisers.muon(student, arguments.rate),
         "adamw": lambda: torch.optim.AdamW(student.parameters(), arguments.rate, weight_decay=1e-3, betas=(0.9, 0.99)),
@@ -299,8 +313,6 @@ class HeldOut:
 
 def export(name: str = "unet") -> None:
     """Write the averaged UNet in float16 and the scheduler, from the last checkpoint."""
-    from diffusers import DDIMScheduler
-
     _averaged(RUNS / f"{name}.pt").unet.half().save_pretrained(HERE / "unet", max_shard_size="9MB")
     DDIMScheduler(**sdxl_tiny.sampler()).save_pretrained(HERE / "scheduler")
     progress = torch.load(RUNS / f"{name}.pt", map_location="cpu", weights_only=True)["progress"]
@@ -309,8 +321,6 @@ def export(name: str = "unet") -> None:
 
 def write_state(name: str = "unet") -> None:
     """Export, and write beside it what a new machine needs to go on."""
-    from safetensors.torch import save_file
-
     export(name)
     stored = torch.load(RUNS / f"{name}.pt", map_location="cpu", weights_only=True)
     model, average = new_student(), _averaged(RUNS / f"{name}.pt")
@@ -338,6 +348,7 @@ def main() -> None:
     parser.add_argument("--cool", type=float, default=0.0)
     parser.add_argument("--power", type=float, default=12.0)
     parser.add_argument("--portraits", type=float, default=0.5, help="share of portraits")
+    parser.add_argument("--middle", type=float, default=0.0, help="share of the middle noise levels, beside their own")
     parser.add_argument("--truth", type=float, default=0.5, help="weight of the truth read-outs; 0: none")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--vae", type=Path, default=HERE / "vae")
