@@ -3,6 +3,7 @@
     python -m tests.bench               # start-up, then runs through the public endpoint, guided decoding, removals
     python -m tests.bench --starts 9 --runs 0 --guided 0 --removals 0
     python -m tests.bench --starts 0 --runs 0 --guided 0 --removals 0 --portraits 3     # learning a person, portraits after it
+    python -m tests.bench --starts 0 --runs 0 --guided 0 --removals 0 --workers 4       # two workers beside one; needs ".[ray]"
 
 Start-up is the time from starting the process to the first complete answer of `/`, for the app and, in turn with it,
 for an empty `gr.Blocks` in the same environment. Memory is the peak of the process (VmHWM, Linux only).
@@ -25,7 +26,24 @@ from operator import truediv
 from pathlib import Path
 from typing import Any
 
+import torch
+from gradio_client import Client
+from PIL import Image
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+
+from assets.megaportrait.evaluate import speed
+from pipelines import georemover, golden_noise
+from pipelines.concept_guidance import conversation, steering
+from pipelines.concept_guidance.concepts import Concept
+from pipelines.concept_guidance.layers import choose_layers
+from pipelines.core import lane, ray_head, workers
+from pipelines.core.lane import run_blocking
+from pipelines.core.registry import Registry
+from pipelines.georemover import Cache, Request, Settings
+from tests import workers_page
 from tests.environment import free_port
+from tests.faults import storm
+from tests.faults.storm import Visitor
 
 ROOT = Path(__file__).resolve().parent.parent
 EMPTY = (
@@ -95,8 +113,6 @@ def start_up(times: int) -> dict:
 
 def runs(times: int, visitors: int) -> dict:
     """One first run, `times` runs one after the other, then `visitors` at once, all with 25 steps."""
-    from gradio_client import Client
-
     port = free_port()
     with serving(commands(port)["app"], port) as (pid, _):
         url = f"http://127.0.0.1:{port}"
@@ -129,9 +145,6 @@ def runs(times: int, visitors: int) -> dict:
 def guided(repeats: int) -> dict:
     """Guided decoding beside plain decoding, and both rows in one batch: mini-llama, and a random Llama of 110 M parameters
     in float32 and bfloat16."""
-    import torch
-    from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
-
     mini = AutoModelForCausalLM.from_pretrained(ROOT / "assets/mini_llama", dtype=torch.float32).eval()
     found = {"mini-llama": guided_speed(mini, repeats=6 * repeats)}
     torch.manual_seed(0)
@@ -161,12 +174,6 @@ def guided_speed(model: Any, tokens: int = 64, repeats: int = 5, prompt: int = 1
     Half of the layers are guided at the norm before attention. The three take turns; speeds are medians, ratios are
     medians of the ratios within a turn.
     """
-    import torch
-
-    from pipelines.concept_guidance import steering
-    from pipelines.concept_guidance.concepts import Concept
-    from pipelines.concept_guidance.layers import choose_layers
-
     body = steering.anatomy(model)
     concept = Concept("0", torch.randn(body.layers, body.width, generator=torch.Generator().manual_seed(0)))
     layers = choose_layers("best", body.layers)
@@ -175,7 +182,7 @@ def guided_speed(model: Any, tokens: int = 64, repeats: int = 5, prompt: int = 1
         guide = steering.Guide(model, [steering.Push(concept, strengths, layers)], len(strengths))
         prompts = [[1 + n % 7 for n in range(prompt)]] * len(strengths)
         began = time.perf_counter()
-        steering.decode(model, prompts, steering.Sampling(max_tokens=tokens), guide if guide.edits else None)
+        steering.decode(model, prompts, conversation.Sampling(max_tokens=tokens), guide if guide.edits else None)
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         return time.perf_counter() - began
@@ -197,14 +204,6 @@ def guided_speed(model: Any, tokens: int = 64, repeats: int = 5, prompt: int = 1
 
 def removals(times: int) -> dict:
     """Seconds of one removal on a rendered scene after a warm-up, at the defaults and with the faster preset."""
-    import torch
-    from PIL import Image
-
-    from pipelines import georemover
-    from pipelines.core.lane import run_blocking
-    from pipelines.core.registry import Registry
-    from pipelines.georemover import Cache, Request, Settings
-
     registry, found = Registry("cpu"), {"threads": torch.get_num_threads()}
     for name in ("defaults", "faster"):
         seconds = []
@@ -212,7 +211,7 @@ def removals(times: int) -> dict:
             pair = georemover.EXAMPLES[turn % len(georemover.EXAMPLES)].pair()
             request = Request(Image.fromarray(pair.image), pair.mask, Settings.of("mini", fast=name == "faster"))
             began = time.perf_counter()
-            run_blocking(georemover.remove, registry, request, Cache())
+            run_blocking(georemover.generate, registry, request, Cache())
             seconds.append(round(time.perf_counter() - began, 3))
         found[name] = {"warm_up_s": seconds[0], "median_s": statistics.median(seconds[1:]), "most_s": max(seconds[1:])}
         print(f"removal, {name}: {found[name]}", flush=True)
@@ -221,9 +220,76 @@ def removals(times: int) -> dict:
 
 def portraits(times: int) -> dict:
     """Seconds of learning a person from five pictures and of a portrait after it, at the defaults and with the faster preset."""
-    from assets.megaportrait.evaluate import speed
-
     return speed(times)
+
+
+def with_workers(rounds: int) -> dict:
+    """Pictures a second of two workers and of one, each with one thread, in turn on one page each."""
+    pictures, steps, found = 12, 25, {}
+    speed: dict[int, list[float]] = {1: [], 2: []}
+    with workers_page.serving(1, OMP_NUM_THREADS="1") as one, workers_page.serving(2, OMP_NUM_THREADS="1") as two:
+        pages = {1: one, 2: two}
+        for count, page in pages.items():
+            found[f"ready_{count}_s"] = round(page.ready(count), 1)
+
+        def draw(count: int, visitors: int, each: int) -> float:
+            """Pairs of pictures a second."""
+
+            def visit(number: int) -> None:
+                visitor = Visitor(pages[count].address)
+                for turn in range(each):
+                    visitor.picture(storm.noise(number * each + turn, steps))
+
+            began = time.perf_counter()
+            with ThreadPoolExecutor(visitors) as pool:
+                list(pool.map(visit, range(visitors)))
+            return visitors * each / (time.perf_counter() - began)
+
+        for turn in range(rounds + 1):
+            for count in (1, 2) if turn % 2 else (2, 1):
+                each = pictures // 4 if turn else 2
+                speed[count].append(round(draw(count, 4, each), 4))
+            print(f"workers {turn} of {rounds}: { {n: s[-1] for n, s in speed.items()} }", flush=True)
+    ratios = [two / one for one, two in zip(speed[1][1:], speed[2][1:], strict=True)]
+    return {**found, "pairs_per_s": speed, "two_to_one": round(statistics.median(ratios), 3)}
+
+
+def killed(times: int) -> dict:
+    """So many workers killed at random moments while four visitors run one thing after another, each of whom must get his bytes."""
+    with workers_page.serving(2, OMP_NUM_THREADS="1") as page:
+        page.ready(2)
+        pictures = {seed: Visitor(page.address).picture(storm.noise(seed, 8)) for seed in range(4)}
+        runs, kills = workers_page.visits_with_kills(page, pictures, times, 8)
+    print(f"{kills} workers killed in {runs} runs, all whole", flush=True)
+    return {"killed": kills, "runs": runs}
+
+
+def border(rounds: int) -> dict:
+    """Seconds of a run through a worker and of the same run in this process, in turn, each with one thread; medians."""
+    torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"
+    ray_head.behind_a_token()
+    from pipelines.core import ray_workers
+
+    pool, here = workers.Pool(), Registry("cpu")
+    there = workers.PageRegistry(pool)
+    cluster = ray_workers.Cluster("1", pool, there)
+    cluster.start()
+    taken: dict[str, list[float]] = {"here": [], "worker": []}
+    try:
+        for turn in range(rounds + 1):
+            for name in sorted(taken, reverse=turn % 2 == 0):
+                lane.send_elsewhere(*((pool.dispatch, pool) if name == "worker" else (None,)))
+                began = time.perf_counter()
+                registry = there if name == "worker" else here
+                run_blocking(golden_noise.generate, registry, golden_noise.Settings.of("mini"))
+                if turn:
+                    taken[name].append(time.perf_counter() - began)
+    finally:
+        lane.send_elsewhere(None)
+        cluster.close()
+    ratio = statistics.median(w / h for w, h in zip(taken["worker"], taken["here"], strict=True))
+    return {**{f"{k}_median_s": round(statistics.median(v), 3) for k, v in taken.items()}, "ratio": round(ratio, 4)}
 
 
 def main() -> None:
@@ -234,6 +300,8 @@ def main() -> None:
     parser.add_argument("--guided", type=int, default=5, help="rounds of guided decoding; 0 leaves it out")
     parser.add_argument("--removals", type=int, default=5, help="removals at each preset; 0 leaves them out")
     parser.add_argument("--portraits", type=int, default=0, help="persons to learn, a minute each; 0 leaves them out")
+    parser.add_argument("--workers", type=int, default=0, help="rounds with one worker and with two; 0 leaves them out")
+    parser.add_argument("--kills", type=int, default=0, help="workers to kill in a stream of runs")
     chosen = parser.parse_args()
     result: dict = {"commit": commit(), "python": platform.python_version(), "cores": os.cpu_count()}
     if chosen.starts:
@@ -246,6 +314,12 @@ def main() -> None:
         result["removals"] = removals(chosen.removals)
     if chosen.portraits:
         result["portraits"] = portraits(chosen.portraits)
+    if chosen.workers:
+        result["border"] = border(3 * chosen.workers)
+        print(f"border: {result['border']}", flush=True)
+        result["workers"] = with_workers(chosen.workers)
+    if chosen.kills:
+        result["kills"] = killed(chosen.kills)
     print(json.dumps(result))
 
 

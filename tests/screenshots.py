@@ -1,6 +1,6 @@
 """Take the README's pictures: `python -m tests.screenshots`. Needs Chromium, as the browser tests do.
 
-Desktop and phone, light and dark: each tab after a finished run of an example.
+Desktop and phone, light and dark: each tab after a finished run of an example; with ``--talk`` each slide of the talk.
 """
 
 from __future__ import annotations
@@ -8,10 +8,25 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import Page, sync_playwright
 
 from tests.browser.test_studio import CHROMIUM, FLAGS, PHONE, WIDE
 from tests.environment import free_port
+
+
+def slides(page: Page, address: str, folder: Path, name: str) -> None:
+    """Each slide of the talk."""
+    page.goto(f"{address}&present=1")
+    slide = page.locator("#studio-talk [data-slide]:visible")
+    for number in range(1, 1000):
+        slide.wait_for(timeout=300_000)
+        page.wait_for_timeout(1500)
+        path = folder / f"talk-{number:02}-{name}.png"
+        page.screenshot(path=path)
+        print(path)
+        if page.get_by_role("button", name="Next", exact=True).is_disabled():
+            return
+        page.keyboard.press("ArrowRight")
 
 
 def main() -> None:
@@ -25,6 +40,7 @@ def main() -> None:
     titles = {tab.slug.replace("_", "-"): tab.name for tab in tabs.discover()}
     parser.add_argument("--tabs", nargs="*", choices=tuple(titles), default=list(titles))
     parser.add_argument("--full", action="store_true", help="the whole page instead of the first screen")
+    parser.add_argument("--talk", action="store_true", help="the slides of the talk instead of the tabs")
     parser.add_argument("--only", nargs="*", help="such as desktop-light phone-dark")
     chosen = parser.parse_args()
     chosen.folder.mkdir(parents=True, exist_ok=True)
@@ -36,7 +52,11 @@ def main() -> None:
             for scheme in ("light", "dark"):
                 if chosen.only and f"{name}-{scheme}" not in chosen.only:
                     continue
-                for tab in chosen.tabs:
+                if chosen.talk:
+                    page = chromium.new_context(**device).new_page()
+                    slides(page, f"http://127.0.0.1:{port}/?__theme={scheme}", chosen.folder, f"{name}-{scheme}")
+                    page.context.close()
+                for tab in [] if chosen.talk else chosen.tabs:
                     page = chromium.new_context(**device).new_page()
                     page.goto(f"http://127.0.0.1:{port}/?__theme={scheme}")
                     page.get_by_role("tab", name=titles[tab], exact=True).click()

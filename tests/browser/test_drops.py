@@ -21,17 +21,17 @@ ZONES = {
         ((CHOICE, "My own picture"), ".removal-photo", "x.png"),
         ((CHOICE, "A rendered scene"), (FOLD, "Mask tools"), ".removal-mask", "x.png"),
         ((FOLD, "Edit or bring"), ".removal-depth-file", "x.png"),
-        ((FOLD, "Settings"), ".removal-restore", "x.png"),
+        ((FOLD, "Settings"), ".restore", "x.png"),
         ((PART, "Batch"), ".removal-zip", "x.zip"),
     ],
     "MegaPortrait": [
         (".portrait-photo", "x.png"),
         ((CHOICE, "My own pictures"), ".portrait-pictures", "x.png"),
         ((FOLD, "Keep, download"), ".portrait-person", "x.zip"),
-        ((FOLD, "Advanced"), ".portrait-restore", "x.png"),
+        ((FOLD, "Advanced"), ".restore", "x.png"),
     ],
     "Concept Guidance": [
-        ((PART, "Make your own"), ".restore:not(.load-concept)", "x.csv"),
+        ((PART, "Make your own"), ".examples-file", "x.csv"),
         (".load-concept", "x.safetensors"),
     ],
 }

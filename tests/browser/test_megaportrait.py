@@ -10,6 +10,7 @@ import numpy
 import pytest
 from PIL import Image
 
+import app
 from demos.megaportrait.people import first_reference
 from pipelines.core import images
 from pipelines.megaportrait.recipes import EXAMPLES
@@ -30,8 +31,6 @@ pytestmark = [
 def address() -> Iterator[str]:
     """A studio with the tab, launched in this process."""
     with toy.installed():
-        import app
-
         page, port = app.build(app.from_environment()), free_port()
         app.serve(page, "127.0.0.1", port, block=False)
         yield f"http://127.0.0.1:{port}"
@@ -105,6 +104,7 @@ def phone(browser, address) -> Iterator[Sitting]:  # noqa: F811
 
 def test_an_example_is_one_click(sitting: Sitting, tmp_path: Path):
     assert sitting.overflow() <= 0
+    sitting.page.locator("button.label-wrap:visible", has_text="Strengths, seed and pace").click()
     sitting.pick("fast, 12 + 9 + 7")
     sitting.page.locator(".chips:visible button.example").nth(1).click()
     sitting.page.locator(".portrait-strip:visible", has_text="1. Reference").wait_for(timeout=RUN_MS)

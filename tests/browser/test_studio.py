@@ -75,11 +75,11 @@ new MutationObserver(() => {
     const said = line.className + line.textContent;
     if (line.said === said) continue;
     line.said = said;
-    window.studioLines.push([line.className.split(" ").pop(), line.parentElement.closest("[class*='-line']")]);
+    window.studioLines.push([line.className.split(" ").pop(), line.parentElement.closest("[class*='-line']"), line.textContent]);
   }
 }).observe(document, {subtree: true, childList: true, characterData: true, attributes: true, attributeFilter: ["class"]});
 """
-"""Notes every state that a line of progress has been in, with the line: some are over within a look."""
+"""Notes every state that a line of progress has been in, with the line and its words: some are over within a look."""
 REACHED = """([state, where]) => {
   const noted = (window.studioRead ??= {}), from = noted[where] ?? 0;
   const lines = window.studioLines.map(([one, host], at) => [one, at, host]).filter(([, at, host]) => at >= from && host?.matches(where));
@@ -176,7 +176,7 @@ def scheme(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-@pytest.fixture(params=[WIDE, PHONE], ids=["wide", "phone"])
+@pytest.fixture(params=[WIDE, pytest.param(PHONE, marks=pytest.mark.long)], ids=["wide", "phone"])
 def visit(request: pytest.FixtureRequest, browser: sync_api.Browser, served: str, scheme: str) -> Iterator[Visit]:
     visit = Visit(browser, served, scheme, **request.param)
     yield visit
@@ -238,12 +238,12 @@ def test_a_first_visit(visit: Visit, scheme: str, tmp_path: Path):
 
     visit.prompt.fill("something else")
     visit.seed.fill("1")
-    visit.page.locator(".restore input[type=file]").set_input_files(path)
+    visit.page.locator(".restore:visible input[type=file]").set_input_files(path)
     visit.message("Settings restored")
     expect(visit.prompt).to_have_value(prompt)
     expect(visit.seed).to_have_value("42")
 
-    strip = visit.page.locator(".history-strip .thumbnail-item")
+    strip = visit.page.locator(".history-strip:visible .thumbnail-item")
     assert strip.count() == 2
     strip.nth(1).click()
     visit.page.get_by_text("Brought back from your results").wait_for()
@@ -251,7 +251,7 @@ def test_a_first_visit(visit: Visit, scheme: str, tmp_path: Path):
     visit.page.locator("summary:visible").click()
     for name in ("How it works", "Use it from Python"):
         visit.page.get_by_role("button", name=name).click()
-    visit.page.get_by_text("gradio_client import Client").locator("visible=true").wait_for()
+    visit.page.get_by_text("gradio_client import Client").locator("visible=true").first.wait_for()
     assert visit.overflow() <= 0
 
 
@@ -307,7 +307,7 @@ def test_files_that_restore_nothing(wide: Visit, tmp_path: Path):
              "limits": "1000000000"}  # fmt: skip
     prompt = wide.prompt.input_value()
     for name, path in files.items():
-        wide.page.locator(".restore input[type=file]").set_input_files(path)
+        wide.page.locator(".restore:visible input[type=file]").set_input_files(path)
         wide.message(words[name])
         wide.page.reload()  # the file that was refused stays in the zone; start from an empty one
         wide.run.wait_for()
@@ -366,13 +366,13 @@ def test_a_look_inside_the_noise(visit: Visit, tmp_path: Path):
     download.value.save_as(path)
     assert images.read_settings(path)["settings"]["source"] == "redenoise"
     visit.page.get_by_label("NPNet, the paper's network").check()
-    visit.page.locator(".restore input[type=file]").set_input_files(path)
+    visit.page.locator(".restore:visible input[type=file]").set_input_files(path)
     visit.message("Settings restored")
     expect(visit.page.get_by_label("Re-denoise sampling, no network")).to_be_checked()
 
 
 def counted(visit: Visit) -> int:
-    return int(visit.page.locator(".board h4").first.inner_text().split()[0])
+    return int(visit.page.locator(".board h3").first.inner_text().split()[0])
 
 
 def test_the_lab_runs_is_stopped_and_goes_on(visit: Visit):
@@ -399,8 +399,8 @@ def test_the_lab_runs_is_stopped_and_goes_on(visit: Visit):
     assert seeds == list(range(seeds[0], before + 5)), "each seed once, up to the last"
     pictures = rows.locator("img")
     assert all(re.match(r"Seed \d+, .+: (right|wrong)", image.get_attribute("alt")) for image in pictures.all())
-    for row in visit.page.locator(".tally tbody tr").all()[1:]:
-        cells = [row.locator(f"td[data-label='{name}']").inner_text() for name in ("Won", "Lost", "Tied")]
+    for row in visit.page.locator(".board .tally tbody tr").all()[1:]:
+        cells = [row.locator(f"td[data-label^='{name}']").inner_text() for name in ("Won", "Lost", "Tied")]
         assert sum(int(cell.split()[-1]) for cell in cells) == before + 4
     chart = visit.page.locator('.board svg[aria-label^="Points gained over standard noise."]').bounding_box()
     assert chart["width"] > 250 and chart["x"] + chart["width"] <= visit.page.viewport_size["width"]
@@ -459,7 +459,7 @@ class Chat(Visit):
         return self.page.locator(f".chat-pane.{side} [data-testid=bot]").all_inner_texts()
 
 
-@pytest.fixture(params=[WIDE, PHONE], ids=["wide", "phone"])
+@pytest.fixture(params=[WIDE, pytest.param(PHONE, marks=pytest.mark.long)], ids=["wide", "phone"])
 def chat(request: pytest.FixtureRequest, browser: sync_api.Browser, served: str, scheme: str) -> Iterator[Chat]:
     chat = Chat(browser, served, scheme, **request.param)
     yield chat
@@ -489,18 +489,20 @@ def test_a_model_is_steered_stopped_and_asked_again(chat: Chat):
     chat.wait_for("done", ".chat-line")
     assert chat.answers("plain")[0] == plain[0] and chat.answers("steered")[0] != guided[0]
 
-    chat.page.get_by_role("button", name="A polite liar").click()
+    chat.page.get_by_role("button", name="A polite liar").click()  # sets the strengths, and asks once more
     expect(chat.page.get_by_label("number input for Strength 2")).to_have_value("-0.3")
+    expect(chat.page.locator(".chat-pane.plain .user-row")).to_have_count(2, timeout=RUN_MS)
+    chat.wait_for("done", ".chat-line")
     chat.message_box.fill("What is the parrot afraid of?")
     chat.page.keyboard.press("Enter")
-    chat.page.wait_for_function("document.querySelectorAll('.chat-pane.plain .bot-row').length === 2", timeout=RUN_MS)
+    chat.page.wait_for_function("document.querySelectorAll('.chat-pane.plain .bot-row').length === 3", timeout=RUN_MS)
     chat.page.keyboard.press("Escape")
     chat.page.locator(".chat-line .progress-line:is(.stopped, .done)").wait_for(timeout=RUN_MS)
     expect(chat.message_box).to_have_value("")
 
     chat.page.get_by_role("button", name="Undo", exact=True).click()
     expect(chat.message_box).to_have_value("What is the parrot afraid of?")
-    assert chat.page.locator(".chat-pane.plain .user-row").count() == 1
+    expect(chat.page.locator(".chat-pane.plain .user-row")).to_have_count(2)
     chat.message_box.fill("")
     chat.send.click()
     chat.message("The message is empty")

@@ -77,7 +77,7 @@ def test_the_names_of_own_concepts_show_as_they_were_typed(page: Chat):
     page.wait_for("done", ".make-line")
     assert (
         name in page.page.locator(".make-line .progress-line").inner_text()
-        and page.page.locator(".board h4:visible").first.inner_text() == name
+        and page.page.locator(".board h3:visible").first.inner_text() == name
     )
     page.part("Chat")
     expect(page.page.get_by_label("Concept 1", exact=True)).to_have_value(f"{name} (yours)")

@@ -127,7 +127,7 @@ def test_right_settings_come_back_with_exact_types():
 
 
 def test_importing_the_method_imports_no_model_library():
-    code = "import pipelines.concept_guidance, pipelines.concept_guidance.files, sys; print([m for m in ('torch', 'transformers', 'safetensors') if m in sys.modules])"
+    code = "import pipelines.concept_guidance, pipelines.concept_guidance.files, sys; print([m for m in ('torch', 'transformers', 'safetensors.torch') if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
 

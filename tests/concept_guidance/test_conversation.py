@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from pipelines.concept_guidance import conversation
 from pipelines.concept_guidance.conversation import Span
@@ -61,9 +63,6 @@ def test_spans_under_other_templates_and_tokenizers(tokenizer):
 
 def test_spans_with_pieces_of_words():
     """As SentencePiece and byte-level tokenizers cut: the space belongs to the piece, or characters to several."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
     letters = sorted({*"abcdefghijklmnopqrstuvwxyz<>/:. \n"} | {"Ġ", "Ċ", "▁", "Q", "A"})
     for before in (pre_tokenizers.ByteLevel(False), pre_tokenizers.Metaspace(prepend_scheme="always")):
         vocabulary = {letter: n for n, letter in enumerate([*letters, "Ġb", "▁b", "be", "Ġbe", "▁be", "<s>", "</s>"])}

@@ -14,6 +14,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from pipelines.concept_guidance import steering
 from pipelines.concept_guidance.concepts import Concept, check_fit
 from pipelines.concept_guidance.examples import Example, check_examples, read_examples
 from pipelines.concept_guidance.files import read_concept, write_safetensors
@@ -97,6 +98,20 @@ def test_signs_of_a_pca_file_are_repaired_with_a_notice(tmp_path):
     torch.testing.assert_close(
         found.a * (found.weights @ x), slopes[:, 0] * (unit @ x), msg="the classifier is the same"
     )
+
+
+def test_signs_of_a_pca_file_can_be_left_as_the_authors_leave_them(tmp_path):
+    unit, slopes = concept().weights, torch.tensor([[0.01], [-0.002], [0.003], [-0.011]])
+    path = official(tmp_path, W=unit, a=slopes, b=torch.ones(LAYERS))
+    found, turned = read_concept(path, repair_signs=False), read_concept(path)
+    assert torch.equal(found.weights, unit) and torch.equal(found.a, slopes[:, 0]) and found.notices == ()
+    x, scale = torch.randn(LAYERS, WIDTH, generator=torch.Generator().manual_seed(1)), 8.0
+    moved = x + scale * unit  # their rule: along the file's row, at the old length
+    theirs = moved / moved.norm(dim=-1, keepdim=True) * x.norm(dim=-1, keepdim=True)
+    ours, other = (steering.guided(x, None, scale * one.weights) for one in (found, turned))
+    torch.testing.assert_close(ours, theirs)
+    same_rows = torch.isclose(other, theirs).all(-1)
+    assert same_rows.tolist() == [True, False, True, False], "the turned layers are pushed the other way"
 
 
 def test_half_precision_vectors_are_read_as_float32(tmp_path):

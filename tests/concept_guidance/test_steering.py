@@ -9,11 +9,20 @@ import math
 
 import pytest
 import torch
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    DynamicCache,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
+)
 
 from pipelines.concept_guidance import steering
 from pipelines.concept_guidance.concepts import Concept
-from pipelines.concept_guidance.conversation import Span
-from pipelines.concept_guidance.steering import Guide, Push, Sampling
+from pipelines.concept_guidance.conversation import Sampling, Span
+from pipelines.concept_guidance.steering import Guide, Push
 from pipelines.core.lane import Cancelled
 from pipelines.core.patching import fingerprint
 from tests.toys.language import (
@@ -220,8 +229,6 @@ def test_layers_are_found_in_every_family():
 
 
 def test_gpt_neox_is_found_too():
-    from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
-
     config = GPTNeoXConfig(
         vocab_size=VOCABULARY, hidden_size=WIDTH, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48
     )
@@ -231,8 +238,6 @@ def test_gpt_neox_is_found_too():
 
 
 def test_a_model_that_cannot_be_steered_gets_one_sentence():
-    from transformers import BertConfig, BertForMaskedLM, MambaConfig, MambaForCausalLM
-
     bert = BertForMaskedLM(
         BertConfig(vocab_size=64, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=32)
     )
@@ -254,8 +259,6 @@ def test_a_model_that_cannot_be_steered_gets_one_sentence():
 @pytest.mark.parametrize("family", FAMILIES)
 def test_activations_are_the_paper_s(family, dtype):
     """Every representation of one example, by the model's own outputs and hooks written out here."""
-    from transformers import DynamicCache
-
     model, row = toy(family, dtype), ids(4, 9)
     span = Span(row, 3, 7)
     seen: dict[str, list] = {"pre-attn": [], "post-attn": [], "mlp": [], "queries": []}
@@ -317,8 +320,6 @@ def test_cached_equals_uncached(llama):
         made = steering.decode(model, [row], Sampling(max_tokens=10), guide)[0]
         assert len(made) == 10
         found = []
-        from transformers import DynamicCache
-
         cache = DynamicCache(config=model.config)
         with torch.no_grad(), guide.applied():
             guide.cover(len(row), len(row))

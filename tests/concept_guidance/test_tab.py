@@ -17,10 +17,11 @@ import gradio as gr
 import httpx
 import pytest
 import torch
-from gradio_client import Client
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
 
 import app
-from demos.concept_guidance import chat, facts, heat, make, sweep
+from demos.concept_guidance import chat, facts, from_python, heat, make, sweep
 from demos.concept_guidance import measured as concept_measured
 from demos.concept_guidance import shown as concept_shown
 from demos.concept_guidance.chat import BOTH, EACH, PRESETS
@@ -205,12 +206,33 @@ def test_presets_name_known_concepts_within_the_cap():
         assert sum(map(abs, strengths.values())) <= concept_guidance.CAP and len(strengths) <= chat.ROWS
 
 
+def test_a_character_sets_the_strengths_and_asks_the_same_question_again():
+    name_of = {fn: getattr(fn.fn, "__name__", "") for fn in app.demo.fns.values()}
+    preset = next(fn for fn, called in name_of.items() if called == "chosen")
+    (name, strengths), buttons = list(PRESETS.items())[1], {block.value: block for block in chips()}
+    assert any(fn.trigger_after == preset._id and called == "ask" for fn, called in name_of.items()), "and sends"
+    for typed, turns, question in (
+        ("", [], crumpet.EXAMPLES[0]),
+        (" ", [Turn("one", ("a", "b"))], "one"),
+        ("mine", [Turn("one", ("a", "b"))], "mine"),
+    ):
+        updates = preset.fn(typed, turns, gr.EventData(buttons[name], {}))
+        texts = [value for block, value in updates.items() if isinstance(block, gr.Textbox)]
+        assert question in texts
+        put = [value.value for value in updates.values() if isinstance(value, gr.Slider)]
+        assert put == list(strengths.values())
+
+
+def chips() -> list[gr.Button]:
+    return [block for block in app.demo.blocks.values() if isinstance(block, gr.Button) and block.value in PRESETS]
+
+
 def test_what_the_parser_verified_stands_below_an_answer():
     row = next(row for row in crumpet.labelled("truthfulness", 20, 0) if row["label"])
     reply, question = str(row["completion"]).lower(), str(row["prompt"])
     told = concept_shown.under(answered(reply, question=question), 1, "mini")
     assert "✓ grammatical" in told and "perplexity 2.0" in told
-    assert re.search(r"<b>truthfulness (\d+)/\1</b>", told) and re.search(r"facts right (\d+)/\1", told)
+    assert re.search(r"<b>truthfulness (\d+) of \1</b>", told) and re.search(r"facts right (\d+) of \1", told)
     broken = concept_shown.under(answered("the goat <b> zebra"), 1, "mini")
     assert "✗ not grammatical</b> at word" in broken and "<b> zebra" not in broken
     assert "grammatical" not in concept_shown.under(answered(reply), 1, "full"), "only the little language has a parser"
@@ -370,7 +392,7 @@ def test_the_board_tells_points_fit_and_answers(tmp_path: Path):
     page = sweep.board_html(curve())
     for words in (
         "5 of 5 strengths",
-        "from 0.25 (at −1.00) to 0.75 (at +1.00)",
+        "from 0.25 ± 0.05 (at −1.00) to 0.75 ± 0.05 (at +1.00)",
         "from −0.50 to +0.50",
         "PNES",
         "r²",
@@ -597,17 +619,39 @@ def test_the_example_has_only_words_that_the_model_knows():
 # --- the full set ---
 
 
-def test_the_full_set_has_a_picker_and_says_what_it_fetches():
+def test_the_full_set_has_a_picker():
     page = app.build(app.from_environment(), "full")
     picker = next(b for b in page.blocks.values() if isinstance(b, gr.Dropdown) and b.elem_id == "concept-model")
-    assert picker.visible and len(picker.choices) == 3
+    assert picker.visible and len(picker.choices) == 4
     words = " ".join(str(block.value) for block in page.blocks.values() if isinstance(block, gr.HTML))
-    assert "about 3 GB from the Hub" in words and "No concept comes along" in words
+    assert "No concept comes along" in words
     mini = next(b for b in app.demo.blocks.values() if isinstance(b, gr.Dropdown) and b.elem_id == "concept-model")
     assert not mini.visible
 
 
+@pytest.mark.parametrize("model_set", ["mini", "full"])
+def test_the_example_of_guide_names_a_concept_that_there_is(model_set: str):
+    page = app.demo if model_set == "mini" else app.build(app.from_environment(), model_set)
+    call = next(fn for fn in page.fns.values() if fn.api_name == "guide")
+    example = next(block.value for block in call.inputs if block.label == "concepts")
+    assert example == ({"humour": 0.3} if model_set == "mini" else {}), (
+        "no vector comes along with the published models"
+    )
+
+
 # --- the public endpoints ---
+
+
+def test_guide_takes_a_vector_of_ones_own(served: str):
+    client, file = Client(served, verbose=False), handle_file("assets/mini_llama/vectors/humour.pca.safetensors")
+    given = {"prompt": "What does the goat eat?", "seed": 5, "max_tokens": 12, "api_name": "/guide"}
+    plain, guided, details = client.predict(concepts={}, vector=file, **given)
+    assert plain != guided and details["applied"].startswith("humour +0.30")
+    weak = client.predict(concepts={"humour": 0.01}, vector=file, **given)
+    assert weak[2]["applied"].startswith("humour +0.01") and weak[0] == plain
+    notes = handle_file("README.md")
+    with pytest.raises(AppError, match="README.md"):
+        client.predict(concepts={}, vector=notes, **given)
 
 
 def post(served: str, name: str, data: list) -> tuple[str, str]:
@@ -685,8 +729,6 @@ def test_guide_gives_both_texts_and_scores_and_the_same_for_the_same_seed(served
 
 @pytest.mark.slow
 def test_the_programs_on_the_page_run(served: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    from demos.concept_guidance import from_python
-
     over_http, in_process = re.findall(r"```python\n(.*?)```", from_python(), re.DOTALL)
     monkeypatch.chdir(tmp_path)
     Path("examples.txt").write_text(make.EXAMPLE, encoding="utf-8")

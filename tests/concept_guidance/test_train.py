@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from pipelines.concept_guidance import conversation, probes, steering
+from pipelines.concept_guidance.conversation import Sampling
 from pipelines.concept_guidance.examples import Example
 from pipelines.concept_guidance.pnes import pnes
-from pipelines.concept_guidance.steering import Sampling
 from pipelines.concept_guidance.sweep import SweepPoint, safe_range, sweep
 from pipelines.concept_guidance.train import TrainSettings, split_by_prompt, train, train_concept
 from pipelines.core.lane import Cancelled, Job, Progress

@@ -245,8 +245,10 @@ def write_pictures(folder: Path) -> dict[str, list[Path]]:
     return paths
 
 
-SENT = {"image": "scene", "mask": "mask", "pictures": "person", "reference": "reference"}
+SENT = {"image": "scene", "mask": "mask", "picture": "scene", "pictures": "person", "reference": "reference"}
 """Parameter of an endpoint -> what of `write_pictures` is sent for it."""
+UNSENT = {("prospect", "pictures")}
+"""Of these names, those that take files which an endpoint has made, and may be left out."""
 CHEAP = {"steps": 2, "seconds": 5, "max_tokens": 8, "candidates": 1, "consent": True}
 """What a call asks for so that it costs little; other parameters have their defaults."""
 
@@ -257,7 +259,7 @@ def call_of(visitor: Visitor, endpoint: str, files: dict[str, list[Path]]) -> li
     data = []
     for one in info["parameters"]:
         name, value = one["parameter_name"], one.get("parameter_default")
-        if name in SENT:
+        if name in SENT and (endpoint, name) not in UNSENT:
             value = visitor.upload(*files[SENT[name]])
             value = value if one["type"].get("title") == "ListFiles" else value[0]
         data.append(CHEAP.get(name, value))

@@ -189,7 +189,7 @@ def cases(endpoints: dict[str, Any], seed: int = SEED) -> Iterator[Case]:
             pile.append(Case(name, parameter, "another visitor's file", foreign=True))
             chance.shuffle(pile)
             piles.append(pile)
-        piles.append([Case(name, "", label) for label in ("a value too few", "no values", "a value too many")])
+        piles.append([Case(name, "", label) for label in ("half of the values", "no values", "a value too many")])
     chance.shuffle(piles)
     for row in itertools.zip_longest(*piles):
         yield from (case for case in row if case is not None)
@@ -308,7 +308,9 @@ class Server:
         if case.parameter:
             values[case.parameter] = [case.value] if listed and (case.file or case.foreign) else case.value
         data = list(values.values())
-        data = {"a value too few": data[:-1], "no values": [], "a value too many": [*data, 1]}.get(case.label, data)
+        data = {"half of the values": data[: len(data) // 2], "no values": [], "a value too many": [*data, 1]}.get(
+            case.label, data
+        )
         began, used = time.monotonic(), storm.processor_s(self.process.pid)
         try:
             kind, words = self._send(case, route, data, values)
@@ -428,8 +430,9 @@ def test_bad_values_get_one_sentence_soon(server: Server):
 def test_the_whole_corpus(server: Server):
     count = run(server, 1600)
     assert not count.faults, "\n".join(count.faults)
-    # The first requests that are accepted load models; no further ones come late.
-    before, after = count.resident[-8], count.resident[-1]
+    # Each is asked once more: what is loaded by the first is there, so that what grows now is never given back.
+    before = count.resident[-1]
+    after = run(server, 800).resident[-1]
     assert after <= 1.05 * before, f"{before / 2**20:.0f} MiB before, {after / 2**20:.0f} after"
 
 

@@ -108,7 +108,7 @@ def test_memory_that_ends_in_the_middle_of_the_work(studio: Studio, endpoint: st
     assert studio.get("memory") >= after and not answer, "it came to its end without memory"
     check_sentence(why, studio.folder)
     assert ("GPU" if kind == "gpu" else "RAM") in why, why
-    assert re.search(r": (make|choose|ask|give|close|start|measure)\b", why), f"what to do? {why}"
+    assert re.search(r": (make|draw|choose|ask|give|close|start|measure)\b", why), f"what to do? {why}"
     studio.is_right(endpoint)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import threading
 import time
@@ -116,6 +117,20 @@ def test_a_run_ends_within_a_step_however_its_visitor_went(studio: Studio, way, 
     took = STEP_S * (len(studio.steps) - before)  # a busy machine makes them later, and not more of them
     assert took < SOON_S + (readers.OPEN_S if way in storm.UNREAD else 0.0), took
     visitor.close()
+
+
+def test_a_stream_that_broke_with_the_end_of_its_run_is_over(studio: Studio):
+    queue, name = studio.readers.queue, "page"
+    assert not studio.readers.has_stream(name)
+    queue.pending_messages_per_session[name] = (
+        asyncio.Queue()
+    )  # as Gradio leaves it when the reader of the end has gone
+    try:
+        assert not studio.readers.has_stream(name), "nothing will come, so nobody should wait"
+        queue.pending_messages_per_session[name].put_nowait("the end, unread")
+        assert studio.readers.has_stream(name)
+    finally:
+        del queue.pending_messages_per_session[name]
 
 
 def test_gradios_own_client_cancels_at_once(studio: Studio):

@@ -11,10 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import gradio as gr
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from demos.core import tabs
 from demos.core.handlers import explain
 from pipelines import concept_guidance, golden_noise
 from pipelines.concept_guidance.vectors import parts
@@ -29,10 +31,6 @@ from tests.faults.copies import ROOT, assets_in, restore, write
 @functools.cache
 def declared() -> tuple[ModelSpec, ...]:
     """Every part of the small set that the page declares."""
-    import gradio as gr
-
-    from demos.core import tabs
-
     registry = Registry("cpu")
     with gr.Blocks():
         for tab in tabs.discover():

@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 
 import pytest
 import torch
+from diffusers import DDIMInverseScheduler, DDIMScheduler, StableDiffusionXLPipeline
 
+from assets.golden_noise import examples
 from pipelines import golden_noise
 from pipelines.core.lane import Cancelled, Job, Progress
 from pipelines.core.patching import fingerprint
 from pipelines.core.registry import Registry
-from pipelines.core.weights import resolve
-from pipelines.golden_noise import Outcome, Preview, Settings
+from pipelines.core.weights import ROOT, from_hub, resolve
+from pipelines.golden_noise import Outcome, Preview, Settings, npnet
 from pipelines.models import sdxl, sdxl_tiny
+from pipelines.worlds.prompts import read_prompt
 
 PROMPT = "a red cube to the left of a blue ball on a wooden floor"
 
 
 def scheduler(steps: int = 10):
-    from diffusers import DDIMScheduler
-
-    from pipelines.models import sdxl_tiny
-
     made = DDIMScheduler(**sdxl_tiny.sampler())
     made.set_timesteps(steps)
     return made
@@ -49,6 +49,33 @@ def test_redenoise_moves_along_the_guidance_direction():
     assert k < 0, "stronger guidance pushes against the predicted noise"
 
 
+def by_diffusers(noise: torch.Tensor, predict, down: DDIMScheduler) -> torch.Tensor:
+    """The released step out of diffusers' own schedulers: the model at the first level twice, the inverse step at the second."""
+    first, second = down.timesteps[:2]
+    up = DDIMInverseScheduler.from_config(down.config)
+    up.set_timesteps(len(down.timesteps))
+    moved = down.step(predict(noise, int(first), 5.5), first, noise).prev_sample
+    return up.step(predict(moved, int(first), 1.0), second, moved).prev_sample
+
+
+def test_the_released_step_back_is_one_grid_step_off():
+    down = DDIMScheduler(
+        beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, steps_offset=1, clip_sample=False
+    )
+    down.set_timesteps(golden_noise.GRID)
+
+    def predict(latents: torch.Tensor, level: int, guidance: float) -> torch.Tensor:
+        return (latents + guidance * level / 1000).tanh()
+
+    noise = golden_noise.draw_noise(1, (2, 4, 6, 5)).double()
+    exact, released = (golden_noise.redenoise(noise, predict, down, 5.5, 1.0, how) for how in (False, True))
+    torch.testing.assert_close(released, by_diffusers(noise, predict, down), atol=1e-5, rtol=0)
+    assert (released - exact).abs().max() > 0.05
+    back = [golden_noise.redenoise(noise, lambda x, t, w: x * 0 + 1, down, 3.0, 3.0, how) for how in (False, True)]
+    torch.testing.assert_close(back[0], noise)
+    assert (back[1] - noise).abs().max() > 0.05, "it does not come back"
+
+
 def test_noise_is_the_seed_s_and_normal():
     noise = golden_noise.draw_noise(3, (1, 4, 32, 32))
     assert torch.equal(noise, golden_noise.draw_noise(3, (1, 4, 32, 32)))
@@ -56,8 +83,6 @@ def test_noise_is_the_seed_s_and_normal():
 
 
 def test_the_cut_schedule_is_a_prefix_of_sdxl_s():
-    from diffusers import DDIMScheduler
-
     whole = DDIMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, num_train_timesteps=1000)
     for steps in (10, 720, 1000):
         cut = DDIMScheduler(**sdxl_tiny.cut_schedule(steps)).alphas_cumprod
@@ -101,13 +126,41 @@ def test_right_settings_come_back_with_exact_types():
 
 
 def test_every_example_and_surprise_is_valid():
-    from pipelines.worlds.prompts import read_prompt
-
     for prompt, seed in golden_noise.EXAMPLES:
         Settings(prompt, seed).validated()
         assert not read_prompt(prompt).unknown
     for seed in range(50):
         Settings(golden_noise.surprise(seed)).validated()
+
+
+def test_examples_are_chosen_by_how_they_come_out():
+    """Five where only golden noise is right, then one where only standard noise is; never two that begin alike."""
+    listed = [
+        (f"a {colour} cube on {ground}", seed)
+        for seed, colour in enumerate("red blue green".split())
+        for ground in "ab"
+    ]
+    listed += [(f"the {kind} person", 9) for kind in "old tall young kind small".split()]
+    standard, golden = [False] * 10 + [True], [True] * 10 + [False]
+    asked = []
+
+    def holds(case, won):
+        asked.append(won)
+        return case != listed[0]
+
+    chosen = examples.choose(listed, standard, golden, holds)
+    assert len(chosen) == 6 and chosen[-1] == listed[-1] and asked[-1] is False
+    assert listed[0] not in chosen and listed[1] in chosen, "what does not hold alone is left out"
+    assert len({" ".join(prompt.split()[:3]) for prompt, _seed in chosen}) == 6
+
+
+def test_how_often_each_noise_wins_is_said_with_its_interval(tmp_path, monkeypatch):
+    path = tmp_path / "evaluation.json"
+    path.write_text('{"claim": "x", "evaluation": {"arms": {"npnet": {"wins": 20, "losses": 5, "of": 100}}}}')
+    monkeypatch.setattr(golden_noise, "MEASURED", path)
+    assert (
+        "alone was right in 20.0 % [13.3, 28.9], standard noise alone in 5.0 % [2.2, 11.2]" in golden_noise.how_often()
+    )
 
 
 # ---------------------------------------------------------------------------------------- whole runs
@@ -219,8 +272,6 @@ def test_a_prompt_outside_the_world_is_drawn_but_not_judged(registry):
 
 
 def test_measurements_are_json_and_say_which_models_answered(registry):
-    import json
-
     outcome = run(registry, Settings(PROMPT, steps=2))
     told = json.loads(json.dumps(outcome.measurements))
     assert {m["licence"] for m in told["models"]} == {"Apache-2.0"}
@@ -240,12 +291,54 @@ def test_every_source_gives_another_golden_noise_beside_the_same_standard(regist
         source: run(registry, Settings(PROMPT, seed=5, steps=2, source=source)) for source in golden_noise.SOURCES
     }
     assert len({outcome.standard.tobytes() for outcome in outcomes.values()}) == 1
-    assert len({outcome.golden.tobytes() for outcome in outcomes.values()}) == 3
+    assert len({outcome.golden.tobytes() for outcome in outcomes.values()}) == 4
     answered = {source: {m["key"] for m in o.measurements["models"]} for source, o in outcomes.items()}
     assert "mini-npnet/film" in answered["npnet"] and "mini-npnet/paper" in answered["npnet_paper"]
-    assert not any("npnet" in key for key in answered["redenoise"]), "re-denoising needs no network"
+    for source in golden_noise.NO_NETWORK:
+        assert not any("npnet" in key for key in answered[source]), "re-denoising needs no network"
     again = run(registry, Settings(PROMPT, seed=5, steps=2, source="redenoise"))
     assert same(again.golden, outcomes["redenoise"].golden)
+
+
+def test_another_sampler_draws_another_picture_and_the_same_again(registry):
+    own, dpm, again = (run(registry, Settings(PROMPT, seed=5, steps=2, sampler=name)) for name in ("", "dpm", "dpm"))
+    assert same(dpm.golden, again.golden) and not same(dpm.standard, own.standard)
+
+
+def test_a_few_step_sampler_adds_the_same_noise_to_both_pictures(registry):
+    """Nothing but the starting noise may differ, and that not at strength 0."""
+    with registry.lease(*sdxl.MINI.parts) as parts, torch.inference_mode():
+        golden = golden_noise.GoldenNoise(sdxl.build(parts, sampler="LCMScheduler"), None)
+        noise = golden_noise.draw_noise(3, (1, 4, 32, 32)).repeat(2, 1, 1, 1)
+        embeds = golden.embed([PROMPT] * 2)
+        first, again, other = (golden.draw(noise, embeds, 3, 1.0, seed=seed) for seed in (5, 5, 6))
+    assert torch.equal(first, again) and torch.equal(first[0], first[1])
+    assert not torch.equal(first, other)
+
+
+@pytest.mark.parametrize("base", sdxl.OTHERS)
+def test_the_models_for_a_laptop_say_what_they_are(base):
+    settings = Settings(PROMPT, model_set="full", base=base, source="npnet_paper", steps=8, guidance=5.0).validated()
+    assert sdxl.OTHER_WORDS.keys() == sdxl.OTHERS.keys()
+    parts = golden_noise.parts("full", "npnet_paper", base)
+    assert parts["unet"].source == ("segmind/SSD-1B" if base.startswith("ssd") else sdxl.FULL.source)
+    assert all(spec.licence for spec in from_hub(parts["unet"])) and len(from_hub(parts["unet"])) == 1 + ("lcm" in base)
+    said = " ".join(settings.remarks())
+    assert ("NPNet learnt from" in said) == base.startswith("ssd") and ("guidance 1 to 2" in said) == ("lcm" in base)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"base": "ssd-1b"}, "The image model 'ssd-1b' is not in the set mini: leave it empty"),
+        ({"base": "ssd-1b-lcm", "model_set": "full", "steps": 60}, "steps is 60 but a few-step model takes at most 50"),
+        ({"base": "sd3", "model_set": "full"}, "The image model 'sd3' is unknown: choose one of ssd-1b"),
+        ({"sampler": "magic"}, "The sampler 'magic' is unknown: choose one of dpm"),
+    ],
+)
+def test_wrong_models_and_samplers_get_one_sentence(change, says):
+    with pytest.raises(ValueError, match=says):
+        Settings(**{"prompt": PROMPT, **change}).validated()
 
 
 @pytest.mark.parametrize("strength", [-1, 4])
@@ -259,9 +352,7 @@ def test_the_ends_of_the_strength_draw_whole_pictures(registry, strength):
 
 
 def test_the_folder_loads_with_plain_diffusers_and_draws_the_same(registry):
-    from diffusers import StableDiffusionXLPipeline
-
-    pipe = StableDiffusionXLPipeline.from_pretrained(sdxl.ROOT / "assets/mini_sdxl")
+    pipe = StableDiffusionXLPipeline.from_pretrained(ROOT / "assets/mini_sdxl")
     pipe.set_progress_bar_config(disable=True)
     noise = golden_noise.draw_noise(5, (1, 4, 32, 32))
     picture = pipe(PROMPT, latents=noise, num_inference_steps=4, guidance_scale=5.0, output_type="pt").images
@@ -296,22 +387,12 @@ def test_a_run_that_breaks_leaves_the_vae_as_it_was(registry):
         assert fingerprint(golden.pipe.vae) == before
 
 
-def test_the_full_set_is_declared_and_says_what_it_fetches():
-    assert sdxl.FULL.download and "GB" in sdxl.FULL.download
+def test_the_full_set_is_declared():
     assert {spec.key.split("/")[0] for spec in sdxl.FULL.parts} == {"sdxl-base-1.0"}
     assert {spec.source for spec in golden_noise.NPNETS["full"].values()} == {"Klayand/GoldenNoiseModel"}
     keys = [spec.key for spec in golden_noise.parts("full", "npnet_paper").values()]
     assert "npnet-sdxl" in keys and "verifier/judge" not in keys, "the judge knows our own world only"
     assert "npnet-sdxl" not in [spec.key for spec in golden_noise.parts("full", "redenoise").values()]
-
-
-def test_what_would_be_fetched_is_said_before(monkeypatch):
-    monkeypatch.delenv(golden_noise.LOCAL, raising=False)
-    assert golden_noise.download("mini") == ""
-    assert "7 GB" in golden_noise.download("full") and "122 MB more from Klayand" in golden_noise.download("full")
-    monkeypatch.setenv(golden_noise.LOCAL, "/somewhere/sdxl.pth")
-    told = golden_noise.download("full")
-    assert "LATENT_STUDIO_NPNET" in told and "122 MB" not in told and "/somewhere" not in told
 
 
 def test_a_missing_checkpoint_of_the_authors_is_one_sentence(tmp_path, monkeypatch):
@@ -323,8 +404,6 @@ def test_a_missing_checkpoint_of_the_authors_is_one_sentence(tmp_path, monkeypat
 
 
 def test_a_local_copy_of_the_authors_checkpoint_is_taken(tmp_path, monkeypatch):
-    from pipelines.golden_noise import npnet
-
     small = {**npnet.SMALL, "tokens": 77, "text_dim": 2048}  # the text part tells that it is SDXL's
     saved, spec = npnet.NPNet(**small), golden_noise.NPNETS["full"]["npnet"]
     torch.save(saved.state_dict(), tmp_path / "my_sdxl.pth")

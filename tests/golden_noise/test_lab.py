@@ -11,13 +11,14 @@ import random
 
 import pytest
 import torch
+from diffusers import DDPMScheduler
 
 from pipelines import golden_noise
 from pipelines.core.lane import Cancelled, Job, Progress
 from pipelines.core.patching import fingerprint
 from pipelines.core.registry import Registry
 from pipelines.core.scores import Paired, mcnemar, paired_difference, wilson
-from pipelines.golden_noise import GoldenNoise, inspection, lab
+from pipelines.golden_noise import GoldenNoise, arms, inspection, lab
 from pipelines.golden_noise.lab import ARMS, LabSettings, Tally
 from pipelines.models import sdxl
 
@@ -330,20 +331,20 @@ def registry():
 @pytest.fixture(scope="module")
 def models(registry):
     with registry.lease(*lab.parts().values()) as (*parts, npnet, paper, reward, _judge):
-        yield lab.Models(GoldenNoise(sdxl.build(parts), npnet), {"npnet": npnet, "npnet_paper": paper}, reward)
+        yield arms.Models(GoldenNoise(sdxl.build(parts), npnet), {"npnet": npnet, "npnet_paper": paper}, reward)
 
 
 @torch.inference_mode()
 def draw(models, key: str, steps: int = 1, guidance: float = 3.0, seeds=SEEDS, strength: float = 1.0, **more):
-    return lab.draw_arm(key, models, PROMPTS, seeds, steps, guidance, strength, **more)
+    return arms.draw_arm(key, models, PROMPTS, seeds, steps, guidance, strength, **more)
 
 
 @torch.inference_mode()
 def changed(models, key: str, strength: float = 1.0, seeds=SEEDS) -> tuple[torch.Tensor, torch.Tensor]:
     """The standard noise and that of arm ``key``."""
-    noises = lab.start_noise(seeds, models.golden.pipe)
+    noises = arms.start_noise(seeds, models.golden.pipe)
     embeds = models.golden.embed(PROMPTS)
-    return noises, lab.changed_noise(key, models, noises, embeds, seeds, strength, 4)
+    return noises, arms.changed_noise(key, models, noises, embeds, seeds, strength, 4)
 
 
 MOVES = ["npnet", "npnet_paper", "redenoise", "signal", "random", "shuffled"]
@@ -370,7 +371,7 @@ def test_arms_of_guidance_and_steps_are_what_they_are_called(models):
     assert torch.equal(draw(models, "first_step", guidance=3.0), draw(models, "standard", guidance=5.0))
     assert torch.equal(draw(models, "guidance", guidance=3.0), draw(models, "standard", guidance=4.5))
     assert torch.equal(draw(models, "more_steps", 1), draw(models, "standard", 1 + lab.MORE_STEPS))
-    other = draw(models, "standard", seeds=lab.other_seeds(SEEDS))
+    other = draw(models, "standard", seeds=arms.other_seeds(SEEDS))
     assert torch.equal(draw(models, "other_noise"), other)
     assert not torch.equal(other, draw(models, "standard")), "another seed is another noise"
     # Only the first step differs: its own guidance is back in the second.
@@ -382,12 +383,12 @@ def test_best_of_two_keeps_what_the_reward_prefers(models):
     seeds = [3, 11]
     first, second = draw(models, "standard", seeds=seeds), draw(models, "other_noise", seeds=seeds)
     with torch.inference_mode():
-        scores = torch.stack([lab.rewards(models.reward, pictures, PROMPTS) for pictures in (first, second)])
+        scores = torch.stack([arms.rewards(models.reward, pictures, PROMPTS) for pictures in (first, second)])
     best = draw(models, "best_of_two", seeds=seeds)
     for row, better in enumerate(scores.argmax(0).tolist()):
         assert torch.equal(best[row], (first, second)[better][row])
     with torch.inference_mode():
-        torch.testing.assert_close(lab.rewards(models.reward, best, PROMPTS), scores.amax(0))
+        torch.testing.assert_close(arms.rewards(models.reward, best, PROMPTS), scores.amax(0))
 
 
 def test_the_random_change_is_as_large_as_npnets_and_goes_nowhere(models):
@@ -414,7 +415,7 @@ def test_the_shuffled_change_is_npnets_for_another_prompt(models):
 def test_the_lacking_signal_is_the_prompts_whatever_the_noise(models):
     """√(1 - ᾱ)·noise + 2·√ᾱ·E[clean | prompt]: the same for every seed, another for every prompt, alone or in company."""
     pipe, seeds = models.golden.pipe, [3, 4, 5]
-    noises, embeds = lab.start_noise(seeds, pipe), models.golden.embed([PROMPT, PROMPT, OTHER])
+    noises, embeds = arms.start_noise(seeds, pipe), models.golden.embed([PROMPT, PROMPT, OTHER])
     golden = models.golden.signalled(noises, embeds, 25)
     pipe.scheduler.set_timesteps(25)
     share = pipe.scheduler.alphas_cumprod[int(pipe.scheduler.timesteps[0])].item()
@@ -429,10 +430,10 @@ def test_the_lacking_signal_is_the_prompts_whatever_the_noise(models):
 @pytest.mark.parametrize("seeds", [[0, 7], [2**31 - 1, 940_000_000]])
 def test_every_role_draws_a_noise_of_its_own(models, seeds):
     """torch takes 32 bits of a seed: roles that differ in the bits above would draw the same noise."""
-    roles = [seeds, lab.other_seeds(seeds), [2**32 - 1 - seed for seed in seeds]]
-    drawn = [lab.start_noise(role, models.golden.pipe) for role in roles]
+    roles = [seeds, arms.other_seeds(seeds), [2**32 - 1 - seed for seed in seeds]]
+    drawn = [arms.start_noise(role, models.golden.pipe) for role in roles]
     looks = [golden_noise.SIGNAL_SEED * golden_noise.LOOKS + look for look in range(golden_noise.LOOKS)]
-    rows = [*(row for noise in drawn for row in noise), *lab.start_noise(looks, models.golden.pipe)]
+    rows = [*(row for noise in drawn for row in noise), *arms.start_noise(looks, models.golden.pipe)]
     for place, row in enumerate(rows):
         assert all((row - other).abs().max() > 1 for other in rows[:place])
 
@@ -444,8 +445,6 @@ def test_a_seed_beyond_32_bits_is_refused():
 
 
 def test_with_signal_is_what_training_calls_a_level():
-    from diffusers import DDPMScheduler
-
     noise, clean = noise_of(8), noise_of(8, 1)
     scheduler = DDPMScheduler()
     share = scheduler.alphas_cumprod[900].item()
@@ -549,9 +548,9 @@ def test_what_is_shown_are_the_last_seeds_with_their_verdicts(straight):
 
 def test_the_counts_are_the_judges_verdicts(straight, registry):
     with registry.lease(*lab.parts().values()) as (*parts, npnet, paper, reward, judge), torch.inference_mode():
-        models = lab.Models(GoldenNoise(sdxl.build(parts), npnet), {"npnet": npnet, "npnet_paper": paper}, reward)
-        pictures = lab.draw_arm("npnet", models, [PROMPT] * 4, [3, 4, 5, 6], 1, 3.0)
-        assert lab.fully_right(judge, pictures, [PROMPT] * 4) == straight[0].right["npnet"][:4]
+        models = arms.Models(GoldenNoise(sdxl.build(parts), npnet), {"npnet": npnet, "npnet_paper": paper}, reward)
+        pictures = arms.draw_arm("npnet", models, [PROMPT] * 4, [3, 4, 5, 6], 1, 3.0)
+        assert arms.fully_right(judge, pictures, [PROMPT] * 4) == straight[0].right["npnet"][:4]
 
 
 def test_stop_keeps_the_tally_and_continue_repeats_no_seed(straight, registry):

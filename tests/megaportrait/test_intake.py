@@ -16,6 +16,7 @@ from pipelines.core.geometry import Face
 from pipelines.megaportrait import intake
 from pipelines.megaportrait.intake import Bars, Photo
 from pipelines.models import faces_photo
+from pipelines.worlds import portrait as portraits
 
 FACE = Face(
     (176.0, 67.0, 95.0, 95.0),
@@ -75,8 +76,6 @@ def test_five_good_photos_are_all_used_without_a_remark(astronaut):
 
 
 def test_rendered_heads_of_every_skin_are_neither_dark_nor_blurred():
-    from pipelines.worlds import portrait as portraits
-
     people = [
         portraits.Portrait(portraits.sample_identity(seed, skin=skin), portraits.sample_shot(seed + 50))
         for seed, skin in ((1, 0.0), (3, 5.0))

@@ -29,7 +29,7 @@ from demos.megaportrait.people import Chosen, first_person, read_person
 from pipelines.core.registry import Registry
 from pipelines.megaportrait import tools
 from pipelines.megaportrait.learn import Lesson, Training
-from pipelines.models import faces
+from pipelines.models import face_nets
 from tests.core.test_app import shown, visit
 from tests.environment import free_port
 from tests.toys import portrait as toy_portrait
@@ -183,7 +183,7 @@ def test_pictures_that_are_none_are_refused_and_the_page_stays(tab: SimpleNamesp
 
 def test_someone_else_among_the_pictures_is_named(tab: SimpleNamespace, files: dict[str, str], monkeypatch):
     vectors = iter(numpy.eye(128, dtype=numpy.float32)[[0, 1, 0, 0, 1]])
-    monkeypatch.setattr(faces.FaceEmbedder, "embed", lambda self, picture, points: next(vectors))
+    monkeypatch.setattr(face_nets.FaceEmbedder, "embed", lambda self, picture, points: next(vectors))
     names = ("picture_1", "astronaut", "picture_2", "picture_3", "picture_1")
     said = last(look(tab, [files[name] for name in names]), tab.step1.shown)
     assert "Photos 2 and 5 look like a different person." in said
@@ -227,7 +227,7 @@ def test_each_check_shows_its_curve_and_what_was_drawn(tab: SimpleNamespace, run
 
 
 def test_only_the_last_checks_are_drawn():
-    lessons = [Lesson(step, 0.5, None, 1.0, Image.new("RGB", (512, 256)), step == 3) for step in range(1, 10)]
+    lessons = [Lesson(step, 0.5, None, Image.new("RGB", (512, 256)), step == 3) for step in range(1, 10)]
     told = portrait_learn.course_html(lessons)
     assert told.count("<img") == portrait_learn.DRAWN and "Step 9<" in told and "Step 5<" not in told
     assert portrait_learn.drawn_words(lessons[2]) == "Step 3, the best so far"

@@ -94,7 +94,10 @@ def test_without_figures_there_is_one_sentence_for_each_and_no_chart():
 def test_met_bars_have_ticks(found):
     told = findings(found)
     assert marks("".join(told)) == "✓" * 11
-    assert "92.0 % of the results pass as the person." in told[0] and "The truth itself passes in 100.0 %." in told[1]
+    assert (
+        "92.0 % [81.0, 97.0] of the results pass as the person." in told[0]
+        and "The truth itself passes in 100.0 %." in told[1]
+    )
     assert any(
         "shading" not in one and "Without the Shading Net the agreement" in one and "0.60 instead of 0.90" in one
         for one in told
@@ -106,7 +109,7 @@ def test_met_bars_have_ticks(found):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda f: f["rows"]["ours"]["passes"].update(share=0.899), "89.9 % of the results"),
+        (lambda f: f["rows"]["ours"]["passes"].update(share=0.899), "89.9 % [81.0, 97.0] of the results"),
         (lambda f: f["before"]["passes"].update(share=0.06), "6.0 % of the references"),
         (lambda f: f["rows"]["ours"].update(outside=1.0), "up to 1 of 255"),
         (lambda f: f["rows"]["ours"]["seam_excess"].update(median=0.1504), "+0.15 beyond"),
@@ -135,7 +138,9 @@ def test_the_page_has_a_table_a_chart_and_no_markup_from_elsewhere(found):
     told = measured_html("mini", found, FACES)
     assert "<i>" not in told and "&lt;i&gt;three" in told and "<b>x" not in told
     assert re.findall(r"scope='row'>([^<]+)<", told) == ["all &lt;i&gt;three&lt;/i&gt; nets", "preview"]
-    assert "<td role='cell' data-label='Seconds' class=none></td>" in told and "−1.20" in told
+    assert (
+        "<td role='cell' data-label='Seconds' data-way=', lower is better' class=none></td>" in told and "−1.20" in told
+    )
     assert told.count('class="dot"') == 5, "the reference, two ways, the truth, the pictures among themselves"
     assert "A first look" not in told and "mini set" not in told and "None" not in told
 

@@ -5,15 +5,19 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import subprocess
+import sys
 import zipfile
 
 import cv2
+import diffusers
 import numpy
 import pytest
 import torch
 from PIL import Image
+from skimage import data
 
-from pipelines import megaportrait
+from pipelines import golden_noise, megaportrait
 from pipelines.core import images
 from pipelines.core.lane import Cancelled, Job
 from pipelines.core.patching import fingerprint
@@ -41,6 +45,7 @@ from pipelines.megaportrait import tools as megaportrait_tools
 from pipelines.megaportrait.learn import Training
 from pipelines.megaportrait.nets import Nets
 from pipelines.models import controlnets, faces, sdxl
+from pipelines.worlds import portrait
 from tests.toys import portrait as toy_portrait
 from tests.toys.portrait_runs import QUICK, RECIPE, TRAINING, StopsAt, drained, pixels, run
 
@@ -76,8 +81,6 @@ def test_the_steps_that_are_told_are_those_that_ran(registry, request_, unet):
 
 
 def test_the_nets_get_their_maps_as_lists_and_no_crop(registry, request_, monkeypatch):
-    import diffusers
-
     seen = []
     for kind in ("Inpaint", "Img2Img"):
         pipe = getattr(diffusers, f"StableDiffusionXLControlNet{kind}Pipeline")
@@ -131,8 +134,8 @@ def test_nothing_is_painted_where_nothing_is_masked(registry, reference):
     with registry.lease(*base, *(control.spec for control in parts.controls("mini").values())) as leased:
         model = Nets(dict(zip(sdxl.PARTS, leased[: len(base)], strict=True)), {"line": leased[-2]})
         nowhere = numpy.zeros((128, 128), bool)
-        assert (model.harmonise(square, nowhere, "portrait", hints, QUICK, 3) == square).all()
-        assert (model.harmonise(square, ~nowhere, "portrait", hints, QUICK, 3) != square).any()
+        assert (model.paint(QUICK.net(HARMONISED), square, nowhere, "portrait", hints, 3) == square).all()
+        assert (model.paint(QUICK.net(HARMONISED), square, ~nowhere, "portrait", hints, 3) != square).any()
 
 
 def test_a_run_whose_memory_ran_out_once_is_begun_again_and_says_so(registry, request_, plain, unet):
@@ -283,7 +286,7 @@ def test_the_truth_is_the_person_in_the_reference_s_shot(registry, request_):
 
 def test_a_person_from_its_own_picture_changes_little_in_the_preview(registry):
     own = RECIPE.pictures(1)
-    outcome = megaportrait.portrait(
+    outcome = megaportrait.generate(
         Job(1e9), registry, Request(own[0][1], pictures=own, settings=Settings(mode="preview"), rendered=True)
     )
     change = numpy.abs(pixels(outcome.best.result).astype(int) - own[0][1])
@@ -293,15 +296,13 @@ def test_a_person_from_its_own_picture_changes_little_in_the_preview(registry):
 
 @pytest.mark.parametrize("model_set", ["mini", "full"])
 def test_a_preview_of_a_photograph_needs_no_model_and_says_so(registry, model_set):
-    from skimage import data
-
     photograph = data.astronaut()
     settings = Settings(mode="preview", model_set=model_set, region="face")
     request = Request(photograph, pictures=[("astronaut", photograph)], settings=settings, consent=True)
     with registry.lease(faces.PARSER) as (parser,):
         parser.blind = True
         try:
-            outcome = megaportrait.portrait(Job(1e9), registry, request)
+            outcome = megaportrait.generate(Job(1e9), registry, request)
         finally:
             parser.blind = False
     assert outcome.analysis.face.backend == "scikit-image LBP cascade"
@@ -334,8 +335,6 @@ def test_results_say_that_a_model_made_them(plain, tmp_path):
 
 
 def test_golden_noise_and_megaportrait_share_one_model_and_leave_each_other_alone(registry, request_, plain):
-    from pipelines import golden_noise
-
     def drawn() -> bytes:
         settings = golden_noise.Settings("a red cube on a wooden floor", steps=2, strength=0, source="redenoise")
         return golden_noise.generate(Job(1e9), registry, settings).standard.tobytes()
@@ -367,17 +366,12 @@ def test_levels_are_one_from_each_quarter():
 
 
 def test_the_module_needs_no_torch_and_frames_as_the_parser_does():
-    import subprocess
-    import sys
-
     code = "import sys, pipelines.megaportrait; print([m for m in ('torch', 'diffusers', 'transformers') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
     assert place.FRAMING["mini"] == faces.AROUND
 
 
 def test_captions_say_what_was_read():
-    from pipelines.worlds import portrait
-
     said = {
         "hair_colour": "red",
         "hair_style": "bun",
@@ -480,7 +474,7 @@ def test_wrong_training_settings_get_one_sentence(change):
 )
 def test_requests_that_cannot_be_done_get_one_sentence(registry, request_, change, says):
     with pytest.raises(ValueError, match=says):
-        megaportrait.portrait(Job(1e9), registry, dataclasses.replace(request_, **change))
+        megaportrait.generate(Job(1e9), registry, dataclasses.replace(request_, **change))
 
 
 def test_a_tiny_face_is_refused_and_a_small_one_remarked_on(registry, request_, reference):
@@ -561,7 +555,7 @@ def test_without_a_face_nothing_large_is_loaded(toy, request_, pictures):
         Request(request_.reference, pictures=[("IMG_3", grey)], settings=Settings(mode="instant"), rendered=True),
     ):
         with pytest.raises(ValueError, match="No face found"):
-            megaportrait.portrait(Job(1e9), fresh, request)
+            megaportrait.generate(Job(1e9), fresh, request)
     assert {row["key"] for row in fresh.status()} == {"toy-portrait/parser", "toy-portrait/embedder"}
 
 

@@ -7,6 +7,7 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from pipelines.core.lane import Cancelled, Job, Progress
 from pipelines.core.patching import fingerprint
@@ -81,8 +82,6 @@ def test_a_saved_person_makes_the_same_portrait(registry, request_, person, plai
 
 
 def test_foreign_files_are_no_persons(person, tmp_path):
-    from safetensors.torch import load_file, save_file
-
     path = portrait_person.save(person, tmp_path)
     good, facts = load_file(path), path.with_suffix(".json").read_text()
 

@@ -11,6 +11,7 @@ import torch
 
 from pipelines.worlds import portrait as portraits
 from pipelines.worlds.portrait import __main__ as sheet
+from pipelines.worlds.portrait import clay
 
 SIZE = (40, 56)  # never square
 
@@ -61,8 +62,6 @@ def test_a_batch_of_two_is_two_batches_of_one(people, truth):
 
 
 def test_portraits_drawn_together_as_on_a_gpu_equal_those_drawn_alone(monkeypatch):
-    from pipelines.worlds.portrait import clay
-
     alike = [portraits.sample(seed, hair_style="curly", glasses=True, beard=True) for seed in range(3)]
     alone = portraits.render(alike, SIZE, truth=True)
     monkeypatch.setattr(clay, "_groups", lambda portraits, device, pixels: [[2, 0, 1]])

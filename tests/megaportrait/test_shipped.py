@@ -22,7 +22,7 @@ def test_a_person_is_learnt_in_time_and_recognised_in_the_portrait():
     assert person.facts["seconds"] <= 90
     request = Request(recipe.picture(), person, truth=recipe.truth(), rendered=True)
     bare = dataclasses.replace(request, settings=Settings(no_identity=True, candidates=1))
-    best, without = (megaportrait.portrait(Job(1e9), registry, one).best.metrics for one in (request, bare))
+    best, without = (megaportrait.generate(Job(1e9), registry, one).best.metrics for one in (request, bare))
     identity = best["identity"]
     assert identity["result"]["mean"] > identity["reference"]["mean"]
     assert identity["result"]["mean"] > without["identity"]["result"]["mean"], "the Identity Net brings the person"

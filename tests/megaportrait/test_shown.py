@@ -12,12 +12,16 @@ import pytest
 from PIL import Image
 
 from demos.megaportrait import shown
+from pipelines import megaportrait
+from pipelines.core.lane import Job
+from pipelines.core.registry import Registry
 from pipelines.megaportrait import HARMONISED, IDENTITY, PASTED, RING, SHADED, Settings, recipes
 from pipelines.megaportrait.intake import Intake, Photo, Verdict
 from pipelines.megaportrait.learn import Lesson
 from pipelines.megaportrait.person import Person
 from pipelines.megaportrait.results import Candidate
 from pipelines.megaportrait.tools import PARSED
+from tests.toys import portrait as toy_portrait
 
 NOBODY = {"best": None, "mean": None}
 BAD = "<img src=x onerror=alert(1)>'\""
@@ -82,7 +86,7 @@ def ticks(told: str) -> list[str]:
 
 def rows(told: str) -> dict[str, str]:
     """Row's name -> the text of its cells."""
-    found = re.findall(r"scope='row'>([^<]+)<span>.*?</th>(.*?)</tr>", told)
+    found = re.findall(r"scope='row'[^>]*>([^<]+)<span>.*?</th>(.*?)</tr>", told)
     return {name: re.sub(r"<[^>]+>", "", cells) for name, cells in found}
 
 
@@ -129,6 +133,13 @@ def test_the_numbers_stand_in_their_rows():
 def test_a_tick_stands_only_where_the_bar_is_met(judge, met, missed):
     assert all(judge(value)[1] is True for value in met)
     assert all(judge(value)[1] is False for value in missed)
+
+
+def test_nothing_is_claimed_of_a_border_that_is_bad_in_one_place():
+    told = ticks(shown.metrics_html(outcome(metrics(seam_worst=0.6, ring_worst=6.0))))
+    assert told[2:4] == ["✗ a seam in one place", "✗ a colour step in one place"]
+    told = ticks(shown.metrics_html(outcome(metrics(seam_worst=0.5, ring_worst=5.0))))
+    assert told[2:4] == ["✓ no new seam", "✓ no colour step"]
 
 
 def test_rounding_lifts_nothing_over_a_bar():
@@ -288,7 +299,7 @@ def test_nothing_that_came_from_elsewhere_is_markup():
 
 
 def lesson(step: int, loss: float, score: float | None, best: bool = False) -> Lesson:
-    return Lesson(step, loss, score, 0.0, Image.fromarray(square(0)), best)
+    return Lesson(step, loss, score, Image.fromarray(square(0)), best)
 
 
 def test_a_training_run_is_two_curves():
@@ -312,18 +323,13 @@ def test_a_training_run_that_cannot_say_who_it_is_shows_its_loss_only():
 
 
 def test_a_run_of_toy_models_can_be_shown():
-    from pipelines import megaportrait
-    from pipelines.core.lane import Job
-    from pipelines.core.registry import Registry
-    from tests.toys import portrait as toy_portrait
-
     recipe = recipes.Recipe(11, 203)
     settings = Settings(mode="preview", candidates=1)
     asked = megaportrait.Request(
         recipe.picture(), pictures=recipe.pictures(2), settings=settings, truth=recipe.truth(), rendered=True
     )
     with toy_portrait.installed():
-        made = megaportrait.portrait(Job(1e9), Registry("cpu"), asked)
+        made = megaportrait.generate(Job(1e9), Registry("cpu"), asked)
     told = shown.metrics_html(made)
     assert rows(told)["Outside the mask"].startswith("0 of 255") and "✓ untouched" in told
     assert "PSNR in the face" in told and "Landmark error" in told and "None" not in told

@@ -21,6 +21,7 @@ import app
 from demos import megaportrait as tab
 from demos.core import handlers, widgets
 from demos.core.hold import OnPage
+from demos.core.page import run_row
 from demos.megaportrait import files as portrait_files
 from demos.megaportrait import people
 from demos.megaportrait import reference as portrait_reference
@@ -57,7 +58,7 @@ def page() -> Iterator[gr.Blocks]:
 @pytest.fixture(scope="module")
 def controls() -> portrait_settings.Controls:
     with gr.Blocks(analytics_enabled=False):
-        return portrait_settings.build("mini", "")
+        return portrait_settings.build("mini", *run_row("Make the portrait"))
 
 
 def handler(page: gr.Blocks, name: str):
@@ -152,23 +153,15 @@ def test_the_page_says_what_it_is_and_is_not(page):
     assert "Apache-2.0" in licence
 
 
-def test_the_full_set_says_its_licences_and_what_is_fetched():
-    with toy.installed():
-        words = " ".join(
-            str(b.value) for b in app.build(app.from_environment(), "full").blocks.values() if isinstance(b, gr.HTML)
-        )
-    assert "openrail++" in words and "three ControlNets are" in words
-
-
 # --- settings ---
 
 
 @pytest.mark.parametrize("model_set", ["mini", "full"])
 def test_every_setting_has_a_widget_and_comes_back_from_it(model_set: str):
     with gr.Blocks(analytics_enabled=False):
-        made = portrait_settings.build(model_set, "")
+        made = portrait_settings.build(model_set, *run_row("Make the portrait"))
     fields = {field.name for field in dataclasses.fields(Settings)} - {"model_set", *portrait_settings.OFF}
-    assert set(made.form.widgets) == fields - (set() if model_set == "full" else {"preset", "adapter_scale"})
+    assert set(made.form.widgets) == fields - (set() if model_set == "full" else {"preset", "adapter_scale", "lines"})
     start = made.asked([], **{name: widget.value for name, widget in made.form.widgets.items()})
     known = dataclasses.replace(Settings.of(model_set), mode="instant")
     assert dataclasses.replace(start, preset="") == known
@@ -198,12 +191,18 @@ def test_the_pace_is_that_of_the_steps():
     assert portrait_settings.pace_of("mini", dataclasses.replace(Settings.of("mini"), shading_steps=5)) is None
 
 
-def test_on_zerogpu_there_is_one_preset():
+def test_on_zerogpu_there_is_one_preset_and_one_kind_of_lines():
     with gr.Blocks(analytics_enabled=False):
-        plain, fixed = portrait_settings.build("full", ""), portrait_settings.build("full", "", fixed=True)
+        buttons = run_row("Make the portrait")
+        plain, fixed = (portrait_settings.build("full", *buttons, fixed=fixed) for fixed in (False, True))
     choices = [made.form["preset"] for made in (plain, fixed)]
     assert choices[0].visible and len(choices[0].choices) == len(parts.PRESETS["full"])
     assert not choices[1].visible and len(choices[1].choices) == 1
+    assert plain.form["lines"].visible and not fixed.form["lines"].visible
+    other = dataclasses.replace(Settings.of("full"), lines="anyline", preset="12 GB")
+    assert plain.restored(other)[plain.form["lines"]] == "anyline"
+    restored = fixed.restored(other)
+    assert (restored[fixed.form["lines"]], restored[fixed.form["preset"]]) == ("canny", "24 GB")
 
 
 # --- reference ---
@@ -608,6 +607,9 @@ def test_the_endpoint_answers_with_a_picture_and_its_measurements(address: str, 
         "candidates",
         "consent",
         "model_set",
+        "face",
+        "glasses",
+        "settings",
     ]
     assert [r["label"] for r in info["returns"]] == ["result", "measurements"]
     *pictures, reference = map(handle_file, map(str, files))

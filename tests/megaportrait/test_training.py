@@ -7,6 +7,7 @@ import json
 import numpy
 import pytest
 import torch
+from diffusers import ControlNetModel, DDIMScheduler, UNet2DConditionModel
 from torch import nn
 
 from assets.lab import training
@@ -14,7 +15,7 @@ from assets.mini_controlnets import train as nets
 from assets.mini_faces import data, evaluate
 from assets.mini_faces import train as faces
 from assets.mini_sdxl import train as sdxl
-from pipelines.models import controlnets, sdxl_tiny
+from pipelines.models import controlnets, face_nets, sdxl_tiny
 from pipelines.models import faces as face_models
 from pipelines.models.faces import LABELS, TEMPLATE
 from pipelines.worlds import portrait
@@ -91,7 +92,7 @@ def test_hills_stand_on_the_points():
     one, two = torch.tensor([[[True] * 5, [False] * 5]]), torch.ones(1, 2, 5, dtype=torch.bool)
     hills = faces.heat_maps(points, one, 32)
     assert hills.shape == (1, 5, 32, 32) and torch.allclose(hills.sum((2, 3)), torch.ones(1, 5))
-    place = face_models.expected_places((hills + 1e-9).log())[0]
+    place = face_nets.expected_places((hills + 1e-9).log())[0]
     assert torch.allclose(place, torch.tensor([20.0, 50.0]).expand(5, 2), atol=0.1)
     both = faces.heat_maps(points, two, 32)[0, 0]
     assert both[:, :16].sum().item() == pytest.approx(0.5, abs=1e-4), "two faces share the hill"
@@ -129,15 +130,15 @@ def losses(model: nn.Module, step, count: int, rate: float) -> list[float]:
 
 def test_the_parsers_loss_falls_on_a_toy_batch(table):
     torch.manual_seed(0)
-    model = face_models.parser_network()
+    model = face_nets.parser_network()
     wanted = faces.views(table, numpy.arange(4), torch.Generator().manual_seed(1), "cpu")
-    seen = losses(model, lambda: faces.parser_loss(*face_models.parse(model, wanted.images), wanted), 20, 3e-3)
+    seen = losses(model, lambda: faces.parser_loss(*face_nets.parse(model, wanted.images), wanted), 20, 3e-3)
     assert seen[-1] < 0.75 * seen[0]
 
 
 def test_the_embedders_loss_falls_on_a_toy_batch(table):
     torch.manual_seed(0)
-    model = faces.Teacher(face_models.FaceEmbedderNetwork(), 2)
+    model = faces.Teacher(face_nets.FaceEmbedderNetwork(), 2)
     wanted = torch.tensor([0, 0, 1, 1])
     generator = torch.Generator().manual_seed(0)
     images = faces.moved(faces.to_unit(faces.aligned_faces(table), "cpu"), generator)
@@ -170,7 +171,7 @@ def test_an_embedder_is_trained_further_and_loads_with_its_own_class(small_world
     assert 0 < steps[0] < steps[1] and f"resuming at step {steps[0]}" in capsys.readouterr().out
     assert first["sha256"] != second["sha256"] and list(second["sha256"]) == list(second["bytes"])
     assert all(size < 10_000_000 for size in second["bytes"].values())
-    network = face_models.FaceEmbedderNetwork.from_pretrained(small_world / "out_faces" / "embedder")
+    network = face_nets.FaceEmbedderNetwork.from_pretrained(small_world / "out_faces" / "embedder")
     assert network(torch.rand(2, 3, 96, 96)).shape == (2, 128)
     assert next(network.parameters()).dtype == torch.float32 or network.half()
 
@@ -228,10 +229,10 @@ def test_figures_of_people_who_are_told_apart():
 
 def test_a_parser_that_finds_nothing_is_reported_as_that():
     torch.manual_seed(0)
-    network = face_models.parser_network().eval()
+    network = face_nets.parser_network().eval()
     network.decode_head.classifier.bias.data[LABELS.index("background")] = 50  # blind
-    parser = face_models.FaceParser(network)
-    embedder = face_models.FaceEmbedder(face_models.FaceEmbedderNetwork().eval())
+    parser = face_nets.FaceParser(network)
+    embedder = face_nets.FaceEmbedder(face_nets.FaceEmbedderNetwork().eval())
     found = evaluate.read_piece(parser, embedder, evaluate.people("validation", 2, shots=2))
     assert [row["faces"] for row in found] == [0, 0, 0, 0] and not any("read" in row for row in found)
     assert set(found[0]["hard"]) > {"dark", "two people side by side"} and not any(found[0]["hard"].values())
@@ -247,8 +248,6 @@ def test_a_parser_that_finds_nothing_is_reported_as_that():
 
 def tiny_unet():
     """A UNet of SDXL's pattern in two blocks, random; its last layer is open, so that changes within show."""
-    from diffusers import UNet2DConditionModel
-
     torch.manual_seed(0)
     return (
         UNet2DConditionModel(
@@ -272,8 +271,6 @@ def tiny_unet():
 
 @pytest.fixture(scope="module")
 def base() -> nets.Base:
-    from diffusers import DDIMScheduler
-
     scheduler = DDIMScheduler(**sdxl_tiny.sampler(sdxl_tiny.BETA_STEPS))
     tokenizer = sdxl.make_tokenizer()
     teacher = sdxl.make_teacher(tokenizer).eval().requires_grad_(False)
@@ -316,8 +313,6 @@ def test_an_untrained_controlnet_changes_nothing(base, rows):
 
 
 def test_the_maps_encoder_fits_the_autoencoder_and_the_usual_one_does_not(base):
-    from diffusers import ControlNetModel
-
     added = {"text_embeds": torch.zeros(1, 128), "time_ids": nets.time_ids(1, "cpu")}
     given = (torch.zeros(1, 4, 32, 32), torch.tensor([5]), torch.zeros(1, 40, 192), torch.zeros(1, 3, 128, 128))
     down, middle = nets.new_controlnet(base.unet)(*given, added_cond_kwargs=added, return_dict=False)
@@ -370,7 +365,5 @@ def test_latents_are_made_once_and_a_controlnet_is_trained_further(small_world, 
     facts = training.read_json(small_world / "out_nets" / "manifest.json")["training"]["line"]
     assert "resuming at step" in capsys.readouterr().out and facts["steps"] > 1
     assert facts["held out"]["base alone"] > 0 and "with map" in facts["held out"]
-    from diffusers import ControlNetModel
-
     net = ControlNetModel.from_pretrained(small_world / "out_nets" / "line")
     assert tuple(net.config.conditioning_embedding_out_channels) == nets.CONDITIONING

@@ -24,4 +24,4 @@ def build(registry: Registry, model_set: str) -> None:
     ).build(registry)
 
 
-TAB = Tab("FreeU", "freeu", 50, build, PAPER)
+TAB = Tab("FreeU", "freeu", 50, build, PAPER, ("freeu",))

@@ -24,6 +24,7 @@ PAPER = Paper(
     authors=("Chenyang Si", "Ziqi Huang", "Yuming Jiang", "Ziwei Liu"),
     venue="CVPR 2024",
     url="https://arxiv.org/abs/2309.11497",
+    summary="Backbone and skips of a UNet are weighed anew.",
     idea="A UNet's backbone denoises and its skips bring back detail: weigh the first more and the second less.",
     ours="The page and the small model.",
     theirs="The method; the code is diffusers'.",

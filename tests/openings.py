@@ -1,0 +1,24 @@
+"""Draw the results with which the tabs open: `python -m tests.openings`, or of some tabs, by their slugs. To be done again when a model,
+an example or the look of a result has changed; takes about a minute."""
+
+from __future__ import annotations
+
+import sys
+
+import tests.environment  # noqa: F401  (says where Gradio keeps its files)
+
+
+def main() -> None:
+    import app
+    from demos.core import opening
+
+    del app  # built
+    for slug, one in opening.OPENINGS.items():
+        if len(sys.argv) == 1 or slug in sys.argv[1:]:
+            one.save(one.draw("opening"), one.folder)
+            files = list(one.folder.iterdir())
+            print(f"{slug}: {len(files)} files, {sum(file.stat().st_size for file in files) / 1024:.0f} KiB")
+
+
+if __name__ == "__main__":
+    main()
