@@ -168,8 +168,10 @@ def _paste_enlarged(
         new = _enlarged(result, shape, band).astype(numpy.float32)
         if light is not None:
             around, inside = _with_margin(band, 2 * radius, shape)
-            change = _light_change(original[around], *(_enlarged(part, shape, around) for part in light))
-            change = along_edges(change, original[around], radius)[inside] if radius else change
+            slope, offset = (_enlarged(part, shape, around) for part in light)
+            if radius:
+                slope, offset = (along_edges(part, original[around], radius) for part in (slope, offset))
+            change = _light_change(before, slope[inside], offset[inside])
             change += before
             change -= new
             change *= numpy.clip(outside[band] / factor, 0, 1)[..., None]
@@ -197,8 +199,9 @@ def _with_margin(
 
 
 def along_edges(change: NDArray[Any], picture: Picture, radius: int) -> NDArray[Any]:
-    """An enlarged, so blurred, ``change`` (h, w, 3) with the edges of ``picture`` (h, w, 3): the guided filter (He et al., PAMI 2013)
-    within ``radius`` pixels, each channel guided by itself. The border of a shadow is an edge of both."""
+    """An enlarged, so blurred, slope or offset (h, w, 3) of :data:`Light` with the edges of ``picture`` (h, w, 3): the guided filter
+    (He et al., PAMI 2013) within ``radius`` pixels, each channel guided by itself. The border of a shadow is an edge of both. The two are
+    filtered and not the change that they make, which has the picture's texture and would lose some of it."""
     window = (2 * radius + 1, 2 * radius + 1)
     guide = picture.astype(numpy.float32)
     mean, shift = cv2.blur(guide, window), cv2.blur(change, window)

@@ -112,9 +112,9 @@ def test_an_enlarged_change_has_the_edges_of_the_picture():
     shade[60:130, 70:150] = 0.6
     dark = (clean * shade).clip(0, 255).round().astype(numpy.uint8)
     light = cv2.resize((1 / shade - 1)[..., 0], (size // factor,) * 2, interpolation=cv2.INTER_AREA)
-    large = cv2.resize(light, (size, size), interpolation=cv2.INTER_CUBIC)[..., None] * dark
+    slope = cv2.resize(light, (size, size), interpolation=cv2.INTER_CUBIC)[..., None].repeat(3, -1)
     off = [
-        float(numpy.abs(dark + change - clean)[50:140, 60:160].mean())
-        for change in (large, composite.along_edges(large, dark, round(composite.EDGES * factor)))
+        float(numpy.abs(dark + found * dark - clean)[50:140, 60:160].mean())
+        for found in (slope, composite.along_edges(slope, dark, round(composite.EDGES * factor)))
     ]
     assert off[1] < 0.8 * off[0], off
