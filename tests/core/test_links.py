@@ -25,6 +25,16 @@ from pipelines.core.settings import Field
 from pipelines.georemover import EXAMPLES
 
 SLUGS = [tab.slug for tab in tabs.discover()]
+OF_THE_APP = dict(LINKS)
+"""Those of the page that importing the app makes; other tests make pages, too, of other model sets."""
+
+
+@pytest.fixture(autouse=True)
+def links_of_the_app():
+    before = dict(LINKS)
+    LINKS.update(OF_THE_APP)
+    yield
+    LINKS.update(before)
 
 
 def other(field: Field, value: Any) -> Any:

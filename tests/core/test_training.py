@@ -165,7 +165,9 @@ def small_collection(monkeypatch, folder, recipe: str, shards: list[int]) -> dic
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe", npnet_training.RECIPES)
+@pytest.mark.parametrize(
+    "recipe", [pytest.param(one, marks=[pytest.mark.long] * (one == "reward")) for one in npnet_training.RECIPES]
+)
 def test_shards_of_pairs_are_the_same_however_they_are_shared_out(tmp_path, monkeypatch, recipe):
     whole = small_collection(monkeypatch, tmp_path / "one", recipe, [0, 1])
     small_collection(monkeypatch, tmp_path / "two", recipe, [1])

@@ -93,12 +93,15 @@ def test_defaults_belong_to_the_model_set():
     assert (full.steps_1, full.steps_2, full.grow, full.model_set, full.keep_depth) == (20, 28, 8, "full", False)
 
 
+@pytest.mark.long
 def test_every_example_is_a_removal_with_an_effect():
-
     for recipe in georemover.EXAMPLES:
         made = recipe.pair()
         effect = metrics.effect_area(made.image, made.clean, made.mask)
         assert recipe.title and metrics.defined(effect), recipe
+
+
+def test_a_scene_that_is_not_there_is_refused():
     with pytest.raises(ValueError, match="The scene has 1 objects and number 3 is to go"):
         Recipe(38, index=2).pair()
     with pytest.raises(ValueError, match="floor 'lava' is not known"):
