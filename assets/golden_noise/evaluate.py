@@ -23,6 +23,7 @@ from pathlib import Path
 import torch
 
 from assets.lab import chunks, training
+from assets.mini_npnet.train import base_hashes
 from pipelines import golden_noise
 from pipelines.core.registry import Registry
 from pipelines.core.scores import Paired
@@ -58,8 +59,8 @@ NPNET_OF = {"npnet": "film", "npnet_paper": "paper"}
 
 def mark(arm: str, steps: int, guidance: float, strength: float) -> str:
     """Short hash over the settings and all weights that decide an arm's results; a new network leaves other arms valid."""
-    folders = ("assets/mini_sdxl", "assets/verifier/reward", "assets/verifier/judge")
-    facts = [manifest(folder).get("sha256", {}) for folder in folders]
+    facts = [manifest(folder).get("sha256", {}) for folder in ("assets/verifier/reward", "assets/verifier/judge")]
+    facts.insert(0, base_hashes())
     networks = manifest("assets/mini_npnet").get("sha256", {})
     facts += [{k: v for k, v in networks.items() if k.split("/")[0] == part} for part in NETWORKS.get(arm, ())]
     settings = [sdxl_tiny.SCHEDULE_STEPS, steps, guidance, strength, lab.STRONGER, lab.MORE_STEPS]

@@ -168,7 +168,9 @@ def npnet_card() -> str:
     found = facts("mini_npnet")
     measured = facts("golden_noise", "evaluation.json")
     training, report = found.get("training", {}), measured.get("evaluation", {})
-    text = HEAD.format(library="diffusers", tags="golden-noise", title="Small NPNets for mini-sdxl") + (
+    text = HEAD.format(
+        library="diffusers", tags="golden-noise", title="Small NPNets for mini-sdxl, second generation"
+    ) + (
         "Two networks that turn random noise into golden noise for a prompt.\n\n"
         "- `paper/`: NPNet in the published architecture at small size (`pipelines/golden_noise/npnet.py`), by the paper's recipe (arXiv "
         "2411.09502): re-denoise sampling, then the reward filter.\n"
@@ -177,7 +179,7 @@ def npnet_card() -> str:
         f"Everaert et al., WACV 2024, arXiv 2309.15842). The network adds {golden_noise.SIGNAL:g}·√ᾱ times the picture that the prompt lets one "
         f"expect, which is taught by the image model's own first guess, averaged over {golden_noise.LOOKS} other noises. No reward and no "
         "verifier took part; the factor was chosen on validation prompts.\n\n"
-        "**Intended use**: demonstrations, tests and teaching; they fit `mini-sdxl` only. **Licence**: Apache-2.0.\n\n"
+        "**Intended use**: demonstrations, tests and teaching; they fit the second generation of `mini-sdxl` (`assets/mini_sdxl2`) only. **Licence**: Apache-2.0.\n\n"
     )
     rows = [
         ("folder", "stage", "pairs", "reward prefers", "steps", "minutes", "explained share of the change, held out")

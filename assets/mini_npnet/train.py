@@ -76,9 +76,19 @@ def models(device: str = "cpu") -> tuple[GoldenNoise, Any]:
         return GoldenNoise(sdxl.build(parts), None), reward
 
 
+def base_hashes() -> dict[str, str]:
+    """Hashes of the weights that read a prompt and draw."""
+    return {
+        f"{spec.key}/{name}": value
+        for spec in sdxl.MINI.parts
+        for name, value in manifest(spec.source).get("sha256", {}).items()
+        if name.startswith(f"{spec.key.rsplit('/', 1)[1]}/")
+    }
+
+
 def marks(recipe: str) -> dict[str, str]:
     """What decides a pair, besides its number: hashes of the weights and settings. Others are made anew."""
-    found = dict(manifest("assets/mini_sdxl").get("sha256", {}))
+    found = base_hashes()
     found["start"] = str(sdxl_tiny.SCHEDULE_STEPS)
     if recipe == "signal":  # in which the reward has no part
         return found | {"signal": f"{golden_noise.LOOKS} looks, factor {golden_noise.SIGNAL:g}"}
@@ -179,11 +189,14 @@ def pairs_of(recipe: str, shard: int, golden: GoldenNoise, reward: Any) -> dict[
     return found
 
 
-def new_network(network: str, resolution: int, tokens: int, text_dim: int, bound: float = 0.0) -> NPNet | FilmNPNet:
+def new_network(
+    network: str, channels: int, resolution: int, tokens: int, text_dim: int, bound: float = 0.0
+) -> NPNet | FilmNPNet:
     torch.manual_seed(SEED)
     if network == "npnet":
-        return NPNet(**{**SMALL, "resolution": resolution, "tokens": tokens, "text_dim": text_dim})
-    return FilmNPNet(resolution, tokens, text_dim, bound=bound)
+        sizes = {"channels": channels, "resolution": resolution, "tokens": tokens, "text_dim": text_dim}
+        return NPNet(**{**SMALL, **sizes})
+    return FilmNPNet(resolution, tokens, text_dim, channels, bound=bound)
 
 
 def fit(recipe: str, network: str, minutes: float, device: str) -> None:
@@ -206,7 +219,7 @@ def fit(recipe: str, network: str, minutes: float, device: str) -> None:
         noises = torch.cat([arms.start_noise(seeds[i : i + 100], golden.pipe) for i in range(0, len(seeds), 100)])
     held = torch.arange(len(texts)) % 10 == 9
     use, check = (keep & ~held).nonzero().flatten(), held.nonzero().flatten()
-    net = new_network(network, noises.shape[-1], *embeds.shape[1:]).to(device)
+    net = new_network(network, *noises.shape[1:3], *embeds.shape[1:]).to(device)
     folder = SHIPPED.get((recipe, network), f"{recipe}-{network}")
     size = change[use].square().mean()
 
@@ -236,12 +249,12 @@ def teach(minutes: float, device: str, batch: int = 12) -> None:
     golden, reward = models(device)
     with torch.no_grad():
         shape = golden.embed(["a red ball"])[0].shape[1:]
-    side = golden.pipe.unet.config.sample_size
+    side, channels = golden.pipe.unet.config.sample_size, golden.pipe.unet.config.in_channels
     fitted = HERE / "reward"
     start = (
         FilmNPNet.from_pretrained(fitted, low_cpu_mem_usage=False)
         if (fitted / "config.json").exists()
-        else new_network("film", side, *shape, bound=BOUND)
+        else new_network("film", channels, side, *shape, bound=BOUND)
     )
     net = start.to(device).requires_grad_(True)
 

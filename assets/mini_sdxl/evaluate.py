@@ -116,7 +116,7 @@ def drawn(kinds, count: int, stream: str, steps: int, guidance: float, start: in
 
 def open_models(start: int = sdxl_tiny.SCHEDULE_STEPS) -> tuple[object, verifier.SceneVerifier]:
     """The pipeline, its sampling beginning at noise level ``start``, and the judge, from the shipped weights."""
-    with Registry("cpu").lease(*sdxl.MINI.parts, judges.JUDGE) as (*parts, judge):
+    with Registry("cpu").lease(*sdxl.FIRST["mini"].parts, judges.JUDGE) as (*parts, judge):
         pipe = sdxl.build(parts)
         pipe.scheduler = type(pipe.scheduler).from_config({**pipe.scheduler.config, **sdxl_tiny.sampler(start)})
         return pipe, judge
@@ -187,8 +187,8 @@ def renders_like(world: str, solids: int | None, count: int) -> Tensor:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prompts", type=int, default=150, help="per kind")
-    parser.add_argument("--steps", type=int, default=sdxl.MINI.steps)
-    parser.add_argument("--guidance", type=float, default=sdxl.MINI.guidance)
+    parser.add_argument("--steps", type=int, default=sdxl.FIRST["mini"].steps)
+    parser.add_argument("--guidance", type=float, default=sdxl.FIRST["mini"].guidance)
     parser.add_argument(
         "--renders", type=int, default=300, help="held-out renders of each world for the judge; 0: quick look"
     )

@@ -30,7 +30,6 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderDC, DDIMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 from torchvision.utils import make_grid, save_image
 
@@ -95,14 +94,8 @@ def render_of(prompt: str, seed: int, size: int = models.SIZE) -> Tensor:
 
 def open_pipeline(first: bool = False):
     """The pipeline of the second generation from the folder's weights, or of the first."""
-    with Registry("cpu").lease(*sdxl.MINI.parts) as parts:
-        if first:
-            return sdxl.build(parts)
-        parts = dict(zip(sdxl.PARTS, parts, strict=True))
-        parts["unet"] = UNet2DConditionModel.from_pretrained(HERE / "unet", torch_dtype=torch.float32).eval()
-        parts["vae"] = AutoencoderDC.from_pretrained(HERE / "vae", torch_dtype=torch.float32).eval()
-        parts["scheduler"] = DDIMScheduler.from_pretrained(HERE / "scheduler")
-        return sdxl.build([parts[name] for name in sdxl.PARTS])
+    with Registry("cpu").lease(*(sdxl.FIRST["mini"] if first else sdxl.MINI).parts) as parts:
+        return sdxl.build(parts)
 
 
 @torch.inference_mode()

@@ -260,8 +260,11 @@ class PicturesPage:
             if path is None:
                 return gr.skip()
             with errors_shown("Nothing was restored"):
-                record = images.read_settings(path, tab=self.key)["settings"]
-                return {**asked.updates(type(self.start).read(record, "this PNG")), made.dropped: None}
+                record = images.read_settings(path, tab=self.key)
+                updates = asked.updates(type(self.start).read(record["settings"], "this PNG"))
+            if words := drawn_by_another(record["models"], self.parts):
+                gr.Info(words, title="Restored")
+            return {**updates, made.dropped: None}
 
         def bring_back(entry: Entry) -> dict[Any, Any]:
             drawn = entry.outcome
@@ -381,6 +384,14 @@ def drop_zone(label: str, kind: str, *file_types: str, file_count: Literal["sing
         "file_count": file_count,
     }
     return gr.File(label=label, elem_classes=["drop-zone", kind], **given)
+
+
+def drawn_by_another(models: Sequence[str], parts: Mapping[str, ModelSpec]) -> str:
+    """A sentence where the ``models`` that a PNG names drew with another UNet than ``parts`` have; empty otherwise."""
+    earlier, now = [key for key in models if key.endswith("/unet")], parts["unet"].key
+    if not earlier or now in earlier:
+        return ""
+    return f"The picture was drawn by {safe(earlier[0][:60])}, and {now} draws here now: the same settings give another one."
 
 
 def restore_zone() -> gr.File:

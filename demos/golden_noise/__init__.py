@@ -17,7 +17,7 @@ from demos.core.handlers import LIGHT, TALKS, halt, on_gpu
 from demos.core.hold import held, hold
 from demos.core.links import Link
 from demos.core.opening import opens_with_result
-from demos.core.page import ends, picture, pump, restore_zone, run_event, run_row
+from demos.core.page import drawn_by_another, ends, picture, pump, restore_zone, run_event, run_row
 from demos.core.preflight import PreflightPanel
 from demos.core.tabs import Tab
 from demos.core.uploads import clear_on_refusal, errors_shown
@@ -216,9 +216,11 @@ def _bind_settings(controls: Controls, results: Results, history: History) -> No
         if path is None:
             return gr.skip()
         with errors_shown("Nothing was restored"):
-            updates = controls.restored(settings_inside(path))
-        gr.Info("Settings restored. Press Run to make the pictures again.", title="Restored")
-        return {**updates, dropped: None}
+            settings, models = inside(path)
+        parts = golden_noise.parts(settings.model_set, settings.source, settings.base)
+        another = drawn_by_another(models, parts) or "Press Run to make the pictures again."
+        gr.Info(f"Settings restored. {another}", title="Restored")
+        return {**controls.restored(settings), dropped: None}
 
     def bring_back(entry: Entry) -> dict[Any, Any]:
         shown = entry.outcome
@@ -316,9 +318,10 @@ def write(outcome: Outcome, session: str) -> Shown:
         return Shown(outcome, *map(str, paths))
 
 
-def settings_inside(path: str | Path) -> Settings:
-    """The checked settings of a PNG that this tab wrote."""
-    return Settings.read(images.read_settings(path, tab=SLUG)["settings"], "this PNG")
+def inside(path: str | Path) -> tuple[Settings, list[str]]:
+    """The checked settings of a PNG that this tab wrote, and the keys of the models that drew it."""
+    record = images.read_settings(path, tab=SLUG)
+    return Settings.read(record["settings"], "this PNG"), record["models"]
 
 
 def facts(outcome: Outcome) -> dict[str, Any]:

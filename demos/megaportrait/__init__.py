@@ -75,7 +75,7 @@ def build(registry: Registry, model_set: str) -> None:
 
 def _licence(model_set: str) -> str:
     """What stands next to the button."""
-    base = sdxl.BASES[model_set]
+    base = sdxl.FIRST[model_set]
     licences = dict.fromkeys(spec.licence for spec in parts.specs(model_set).values())
     return f"<p class='quiet licence'>{safe(base.title)}; {safe(', '.join(licences))}. {UNOFFICIAL}</p>"
 

@@ -440,6 +440,9 @@ def _record(text: str, tab: str | None) -> dict[str, Any]:
         raise ValueError(unreadable) from error
     if not isinstance(record, dict) or not isinstance(record.get("settings"), dict):
         raise ValueError(unreadable)
+    models = record.setdefault("models", [])
+    if not isinstance(models, list) or not all(isinstance(one, str) for one in models):
+        raise ValueError(unreadable)
     if record.get("format") != FORMAT:
         raise ValueError(
             f"The settings in this PNG have format {str(record.get('format'))[:20]!r} "
@@ -447,4 +450,4 @@ def _record(text: str, tab: str | None) -> dict[str, Any]:
         )
     if tab is not None and record.get("tab") != tab:
         raise ValueError(f"This PNG was made on the page {str(record.get('tab'))[:40]!r}: drop it there.")
-    return {"format": FORMAT, "tab": "", "models": [], **record}
+    return {"format": FORMAT, "tab": "", **record}

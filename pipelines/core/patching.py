@@ -39,15 +39,17 @@ _CONTAINERS = (dict, OrderedDict, list, set)
 
 @contextlib.contextmanager
 def building() -> Iterator[None]:
-    """Inside the block diffusers says nothing of parts that are not of the class in a pipeline's signature: an ``AutoencoderTiny`` does
-    where an ``AutoencoderKL`` is named."""
-    logger = logging.getLogger("diffusers.pipelines.pipeline_utils")
-    level = logger.level
-    logger.setLevel("ERROR")
+    """Inside the block diffusers says nothing of parts that are not of the class in a pipeline's signature, an ``AutoencoderTiny`` where an
+    ``AutoencoderKL`` is named; nor of what a small autoencoder's file says beyond its class, because SDXL's pipeline asks it."""
+    loggers = [logging.getLogger(f"diffusers.{name}") for name in ("pipelines.pipeline_utils", "configuration_utils")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel("ERROR")
     try:
         yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 @contextlib.contextmanager

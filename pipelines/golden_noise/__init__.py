@@ -433,7 +433,7 @@ class GoldenNoise:
         return encode(prompts, device=self.pipe.unet.device, do_classifier_free_guidance=True)
 
     def noises(self, seed: int, strength: float, embeds: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-        """Standard and golden noise (1, 4, h, w), float32; strength 0 gives the very same tensor twice.
+        """Standard and golden noise (1, C, h, w), float32; strength 0 gives the very same tensor twice.
 
         Without an NPNet the golden noise comes from re-denoising. Only the first row of ``embeds`` is used.
         """
@@ -446,7 +446,7 @@ class GoldenNoise:
         return noise, golden_with_strength(noise, golden, strength)
 
     def redenoised(self, noises: Tensor, embeds: tuple[Tensor, ...]) -> Tensor:
-        """Golden noises (B, 4, h, w), float32, by re-denoise sampling (:data:`GRID`)."""
+        """Golden noises (B, C, h, w), float32, by re-denoise sampling (:data:`GRID`)."""
         self.pipe.scheduler.set_timesteps(GRID)
         predict = guided_prediction(self.pipe, embeds)
         return redenoise(
@@ -456,7 +456,7 @@ class GoldenNoise:
     def signalled(
         self, noises: Tensor, embeds: tuple[Tensor, ...], steps: int, looks: int = LOOKS, seed: int = SIGNAL_SEED
     ) -> Tensor:
-        """Golden noises (B, 4, h, w), float32, that hold what the prompt lets one expect of the picture (ours).
+        """Golden noises (B, C, h, w), float32, that hold what the prompt lets one expect of the picture (ours).
 
         The expectation is the model's own: its guess of the clean latents at the first of ``steps``, without guidance, averaged
         over ``looks`` noises other than the given ones (drawn from ``seed``); see :func:`with_signal`. The guess from the
@@ -483,7 +483,7 @@ class GoldenNoise:
         first_guidance: float | None = None,
         seed: int = 0,
     ) -> Tensor:
-        """Pictures (B, 3, H, W) in [0, 1] from ``noises`` (B, 4, h, w); all rows in one batch.
+        """Pictures (B, 3, H, W) in [0, 1] from ``noises`` (B, C, h, w); all rows in one batch.
 
         ``on_step(step, clean)`` is called after each step with the model's current guess of the clean latents.
         ``first_guidance``: another guidance in the first step. ``seed``: of the noise that a few-step sampler adds in each step, the same

@@ -35,7 +35,7 @@ class Models:
 
 
 def start_noise(seeds: Sequence[int], pipe: StableDiffusionXLPipeline) -> Tensor:
-    """The standard noises (B, 4, h, w) of these seeds, on the pipeline's device."""
+    """The standard noises (B, C, h, w) of these seeds, on the pipeline's device."""
     side, channels = pipe.unet.config.sample_size, pipe.unet.config.in_channels
     noises = [sdxl.draw_noise(seed, (1, channels, side, side)) for seed in seeds]
     return torch.cat(noises).to(pipe.unet.device)
@@ -96,7 +96,7 @@ def changed_noise(
     strength: float,
     steps: int,
 ) -> Tensor:
-    """The starting noise of the arms that differ in nothing else, (B, 4, h, w)."""
+    """The starting noise of the arms that differ in nothing else, (B, C, h, w)."""
     pipe = models.golden.pipe
     if key == "standard":
         return noises

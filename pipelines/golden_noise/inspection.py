@@ -33,9 +33,9 @@ def noise_statistics(noise: Tensor, golden: Tensor) -> dict[str, float]:
 
 
 def noise_portrait(noise: Tensor, golden: Tensor) -> dict[str, Any]:
-    """What the change did to one noise (1, 4, R, R), JSON-able: size, moments, singular values, radial spectrum.
+    """What the change did to one noise (1, C, R, R), JSON-able: size, moments, singular values, radial spectrum.
 
-    ``singular_values``: of the channels tiled 2 x 2, as NPNet's first branch sees them; ``spectrum``: mean power per
+    ``singular_values``: of the channels tiled as a square, as NPNet's first branch sees them; ``spectrum``: mean power per
     ring of spatial frequency (cycles per latent cell, up to 0.5), 1 everywhere for white noise; ``energy``: shares of
     the change that are one shift per channel, that are otherwise flat on 8 x 8 patches, and the rest (sum 1).
     """
@@ -77,7 +77,7 @@ def radial_power(noise: Tensor) -> tuple[list[float], list[float]]:
 
 
 def heat_map(noise: Tensor, golden: Tensor, pixels: int = 256) -> tuple[Image, float]:
-    """Where the noise changed: root mean square over the channels of one noise (1, 4, R, R), and its largest value."""
+    """Where the noise changed: root mean square over the channels of one noise (1, C, R, R), and its largest value."""
     size = (golden.float() - noise.float())[0].square().mean(0).sqrt().cpu().numpy()
     top = float(size.max())
     share = size / top if top else size

@@ -16,6 +16,7 @@ has its own text: the published training gives the first prompt to the whole bat
 """
 
 import logging
+import math
 import pickle
 import re
 from collections.abc import Callable, Mapping
@@ -85,7 +86,7 @@ SMALL: dict[str, Any] = {
 
 
 class Terms(NamedTuple):
-    """The three parts that add up to the golden noise, each (batch, 4, R, R) in float32."""
+    """The three parts that add up to the golden noise, each (batch, channels, R, R) in float32."""
 
     spectrum: Tensor
     text: Tensor
@@ -93,15 +94,17 @@ class Terms(NamedTuple):
 
 
 def to_matrix(latent: Tensor) -> Tensor:
-    """(batch, 4, R, R) to (batch, 2R, 2R): the channels as tiles, 0 and 1 above, 2 and 3 below."""
-    batch, _, height, width = latent.shape
-    return latent.unflatten(1, (2, 2)).transpose(2, 3).reshape(batch, 2 * height, 2 * width)
+    """(batch, n·n, R, R) to (batch, n·R, n·R): the channels as n x n tiles, row by row; of four, 0 and 1 above, 2 and 3 below."""
+    batch, channels, height, width = latent.shape
+    tiles = math.isqrt(channels)
+    return latent.unflatten(1, (tiles, tiles)).transpose(2, 3).reshape(batch, tiles * height, tiles * width)
 
 
-def to_latent(matrix: Tensor) -> Tensor:
-    """(batch, 2R, 2R) to (batch, 4, R, R): undo :func:`to_matrix`."""
+def to_latent(matrix: Tensor, channels: int = 4) -> Tensor:
+    """(batch, n·R, n·R) to (batch, n·n, R, R): undo :func:`to_matrix`."""
     batch, rows, columns = matrix.shape
-    return matrix.reshape(batch, 2, rows // 2, 2, columns // 2).transpose(2, 3).flatten(1, 2)
+    tiles = math.isqrt(channels)
+    return matrix.reshape(batch, tiles, rows // tiles, tiles, columns // tiles).transpose(2, 3).flatten(1, 2)
 
 
 @torch.no_grad()
@@ -158,7 +161,7 @@ class SpectrumBranch(nn.Module):
         u, s, vh = factorise(to_matrix(noise), self.fix_signs)
         tokens = self.mlp1(u.mT) + self.mlp2(vh) + self.mlp3(s).unsqueeze(1)
         spectrum = s + self.mlp4(self.attention(tokens).mean(dim=1))
-        return to_latent((u * spectrum.unsqueeze(1)) @ vh)  # U diag(s') Vh
+        return to_latent((u * spectrum.unsqueeze(1)) @ vh, noise.shape[1])  # U diag(s') Vh
 
 
 class ResidualBranch(nn.Module):
@@ -220,9 +223,9 @@ def check_inputs(config: Mapping[str, Any], noise: Tensor, prompt_embeds: Tensor
 class NPNet(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers declares config_name twice
     """Noise and prompt in, golden noise out. Weights and sums are float32 whatever dtype comes in.
 
-    ``resolution``: height and width of the latent, which is square. ``channels``: 4, laid out as a 2x2 tile.
+    ``resolution``: height and width of the latent, which is square. ``channels``: 4, or another square number, laid out as n x n tiles.
     ``tokens``, ``text_dim``: the size of the prompt embedding. ``bottleneck``, ``hidden``, ``heads``: sizes
-    inside the spectrum branch, whose width is 2 * resolution. ``swin``: as :data:`SWIN_TINY`.
+    inside the spectrum branch, whose width is n * resolution. ``swin``: as :data:`SWIN_TINY`.
     For networks of our own: ``fix_signs``, see :func:`factorise`; ``zero_init``, start as the identity.
     """
 
@@ -241,9 +244,12 @@ class NPNet(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers declare
         zero_init: bool = False,
     ) -> None:
         super().__init__()
-        if channels != 4:
-            raise ValueError(f"channels is {channels} but NPNet tiles 2x2 channels: use a latent with 4 channels")
-        self.unet_svd = SpectrumBranch(2 * resolution, bottleneck, hidden, heads, fix_signs)
+        tiles = math.isqrt(channels)
+        if tiles**2 != channels:
+            raise ValueError(
+                f"channels is {channels} but NPNet lays them out as a square of tiles: use a latent with a square number, 4 or 16"
+            )
+        self.unet_svd = SpectrumBranch(tiles * resolution, bottleneck, hidden, heads, fix_signs)
         self.unet_embedding = ResidualBranch(resolution, channels, swin)
         self.embeeding = AdaGroupNorm(tokens * text_dim, channels, 1, eps=1e-6)
         self.alpha = nn.Parameter(torch.zeros(1))
@@ -270,7 +276,7 @@ class NPNet(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers declare
         return super()._apply(keep_precision, recurse)
 
     def forward(self, noise: Tensor, prompt_embeds: Tensor) -> Tensor:
-        """Golden noise in float32, for standard normal ``noise`` (batch, 4, resolution, resolution).
+        """Golden noise in float32, for standard normal ``noise`` (batch, channels, resolution, resolution).
 
         ``prompt_embeds``: (batch, tokens, text_dim) with its padding, or a batch of one for all samples.
         """

@@ -86,7 +86,7 @@ def places(model_set: str) -> tuple[str, ...]:
     """:func:`places_of` the model set's UNet."""
     if model_set == "full":
         return places_of(_SDXL)
-    return places_of(asset_files.facts(ROOT / sdxl.MINI.source / "unet" / "config.json", *_MINI) or _MINI)
+    return places_of(asset_files.facts(ROOT / sdxl.FIRST["mini"].source / "unet" / "config.json", *_MINI) or _MINI)
 
 
 def short(place: str) -> str:
@@ -124,12 +124,12 @@ class Settings(Declared):
     count: int = whole("Pictures", 2, 1, 4, name="number of pictures")
     seed: int = seed()
     steps: int = whole("Steps", 16, 1, 100, name="number of steps")
-    model_set: str = choice("Model set", "mini", sdxl.BASES, shown=False)
+    model_set: str = choice("Model set", "mini", sdxl.FIRST, shown=False)
 
     @classmethod
     def of(cls, model_set: str) -> Settings:
         """The defaults of a model set, with the first example."""
-        steps = 16 if model_set == "mini" else sdxl.BASES[model_set].steps
+        steps = 16 if model_set == "mini" else sdxl.FIRST[model_set].steps
         first = next(iter(examples(model_set).values()))
         return cls(**first, steps=steps, model_set=model_set)
 
@@ -169,7 +169,7 @@ class Preview:
 
 def parts(model_set: str) -> dict[str, ModelSpec]:
     """The parts that a run leases, by name."""
-    return {**sdxl.BASES[model_set].named, **({"judge": JUDGE} if model_set == "mini" else {})}
+    return {**sdxl.FIRST[model_set].named, **({"judge": JUDGE} if model_set == "mini" else {})}
 
 
 def generate(job: Job, registry: Registry, settings: Settings) -> Outcome:
@@ -179,7 +179,7 @@ def generate(job: Job, registry: Registry, settings: Settings) -> Outcome:
         ValueError: settings outside their limits.
     """
     run = Run(job, registry, settings)
-    base = sdxl.BASES[run.settings.model_set]
+    base = sdxl.FIRST[run.settings.model_set]
 
     def work(judge: SceneVerifier | None = None, **models: Any) -> Outcome:
         from pipelines.instant_style.layers import InstantStyle

@@ -190,7 +190,7 @@ class InstantStyle:
             def on_step(done: float, before: int = before, name: str = name) -> None:
                 run.progress((before + done) / total, name)
 
-            drawn[name] = self.painter.draw(rows, settings.steps, sdxl.BASES[settings.model_set].guidance, on_step)
+            drawn[name] = self.painter.draw(rows, settings.steps, sdxl.FIRST[settings.model_set].guidance, on_step)
             run.show(Preview(sheet(drawn)))
         return drawn
 

@@ -100,7 +100,7 @@ class LabSettings(Declared):
     words: bool = switch(
         "Also half of each, and said in words", False, name="whether the obvious alternatives are drawn"
     )
-    model_set: str = choice("Model set", "mini", sdxl.BASES, shown=False)
+    model_set: str = choice("Model set", "mini", sdxl.FIRST, shown=False)
 
     def validated(self) -> Self:
         made = super().validated()
@@ -213,7 +213,7 @@ def measure(job: Job, registry: Registry, settings: LabSettings, before: Tally |
             def on_step(done: float, number: int = number, total: int = len(rows)) -> None:
                 run.progress((number + done / total) / drawn.count, f"pair {number + 1} of {drawn.count}")
 
-            pictures = painter.draw(list(rows.values()), drawn.steps, sdxl.MINI.guidance, on_step)
+            pictures = painter.draw(list(rows.values()), drawn.steps, sdxl.FIRST["mini"].guidance, on_step)
             counted = counted.copy(drawn)
             counted.add(pair, dict(zip(rows, see(judge, pictures), strict=True)))
             run.show(counted)

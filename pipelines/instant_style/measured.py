@@ -23,7 +23,7 @@ def evaluation() -> dict[str, Any]:
 
 def base_model() -> str:
     """A mark of the weights that are measured: the hash of the first file of the small model's UNet."""
-    hashes = asset_files.hashes(manifest(sdxl.MINI.source))
+    hashes = asset_files.hashes(manifest(sdxl.FIRST["mini"].source))
     return next((value for name, value in sorted(hashes.items()) if name.startswith("unet/")), "")[:16]
 
 

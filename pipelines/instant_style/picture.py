@@ -65,7 +65,7 @@ class PictureSettings(Declared):
     count: int = whole("Pictures", 1, 1, 4, name="number of pictures")
     seed: int = seed()
     steps: int = whole("Steps", 30, 1, 100, name="number of steps")
-    model_set: str = choice("Model set", "full", sdxl.BASES, shown=False)
+    model_set: str = choice("Model set", "full", sdxl.FIRST, shown=False)
 
     @property
     def blocks(self) -> tuple[str, ...] | None:

@@ -456,7 +456,7 @@ def _with_models(run: KeptRun[Settings], request: Request, scene: Scene, seen: T
     """The run in one lease of all its parts; ``seen``: what IP-Adapter's encoder saw of the person."""
     from pipelines.megaportrait.nets import Nets, in_tiles
 
-    settings, base = run.settings, sdxl.BASES[run.settings.model_set]
+    settings, base = run.settings, sdxl.FIRST[run.settings.model_set]
     preset, mode = settings.preset, "instant" if settings.looks else "trained"
     wanted = parts.specs(settings.model_set, mode, preset, scene.face_parts, settings.lines)
 

@@ -383,7 +383,7 @@ def inspect(
 
 def look_at(job: Job, registry: Registry, pictures: Sequence[tuple[str, Picture]], model_set: str = "mini") -> Intake:
     """:func:`inspect` for the lane: the table of verdicts on the page. Leases the small face models only."""
-    limits.choice("Model set", model_set, sdxl.BASES)
+    limits.choice("Model set", model_set, sdxl.FIRST)
     job.progress(0.0, "looking for faces")
     return with_tools(registry, model_set, lambda tools: inspect(tools, pictures, model_set))
 

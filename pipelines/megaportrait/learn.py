@@ -56,14 +56,14 @@ class Training(Declared):
     )
     """How often a validation picture is drawn and scored."""
     seed: int = seed(name="seed")
-    model_set: str = choice("Model set", "mini", sdxl.BASES, shown=False)
+    model_set: str = choice("Model set", "mini", sdxl.FIRST, shown=False)
     preset: str = ""
     """How it is held in memory, of ``parts.PRESETS``; empty: the first."""
 
     @classmethod
     def of(cls, model_set: str, fast: bool = False) -> Training:
         """The defaults of a model set, or its faster preset."""
-        limits.choice("Model set", model_set, sdxl.BASES)
+        limits.choice("Model set", model_set, sdxl.FIRST)
         if model_set == "full":
             return cls(300 if fast else 600, 300 if fast else 800, 32, 1e-4, 1, 4, model_set=model_set)
         return cls(20 if fast else 60, checks=3 if fast else 5, model_set=model_set)
@@ -126,7 +126,7 @@ def train_person(
     settings = run.settings
     if not rendered and not consent:
         raise ValueError(NO_CONSENT)
-    model_set, base = settings.model_set, sdxl.BASES[settings.model_set]
+    model_set, base = settings.model_set, sdxl.FIRST[settings.model_set]
     job.progress(0.0, "looking for faces")
     intake = with_tools(registry, model_set, lambda tools: inspect(tools, pictures, model_set))
     if not intake.used:

@@ -44,7 +44,7 @@ def preset_of(model_set: str, preset: str = "") -> Preset:
 
 def side_of(model_set: str, preset: str = "") -> int:
     """Side of the square in pixels."""
-    return round(sdxl.BASES[model_set].size * preset_of(model_set, preset).share / 32) * 32
+    return round(sdxl.FIRST[model_set].size * preset_of(model_set, preset).share / 32) * 32
 
 
 def face_specs(model_set: str) -> dict[str, ModelSpec]:
@@ -91,7 +91,7 @@ def specs(
     nets = {role: control.spec for role, control in leading.items()}
     adapter = {"adapter": controlnets.IP_ADAPTER} if look_specs(model_set, mode) else {}
     drawing = {"drawing": annotators.ANYLINE} if leading["line"].reads == "anyline" else {}
-    return {**sdxl.BASES[model_set].named, **nets, **face_parts, **reader_specs(model_set), **adapter, **drawing}
+    return {**sdxl.FIRST[model_set].named, **nets, **face_parts, **reader_specs(model_set), **adapter, **drawing}
 
 
 def look_specs(model_set: str, mode: str) -> tuple[ModelSpec, ...]:

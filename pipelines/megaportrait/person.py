@@ -149,7 +149,7 @@ def gather(intake: Intake, name: str, model_set: str) -> Person:
     if not used:
         reasons = " ".join(verdict.reason for verdict in intake.verdicts[:3])
         raise ValueError(f"None of the pictures can be used: {reasons}")
-    side = min(sdxl.BASES[model_set].size, KEPT_SIDE)
+    side = min(sdxl.FIRST[model_set].size, KEPT_SIDE)
     crops, points, embeddings, hashes, photographs = [], [], [], [], 0
     for place in used:
         photo, face = intake.photos[place], intake.verdicts[place].face
@@ -258,7 +258,7 @@ def load(folder: str | Path, name: str) -> Person:
     except (SafetensorError, OSError, ValueError, RecursionError) as error:
         troubles.raise_machines(error)
         raise ValueError(wrong) from error
-    if not isinstance(facts, dict) or facts.get("format") != FORMAT or facts.get("model_set") not in sdxl.BASES:
+    if not isinstance(facts, dict) or facts.get("format") != FORMAT or facts.get("model_set") not in sdxl.FIRST:
         raise ValueError(wrong)
     arrays = {key: value.numpy() for key, value in tensors.items() if not key.startswith(LORA)}
     adapter = {key[len(LORA) :]: value for key, value in tensors.items() if key.startswith(LORA)}
@@ -273,7 +273,7 @@ def _well_formed(arrays: Mapping[str, NDArray], adapter: Mapping[str, Tensor], f
         return False
     crops, points, embeddings = arrays["crops"], arrays["points"], arrays["embeddings"]
     count = len(crops)
-    side = min(sdxl.BASES[facts["model_set"]].size, KEPT_SIDE)
+    side = min(sdxl.FIRST[facts["model_set"]].size, KEPT_SIDE)
     return (
         crops.dtype == numpy.uint8
         and 1 <= count <= MOST

@@ -206,14 +206,14 @@ class Settings(Declared):
     """For comparison: without the trained person."""
     no_shading: bool = switch("Shading Net", False, name="no shading")
     no_harmonisation: bool = switch("Harmonization Net", False, name="no harmonisation")
-    model_set: str = choice("Model set", "mini", sdxl.BASES, shown=False)
+    model_set: str = choice("Model set", "mini", sdxl.FIRST, shown=False)
     preset: str = ""
     """How the model set is held in memory, of ``parts.PRESETS``; empty: the first."""
 
     @classmethod
     def of(cls, model_set: str, fast: bool = False) -> Settings:
         """The defaults of a model set, or its faster preset: one candidate and fewer steps."""
-        limits.choice("Model set", model_set, sdxl.BASES)
+        limits.choice("Model set", model_set, sdxl.FIRST)
         steps = (20, 16, 14) if model_set == "mini" else (30, 24, 20)
         if fast:
             steps = (12, 9, 7) if model_set == "mini" else (16, 12, 10)

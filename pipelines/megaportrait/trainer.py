@@ -223,7 +223,7 @@ class Trainer:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.settings.seed)
             self.unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=list(targets)), "person")
-        if sdxl.BASES[self.settings.model_set].name == "full":
+        if sdxl.FIRST[self.settings.model_set].name == "full":
             self.unet.enable_gradient_checkpointing()
             self.unet.train()  # checkpointing works in training mode only; SDXL has no dropout
         weights = [value for name, value in self.unet.named_parameters() if "lora_" in name]

@@ -19,6 +19,7 @@ from pipelines.core.images import to_pil
 from pipelines.core.weights import ModelSpec, asset_spec, manifest, resolve
 
 if TYPE_CHECKING:
+    from diffusers.models.autoencoders.autoencoder_dc import AutoencoderDC
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
     from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
     from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import StableDiffusionXLPipeline
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 PARTS = ("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
+DRAWING = ("unet", "vae", "scheduler")
 
 
 @dataclass(frozen=True)
@@ -56,10 +58,21 @@ def _load_part(spec: ModelSpec) -> Any:
     return sdxl_parts.load(spec)
 
 
-def _mini() -> Base:
+def _small(name: str, folder: str, parts: Sequence[str] = PARTS) -> tuple[ModelSpec, ...]:
+    return tuple(asset_spec(f"{name}/{part}", folder, _load_part, part, "our small SDXL") for part in parts)
+
+
+def _first_mini() -> Base:
     folder = "assets/mini_sdxl"
-    parts = tuple(asset_spec(f"mini-sdxl/{part}", folder, _load_part, part, "our small SDXL") for part in PARTS)
-    return Base("mini", "mini-sdxl (ours, 128 px)", "Apache-2.0", folder, parts, 128, 5.5, 25)
+    return Base("mini", "mini-sdxl (ours, 128 px)", "Apache-2.0", folder, _small("mini-sdxl", folder), 128, 5.5, 25)
+
+
+def _mini() -> Base:
+    """The second generation. What reads prompts is the first one's."""
+    folder, first = "assets/mini_sdxl2", _first_mini().named
+    drawing = dict(zip(DRAWING, _small("mini-sdxl2", folder, DRAWING), strict=True))
+    parts = tuple(drawing.get(part, first[part]) for part in PARTS)
+    return Base("mini", "mini-sdxl 2 (ours, 256 px)", "Apache-2.0", folder, parts, 256, 5.5, 25)
 
 
 def _hub_files(part: str) -> tuple[str, ...]:
@@ -126,6 +139,8 @@ FULL = _published(
 )
 SSD = _published("ssd-1b", "ssd-1b", "SSD-1B (Segmind, 1024 px)", "segmind/SSD-1B", "Apache-2.0", 2_660_000_000)
 BASES: dict[str, Base] = {base.name: base for base in (MINI, FULL)}
+FIRST: dict[str, Base] = {base.name: base for base in (_first_mini(), FULL)}
+"""What those papers draw with whose own weights or figures are still of the first generation of the small model."""
 LORAS = {
     "ssd-1b-lcm/unet": _lora("lcm-lora-ssd-1b", "latent-consistency/lcm-lora-ssd-1b", 105_000_000),
     "sdxl-base-1.0-lcm/unet": _lora("lcm-lora-sdxl", "latent-consistency/lcm-lora-sdxl", 394_000_000),
@@ -146,13 +161,16 @@ SAMPLERS = {"dpm": "DPM-Solver++, as in the authors’ script"}
 DPM = "DPMSolverMultistepScheduler"
 
 
-def mark(model_set: str) -> str:
+def mark(base: Base) -> str:
     """What tells a base model from another, for files that belong to one: 16 digits over the hashes of what reads prompts and draws, or the
     repository of a published one."""
-    if model_set != "mini":
-        return BASES[model_set].source
-    known = asset_files.hashes(manifest(MINI.source))
-    told = sorted((name, value) for name, value in known.items() if name.startswith(("unet/", "text_encoder")))
+    if base.name != "mini":
+        return base.source
+    told = []
+    for part in ("unet", "text_encoder", "text_encoder_2"):
+        known = asset_files.hashes(manifest(base.named[part].source))
+        told += [(name, value) for name, value in known.items() if name.startswith(f"{part}/")]
+    told.sort()
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
 
 
@@ -233,10 +251,10 @@ def remember_guess(scheduler: DDIMScheduler) -> dict[str, Tensor]:
     return seen
 
 
-def preview(vae: AutoencoderKL | AutoencoderTiny, clean: Tensor) -> list[Image]:
-    """Small pictures of clean latents. The small VAE decodes; a large one would cost too much, so its latents' first
+def preview(vae: AutoencoderKL | AutoencoderTiny | AutoencoderDC, clean: Tensor) -> list[Image]:
+    """Small pictures of clean latents. Those of the small models decode; SDXL's would cost too much, so its latents' first
     three channels stand for the picture."""
-    if type(vae).__name__ == "AutoencoderTiny":
+    if type(vae).__name__ != "AutoencoderKL":
         picture = vae.decode(clean / vae.config["scaling_factor"]).sample / 2 + 0.5
     else:
         picture = (clean[:, :3] / 6 + 0.5).repeat_interleave(2, 2).repeat_interleave(2, 3)

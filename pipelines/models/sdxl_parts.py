@@ -17,6 +17,7 @@ from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import
 from transformers import CLIPVisionModelWithProjection
 
 from pipelines.core.offload import Offloaded
+from pipelines.core.patching import building
 from pipelines.core.weights import ModelSpec, part_folder, placement, resolve
 from pipelines.models import sdxl
 
@@ -46,7 +47,8 @@ def load(spec: ModelSpec) -> Any:
     options: dict[str, Any] = {"dtype" if library == "transformers" else "torch_dtype": getattr(torch, spec.dtype)}
     if any(".fp16." in name for name in spec.files):
         options["variant"] = "fp16"
-    made = kind.from_pretrained(folder, use_safetensors=True, **placement(), **options)
+    with building():
+        made = kind.from_pretrained(folder, use_safetensors=True, **placement(), **options)
     if spec.key in sdxl.LORAS:
         melt(made, resolve(sdxl.LORAS[spec.key]))
     return made.eval().requires_grad_(False)

@@ -111,7 +111,7 @@ class Settings(Declared):
     count: int = whole("Pictures a prompt", 1, 1, 4, name="number of pictures")
     seed: int = seed()
     steps: int = whole("Steps", 16, 1, 100, name="number of steps")
-    model_set: str = choice("Model set", "mini", sdxl.BASES, shown=False)
+    model_set: str = choice("Model set", "mini", sdxl.FIRST, shown=False)
     contradicting: str = text(
         "Prompts that say otherwise",
         600,
@@ -125,7 +125,7 @@ class Settings(Declared):
     def of(cls, model_set: str) -> Settings:
         """The defaults of a model set, with the first example."""
         filled: dict[str, Any] = {**example(model_set, 0)}
-        steps = 16 if model_set == "mini" else sdxl.BASES[model_set].steps
+        steps = 16 if model_set == "mini" else sdxl.FIRST[model_set].steps
         return cls(**filled, steps=steps, model_set=model_set)
 
     @property
@@ -274,7 +274,7 @@ class Preview:
 
 def parts(model_set: str) -> dict[str, ModelSpec]:
     """The parts that a run leases, by name."""
-    return {**sdxl.BASES[model_set].named, **({"judge": JUDGE} if model_set == "mini" else {})}
+    return {**sdxl.FIRST[model_set].named, **({"judge": JUDGE} if model_set == "mini" else {})}
 
 
 def generate(job: Job, registry: Registry, settings: Settings, saved: Sequence[Edit] = ()) -> Outcome:
@@ -287,7 +287,7 @@ def generate(job: Job, registry: Registry, settings: Settings, saved: Sequence[E
         ValueError: settings outside their limits.
     """
     run = Run(job, registry, together(settings, saved))
-    base = sdxl.BASES[run.settings.model_set]
+    base = sdxl.FIRST[run.settings.model_set]
 
     def work(judge: SceneVerifier | None = None, **models: Any) -> Outcome:
         from pipelines.time_edit.editing import TimeEdit
@@ -316,7 +316,7 @@ def make(job: Job, registry: Registry, settings: Settings) -> Edit:
         ValueError: settings outside their limits.
     """
     run = Run(job, registry, settings)
-    base = sdxl.BASES[run.settings.model_set]
+    base = sdxl.FIRST[run.settings.model_set]
 
     def work(**models: Any) -> Edit:
         from pipelines.time_edit.editing import TimeEdit

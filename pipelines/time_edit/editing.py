@@ -137,7 +137,7 @@ class TimeEdit:
         c, twin = torch.cat(sources), torch.cat(wanted)
         shift, reading = (one.cpu().numpy() for one in factors(c, twin, self.held(settings, c)))
         told = settings.edits, settings.layers, settings.regularisation, settings.protect, settings.model_set
-        return Edit(*told, sdxl.mark(settings.model_set), shift, reading)
+        return Edit(*told, sdxl.mark(sdxl.FIRST[settings.model_set]), shift, reading)
 
     def weights(self, edits: Sequence[Edit]) -> dict[str, Tensor]:
         """The edited matrices by their names in the UNet; what several edits change adds up.
@@ -230,7 +230,7 @@ class TimeEdit:
                 texts,
                 latents=noise.to(self.unet.device, self.unet.dtype),
                 num_inference_steps=settings.steps,
-                guidance_scale=sdxl.BASES[settings.model_set].guidance,
+                guidance_scale=sdxl.FIRST[settings.model_set].guidance,
                 callback_on_step_end=after,
             ).images
         return made

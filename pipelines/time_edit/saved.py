@@ -69,8 +69,8 @@ def read(path: str | Path, model_set: str) -> Edit:
     called = limits.shown(path.name)
     wrong = f"{called} holds no edit that can be read: {DO}."
     found, facts = tables.read(path, METADATA, TENSORS, FORMAT, MOST_BYTES, wrong)
-    if (facts.get("model_set"), facts.get("mark")) != (model_set, sdxl.mark(model_set)):
-        raise ValueError(f"The edit in {called} is of another model than {sdxl.BASES[model_set].title}: {DO}.")
+    if (facts.get("model_set"), facts.get("mark")) != (model_set, sdxl.mark(sdxl.FIRST[model_set])):
+        raise ValueError(f"The edit in {called} is of another model than {sdxl.FIRST[model_set].title}: {DO}.")
     shift, reading = found.values()
     same = shift.ndim == 2 and shift.shape == reading.shape and shift.dtype == reading.dtype == numpy.float64
     if not same or not numpy.isfinite([*shift.flat, *reading.flat]).all():

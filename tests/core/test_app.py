@@ -28,7 +28,7 @@ import app
 import demos
 from demos.core import handlers, page_state, tabs, theme, visitors, widgets
 from demos.core.hold import STARTS
-from demos.golden_noise import SLUG, from_python, lab, settings_inside, write
+from demos.golden_noise import SLUG, from_python, inside, lab, write
 from pipelines import golden_noise
 from pipelines.core import images, lane
 from pipelines.core.paper import Paper
@@ -664,10 +664,10 @@ def test_the_status_line_loads_nothing():
 def test_restoring_checks_the_settings_inside(tmp_path: Path):
     image, path = Image.new("RGB", (8, 6)), tmp_path / "a.png"
     good = {"prompt": "a red cube", "seed": 5, "noise": "golden", "from a later version": 1}
-    assert settings_inside(images.save_png(image, path, good, tab=SLUG)).seed == 5
-    assert settings_inside(path).source == "npnet", "PNGs from before there was a choice still restore"
+    assert inside(images.save_png(image, path, good, tab=SLUG))[0].seed == 5
+    assert inside(path)[0].source == "npnet", "PNGs from before there was a choice still restore"
     images.save_png(image, path, good | {"source": "redenoise"}, tab=SLUG)
-    assert settings_inside(path).source == "redenoise"
+    assert inside(path)[0].source == "redenoise"
     for bad in (
         {"prompt": "x" * 5000},
         {"steps": 10**9},
@@ -678,10 +678,10 @@ def test_restoring_checks_the_settings_inside(tmp_path: Path):
     ):
         images.save_png(image, path, good | bad, tab=SLUG)
         with pytest.raises(ValueError, match=r"\.$"):
-            settings_inside(path)
+            inside(path)
     images.save_png(image, path, {"seed": 5}, tab=SLUG)
     with pytest.raises(ValueError, match="no prompt"):
-        settings_inside(path)
+        inside(path)
 
 
 # --- the theme ---

@@ -159,8 +159,19 @@ def test_a_compressed_text_is_not_unpacked(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "not json", "[]", '{"format": 1}', '{"format": 1, "settings": []}', "[" * 60_000, '{"settings": {}'],
-)  # fmt: skip
+    "text",
+    [
+        "",
+        "not json",
+        "[]",
+        '{"format": 1}',
+        '{"format": 1, "settings": []}',
+        "[" * 60_000,
+        '{"settings": {}',
+        '{"format": 1, "settings": {}, "models": 5}',
+        '{"format": 1, "settings": {}, "models": [["x"]]}',
+    ],
+)
 def test_text_that_is_no_record(tmp_path: Path, text: str):
     (tmp_path / "a.png").write_bytes(png(settings_chunk(text)))
     assert "cannot be read" in sentence(tmp_path / "a.png")

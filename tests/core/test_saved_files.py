@@ -15,6 +15,9 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load
 
+from demos.core.page import drawn_by_another
+from pipelines import golden_noise
+from pipelines.core import images
 from tests.saved.make import (
     CONCEPT,
     DROP,
@@ -44,6 +47,15 @@ def inside(data: bytes) -> list[Any]:
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         files = {name: archive.read(name) for name in sorted(archive.namelist())}
     return [(name, json.loads(held) if name.endswith(".json") else held) for name, held in files.items()]
+
+
+def test_a_picture_of_another_model_says_so():
+    models = images.read_settings(HERE / "golden_noise.png")["models"]
+    words = drawn_by_another(models, golden_noise.parts("mini"))
+    assert "drawn by mini-sdxl/unet, and mini-sdxl2/unet draws here now" in words
+    for same in ([], ["mini-sdxl2/unet", "verifier/judge"]):
+        assert drawn_by_another(same, golden_noise.parts("mini")) == ""
+    assert "<" not in drawn_by_another(["<b>/unet"], golden_noise.parts("mini"))
 
 
 @pytest.mark.parametrize("name", SETTINGS)

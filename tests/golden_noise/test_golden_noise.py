@@ -8,7 +8,13 @@ import math
 
 import pytest
 import torch
-from diffusers import DDIMInverseScheduler, DDIMScheduler, StableDiffusionXLPipeline
+from diffusers import (
+    AutoencoderDC,
+    DDIMInverseScheduler,
+    DDIMScheduler,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
 
 from assets.golden_noise import examples
 from pipelines import golden_noise
@@ -183,7 +189,7 @@ def test_the_same_settings_give_the_same_bytes(registry):
     settings = Settings(PROMPT, seed=5, steps=4)
     first, second = run(registry, settings), run(registry, settings)
     assert same(first.standard, second.standard) and same(first.golden, second.golden)
-    assert first.standard.size == (128, 128)
+    assert first.standard.size == (256, 256)
     other = run(registry, dataclasses.replace(settings, seed=6))
     assert not same(first.standard, other.standard)
 
@@ -275,13 +281,13 @@ def test_measurements_are_json_and_say_which_models_answered(registry):
     outcome = run(registry, Settings(PROMPT, steps=2))
     told = json.loads(json.dumps(outcome.measurements))
     assert {m["licence"] for m in told["models"]} == {"Apache-2.0"}
-    assert [m["key"] for m in told["models"]] == ["mini-sdxl/unet", "mini-npnet/film", "verifier/judge"]
+    assert [m["key"] for m in told["models"]] == ["mini-sdxl2/unet", "mini-npnet/film", "verifier/judge"]
     assert told["npnet_seconds"] < told["seconds"]
     noise = told["noise"]
     assert noise["change_peak"] > noise["change_rms"] > 0 and sum(noise["energy"].values()) == pytest.approx(
         1, abs=1e-3
     )
-    for name, length in (("channel_means", 4), ("singular_values", 64), ("spectrum", 17)):
+    for name, length in (("channel_means", 16), ("singular_values", 64), ("spectrum", 9)):
         assert len(noise[f"{name}_before"]) == len(noise[f"{name}_after"]) == length
     assert outcome.heat.size == (256, 256)
 
@@ -309,7 +315,7 @@ def test_a_few_step_sampler_adds_the_same_noise_to_both_pictures(registry):
     """Nothing but the starting noise may differ, and that not at strength 0."""
     with registry.lease(*sdxl.MINI.parts) as parts, torch.inference_mode():
         golden = golden_noise.GoldenNoise(sdxl.build(parts, sampler="LCMScheduler"), None)
-        noise = golden_noise.draw_noise(3, (1, 4, 32, 32)).repeat(2, 1, 1, 1)
+        noise = golden_noise.draw_noise(3, (1, 16, 16, 16)).repeat(2, 1, 1, 1)
         embeds = golden.embed([PROMPT] * 2)
         first, again, other = (golden.draw(noise, embeds, 3, 1.0, seed=seed) for seed in (5, 5, 6))
     assert torch.equal(first, again) and torch.equal(first[0], first[1])
@@ -351,10 +357,16 @@ def test_the_ends_of_the_strength_draw_whole_pictures(registry, strength):
     assert min(low) < max(high), "not a blank picture"
 
 
-def test_the_folder_loads_with_plain_diffusers_and_draws_the_same(registry):
-    pipe = StableDiffusionXLPipeline.from_pretrained(ROOT / "assets/mini_sdxl")
+def test_the_folders_load_with_plain_diffusers_and_draw_the_same(registry):
+    folder = ROOT / "assets/mini_sdxl2"
+    pipe = StableDiffusionXLPipeline.from_pretrained(
+        ROOT / "assets/mini_sdxl",
+        unet=UNet2DConditionModel.from_pretrained(folder, subfolder="unet"),
+        vae=AutoencoderDC.from_pretrained(folder, subfolder="vae"),
+        scheduler=DDIMScheduler.from_pretrained(folder, subfolder="scheduler"),
+    )
     pipe.set_progress_bar_config(disable=True)
-    noise = golden_noise.draw_noise(5, (1, 4, 32, 32))
+    noise = golden_noise.draw_noise(5, (1, 16, 16, 16))
     picture = pipe(PROMPT, latents=noise, num_inference_steps=4, guidance_scale=5.0, output_type="pt").images
     with registry.lease(*sdxl.MINI.parts) as parts, torch.inference_mode():
         golden = golden_noise.GoldenNoise(sdxl.build(parts), None)
@@ -364,7 +376,7 @@ def test_the_folder_loads_with_plain_diffusers_and_draws_the_same(registry):
 
 def test_a_batch_of_two_equals_two_of_one(registry):
     with registry.lease(*sdxl.MINI.parts) as parts, torch.inference_mode():
-        noises = torch.cat([golden_noise.draw_noise(i, (1, 4, 32, 32)) for i in range(2)])
+        noises = torch.cat([golden_noise.draw_noise(i, (1, 16, 16, 16)) for i in range(2)])
         texts = [PROMPT, "a green cone on marble"]
         golden = golden_noise.GoldenNoise(sdxl.build(parts), None)
         both = golden.draw(noises, golden.embed(texts), 3, 5.0)
@@ -383,7 +395,7 @@ def test_a_run_that_breaks_leaves_the_vae_as_it_was(registry):
         golden = golden_noise.GoldenNoise(sdxl.build(parts), None)
         before = fingerprint(golden.pipe.vae)
         with pytest.raises(RuntimeError, match="in the middle"):
-            golden.draw(golden_noise.draw_noise(0, (1, 4, 32, 32)), golden.embed([PROMPT]), 2, 5.0, breaks)
+            golden.draw(golden_noise.draw_noise(0, (1, 16, 16, 16)), golden.embed([PROMPT]), 2, 5.0, breaks)
         assert fingerprint(golden.pipe.vae) == before
 
 

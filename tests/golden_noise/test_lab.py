@@ -543,7 +543,7 @@ def test_what_is_shown_are_the_last_seeds_with_their_verdicts(straight):
     tally, _ = straight
     assert [(seed, arm) for seed, arm, *_ in tally.shown] == [(s, a) for s in range(5, 11) for a in tally.right]
     assert all(right == tally.right[arm][seed - 3] for seed, arm, _, right in tally.shown)
-    assert {picture.size for _, _, picture, _ in tally.shown} == {(128, 128)}
+    assert {picture.size for _, _, picture, _ in tally.shown} == {(256, 256)}
 
 
 def test_the_counts_are_the_judges_verdicts(straight, registry):

@@ -154,6 +154,16 @@ def test_the_tiling_is_undone():
         assert torch.equal(matrix[:, row : row + 6, column : column + 5], latent[:, channel])
 
 
+def test_sixteen_channels_are_four_rows_of_four_tiles():
+    latent = torch.arange(16 * 6 * 5.0).reshape(1, 16, 6, 5)
+    matrix = to_matrix(latent)
+    assert matrix.shape == (1, 24, 20) and torch.equal(to_latent(matrix, 16), latent)
+    assert torch.equal(matrix[:, 6:12, 15:], latent[:, 7])
+    net = NPNet(**{**SMALL, "channels": 16, "zero_init": True})
+    noise, prompt = torch.randn(2, 16, 16, 16), torch.randn(2, SMALL["tokens"], SMALL["text_dim"])
+    torch.testing.assert_close(net(noise, prompt), noise, atol=1e-4, rtol=0)
+
+
 @pytest.mark.parametrize("fix_signs", [False, True])
 def test_factors_multiply_back(fix_signs):
     matrix = torch.randn(3, 32, 32)
@@ -405,8 +415,8 @@ def test_wrong_counts_and_numbers_are_refused():
         net(noise, prompt[:2])
     with pytest.raises(ValueError, match="NaN or infinite values"):
         net(noise / 0, prompt)
-    with pytest.raises(ValueError, match="channels is 16 but NPNet tiles 2x2 channels: use a latent with 4"):
-        NPNet(**{**SMALL, "channels": 16})
+    with pytest.raises(ValueError, match="channels is 6 but NPNet lays them out as a square of tiles"):
+        NPNet(**{**SMALL, "channels": 6})
 
 
 def test_wrong_strengths_are_refused():

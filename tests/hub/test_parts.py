@@ -47,7 +47,7 @@ def test_what_is_fetched_once_is_not_fetched_again(hub: Hub):
 
 
 def test_weights_under_the_names_of_their_time_arrive(hub: Hub):
-    named = sdxl.BASES["full"].named
+    named = sdxl.FIRST["full"].named
     for part in ("text_encoder", "text_encoder_2"):
         file = load_file(hub.folder / named[part].source / part / "model.fp16.safetensors")
         with Registry("cpu").lease(named[part]) as (encoder,):

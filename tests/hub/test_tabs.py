@@ -193,7 +193,7 @@ TABS: dict[str, Called] = {
 @contextlib.contextmanager
 def small_portraits() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sdxl.BASES, "full", dataclasses.replace(sdxl.BASES["full"], size=PORTRAIT))
+        patch.setitem(sdxl.FIRST, "full", dataclasses.replace(sdxl.FIRST["full"], size=PORTRAIT))
         yield
 
 

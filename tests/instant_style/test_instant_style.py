@@ -50,7 +50,9 @@ def registry() -> Registry:
 
 @pytest.fixture(scope="module")
 def painter():
-    with Registry("cpu").lease(*sdxl.MINI.parts) as parts:  # a lease keeps the others' threads out of its registry
+    with Registry("cpu").lease(
+        *sdxl.FIRST["mini"].parts
+    ) as parts:  # a lease keeps the others' threads out of its registry
         yield Painter(dict(zip(sdxl.PARTS, parts, strict=True)))
 
 
@@ -118,7 +120,7 @@ def test_one_place_changes_the_colour_and_nothing_else(outcome: instant_style.Ou
 
 
 def test_the_model_is_as_it_was_and_a_second_run_gives_the_same_bytes(registry: Registry, outcome):
-    with registry.lease(sdxl.MINI.named["unet"]) as (unet,):
+    with registry.lease(sdxl.FIRST["mini"].named["unet"]) as (unet,):
         before = fingerprint(unet)
         again = instant_style.generate(Job(1e9), registry, SMALL)
         assert fingerprint(unet) == before
@@ -126,14 +128,14 @@ def test_the_model_is_as_it_was_and_a_second_run_gives_the_same_bytes(registry: 
 
 
 def test_a_run_that_is_stopped_leaves_the_model_as_it_was(registry: Registry):
-    with registry.lease(sdxl.MINI.named["unet"]) as (unet,):
+    with registry.lease(sdxl.FIRST["mini"].named["unet"]) as (unet,):
         before = fingerprint(unet)
     items = live(instant_style.generate, registry, dataclasses.replace(SMALL, steps=12))
     for item in items:
         if isinstance(item, Progress) and item.fraction > 0.45:  # B speaks in the chosen place
             break
     items.close()
-    with registry.lease(sdxl.MINI.named["unet"]) as (unet,):
+    with registry.lease(sdxl.FIRST["mini"].named["unet"]) as (unet,):
         assert fingerprint(unet) == before
 
 

@@ -60,7 +60,7 @@ def plain(registry, reference, trained):
 
 @pytest.fixture
 def unet(registry):
-    with registry.lease(sdxl.BASES["mini"].parts[0]) as (model,):
+    with registry.lease(sdxl.FIRST["mini"].parts[0]) as (model,):
         return model
 
 

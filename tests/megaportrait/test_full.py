@@ -65,7 +65,7 @@ def request_(photographs):
 
 @pytest.fixture
 def unet(registry):
-    with registry.lease(sdxl.BASES["full"].parts[0]) as (model,):
+    with registry.lease(sdxl.FIRST["full"].parts[0]) as (model,):
         return model
 
 
@@ -148,7 +148,7 @@ def test_the_adapter_shows_the_person_and_leaves_the_model_to_the_byte(registry,
 
 
 def test_the_adapter_at_scale_zero_is_the_model_without_it(registry, plain):
-    base = sdxl.BASES["full"].parts
+    base = sdxl.FIRST["full"].parts
     controls = megaportrait_parts.controls("full")
     analysis = plain.analysis
     hints = [megaportrait.Hint("line", plain.controls["line"], 0.5)]
@@ -197,7 +197,7 @@ def test_a_person_is_learnt_in_half_precision_and_makes_a_portrait(registry, req
 
 
 def test_a_smaller_preset_keeps_the_controlnets_off_the_gpu_and_tiles_the_autoencoder(registry, request_, plain):
-    with registry.lease(sdxl.BASES["full"].parts[1]) as (vae,):
+    with registry.lease(sdxl.FIRST["full"].parts[1]) as (vae,):
         seen, whole = [], vae.tile_latent_min_size
         handle = vae.decoder.register_forward_hook(lambda _, given, __: seen.append(max(given[0].shape[-2:])))
         try:
@@ -217,7 +217,7 @@ def test_a_net_whose_layers_visit_the_device_paints_the_same(registry, plain):
     away = spec.load(spec)
     assert type(away).__name__ == "Offloaded" and not isinstance(away, torch.nn.Module), "the registry leaves it in RAM"
     away.visit(torch.device("cpu"))
-    base = sdxl.BASES["full"].parts
+    base = sdxl.FIRST["full"].parts
     hints = [megaportrait.Hint("line", plain.controls["line"], 0.5)]
     with registry.lease(*base, megaportrait_parts.controls("full")["line"].spec) as leased:
         drawn = [

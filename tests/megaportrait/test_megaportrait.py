@@ -128,7 +128,7 @@ def test_without_strength_the_reference_comes_back(registry, request_):
 
 
 def test_nothing_is_painted_where_nothing_is_masked(registry, reference):
-    base = sdxl.BASES["mini"].parts
+    base = sdxl.FIRST["mini"].parts
     square = numpy.ascontiguousarray(reference[:128, :128])
     hints = [megaportrait.Hint("line", controlnets.control_map("line", square), 0.5)]
     with registry.lease(*base, *(control.spec for control in parts.controls("mini").values())) as leased:
@@ -442,7 +442,7 @@ def test_wrong_settings_get_one_sentence(change, says):
 def test_right_settings_come_back_with_exact_types():
     settings = Settings(seed=3.0, identity_strength=1, core_back=0).validated()
     assert type(settings.seed) is int and type(settings.identity_strength) is float
-    for model_set in sdxl.BASES:
+    for model_set in sdxl.FIRST:
         for fast in (False, True):
             assert Settings.of(model_set, fast).validated() == Settings.of(model_set, fast)
             assert Training.of(model_set, fast).validated() == Training.of(model_set, fast)
@@ -508,7 +508,7 @@ def test_the_table_of_verdicts_names_each_picture(registry, pictures):
 
 
 def test_a_black_result_is_told_and_not_shown(registry, request_, monkeypatch):
-    with registry.lease(sdxl.BASES["mini"].parts[1]) as (vae,):
+    with registry.lease(sdxl.FIRST["mini"].parts[1]) as (vae,):
         handle = vae.decoder.register_forward_hook(lambda _m, _i, out: torch.full_like(out, -1.0))
         try:
             with pytest.raises(ValueError, match="returned a black picture: try another seed"):
@@ -541,9 +541,9 @@ def test_missing_weights_name_the_file_its_size_and_the_way_out(registry, reques
 
 
 def test_training_without_weights_says_the_same(registry, pictures, monkeypatch):
-    base = sdxl.BASES["mini"]
+    base = sdxl.FIRST["mini"]
     lost = dataclasses.replace(base.parts[0], key="toy-portrait/lost-unet", load=absent, bytes=39_000_000)
-    monkeypatch.setitem(sdxl.BASES, "mini", dataclasses.replace(base, parts=(lost, *base.parts[1:])))
+    monkeypatch.setitem(sdxl.FIRST, "mini", dataclasses.replace(base, parts=(lost, *base.parts[1:])))
     with pytest.raises(ValueError, match=r"lost-unet needs the folder.*\(about 39 MB\)\. The preview"):
         learn.train_person(Job(1e9), registry, pictures, TRAINING, rendered=True)
 
@@ -632,7 +632,7 @@ def test_of_two_candidates_a_black_one_is_left_out_and_said(registry, request_, 
         return candidate(self, seed)
 
     monkeypatch.setattr(megaportrait.MegaPortrait, "candidate", watched)
-    with registry.lease(sdxl.BASES["mini"].parts[1]) as (vae,):
+    with registry.lease(sdxl.FIRST["mini"].parts[1]) as (vae,):
         handle = vae.decoder.register_forward_hook(lambda _m, _i, out: torch.full_like(out, -1.0) if first[0] else out)
         try:
             outcome = run(registry, request_, candidates=2)

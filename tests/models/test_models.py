@@ -209,12 +209,13 @@ def test_an_unknown_backbone_is_one_sentence():
 # ----------------------------------------------------------------------------------------- mini-sdxl
 
 
-def test_the_parts_are_sdxl_s_classes_and_sizes(registry):
-    with registry.lease(*sdxl.MINI.parts) as parts:
+@pytest.mark.parametrize(("base", "cells"), [(sdxl.FIRST["mini"], sdxl_tiny.LATENT), (sdxl.MINI, 16)])
+def test_the_parts_are_sdxl_s_classes_and_sizes(registry, base, cells):
+    with registry.lease(*base.parts) as parts:
         pipe = sdxl.build(parts)
     assert type(pipe).__name__ == "StableDiffusionXLPipeline"
     assert pipe.unet.config.addition_embed_type == "text_time"
-    assert pipe.unet.config.sample_size == sdxl_tiny.LATENT
+    assert pipe.unet.config.sample_size == cells and cells * pipe.vae_scale_factor == base.size
     assert pipe.text_encoder_2.config.projection_dim == sdxl_tiny.POOLED
 
 
@@ -226,11 +227,13 @@ def test_every_caption_word_is_one_token(registry):
     assert tokenizer.unk_token_id not in tokenizer("zebra quantum é 漢").input_ids[1:3]
 
 
-def test_the_autoencoder_gives_scenes_back(registry):
-    with registry.lease(*sdxl.MINI.parts) as parts, torch.inference_mode():
-        vae = dict(zip(sdxl.PARTS, parts, strict=True))["vae"]
-        image = tabletop.render([tabletop.sample(i) for i in range(4)], 128).image * 2 - 1
-        drawn = vae.decode(vae.encode(image).latents).sample.clamp(-1, 1)
+@pytest.mark.parametrize("base", [sdxl.FIRST["mini"], sdxl.MINI], ids=["first", "second"])
+def test_the_autoencoder_gives_scenes_back(registry, base):
+    with registry.lease(base.named["vae"]) as (vae,), torch.inference_mode():
+        image = tabletop.render([tabletop.sample(i) for i in range(4)], base.size).image * 2 - 1
+        drawn = vae.decode(vae.encode(image).latent if base is sdxl.MINI else vae.encode(image).latents).sample.clamp(
+            -1, 1
+        )
     assert 10 * torch.log10(4 / (drawn - image).square().mean()) > 27
 
 
@@ -239,7 +242,7 @@ def test_the_autoencoder_gives_scenes_back(registry):
 def test_pictures_are_what_prompts_say_as_often_as_the_card_tells(tmp_path, monkeypatch):
     measured = cards.facts("mini_sdxl", "evaluation.json")
     monkeypatch.setattr(evaluate, "DONE", tmp_path)
-    report, _ = evaluate.evaluate(25, 25, sdxl.MINI.guidance, 0, "test", sdxl_tiny.SCHEDULE_STEPS)
+    report, _ = evaluate.evaluate(25, 25, sdxl.FIRST["mini"].guidance, 0, "test", sdxl_tiny.SCHEDULE_STEPS)
     for kind in evaluate.KINDS:
         low = wilson(round(25 * measured[kind]["fully_right"]["share"]), 25, z=3.3)[0]
         assert report[kind]["fully_right"]["share"] >= low, kind

@@ -43,12 +43,12 @@ def made(registry: Registry, scene: Image.Image) -> Inverted:
 
 
 def with_painter(registry: Registry, work):
-    return registry.run(sdxl.MINI.named, lambda **parts: work(Painter(sdxl.build(parts))))
+    return registry.run(sdxl.FIRST["mini"].named, lambda **parts: work(Painter(sdxl.build(parts))))
 
 
 def some(mark: str | None = None, **more) -> Tokens:
     values = numpy.random.default_rng(0).normal(0, 0.03, (STAGES, 1, WIDTH)).astype(numpy.float32)
-    return Tokens(values, "mini", mark or sdxl.mark("mini"), **more)
+    return Tokens(values, "mini", mark or sdxl.mark(sdxl.FIRST["mini"]), **more)
 
 
 # --- words ---
@@ -179,7 +179,7 @@ def test_a_file_holds_what_was_learnt(tmp_path: Path):
 
 
 def damaged(path: Path, which: str) -> None:
-    facts = {"format": 1, "model_set": "mini", "model": sdxl.mark("mini"), "seen": {}}
+    facts = {"format": 1, "model_set": "mini", "model": sdxl.mark(sdxl.FIRST["mini"]), "seen": {}}
     values = some().values
     if which == "bytes":
         path.write_bytes(b"no tensors at all")

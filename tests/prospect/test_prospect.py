@@ -37,7 +37,7 @@ def with_painter(registry: Registry, work):
         with torch.inference_mode():
             return work(Painter(sdxl.build(parts)))
 
-    return registry.run(sdxl.MINI.named, run)
+    return registry.run(sdxl.FIRST["mini"].named, run)
 
 
 def test_ten_stages_of_equal_width():

@@ -91,7 +91,7 @@ def test_several_edits_add_up(registry: Registry, edit: Edit):
         before = {name: part.weight for name, part in editor.unet.named_modules() if name.endswith(("to_k", "to_v"))}
         return before, *(editor.weights(some) for some in ([edit], [other], [edit, other]))
 
-    before, first, second, both = registry.run(sdxl.MINI.named, work)
+    before, first, second, both = registry.run(sdxl.FIRST["mini"].named, work)
     assert len(second) == len(first) / 2 and set(both) == set(first)
     name = next(iter(second))
     summed = first[name] + second[name] - before[name]
@@ -102,7 +102,7 @@ def test_several_edits_add_up(registry: Registry, edit: Edit):
 def test_an_edit_of_another_width_is_refused(registry: Registry, edit: Edit):
     narrow = dataclasses.replace(edit, shift=edit.shift[:, :9], reading=edit.reading[:, :9])
     with pytest.raises(ValueError, match="does not fit this model's prompts"):
-        registry.run(sdxl.MINI.named, lambda **parts: TimeEdit(parts).weights([narrow]))
+        registry.run(sdxl.FIRST["mini"].named, lambda **parts: TimeEdit(parts).weights([narrow]))
 
 
 FACTS = {"format": 1, "edits": "a => b", "layers": "values", "regularisation": 1.0, "protect": 0.0, "model_set": "mini"}
@@ -127,7 +127,7 @@ FACTS = {"format": 1, "edits": "a => b", "layers": "values", "regularisation": 1
 def test_another_file_is_refused_in_a_sentence(tmp_path: Path, tensors: dict | None, facts: dict | None, says: str):
     path = tmp_path / "mine.safetensors"
     held = {"shift": numpy.zeros((2, 3)), "reading": numpy.zeros((2, 3))} if tensors is None else tensors
-    told = None if facts is None else {METADATA: json.dumps({**FACTS, "mark": sdxl.mark("mini"), **facts})}
+    told = None if facts is None else {METADATA: json.dumps({**FACTS, "mark": sdxl.mark(sdxl.FIRST["mini"]), **facts})}
     save_file(held, path, told)
     with pytest.raises(ValueError, match=says) as caught:
         saved.read(path, "mini")

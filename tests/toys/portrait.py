@@ -119,15 +119,15 @@ def spec(name: str) -> ModelSpec:
 @contextlib.contextmanager
 def installed() -> Iterator[None]:
     """Inside the block the mini set is a toy."""
-    base = sdxl.BASES["mini"]
+    base = sdxl.FIRST["mini"]
     before = (
-        dict(sdxl.BASES),
+        dict(sdxl.FIRST),
         dict(controlnets.CONTROLS),
         faces.PARSER,
         faces.EMBEDDER,
         faces.threshold,
     )
-    sdxl.BASES["mini"] = replace(base, title="toy (random weights)", parts=(spec("unet"), *base.parts[1:]))
+    sdxl.FIRST["mini"] = replace(base, title="toy (random weights)", parts=(spec("unet"), *base.parts[1:]))
     controlnets.CONTROLS["mini"] = {name: Control(spec(name), name, name) for name in NETS}
     faces.PARSER, faces.EMBEDDER = spec("parser"), spec("embedder")
     faces.threshold = lambda: BAR
@@ -135,6 +135,6 @@ def installed() -> Iterator[None]:
         yield
     finally:
         bases, kept, faces.PARSER, faces.EMBEDDER, faces.threshold = before
-        for table, known in ((sdxl.BASES, bases), (controlnets.CONTROLS, kept)):
+        for table, known in ((sdxl.FIRST, bases), (controlnets.CONTROLS, kept)):
             table.clear()
             table.update(known)

@@ -119,7 +119,7 @@ def write_hub(folder: Path) -> None:
     base, mini = folder / BASE, ROOT / "assets" / "mini_sdxl"
     toy_portrait.unet().half().save_pretrained(base / "unet", variant="fp16")
     vae().half().save_pretrained(base / "vae", variant="fp16")
-    for spec in sdxl.BASES["mini"].parts[2:4]:
+    for spec in sdxl.FIRST["mini"].parts[2:4]:
         spec.load(spec).half().save_pretrained(base / spec.key.rsplit("/", 1)[1], variant="fp16")
     for part in ("tokenizer", "tokenizer_2", "scheduler"):
         shutil.copytree(mini / part, base / part)
@@ -156,10 +156,10 @@ def installed(folder: Path) -> Iterator[None]:
     with toy_portrait.installed(), pytest.MonkeyPatch.context() as patch:
         if not any(folder.iterdir()):
             write_hub(folder)
-        full = sdxl.BASES["full"]
+        full = sdxl.FIRST["full"]
         patch.setenv("LATENT_STUDIO_MODELS", str(folder))
         # The small model's tokenizers are no files of CLIP's time; the weights are, and say their variant.
         weights = {spec: tuple(name for name in spec.files if ".fp16." in name) for spec in full.parts}
         parts = tuple(replace(spec, files=files) for spec, files in weights.items())
-        patch.setitem(sdxl.BASES, "full", replace(full, size=SIZE, parts=parts))
+        patch.setitem(sdxl.FIRST, "full", replace(full, size=SIZE, parts=parts))
         yield
