@@ -46,6 +46,11 @@ def reading(path: Path, read: Callable[[], T], otherwise: Callable[[], T]) -> T:
         return otherwise()
 
 
+def claim(path: Path) -> str:
+    """The one measured sentence in an evaluation's file."""
+    return str(facts(path, "claim").get("claim", "Not measured yet."))
+
+
 def hashes(facts: dict[str, Any]) -> dict[str, str]:
     """File -> SHA-256 of all files that a manifest knows: weights, and the settings and words beside them."""
     return {name: value for key in ("sha256", "settings sha256") for name, value in strings(facts.get(key)).items()}

@@ -26,8 +26,7 @@ from pipelines.core.run import Run
 from pipelines.core.settings import Declared, choice, real, seed, text, whole
 from pipelines.core.text import words
 from pipelines.core.weights import ROOT, ModelSpec, asset_spec, resolve
-from pipelines.models import sdxl
-from pipelines.models.judges import JUDGE
+from pipelines.models import judges, sdxl
 from pipelines.models.sdxl import draw_noise
 from pipelines.worlds.prompts import read_prompt, surprise
 
@@ -260,7 +259,7 @@ def parts(model_set: str, source: str = "npnet", base: str = "") -> dict[str, Mo
     """The parts that a run leases, by name: the base model's, NPNet (unless nothing but re-denoising is asked for) and, for
     our own world, the judge."""
     network = {} if source in NO_NETWORK else {"npnet": NPNETS[model_set][source]}
-    return {**sdxl.base_of(model_set, base).named, **network, **({"judge": JUDGE} if model_set == "mini" else {})}
+    return judges.judged(sdxl.base_of(model_set, base)) | network
 
 
 # ------------------------------------------------------------------------------------------- stages
@@ -589,4 +588,4 @@ def how_often() -> str:
 
 def claim() -> str:
     """The one measured sentence about which noise is better, of the evaluation."""
-    return str(asset_files.facts(MEASURED, "claim").get("claim", "Not measured yet."))
+    return asset_files.claim(MEASURED)

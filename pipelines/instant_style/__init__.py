@@ -22,8 +22,7 @@ from pipelines.core.paper import Paper
 from pipelines.core.run import Run
 from pipelines.core.settings import Declared, choice, seed, text, whole
 from pipelines.core.weights import ROOT, ModelSpec
-from pipelines.models import sdxl
-from pipelines.models.judges import JUDGE
+from pipelines.models import judges, sdxl
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -169,7 +168,7 @@ class Preview:
 
 def parts(model_set: str) -> dict[str, ModelSpec]:
     """The parts that a run leases, by name."""
-    return {**sdxl.FIRST[model_set].named, **({"judge": JUDGE} if model_set == "mini" else {})}
+    return judges.judged(sdxl.FIRST[model_set])
 
 
 def generate(job: Job, registry: Registry, settings: Settings) -> Outcome:
@@ -179,20 +178,13 @@ def generate(job: Job, registry: Registry, settings: Settings) -> Outcome:
         ValueError: settings outside their limits.
     """
     run = Run(job, registry, settings)
-    base = sdxl.FIRST[run.settings.model_set]
 
-    def work(judge: SceneVerifier | None = None, **models: Any) -> Outcome:
+    def draw(models: dict[str, Any], judge: SceneVerifier | None) -> Outcome:
         from pipelines.instant_style.layers import InstantStyle
 
         return InstantStyle(models, judge)(run)
 
-    return run.lease(
-        parts(run.settings.model_set),
-        work,
-        loading=base.title,
-        unnamed=set(base.named) - {"unet"},
-        smaller="draw fewer pictures",
-    )
+    return judges.draw(run, sdxl.FIRST[run.settings.model_set], draw)
 
 
 # ------------------------------------------------------------------------------------------- examples

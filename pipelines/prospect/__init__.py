@@ -26,8 +26,7 @@ from pipelines.core.paper import Paper
 from pipelines.core.run import Run
 from pipelines.core.settings import Declared, choice, real, seed, switch, text, whole
 from pipelines.core.weights import ROOT, ModelSpec
-from pipelines.models import sdxl
-from pipelines.models.judges import JUDGE
+from pipelines.models import judges, sdxl
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -188,7 +187,7 @@ class Preview:
 
 def parts(model_set: str) -> dict[str, ModelSpec]:
     """The parts that a run leases, by name."""
-    return {**sdxl.FIRST[model_set].named, **({"judge": JUDGE} if model_set == "mini" else {})}
+    return judges.judged(sdxl.FIRST[model_set])
 
 
 def generate(job: Job, registry: Registry, settings: Settings, pictures: Sequence[Tokens] = ()) -> Outcome:
@@ -202,25 +201,18 @@ def generate(job: Job, registry: Registry, settings: Settings, pictures: Sequenc
     """
     run = Run(job, registry, settings)
     run.settings.check_pictures(len(pictures))
-    base = sdxl.FIRST[run.settings.model_set]
 
-    def work(judge: SceneVerifier | None = None, **models: Any) -> Outcome:
+    def draw(models: dict[str, Any], judge: SceneVerifier | None) -> Outcome:
         from pipelines.prospect.stages import ProSpect
 
         return ProSpect(models, judge)(run, pictures)
 
-    return run.lease(
-        parts(run.settings.model_set),
-        work,
-        loading=base.title,
-        unnamed=set(base.named) - {"unet"},
-        smaller="draw fewer pictures",
-    )
+    return judges.draw(run, sdxl.FIRST[run.settings.model_set], draw)
 
 
 def claim() -> str:
     """The measured sentence of the evaluation."""
-    return str(asset_files.facts(MEASURED, "claim").get("claim", "Not measured yet."))
+    return asset_files.claim(MEASURED)
 
 
 def inversion_claim() -> str:

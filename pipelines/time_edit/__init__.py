@@ -27,8 +27,7 @@ from pipelines.core.paper import Paper
 from pipelines.core.run import Run
 from pipelines.core.settings import Declared, choice, real, seed, text, whole
 from pipelines.core.weights import ROOT, ModelSpec
-from pipelines.models import sdxl
-from pipelines.models.judges import JUDGE
+from pipelines.models import judges, sdxl
 from pipelines.worlds.prompts import surprise
 
 if TYPE_CHECKING:
@@ -274,7 +273,7 @@ class Preview:
 
 def parts(model_set: str) -> dict[str, ModelSpec]:
     """The parts that a run leases, by name."""
-    return {**sdxl.FIRST[model_set].named, **({"judge": JUDGE} if model_set == "mini" else {})}
+    return judges.judged(sdxl.FIRST[model_set])
 
 
 def generate(job: Job, registry: Registry, settings: Settings, saved: Sequence[Edit] = ()) -> Outcome:
@@ -287,20 +286,13 @@ def generate(job: Job, registry: Registry, settings: Settings, saved: Sequence[E
         ValueError: settings outside their limits.
     """
     run = Run(job, registry, together(settings, saved))
-    base = sdxl.FIRST[run.settings.model_set]
 
-    def work(judge: SceneVerifier | None = None, **models: Any) -> Outcome:
+    def draw(models: dict[str, Any], judge: SceneVerifier | None) -> Outcome:
         from pipelines.time_edit.editing import TimeEdit
 
         return TimeEdit(models, judge)(run, saved)
 
-    return run.lease(
-        parts(run.settings.model_set),
-        work,
-        loading=base.title,
-        unnamed=set(base.named) - {"unet"},
-        smaller="draw fewer pictures",
-    )
+    return judges.draw(run, sdxl.FIRST[run.settings.model_set], draw)
 
 
 def together(settings: Settings, saved: Sequence[Edit]) -> Settings:
@@ -328,4 +320,4 @@ def make(job: Job, registry: Registry, settings: Settings) -> Edit:
 
 def claim() -> str:
     """The measured sentence of the evaluation."""
-    return str(asset_files.facts(MEASURED, "claim").get("claim", "Not measured yet."))
+    return asset_files.claim(MEASURED)

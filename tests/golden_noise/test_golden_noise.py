@@ -281,7 +281,7 @@ def test_measurements_are_json_and_say_which_models_answered(registry):
     outcome = run(registry, Settings(PROMPT, steps=2))
     told = json.loads(json.dumps(outcome.measurements))
     assert {m["licence"] for m in told["models"]} == {"Apache-2.0"}
-    assert [m["key"] for m in told["models"]] == ["mini-sdxl2/unet", "mini-npnet/film", "verifier/judge"]
+    assert [m["key"] for m in told["models"]] == ["mini-sdxl2/unet", "verifier/judge", "mini-npnet/film"]
     assert told["npnet_seconds"] < told["seconds"]
     noise = told["noise"]
     assert noise["change_peak"] > noise["change_rms"] > 0 and sum(noise["energy"].values()) == pytest.approx(
