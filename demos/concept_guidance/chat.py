@@ -241,17 +241,8 @@ def _answers(
         return examples(page.model_set)[chips.index(event.target)]
 
     stopped = {chat.line: progress_line(STOPPED, 0.0, "stopped")}
-    outputs = [
-        message,
-        chat.turns,
-        chat.finished,
-        chat.line,
-        *chat.panes,
-        chat.applied,
-        chat.save,
-        seed,
-        chat.link.shown,
-    ]
+    outputs = [message, chat.turns, chat.finished, chat.line, *chat.panes, chat.applied, chat.save, seed]
+    outputs.append(chat.link.shown)
     inputs = [chat.turns, page.own, page.model, chat.both, chat.visible]
     rows = {f"{name}{n}": getattr(row, name) for n, row in enumerate(chat.rows) for name in ROW}
     sending, again = (

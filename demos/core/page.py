@@ -259,12 +259,7 @@ class PicturesPage:
         def restore(path: str | None) -> Any:
             if path is None:
                 return gr.skip()
-            with errors_shown("Nothing was restored"):
-                record = images.read_settings(path, tab=self.key)
-                updates = asked.updates(type(self.start).read(record["settings"], "this PNG"))
-            if words := drawn_by_another(record["models"], self.parts):
-                gr.Info(words, title="Restored")
-            return {**updates, made.dropped: None}
+            return {**asked.updates(self.inside(path)), made.dropped: None}
 
         def bring_back(entry: Entry) -> dict[Any, Any]:
             drawn = entry.outcome
@@ -288,6 +283,15 @@ class PicturesPage:
             made.link.bind(
                 lambda settings, _: asked.updates(settings), [*asked.outputs, dropped], line, restore=restore
             )
+
+    def inside(self, path: str) -> Any:
+        """The checked settings of a PNG of this page; a visitor is told where another model drew it."""
+        with errors_shown("Nothing was restored"):
+            record = images.read_settings(path, tab=self.key)
+            settings = type(self.start).read(record["settings"], "this PNG")
+        if words := drawn_by_another(record["models"], self.parts):
+            gr.Info(words, title="Restored")
+        return settings
 
     def opened(self, values: dict[str, Any]) -> dict[str, Any]:
         """The pictures that a visitor gave, in RGB by their names, and what was read of files that came along; taken out of ``values``,

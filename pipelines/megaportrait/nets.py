@@ -102,26 +102,25 @@ class Nets:
 
         It is ``picture`` itself where no step is left or nothing is masked.
         """
-        names = list(getattr(self.unet, "peft_config", {}))
-        if names:
+        if names := list(getattr(self.unet, "peft_config", {})):
             self.unet.set_adapters(names, [net.lora] * len(names))
-        count = net.count
-        if not count or (mask is not None and not mask.any()):
+        if not net.count or (mask is not None and not mask.any()):
             return picture.copy()
         used = [hint for hint in hints if hint.weight > 0] or [dataclasses.replace(hints[0], weight=0.0)]
-        chosen: list[Any] = [self.controlnets[hint.role] for hint in used]
-        nets = MultiControlNetModel(chosen)
+        nets: list[Any] = [self.controlnets[hint.role] for hint in used]
         kind = "ControlNetImg2Img" if mask is None else "ControlNetInpaint"
-        pipe = sdxl.build(self.parts, kind, controlnet=nets)
+        pipe = sdxl.build(self.parts, kind, controlnet=MultiControlNetModel(nets))
         picture_of = watched(pipe)
 
         def after(
             _pipe: StableDiffusionXLPipeline, step: int, _level: Tensor | int, given: dict[str, Any]
         ) -> dict[str, Any]:
-            on_step(step + 1, count, lambda: picture_of(given["latents"]))
+            on_step(step + 1, net.count, lambda: picture_of(given["latents"]))
             return given
 
-        more: dict[str, Any] = {} if mask is None else {"mask_image": to_pil(mask.astype(numpy.uint8) * 255)}
+        more: dict[str, Any] = {"height": picture.shape[0], "width": picture.shape[1]}
+        if mask is not None:
+            more["mask_image"] = to_pil(mask.astype(numpy.uint8) * 255)
         if self._seen is not None:
             more["ip_adapter_image_embeds"] = [self._seen if net.guidance > 1 else self._seen[1:]]
         dtype = self.vae.dtype
@@ -129,8 +128,6 @@ class Nets:
             with torch.inference_mode():
                 drawn = pipe(
                     image=to_pil(picture),
-                    height=picture.shape[0],
-                    width=picture.shape[1],
                     strength=net.strength,
                     num_inference_steps=net.steps,
                     guidance_scale=net.guidance,

@@ -6,6 +6,7 @@ import html
 import re
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -61,7 +62,12 @@ def test_every_endpoint_answers_as_in_one_process(page, served, files):
 
 
 def test_the_status_line_tells_what_each_holds(page, pictures):
-    assert re.search(r"Workers +2, 0 busy +Worker 1 +\d+ parts +Worker 2 +\d+ parts", page.line())
+    def drawn(seed: int) -> bytes:
+        return Visitor(page.address).picture(storm.noise(seed, STEPS))
+
+    with ThreadPoolExecutor(2) as both:  # at once, so that the second goes to whom holds nothing yet
+        assert list(both.map(drawn, range(2))) == [pictures[0], pictures[1]]
+    until(lambda: re.search(r"Workers +2, 0 busy +Worker 1 +\d+ parts +Worker 2 +\d+ parts", page.line()), 20)
 
 
 def test_an_error_of_a_run_is_the_sentence_of_one_process(page, served):
