@@ -8,7 +8,7 @@
   const LISTS = '[role="combobox"][aria-expanded="true"], [role="listbox"]';
   const DIALOGS = '[role="dialog"][aria-modal="true"], dialog[open]';
   const FULL = ".block.fullscreen";
-  const PALETTE = ".removal-editor .half-container > .wrap"; // colours and sizes of the depth editor
+  const PALETTE = ".georemover-editor .half-container > .wrap"; // colours and sizes of the depth editor
 
   // True when Esc has met something open: closed here, or left to Gradio or the browser, which closes it on the same key.
   function closes(event) {

@@ -52,7 +52,7 @@ class Board:
     def __init__(self, registry: Registry, asked: Form[Settings]) -> None:
         self.registry, self.asked = registry, asked
         gr.HTML(f"<div class='lab-intro'>{INTRO}</div>", padding=False)
-        self.packed = drop_zone("Zip of pictures and masks", "removal-zip", ".zip")
+        self.packed = drop_zone("Zip of pictures and masks", "georemover-zip", ".zip")
         self.white = gr.Checkbox(value=False, label="In these masks, white = keep")
         self.run, self.stop = run_row("Run the batch", "Stop the batch", "lab-row")
         self.line = gr.HTML(progress_line(READY), padding=False, elem_classes="batch-line")
@@ -181,7 +181,7 @@ def board_html(rows: Sequence[BatchRow]) -> str:
     """A row per pair, and one for each other file; what could not be done says why."""
     heads = "".join(one.head("col") for one in SHOWN.values())
     first = "<th role='columnheader' scope='col'>Picture</th>"
-    drawn = table(first + heads, "".join(map(_row, rows)), "The pictures of the batch", "tally removal-table")
+    drawn = table(first + heads, "".join(map(_row, rows)), "The pictures of the batch", "tally facts-table")
     return (
         f"<div class='board'><h3>{made_words(rows)}</h3>{drawn}<p class='quiet'>Each picture was drawn once, so no figure has an interval. "
         "Empty: not known without a truth, or not defined. The CSV has all measures, and which files each row is about.</p></div>"

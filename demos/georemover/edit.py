@@ -92,13 +92,13 @@ class Edit:
                 height=300,
                 buttons=[],
                 visible=False,
-                elem_classes="removal-editor",
+                elem_classes="georemover-editor",
                 brush=gr.Brush(default_size=20, colors=list(GREYS), default_color=GREYS[1]),
                 eraser=gr.Eraser(default_size=20),
             )
             use = gr.Button("Use what I painted", size="md", visible=False)
             dark = gr.Checkbox(value=False, label="In depth files, near is dark")
-            drop = drop_zone("Bring a depth map: grey of 8 or 16 bits, or inferno", "removal-depth-file", "image")
+            drop = drop_zone("Bring a depth map: grey of 8 or 16 bits, or inferno", "georemover-depth-file", "image")
             note = gr.HTML(NONE, padding=False)
             with gr.Row(elem_classes="run-row"):
                 render = gr.Button(

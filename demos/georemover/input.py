@@ -63,7 +63,7 @@ class Roll:
     @classmethod
     def build(cls, seed: int) -> Roll:
         with gr.Accordion("Roll a new scene", open=False):
-            with gr.Row(elem_classes="removal-roll"):
+            with gr.Row(elem_classes="georemover-roll"):
                 count = gr.Dropdown([(ANY, 0), ("1", 1), ("2", 2), ("3", 3)], value=2, label="Objects", min_width=120)
                 floor = gr.Dropdown([ANY, *FLOORS], value=ANY, label="Floor", min_width=120)
                 light = gr.Dropdown([ANY, "soft", "hard"], value=ANY, label="Light", min_width=120)
@@ -93,7 +93,7 @@ class Tools:
             asked.add("grow", info=f"At the size the model works at, long side {base.long_side}.{theirs}")
             asked.add("fill_holes")
             white = gr.Checkbox(value=False, label="In mask files, white = keep")
-            drop = drop_zone("Use a mask from a file", "removal-mask", "image")
+            drop = drop_zone("Use a mask from a file", "georemover-mask", "image")
             save = gr.Button("Download mask", size="md")
             edges = gr.Button("Snap the strokes to the object", size="md")
             preview = _picture("What the model gets", marked(start, solid_mask(start), base))
@@ -126,12 +126,12 @@ class Input:
             elem_classes="choices",
         )
         with gr.Column(visible=False) as self.own_box:
-            self.dropped = drop_zone("Drop a picture: PNG, JPEG or WebP", "removal-photo", "image")
+            self.dropped = drop_zone("Drop a picture: PNG, JPEG or WebP", "georemover-photo", "image")
             if model_set == "mini":
                 gr.HTML(f"<p class='remark'>{SMALL_WORLD}</p>", padding=False)
         solid = solid_mask(start)
         with gr.Column() as self.click_box:
-            self.seen = _picture("Click the object that is to go", marked(start, solid, self.base), "removal-scene")
+            self.seen = _picture("Click the object that is to go", marked(start, solid, self.base), "georemover-scene")
         with gr.Column(visible=False) as self.brush_box:
             self.editor = painter.build("Brush over the object, not over its shadow")
         self.run, self.stop = run_row("Remove")

@@ -50,7 +50,7 @@ def measured_html(model_set: str, figures: Mapping[str, Any] | None = None) -> s
     worst = asset_files.reading(WORST, lambda: file_uri(WORST), str)
     if worst:
         sheet = (
-            f"<figure class='removal-worst'><p class='title'>Where it fails</p><img src='{worst}' alt='{SHEET}'>"
+            f"<figure class='worst-sheet'><p class='title'>Where it fails</p><img src='{worst}' alt='{SHEET}'>"
             f"<figcaption>{SHEET}</figcaption></figure>"
         )
     return (
@@ -132,7 +132,7 @@ def table(rows: Mapping[str, Any]) -> str:
     for row in rows.values():
         cells = [column.write(_mean(row, key), _spread(row, key)) for key, column in COLUMNS.items()]
         lines.append((safe(row["title"]), cells))
-    return ways(lines, list(COLUMNS.values()), "Every way on the same scenes", NOTE, "tally removal-table")
+    return ways(lines, list(COLUMNS.values()), "Every way on the same scenes", NOTE, "tally facts-table")
 
 
 def _spread(row: Mapping[str, Any], key: str) -> tuple[float, float] | None:

@@ -227,7 +227,7 @@ def _truth_table(outcome: Outcome, ours: Measured) -> str:
     note = "" if ours["residual_effect"] is not None else f"<p class='remark'>{NO_EFFECT}</p>"
     seen = lines[:SHOWN_FIRST], lines[SHOWN_FIRST:]
     return (
-        "<div class='board removal-board'><h3>Measured against the truth</h3><p class='quiet'>The scene was rendered once more without the object. "
+        "<div class='board facts-board'><h3>Measured against the truth</h3><p class='quiet'>The scene was rendered once more without the object. "
         f"{_columns_explained(columns)} {ONE_RUN}</p>{note}{_table(heads, seen[0], 'Measured against the truth')}"
         f"<details><summary>All measures</summary>{_table(heads, seen[1], 'All measures')}</details></div>"
     )
@@ -268,7 +268,7 @@ def _cell(value: Any, quantity: Quantity, judge: Judge | None, beyond: bool) -> 
 
 def _table(heads: str, lines: Sequence[str], label: str) -> str:
     first = "<th role='columnheader' scope='col'>Measure</th>"
-    return table(first + heads, "".join(lines), label, "tally removal-table")
+    return table(first + heads, "".join(lines), label, "tally facts-table")
 
 
 def _check_table(checks: Measured) -> str:
@@ -278,7 +278,7 @@ def _check_table(checks: Measured) -> str:
         if checks.get(key) is not None
     ]
     return (
-        "<div class='board removal-board'><h3>Self-checks</h3><p class='quiet'>What lay behind the object is not known for this picture, so nothing here "
+        "<div class='board facts-board'><h3>Self-checks</h3><p class='quiet'>What lay behind the object is not known for this picture, so nothing here "
         f"says that the result is good; it only says what was touched. {ONE_RUN}</p>"
         + _table("<th role='columnheader' scope='col'>Value</th>", lines, "Self-checks")
         + "</div>"
@@ -303,7 +303,7 @@ def comparison_html(outcome: Outcome, clean: Image.Image | None, index: int = 0)
         for name, picture, row in shown
     )
     read = f"<p class='quiet'>{RESIDUAL_READ}</p>" if metrics else ""
-    return f"<div class='removal-beside'><h3>Beside each other</h3><ul>{items}</ul>{read}</div>"
+    return f"<div class='beside-each-other'><h3>Beside each other</h3><ul>{items}</ul>{read}</div>"
 
 
 def _left(row: Measured | None) -> str:

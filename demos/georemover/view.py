@@ -158,11 +158,11 @@ class View:
 
 def build_view(edit: Callable[[], Edit], link: Callable[[], Link]) -> tuple[View, Edit]:
     """The widgets; ``edit`` makes those for a depth of one's own in their place, ``link`` the line with the result's address."""
-    line = gr.HTML(progress_line(NOTHING_YET), padding=False, elem_classes="removal-line")
-    with gr.Row(equal_height=False, elem_classes="removal-stages"):
+    line = gr.HTML(progress_line(NOTHING_YET), padding=False, elem_classes="georemover-line")
+    with gr.Row(equal_height=False, elem_classes="georemover-stages"):
         with gr.Column(min_width=280):
             gr.HTML("<h3>2 Geometry</h3>", padding=False)
-            with gr.Row(elem_classes="removal-depths"):
+            with gr.Row(elem_classes="georemover-depths"):
                 before = _frame("Depth before", "Depth of the picture, near is bright")
                 after = _frame("Depth after", "Depth without the object, near is bright")
                 change = _frame("Difference", "Where the depth changed is bright")
@@ -175,7 +175,7 @@ def build_view(edit: Callable[[], Edit], link: Callable[[], Link]) -> tuple[View
             editing = edit()
         with gr.Column(min_width=280):
             gr.HTML("<h3>3 Result</h3>", padding=False)
-            slider = before_and_after("Before and after", "removal-slide")
+            slider = before_and_after("Before and after", "georemover-slide")
             gallery = variants("Variants", "variants")
             with gr.Row(elem_classes="run-row"):
                 render = gr.Button("3 Render", size="md", min_width=100, elem_classes=STARTS)

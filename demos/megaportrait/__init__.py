@@ -34,13 +34,13 @@ def build(registry: Registry, model_set: str) -> None:
     with gr.Tabs(elem_classes="parts", overflow_behavior="wrap") as tabs:
         with gr.Tab("Make a portrait", id="portrait", render_children=True):
             chips = example_chips("Examples: one click makes a portrait", [recipe.title for recipe in EXAMPLES])
-            with gr.Row(equal_height=False, elem_classes="portrait-steps"):
+            with gr.Row(equal_height=False, elem_classes="megaportrait-steps"):
                 with gr.Column(min_width=300, elem_classes="studio-controls"):
                     first = step1.build(model_set)
                     learning = learn.build(registry, model_set)
                 with gr.Column(min_width=300, elem_classes="studio-controls"):
                     second = reference.build(model_set)
-                with gr.Column(min_width=300, elem_classes=["studio-controls", "portrait-make"]):
+                with gr.Column(min_width=300, elem_classes=["studio-controls", "megaportrait-make"]):
                     gr.HTML("<h3>3 Make</h3>", padding=False)
                     buttons = run_row("Make the portrait")
                     form = settings.form_of(model_set)

@@ -95,7 +95,7 @@ def build(registry: Registry, model_set: str) -> Learn:
         with gr.Row(elem_classes="saves-row"):
             bring = gr.Button("Put into step 1", size="md", min_width=120, visible=False)
             delete = gr.Button("Delete", size="md", min_width=120, visible=False)
-        drop = drop_zone("Bring a person back: drop its zip", "portrait-person", ".zip")
+        drop = drop_zone("Bring a person back: drop its zip", "megaportrait-person", ".zip")
     return Learn(run, stop, line, course, form, keep, save, kept, bring, delete, drop)
 
 
@@ -312,7 +312,7 @@ def course_html(lessons: Sequence[Lesson]) -> str:
         for one in lessons[-DRAWN:]
     )
     return (
-        f"{lesson_html(lessons, tools.threshold())}<div class='portrait-drawn'><h3>Drawn at the last checks</h3>"
+        f"{lesson_html(lessons, tools.threshold())}<div class='megaportrait-drawn'><h3>Drawn at the last checks</h3>"
         f"<ul>{told}</ul><p class='quiet'>Always the same two, begun with the same noise.</p></div>"
     )
 

@@ -194,7 +194,7 @@ def table(rows: Mapping[str, Any]) -> str:
         list(COLUMNS.values()),
         "Every way on the same pairs",
         HOW_TO_READ,
-        "tally removal-table portrait-table",
+        "tally facts-table megaportrait-table",
     )
 
 
@@ -238,7 +238,7 @@ def sheets() -> str:
         if small is not None:
             small.thumbnail((SIDE, 2 * SIDE))
             told.append(
-                f"<figure class='removal-worst portrait-sheet'><p class='title'>{words}</p><img src='{data_uri(small, 'WEBP')}' alt='{words}: {SHEET}'>"
+                f"<figure class='worst-sheet megaportrait-sheet'><p class='title'>{words}</p><img src='{data_uri(small, 'WEBP')}' alt='{words}: {SHEET}'>"
                 f"<figcaption>{SHEET[0].upper()}{SHEET[1:]}.</figcaption></figure>"
             )
     return f"<div class='inspect-grid'>{''.join(told)}</div>" if told else ""

@@ -258,7 +258,7 @@ def look_html(analysis: Analysis) -> str:
     words = f"<p class='quiet'>What the small model reads from it:</p><dl>{read}</dl>" if read else ""
     alt = "The square around the face: what is replaced is green, the ring around it golden"
     return (
-        f"<div class='portrait-look'><figure><img src='{data_uri(masked(analysis), 'WEBP')}' alt='{alt}'>"
+        f"<div class='megaportrait-look'><figure><img src='{data_uri(masked(analysis), 'WEBP')}' alt='{alt}'>"
         "<figcaption><span><i class='core'></i>replaced</span> <span><i class='ring'></i>melted</span></figcaption></figure>"
         f"<div><p>{told}</p>{words}</div></div>{notes_html(analysis.notes)}"
     )
@@ -322,23 +322,23 @@ def build(model_set: str) -> Step2:
         format="png",
         interactive=False,
         buttons=["fullscreen"],
-        elem_classes=["frame", "portrait-reference"],
+        elem_classes=["frame", "megaportrait-reference"],
         alt_text="The reference portrait with its faces boxed",
     )
     with gr.Row(elem_classes="seed-row"):
         number = gr.Number(label="Reference seed", value=start.seed, precision=0, min_width=90, scale=2)
         again = gr.Button("Show it", size="sm", min_width=70, scale=1)
         dice = gr.Button("Roll a reference", size="sm", min_width=120, scale=1)
-    drop = drop_zone("Or drop a portrait: PNG, JPEG, WebP", "portrait-photo", "image")
+    drop = drop_zone("Or drop a portrait: PNG, JPEG, WebP", "megaportrait-photo", "image")
     consent = gr.Checkbox(
         label="Everybody in this reference is of age and agrees to this use",
         value=False,
         visible=False,
-        elem_classes="portrait-agree",
+        elem_classes="megaportrait-agree",
     )
     faces = gr.Radio([], label="Face that is replaced, from the left", visible=False, elem_classes="choices")
-    words = gr.HTML(f"<p class='quiet'>{NOT_YET}</p>", padding=False, elem_classes="portrait-words")
-    with gr.Row(elem_classes="portrait-tools"):
+    words = gr.HTML(f"<p class='quiet'>{NOT_YET}</p>", padding=False, elem_classes="megaportrait-words")
+    with gr.Row(elem_classes="megaportrait-tools"):
         search = gr.Button("Look at it", size="sm", min_width=90)
         draw = gr.Checkbox(label="Draw the face box", value=False, min_width=150, container=False)
     step = Step2(reference, key, face, box, seen, ask, shown, number, consent, faces, words, draw, drop)

@@ -147,7 +147,7 @@ def build(
             info="Of photographs nothing is read: say it, and the result says what will come of it.",
         )
         for net, names in FINE.items():
-            gr.HTML(f"<h3 class='portrait-net'>{net}</h3>", padding=False)
+            gr.HTML(f"<h3 class='megaportrait-net'>{net}</h3>", padding=False)
             form.add(*names)
         switches = [(form.start.field(name).label, name) for name in OFF]
         off = gr.CheckboxGroup(switches, label="Leave out, to see what it is good for", elem_classes="choices")

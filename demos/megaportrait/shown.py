@@ -148,7 +148,7 @@ def metrics_html(outcome: Outcome, index: int = 0) -> str:
         for key, one, judge in SITS
     ]
     return (
-        f"<div class='board removal-board portrait-board'><p class='quiet'>{ONE_RUN}</p><h3>Who it is</h3>"
+        f"<div class='board facts-board megaportrait-board'><p class='quiet'>{ONE_RUN}</p><h3>Who it is</h3>"
         f"{_who(outcome, ours)}<h3>How it sits in the picture</h3>{_table(('This portrait',), sits, 'How it sits in the picture')}"
         f"{_against_truth(ours) if ours.get('truth') else ''}</div>"
     )
@@ -247,7 +247,7 @@ def _row(head: str, cells: Sequence[tuple[str, str]]) -> str:
 
 def _table(heads: Sequence[str], rows: Sequence[str], label: str, first: str = "Measure") -> str:
     named = "".join(f"<th role='columnheader' scope='col'>{head}</th>" for head in (first, *heads))
-    return table(named, "".join(rows), label, "tally removal-table portrait-table")
+    return table(named, "".join(rows), label, "tally facts-table megaportrait-table")
 
 
 # --- pictures ----------------------------------------------------------------------------------------------------
@@ -278,7 +278,7 @@ def strip_html(candidate: Candidate, analysis: Analysis, mode: str = "trained") 
     )
     missing = [name for name in CAPTIONS if name not in made]
     left = f"<p class='quiet'>Left out in this run: {', '.join(missing)}.</p>" if missing else ""
-    return f"<div class='removal-beside portrait-strip'><h3>Stage by stage</h3><ul>{items}</ul>{left}</div>"
+    return f"<div class='beside-each-other megaportrait-strip'><h3>Stage by stage</h3><ul>{items}</ul>{left}</div>"
 
 
 def beside_html(outcome: Outcome, index: int = 0, person: Person | None = None) -> str:
@@ -297,7 +297,7 @@ def beside_html(outcome: Outcome, index: int = 0, person: Person | None = None) 
         shown.append(("The person’s nearest picture", near, ""))
     items = "".join(_picture(picture, name, told) for name, picture, told in shown)
     read = "<p class='quiet'>Similarity to the person: 1 is the same face; higher is better. One run.</p>"
-    return f"<div class='removal-beside portrait-beside'><h3>Beside each other</h3><ul>{items}</ul>{read}</div>"
+    return f"<div class='beside-each-other megaportrait-beside'><h3>Beside each other</h3><ul>{items}</ul>{read}</div>"
 
 
 def _alike(value: float | None) -> str:
@@ -343,7 +343,7 @@ def verdicts_html(intake: Intake) -> str:
     rows = "".join(_judged(photo, verdict) for photo, verdict in zip(intake.photos, intake.verdicts, strict=True))
     used = len(intake.used)
     return (
-        f"{notes_html(intake.remarks)}<div class='verdicts portrait-verdicts'><h3>{used} of {len(intake.photos)} pictures used</h3>"
+        f"{notes_html(intake.remarks)}<div class='verdicts megaportrait-verdicts'><h3>{used} of {len(intake.photos)} pictures used</h3>"
         "<table><thead><tr><th scope='col'>Picture</th><th scope='col'>Name</th><th scope='col'>Verdict</th></tr></thead>"
         f"<tbody>{rows}</tbody></table></div>"
     )
@@ -377,7 +377,7 @@ def lesson_html(lessons: Sequence[Lesson], bar: float | None = None) -> str:
         if all(one.score is None for one in lessons)
         else ""
     )
-    return f"<div class='portrait-lesson'>{unknown}<p class='quiet'>{told}</p><div class='inspect-grid'>{charts}</div></div>"
+    return f"<div class='megaportrait-lesson'>{unknown}<p class='quiet'>{told}</p><div class='inspect-grid'>{charts}</div></div>"
 
 
 def _scored(lesson: Lesson) -> str:

@@ -143,7 +143,7 @@ def build(model_set: str) -> Step1:
             dice = gr.Button("Roll a person", size="sm", min_width=120, scale=1)
     with gr.Column(visible=False) as own_box:
         words = f"Drop 1 to {MOST} pictures of one person"
-        drop = drop_zone(words, "portrait-pictures", "image", file_count="multiple")
+        drop = drop_zone(words, "megaportrait-pictures", "image", file_count="multiple")
         if model_set == "mini":
             gr.HTML(f"<p class='remark'>{SMALL_WORLD}</p>", padding=False)
         over = gr.Button("Remove all pictures", size="sm", visible=False)
@@ -231,7 +231,7 @@ def pictures_html(pictures: Sequence[tuple[str, Picture]], told: str) -> str:
     items = "".join(
         f"<li><img src='{thumbnail(Image.fromarray(picture))}' alt='{safe(name)}'></li>" for name, picture in pictures
     )
-    return f"<ul class='portrait-people'>{items}</ul><p class='quiet'>{safe(told)}</p>"
+    return f"<ul class='megaportrait-people'>{items}</ul><p class='quiet'>{safe(told)}</p>"
 
 
 def thumbnail(image: Image.Image, side: int = 160) -> str:

@@ -88,7 +88,7 @@ class View:
 def live_strip(seen: Mapping[str, Preview]) -> str:
     """The stages of a run so far, each as it looked last."""
     items = "".join(_stage(number, name, seen[name]) for number, name in enumerate(CAPTIONS, 1) if name in seen)
-    return f"<div class='removal-beside portrait-strip'><h3>Stage by stage</h3><ul>{items}</ul></div>"
+    return f"<div class='beside-each-other megaportrait-strip'><h3>Stage by stage</h3><ul>{items}</ul></div>"
 
 
 def _stage(number: int, name: str, item: Preview) -> str:
@@ -105,12 +105,12 @@ def _stage(number: int, name: str, item: Preview) -> str:
 
 def build_result(link: Callable[[], Link]) -> dict[str, Any]:
     """The widgets beside the steps: how far the run is, the portrait over its reference, its ``link``, its files."""
-    with gr.Column(elem_classes=["studio-results", "portrait-result"]):
-        line = gr.HTML(progress_line(NOTHING_YET), padding=False, elem_classes="portrait-line")
-        slider = before_and_after("Reference and portrait", "portrait-slide")
+    with gr.Column(elem_classes=["studio-results", "megaportrait-result"]):
+        line = gr.HTML(progress_line(NOTHING_YET), padding=False, elem_classes="megaportrait-line")
+        slider = before_and_after("Reference and portrait", "megaportrait-slide")
         linked = link()
         strip = gr.HTML(padding=False)
-        gallery = variants("Candidates, the most alike first", ["variants", "portrait-candidates"])
+        gallery = variants("Candidates, the most alike first", ["variants", "megaportrait-candidates"])
         with gr.Column(visible=False) as more, gr.Row(elem_classes="saves-row"):
             saves = tuple(
                 gr.DownloadButton(words, size="md", min_width=90)

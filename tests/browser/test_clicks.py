@@ -198,7 +198,7 @@ class Picker(Visit):
     def brush(self, photo: Path) -> None:
         """Touch a picture with the smallest brush."""
         self.page.get_by_label("My own picture", exact=True).check()
-        self.page.locator(".removal-photo input[type=file]").set_input_files(photo)
+        self.page.locator(".georemover-photo input[type=file]").set_input_files(photo)
         canvas, image = self.page.locator(".painter-canvas:visible"), self.page.locator("img.painter-picture:visible")
         canvas.evaluate("canvas => (canvas.style.opacity = 0)")  # the mark is looked for in its true colour
         self.page.locator(".painter-size:visible").fill("4")
@@ -221,9 +221,9 @@ def test_the_studios_own_pictures(browser, served, device, tmp_path):  # noqa: F
     Image.new("RGB", (900, 640), "grey").save(photo)
     visit = Picker(browser, served, device)
     visit.open("GeoRemover")
-    visit.picture(".removal-scene")
+    visit.picture(".georemover-scene")
     visit.brush(photo)
     visit.open("MegaPortrait")
-    visit.picture(".portrait-reference")
+    visit.picture(".megaportrait-reference")
     visit.context.close()
     assert not visit.outside and not visit.problems

@@ -18,16 +18,16 @@ FOLD, PART, CHOICE = "fold", "part", "choice"
 ZONES = {
     "Golden Noise": [(".restore", "x.png")],
     "GeoRemover": [
-        ((CHOICE, "My own picture"), ".removal-photo", "x.png"),
-        ((CHOICE, "A rendered scene"), (FOLD, "Mask tools"), ".removal-mask", "x.png"),
-        ((FOLD, "Edit or bring"), ".removal-depth-file", "x.png"),
+        ((CHOICE, "My own picture"), ".georemover-photo", "x.png"),
+        ((CHOICE, "A rendered scene"), (FOLD, "Mask tools"), ".georemover-mask", "x.png"),
+        ((FOLD, "Edit or bring"), ".georemover-depth-file", "x.png"),
         ((FOLD, "Settings"), ".restore", "x.png"),
-        ((PART, "Batch"), ".removal-zip", "x.zip"),
+        ((PART, "Batch"), ".georemover-zip", "x.zip"),
     ],
     "MegaPortrait": [
-        (".portrait-photo", "x.png"),
-        ((CHOICE, "My own pictures"), ".portrait-pictures", "x.png"),
-        ((FOLD, "Keep, download"), ".portrait-person", "x.zip"),
+        (".megaportrait-photo", "x.png"),
+        ((CHOICE, "My own pictures"), ".megaportrait-pictures", "x.png"),
+        ((FOLD, "Keep, download"), ".megaportrait-person", "x.zip"),
         ((FOLD, "Advanced"), ".restore", "x.png"),
     ],
     "Concept Guidance": [

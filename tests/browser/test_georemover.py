@@ -51,17 +51,17 @@ class Remover(Visit):
         self.page.get_by_role("tab", name="GeoRemover", exact=True).click()
         self.remove = self.page.get_by_role("button", name="Remove", exact=True)
         self.remove.wait_for()
-        self.said = self.page.locator(".removal-line:visible .progress-line").first
+        self.said = self.page.locator(".georemover-line:visible .progress-line").first
 
     def ends(self, words: str = "Done in") -> None:
         """Wait until the line says so, in other words than when it was read last."""
         said = re.compile(rf"^\s*{words}")
-        fresh = self.page.locator(".removal-line:visible .progress-line:not([data-seen])", has_text=said)
+        fresh = self.page.locator(".georemover-line:visible .progress-line:not([data-seen])", has_text=said)
         fresh.wait_for(timeout=RUN_MS)
         self.page.evaluate(SEEN)
 
     def goes(self) -> None:
-        self.page.locator(".removal-line .progress-line.running:visible").first.wait_for()
+        self.page.locator(".georemover-line .progress-line.running:visible").first.wait_for()
 
     def fast(self) -> None:
         """Few steps, so that the tests do not take long."""
@@ -182,10 +182,10 @@ def test_one_press_shows_the_claim(remover: Remover, tmp_path: Path):
     remover.ends()
     for label in ("Depth of the picture, near is bright", "Depth without the object, near is bright"):
         assert remover.source(label)
-    board = remover.page.locator(".removal-board:visible")
+    board = remover.page.locator(".facts-board:visible")
     assert "Residual effect" in board.inner_text() and "Mask only" in board.inner_text()
-    assert remover.page.locator(".removal-beside:visible img").count() == 4
-    assert remover.page.locator(".removal-slide:visible img").count() >= 2
+    assert remover.page.locator(".beside-each-other:visible img").count() == 4
+    assert remover.page.locator(".georemover-slide:visible img").count() >= 2
     assert remover.page.locator(".toast-body").count() == 0, "nothing may complain"
     assert remover.overflow() <= 0
 
@@ -242,7 +242,7 @@ def test_brush_eraser_undo_mask_files_and_a_removal(wide: Remover, tmp_path: Pat
     wide.remove.click()
     wide.message("Paint over the object first")
 
-    drop = wide.page.locator(".removal-mask input[type=file]")
+    drop = wide.page.locator(".georemover-mask input[type=file]")
     drop.set_input_files(path)
     wide.area_is(drawn, 0.01)
     wide.press("Erase")
@@ -256,7 +256,7 @@ def test_brush_eraser_undo_mask_files_and_a_removal(wide: Remover, tmp_path: Pat
     wide.area_left(drawn)
     wide.remove.click()
     wide.ends()
-    assert wide.page.locator(".removal-board:visible").count() == 1
+    assert wide.page.locator(".facts-board:visible").count() == 1
 
 
 def test_a_photograph_is_brushed_and_only_what_was_marked_changes(phone: Remover, tmp_path: Path):
@@ -271,7 +271,7 @@ def test_a_photograph_is_brushed_and_only_what_was_marked_changes(phone: Remover
     phone.message("There is no picture yet")
     bad = tmp_path / "bad.png"
     bad.write_text("hello")
-    drop = phone.page.locator(".removal-photo input[type=file]")
+    drop = phone.page.locator(".georemover-photo input[type=file]")
     drop.set_input_files(bad)
     phone.message("not a picture that can be read")
     drop.set_input_files(photo)
@@ -281,7 +281,7 @@ def test_a_photograph_is_brushed_and_only_what_was_marked_changes(phone: Remover
     assert phone.stroke() > 0, "the first stroke is told at once"
     phone.remove.click()
     phone.ends()
-    assert "Self-checks" in phone.page.locator(".removal-board:visible").inner_text()
+    assert "Self-checks" in phone.page.locator(".facts-board:visible").inner_text()
     path = tmp_path / "composite.png"
     phone.save("Download composite", path)
     made, original = (numpy.asarray(Image.open(p).convert("RGB"), int) for p in (path, photo))
@@ -311,7 +311,7 @@ def test_the_stages_one_by_one_and_a_depth_of_ones_own(wide: Remover, tmp_path: 
     label = "Depth without the object, near is bright"
     after, source = wide.seen(label), wide.source(label)
     wide.press("Paint over the depth after")
-    editor = wide.page.locator(".removal-editor:visible canvas").first
+    editor = wide.page.locator(".georemover-editor:visible canvas").first
     editor.wait_for()
     editor.scroll_into_view_if_needed()
     wide.looks(editor, lambda shot: shot.std() > 10)  # it opens empty and puts its picture on later
@@ -330,7 +330,7 @@ def test_the_stages_one_by_one_and_a_depth_of_ones_own(wide: Remover, tmp_path: 
     wide.ends()
     flat = tmp_path / "photo.png"
     Image.fromarray(numpy.random.default_rng(0).integers(0, 255, (64, 96, 3), numpy.uint8)).save(flat)
-    wide.page.locator(".removal-depth-file input[type=file]").set_input_files(flat)
+    wide.page.locator(".georemover-depth-file input[type=file]").set_input_files(flat)
     wide.message("This is no depth map")
 
 
@@ -341,10 +341,10 @@ def test_stop_variants_history_and_other_scenes(wide: Remover):
     wide.ends()
     pictures = wide.page.locator(".variants:visible .thumbnail-item, .variants:visible button.thumbnail-lg")
     expect(pictures).to_have_count(2)
-    shown = wide.page.locator(".removal-slide img").last.get_attribute("src")
+    shown = wide.page.locator(".georemover-slide img").last.get_attribute("src")
     pictures.nth(1).click()
     wide.page.wait_for_function(
-        "shown => [...document.querySelectorAll('.removal-slide img')].at(-1).src !== shown", arg=shown
+        "shown => [...document.querySelectorAll('.georemover-slide img')].at(-1).src !== shown", arg=shown
     )
     wide.steps(60)
     wide.set("Variants", 4)
@@ -363,7 +363,7 @@ def test_stop_variants_history_and_other_scenes(wide: Remover):
     wide.page.get_by_label("Objects", exact=True).click()
     wide.page.get_by_role("option", name="3", exact=True).click()
     wide.press("Render it")
-    wide.page.wait_for_function("!document.querySelector('.removal-board')", timeout=RUN_MS)
+    wide.page.wait_for_function("!document.querySelector('.facts-board')", timeout=RUN_MS)
     assert not wide.source("Depth of the picture, near is bright")
     expect(wide.said).to_contain_text("press Remove")
     objects = wide.page.locator("fieldset:visible", has_text="Object that is to go")
@@ -375,7 +375,7 @@ def test_stop_variants_history_and_other_scenes(wide: Remover):
     wide.page.locator(".history-strip:visible .thumbnail-item").first.click()
     wide.page.get_by_text("Brought back from your results").locator("visible=true").first.wait_for()
     expect(wide.page.get_by_label("number input for Variants")).to_have_value("2")
-    assert wide.page.locator(".removal-board:visible").count() == 1
+    assert wide.page.locator(".facts-board:visible").count() == 1
 
     # A click in the scene chooses.
     picture = first()
@@ -383,7 +383,7 @@ def test_stop_variants_history_and_other_scenes(wide: Remover):
     at = (float(numpy.median(columns)) / picture.image.width, float(numpy.median(rows)) / picture.image.height)
     expect(wide.page.get_by_label(picture.names[1], exact=True)).to_have_count(1)
     wide.page.get_by_label(picture.names[1], exact=True).check()
-    scene = wide.page.locator(".removal-scene img")
+    scene = wide.page.locator(".georemover-scene img")
     scene.scroll_into_view_if_needed()
     box = scene.bounding_box()
     wide.page.mouse.click(box["x"] + 3, box["y"] + box["height"] / 3)
@@ -404,8 +404,8 @@ def test_a_batch(wide: Remover, tmp_path: Path):
     wide.part("Batch")
     wide.press("Run the batch")
     wide.message("There is no zip yet")
-    wide.page.locator(".removal-zip input[type=file]").set_input_files(packed)
-    wide.page.locator(".removal-zip", has_text="many").wait_for()
+    wide.page.locator(".georemover-zip input[type=file]").set_input_files(packed)
+    wide.page.locator(".georemover-zip", has_text="many").wait_for()
     wide.press("Run the batch")
     wide.page.locator(".batch-line .progress-line.done:visible").wait_for(timeout=RUN_MS)
     assert "There is no lonely_mask.png" in wide.page.locator(".board:visible").inner_text()
@@ -428,26 +428,28 @@ def test_roll_and_remove_in_either_order_never_mix_two_scenes(wide: Remover, mon
     wide.remove.click(force=True)  # a click that does not wait
     wide.page.keyboard.press("Control+Enter")
     expect(number).not_to_have_value(before)
-    assert wide.page.locator(".removal-line .progress-line.idle:visible").count(), "the old scene was removed"
+    assert wide.page.locator(".georemover-line .progress-line.idle:visible").count(), "the old scene was removed"
     seed = number.input_value()
     may.set()
     wide.remove.click()  # waits until it may
     wide.ends()
     assert number.input_value() == seed
-    expect(wide.page.locator(".removal-slide:visible img").first).to_be_visible()
+    expect(wide.page.locator(".georemover-slide:visible img").first).to_be_visible()
 
     ready.clear()
     wide.remove.click()
     wide.goes()
     wide.press("Roll a new scene")
-    expect(wide.page.locator(".removal-slide:visible img")).to_have_count(0)  # the results of the scene before are gone
+    expect(wide.page.locator(".georemover-slide:visible img")).to_have_count(
+        0
+    )  # the results of the scene before are gone
     ready.set()
-    wide.page.locator(".removal-line:visible .progress-line.done", has_text="in “Your results”").wait_for(
+    wide.page.locator(".georemover-line:visible .progress-line.done", has_text="in “Your results”").wait_for(
         timeout=RUN_MS
     )
-    assert wide.page.locator(".removal-slide:visible img").count() == 0
+    assert wide.page.locator(".georemover-slide:visible img").count() == 0
     assert not wide.source("Depth of the picture, near is bright")
-    assert wide.page.locator(".removal-board:visible").count() == 0
+    assert wide.page.locator(".facts-board:visible").count() == 0
     expect(wide.page.locator(".history-strip:visible img")).to_have_count(2)
     wide.page.locator(".history-strip:visible button").last.click()
-    expect(wide.page.locator(".removal-slide:visible img").first).to_be_visible()
+    expect(wide.page.locator(".georemover-slide:visible img").first).to_be_visible()

@@ -45,12 +45,12 @@ class Sitting(Visit):
         self.page.get_by_role("tab", name="MegaPortrait", exact=True).click()
         self.make = self.page.get_by_role("button", name="Make the portrait", exact=True)
         self.make.wait_for()
-        self.words = self.page.locator(".prose.portrait-words:visible")
+        self.words = self.page.locator(".prose.megaportrait-words:visible")
 
     def ends(self, words: str = "Done in") -> None:
         """Wait until the line says so, in other words than when it was read last."""
         said = re.compile(rf"^\s*{words}")
-        fresh = self.page.locator(".portrait-line:visible .progress-line:not([data-seen])", has_text=said)
+        fresh = self.page.locator(".megaportrait-line:visible .progress-line:not([data-seen])", has_text=said)
         fresh.wait_for(timeout=RUN_MS)
         self.page.evaluate(SEEN)
 
@@ -58,11 +58,11 @@ class Sitting(Visit):
         self.page.get_by_label(name, exact=True).check()
 
     def bring(self, path: Path) -> None:
-        self.page.locator(".portrait-photo input[type=file]").set_input_files(path)
+        self.page.locator(".megaportrait-photo input[type=file]").set_input_files(path)
 
     def press_on_reference(self, across: float, down: float) -> None:
         """Click the reference at these shares of its width and height."""
-        picture = self.page.locator(".portrait-reference img")
+        picture = self.page.locator(".megaportrait-reference img")
         picture.scroll_into_view_if_needed()
         box = picture.bounding_box()
         size = picture.evaluate("node => [node.naturalWidth, node.naturalHeight]")
@@ -107,14 +107,14 @@ def test_an_example_is_one_click(sitting: Sitting, tmp_path: Path):
     sitting.page.locator("button.label-wrap:visible", has_text="Strengths, seed and pace").click()
     sitting.pick("fast, 12 + 9 + 7")
     sitting.page.locator(".chips:visible button.example").nth(1).click()
-    sitting.page.locator(".portrait-strip:visible", has_text="1. Reference").wait_for(timeout=RUN_MS)
-    line = sitting.page.locator(".portrait-line:visible .progress-line").first
+    sitting.page.locator(".megaportrait-strip:visible", has_text="1. Reference").wait_for(timeout=RUN_MS)
+    line = sitting.page.locator(".megaportrait-line:visible .progress-line").first
     expect(line).to_be_in_viewport()
     sitting.ends()
-    expect(sitting.page.locator(".portrait-strip:visible li")).to_have_count(6)
-    board = sitting.page.locator(".portrait-board:visible").inner_text()
+    expect(sitting.page.locator(".megaportrait-strip:visible li")).to_have_count(6)
+    board = sitting.page.locator(".megaportrait-board:visible").inner_text()
     assert "Who it is" in board and "Measured against the truth" in board
-    assert sitting.page.locator(".portrait-slide img").count() == 2
+    assert sitting.page.locator(".megaportrait-slide img").count() == 2
     expect(sitting.words).to_contain_text("One face")
     assert sitting.page.locator(".toast-body").count() == 0, "nothing may complain"
     assert sitting.overflow() <= 0
@@ -150,7 +150,7 @@ def test_a_portrait_of_ones_own_with_two_faces(wide: Sitting, tmp_path: Path):
     wide.page.get_by_label("Everybody in this reference is of age", exact=False).check()
     wide.page.keyboard.press("Control+Enter")
     wide.ends()
-    assert "Measured against the truth" not in wide.page.locator(".portrait-board:visible").inner_text()
+    assert "Measured against the truth" not in wide.page.locator(".megaportrait-board:visible").inner_text()
 
     # Rolling another one tells that the result is of the one before; the history brings that back.
     wide.page.get_by_role("button", name="Show it", exact=True).click()

@@ -161,10 +161,10 @@ def test_sliders_pictures_and_the_brush_obey_keys(visit: Visit):
         expect(slider).to_have_attribute("aria-valuenow", value)
 
     page.get_by_role("tab", name="GeoRemover", exact=True).click()
-    scene = page.locator(".removal-scene button:has(> .image-frame)")
+    scene = page.locator(".georemover-scene button:has(> .image-frame)")
     scene.wait_for()
     visit.traffic.settle()
-    page.locator(".removal-scene").get_by_role("button", name="Fullscreen").focus()
+    page.locator(".georemover-scene").get_by_role("button", name="Fullscreen").focus()
     reach(visit, scene, 2)
     expect(page.locator("#picture-cross")).to_be_visible()
     other = next(number for number in range(len(scenes.first().names)) if number != scenes.first().index)

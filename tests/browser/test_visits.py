@@ -156,7 +156,7 @@ def test_a_picture_and_its_mask_are_there_after_a_reload(guest: Guest, tmp_path:
     pixels = numpy.random.default_rng(1).integers(60, 200, (8, 12, 3), numpy.uint8)
     Image.fromarray(pixels).resize((300, 200), Image.Resampling.BICUBIC).save(photo)
     guest.page.get_by_label("My own picture", exact=True).check()
-    guest.page.locator(".removal-photo input[type=file]").set_input_files(photo)
+    guest.page.locator(".georemover-photo input[type=file]").set_input_files(photo)
     canvas = guest.page.locator(".painter-canvas:visible")
     canvas.wait_for()
     guest.settled()
@@ -185,16 +185,16 @@ def test_a_picture_and_its_mask_are_there_after_a_reload(guest: Guest, tmp_path:
 def test_a_person_is_there_after_a_reload(guest: Guest):
     guest.open("MegaPortrait")
     number = guest.page.get_by_label("Person seed", exact=True)
-    before = guest.page.locator(".portrait-steps img:visible").first.get_attribute("src")
+    before = guest.page.locator(".megaportrait-steps img:visible").first.get_attribute("src")
     number.fill("4321")
     guest.page.get_by_role("button", name="Render", exact=True).first.click()
     expect(guest.page.get_by_label("Name", exact=True)).to_have_value("Person 4321")
     guest.settled()
-    shown = guest.page.locator(".portrait-steps img:visible").first.get_attribute("src")
+    shown = guest.page.locator(".megaportrait-steps img:visible").first.get_attribute("src")
     assert shown != before
     guest.again("MegaPortrait")
     expect(guest.page.get_by_label("Name", exact=True)).to_have_value("Person 4321")
-    assert guest.page.locator(".portrait-steps img:visible").first.get_attribute("src") == shown
+    assert guest.page.locator(".megaportrait-steps img:visible").first.get_attribute("src") == shown
 
 
 def test_a_chat_and_a_concept_of_ones_own_are_there_after_a_reload(guest: Guest):
