@@ -59,7 +59,9 @@ PROMPT = "a red cube to the left of a blue ball on a wooden floor"
 def serving(command: list[str], port: int):
     """Run a server until the block ends; gives its process id and the seconds until `/` answered."""
     began = time.perf_counter()
-    server = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    # As on a visitor's machine: only the very first start compiles the modules.
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    server = subprocess.Popen(command, cwd=ROOT, env=kept, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         while True:
             try:
