@@ -1,8 +1,8 @@
 """Does golden noise help? Every arm on the same held-out prompts and seeds, judged by the verifier that taught nobody.
 
-    OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 -m assets.golden_noise.evaluate --pairs 150   # about ten minutes
-    OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 -m assets.golden_noise.evaluate --pairs 2000 --others 250 --write
-                                                                                # the card's figures, about 75 minutes
+    OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 -m assets.golden_noise.evaluate --pairs 75    # about a quarter of an hour
+    OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 -m assets.golden_noise.evaluate --pairs 400 --others 100 --write
+                                                                                # the card's figures, about an hour
 
 The plan (PLAN.md) was written down before the full run: what is compared, on what, and what counts as success. Work is
 cut into chunks of ``CHUNK`` prompts; each finished chunk of an arm is a file under ``data/evaluation``, marked with a

@@ -91,7 +91,7 @@ def _map(outcome: Outcome) -> str:
     peak = noise["change_peak"]
     facts = (
         f"Every cell of the latent, in its place in the picture: dark was not changed, light was changed most, by {peak:.3f} "
-        f"(root mean square over the four channels; {noise['change_rms']:.3f} over all cells). The noise itself is about 1."
+        f"(root mean square over the channels; {noise['change_rms']:.3f} over all cells). The noise itself is about 1."
     )
     colours = ", ".join(f"rgb{stop}" for stop in HEAT)
     return (
@@ -133,7 +133,7 @@ def _singular_values(noise: dict[str, Any]) -> str:
     numbers = list(range(1, len(before) + 1))
     most, least = max(numbers, key=lambda n: change[n - 1]), min(numbers, key=lambda n: change[n - 1])
     both = (
-        f"The {len(before)} singular values of the four channels laid out as tiles. The largest goes from {before[0]:.2f} to "
+        f"The {len(before)} singular values of the channels laid out as tiles. The largest goes from {before[0]:.2f} to "
         f"{after[0]:.2f}; the curves nearly lie on each other, so their difference has a chart of its own."
     )
     apart = (
