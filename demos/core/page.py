@@ -392,10 +392,10 @@ def drop_zone(label: str, kind: str, *file_types: str, file_count: Literal["sing
 
 def drawn_by_another(models: Sequence[str], parts: Mapping[str, ModelSpec]) -> str:
     """A sentence where the ``models`` that a PNG names drew with another UNet than ``parts`` have; empty otherwise."""
-    earlier, now = [key for key in models if key.endswith("/unet")], parts["unet"].key
-    if not earlier or now in earlier:
+    earlier = [key for key in models if key.endswith("/unet")]
+    if not earlier or "unet" not in parts or parts["unet"].key in earlier:
         return ""
-    return f"The picture was drawn by {safe(earlier[0][:60])}, and {now} draws here now: the same settings give another one."
+    return f"The picture was drawn by {safe(earlier[0][:60])}, and {parts['unet'].key} draws here now: the same settings give another one."
 
 
 def restore_zone() -> gr.File:
