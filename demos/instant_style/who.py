@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import gradio as gr
 
+from demos.core.counting import Lab
 from demos.core.figures import measured, safe
 from demos.core.form import Form
-from demos.core.handlers import LIGHT, halt, on_gpu
-from demos.core.hold import STARTS
-from demos.core.page import ends, pump, run_event, run_row
-from demos.core.widgets import progress_line
-from pipelines.core.lane import live
 from pipelines.core.registry import Registry
 from pipelines.core.scores import wilson
 from pipelines.instant_style import matrix, parts, places, short
 from pipelines.instant_style.matrix import ALONE, HALF, OTHERS, WORDS, WORLDS, LabSettings, Tally
 from pipelines.instant_style.measured import MEASURED, best, claim, evaluation
 
-LIMIT_S = 1800.0
 NEEDS_JUDGE = "Only the world of the mini set has a judge that can tell who paints what: these are figures of our small model, not of SDXL."
 HOW = (
     "<p>Two prompts that say everything of a picture and agree in nothing, A and B, from one noise. Each cell: B speaks in that place only; how "
@@ -50,23 +45,15 @@ def lab(registry: Registry) -> None:
     own = Form(LabSettings())
     with gr.Row(elem_classes="lab-seeds"):
         own.add("world", "count", "seed", "steps", "words")
-    run, stop = run_row("Measure", kind=STARTS)
-    line = gr.HTML(progress_line("A pair is 18 pictures."), padding=False, elem_classes="lab-line")
-    board = gr.HTML(padding=False)
-
-    def who_paints_what(session: str, **values: object) -> Iterator[Any]:
-        yield {line: progress_line("Starting…", 0.0, "running"), board: ""}
-
-        def done(tally: Tally, seconds: float) -> dict[Any, Any]:
-            return {line: progress_line(f"Done: {tally.done} pairs in {seconds:.0f} s", 1.0, "done")}
-
-        items = live(matrix.measure, registry, own.settings(values), limit_s=LIMIT_S)
-        yield from pump(items, line, done, {Tally: lambda tally: {board: table_html(tally.table())}}, digits=0)
-
-    handler = on_gpu(who_paints_what, **ends(line, "Stopped. What was counted stays."))
-    named: dict[str, Any] = own.widgets
-    run.click(**run_event(handler, line, board, **named))
-    stop.click(halt, **LIGHT)
+    Lab(
+        "who_paints_what",
+        matrix.measure,
+        Tally,
+        lambda tally: table_html(tally.table()),
+        "A pair is 18 pictures.",
+        "Measure",
+        "Stop",
+    ).build(registry, own)
 
 
 # --- tables -----------------------------------------------------------------------------------------------------

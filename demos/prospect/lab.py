@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import gradio as gr
 
+from demos.core.counting import Lab
 from demos.core.figures import Interval, Series, data_uri, intervals, measured, plot, safe
 from demos.core.form import Form
-from demos.core.handlers import BROKE, LIGHT, halt, on_gpu
-from demos.core.hold import STARTS
-from demos.core.page import ends, pump, run_event, run_row
-from demos.core.widgets import progress_line
 from pipelines import prospect
-from pipelines.core.lane import live
 from pipelines.core.registry import Registry
 from pipelines.prospect import STAGES, curve
 from pipelines.prospect.curve import KINDS, LabSettings, Tally
 
-LIMIT_S = 1800.0
 READY = "Choose how many pairs, then press Run the lab."
-STOPPED = "Stopped. What was counted stays."
 STYLES = ("line", "dashed", "thin")
 HOW = "The more stages A needs, the later the attribute is decided. Intervals of 95 %."
 START_PROMPTS = "\n".join(prospect.EXAMPLES["mini"][0][1])
@@ -40,23 +33,7 @@ def build(registry: Registry, model_set: str) -> None:
             own.add("prompts", label="Prompts A and B", lines=2)
         with gr.Row():
             own.add("count", "seed", "steps")
-        run, stop = run_row("Run the lab", "Stop the lab", "lab-row", kind=STARTS)
-        line = gr.HTML(progress_line(READY), padding=False, elem_classes="lab-line")
-        board = gr.HTML(padding=False)
-
-    def prospect_lab(session: str, **values: object) -> Iterator[Any]:
-        settings = own.settings(values)
-        yield {line: progress_line("Starting…", 0.0, "running"), board: ""}
-
-        def done(tally: Tally, seconds: float) -> dict[Any, Any]:
-            return {line: progress_line(f"Done: {tally.done} pairs in {seconds:.0f} s", 1.0, "done")}
-
-        items = live(curve.measure, registry, settings, limit_s=LIMIT_S)
-        yield from pump(items, line, done, {Tally: lambda one: {board: board_html(one)}}, digits=0)
-
-    ending = ends(line, STOPPED, f"{BROKE} What was counted stays.")
-    run.click(**run_event(on_gpu(prospect_lab, **ending), line, board, inputs=[], **own.widgets))
-    stop.click(halt, **LIGHT)
+        Lab("prospect_lab", curve.measure, Tally, board_html, READY).build(registry, own)
 
 
 def board_html(tally: Tally) -> str:

@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import Any
 
 import gradio as gr
 
+from demos.core.counting import Lab
 from demos.core.figures import Series, plot, safe
 from demos.core.form import Form
-from demos.core.handlers import BROKE, LIGHT, halt, on_gpu
-from demos.core.hold import STARTS
-from demos.core.page import Widgets, ends, pump, run_event, run_row
-from demos.core.widgets import progress_line
-from pipelines.core.lane import live
+from demos.core.page import Widgets
 from pipelines.core.registry import Registry
 from pipelines.time_edit import sweep
 from pipelines.time_edit.sweep import LAMBDAS, MEASURES, SweepSettings, Tally
 
-LIMIT_S = 3600.0
-STOPPED = "Stopped. What was counted stays."
 STYLES = ("line", "dashed", "thin")
 MINE = ("edits", "related", "unrelated")
 """Settings of the page that are the lab's too."""
@@ -37,24 +30,18 @@ def build(registry: Registry, model_set: str, page: Widgets) -> None:
             own.add("count", "protect", "layers")
         with gr.Row():
             own.add("seed", "steps")
-        run, stop = run_row("Sweep λ", "Stop the sweep", "lab-row", kind=STARTS)
-        line = gr.HTML(progress_line("An edit takes about a minute on a CPU."), padding=False, elem_classes="lab-line")
-        board = gr.HTML(padding=False)
-
-    def time_edit_sweep(session: str, **values: object) -> Iterator[Any]:
-        settings = own.settings(values)
-        yield {line: progress_line("Starting…", 0.0, "running"), board: ""}
-
-        def done(tally: Tally, seconds: float) -> dict[Any, Any]:
-            return {line: progress_line(f"Done: {tally.done} edits in {seconds:.0f} s", 1.0, "done")}
-
-        items = live(sweep.measure, registry, settings, limit_s=LIMIT_S)
-        yield from pump(items, line, done, {Tally: lambda tally: {board: board_html(tally)}}, digits=0)
-
-    handler = on_gpu(time_edit_sweep, **ends(line, STOPPED, f"{BROKE} What was counted stays."))
-    named: dict[str, Any] = {**own.widgets, **{name: page.asked[name] for name in MINE}}
-    run.click(**run_event(handler, line, board, **named))
-    stop.click(halt, **LIGHT)
+        lab = Lab(
+            "time_edit_sweep",
+            sweep.measure,
+            Tally,
+            board_html,
+            "An edit takes about a minute on a CPU.",
+            "Sweep λ",
+            "Stop the sweep",
+            "edits",
+            3600.0,
+        )
+        lab.build(registry, own, {name: page.asked[name] for name in MINE})
 
 
 def board_html(tally: Tally) -> str:
