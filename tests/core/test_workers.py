@@ -95,12 +95,12 @@ def test_a_lost_worker_costs_one_line_and_nothing_comes_twice(pool):
     assert len(dying.ran) + len(whole.ran) == 2
 
 
-def test_three_losses_are_a_sentence_and_not_a_fourth_try(pool):
-    worker = StandIn(deaths=(1, 1, 1))
+def test_five_losses_are_a_sentence_and_not_a_sixth_try(pool):
+    worker = StandIn(deaths=(1,) * 5)
     pool.add(worker)
-    with pytest.raises(ConnectionError, match="Three workers were lost") as told:
+    with pytest.raises(ConnectionError, match="Five workers were lost") as told:
         run("a", 0.01, 3)
-    assert str(told.value) == TOO_OFTEN and worker.ran == ["a", "a", "a"]
+    assert str(told.value) == TOO_OFTEN and worker.ran == ["a"] * 5
     assert run("b", 0.01, 1)[-1] == Result("b"), "the worker came back and takes the next job"
 
 
