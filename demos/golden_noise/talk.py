@@ -42,7 +42,7 @@ TALK = Talk(
         "The image model itself stays as it is, and drawing takes hardly longer.",
     ),
     cannot=(
-        "It helps on average, not each time: golden noise also spoils pictures that were right.",
+        "It also spoils pictures that were right; whether it gains more than it loses hangs on the image model.",
         "Whoever pays for two drawings and keeps the better one may gain more.",
         "It hangs on how much signal a model’s last noise level leaves, so nothing here speaks of SDXL.",
     ),
