@@ -334,7 +334,7 @@ def test_results_say_that_a_model_made_them(plain, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["all.zip", "result.png"]
 
 
-def test_golden_noise_and_megaportrait_share_one_model_and_leave_each_other_alone(registry, request_, plain):
+def test_golden_noise_and_megaportrait_share_what_reads_prompts_and_leave_each_other_alone(registry, request_, plain):
     def drawn() -> bytes:
         settings = golden_noise.Settings("a red cube on a wooden floor", steps=2, strength=0, source="redenoise")
         return golden_noise.generate(Job(1e9), registry, settings).standard.tobytes()
@@ -343,7 +343,9 @@ def test_golden_noise_and_megaportrait_share_one_model_and_leave_each_other_alon
     assert run(registry, request_).best.result.tobytes() == plain.best.result.tobytes()
     assert drawn() == before
     loaded = [row["key"] for row in registry.status() if row["state"] == "ram"]
-    assert len(set(loaded)) == len(loaded) and sum(key.endswith("/unet") for key in loaded) == 1
+    # Each draws with a generation of its own; what reads prompts is the same, and there once.
+    assert len(set(loaded)) == len(loaded) and sum(key.endswith("/text_encoder") for key in loaded) == 1
+    assert sum(key.endswith("/unet") for key in loaded) == 2
 
 
 # ------------------------------------------------------------------------------------------- algebra
