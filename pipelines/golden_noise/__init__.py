@@ -61,7 +61,7 @@ PAPER = Paper(
 )
 
 USUAL: tuple[tuple[str, int], ...] = (
-    ("a red cube to the left of a blue ball on a wooden floor", 7),
+    ("a red cube to the left of a blue ball on a wooden floor", 20),
     ("a glossy green cone in front of a white cylinder on a marble floor", 12),
     ("a shiny purple sphere on tiles under the sky", 3),
     ("a yellow cylinder to the right of a black box against a wall", 21),
