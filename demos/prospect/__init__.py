@@ -13,7 +13,8 @@ from demos.prospect import invert, lab, timeline
 from demos.prospect.talk import TALK
 from pipelines import prospect
 from pipelines.core.registry import Registry
-from pipelines.prospect import EXAMPLES, PAPER, Outcome, Preview, Settings
+from pipelines.core.sheets import Preview
+from pipelines.prospect import EXAMPLES, PAPER, Outcome, Settings
 
 SLUG = "prospect"
 TITLES = {

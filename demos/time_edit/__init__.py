@@ -11,7 +11,8 @@ from demos.time_edit import lab, saved
 from demos.time_edit.talk import TALK
 from pipelines import time_edit
 from pipelines.core.registry import Registry
-from pipelines.time_edit import EXAMPLES, PAPER, Outcome, Preview, Settings
+from pipelines.core.sheets import Preview
+from pipelines.time_edit import EXAMPLES, PAPER, Outcome, Settings
 
 SLUG = "time_edit"
 TITLES = {

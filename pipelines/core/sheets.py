@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from PIL import Image, ImageDraw, ImageFont
 
 TEXT_PX = 16
 """Height of a line of words on a sheet of small pictures."""
+
+
+@dataclass
+class Preview:
+    """One sheet so far."""
+
+    kind: str
+    """Which of a run's sheets."""
+    sheet: Image.Image
 
 
 def sheet(columns: Mapping[str, Sequence[Image.Image]]) -> Image.Image:

@@ -177,14 +177,6 @@ class Outcome:
     measurements: dict[str, Any]
 
 
-@dataclass
-class Preview:
-    """One sheet so far."""
-
-    kind: str
-    sheet: Image
-
-
 def parts(model_set: str) -> dict[str, ModelSpec]:
     """The parts that a run leases, by name."""
     return judges.judged(sdxl.FIRST[model_set])

@@ -14,10 +14,11 @@ from torch import Tensor
 from pipelines.core.images import to_pil
 from pipelines.core.patching import edited_outputs
 from pipelines.core.run import Run
+from pipelines.core.sheets import Preview
 from pipelines.core.text import encode_text
 from pipelines.models import sdxl
 from pipelines.models.verifier import SceneVerifier, answers, readings
-from pipelines.prospect import STAGES, Outcome, Preview, Settings
+from pipelines.prospect import STAGES, Outcome, Settings
 from pipelines.prospect.tokens import Tokens
 from pipelines.worlds.prompts import read_prompt
 

@@ -263,14 +263,6 @@ class Outcome:
     """Name of each edited matrix in the UNet -> its new value."""
 
 
-@dataclass
-class Preview:
-    """One sheet so far."""
-
-    kind: str
-    sheet: Image
-
-
 def parts(model_set: str) -> dict[str, ModelSpec]:
     """The parts that a run leases, by name."""
     return judges.judged(sdxl.FIRST[model_set])

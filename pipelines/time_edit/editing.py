@@ -15,10 +15,11 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 
 from pipelines.core.run import Run
+from pipelines.core.sheets import Preview
 from pipelines.core.text import encode_text
 from pipelines.models import sdxl
 from pipelines.models.verifier import SceneVerifier, answers, judge, readings
-from pipelines.time_edit import Outcome, Preview, Settings, protected
+from pipelines.time_edit import Outcome, Settings, protected
 from pipelines.time_edit.saved import TENSORS, Edit
 from pipelines.worlds.prompts import read_prompt
 
