@@ -1,7 +1,7 @@
 """Train the small NPNets of ``mini-sdxl`` by three recipes: the paper's, the signal that the noise lacks, and the reward.
 
-    torchrun --nproc-per-node 2 -m assets.mini_npnet.train collect --recipe paper  --shards 0:12
-    python -m assets.mini_npnet.train fit --recipe paper --network npnet --minutes 6
+    torchrun --nproc-per-node 2 -m assets.mini_npnet.train collect --recipe paper  --shards 0:4
+    python -m assets.mini_npnet.train fit --recipe paper --network npnet --minutes 2
     torchrun --nproc-per-node 2 -m assets.mini_npnet.train collect --recipe signal --shards 0:24
     python -m assets.mini_npnet.train fit --recipe signal --network film --minutes 6
     torchrun --nproc-per-node 2 -m assets.mini_npnet.train collect --recipe reward --shards 0:12
@@ -26,7 +26,7 @@ standard normal noise would not have.
 *collect* can run on a cluster as well: ``python -m assets.mini_npnet.train collect --shards 0:400 --on ray``.
 Shard i holds ``PER_SHARD`` pairs and depends on nothing but i, the recipe and the weights it was made with; processes
 (``torchrun`` on CPUs, ``accelerate launch`` on several GPUs) share the shards out and skip those that exist. Every stage resumes after a kill. Seed 5; runs on CPU and CUDA.
-How well it works is measured by ``assets.mini_npnet.evaluate``.
+How well it works is measured by ``assets.golden_noise.evaluate``.
 """
 
 from __future__ import annotations
@@ -77,13 +77,8 @@ def models(device: str = "cpu") -> tuple[GoldenNoise, Any]:
 
 
 def base_hashes() -> dict[str, str]:
-    """Hashes of the weights that read a prompt and draw."""
-    return {
-        f"{spec.key}/{name}": value
-        for spec in sdxl.MINI.parts
-        for name, value in manifest(spec.source).get("sha256", {}).items()
-        if name.startswith(f"{spec.key.rsplit('/', 1)[1]}/")
-    }
+    """Hashes of what reads a prompt and draws."""
+    return {f"{spec.key}/{name}": value for spec in sdxl.MINI.parts for name, value in spec.sha256.items()}
 
 
 def marks(recipe: str) -> dict[str, str]:
