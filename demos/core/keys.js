@@ -37,6 +37,8 @@
   document.addEventListener(
     "keydown",
     (event) => {
+      // Gradio 6.31 shuts a list when the focus leaves it, and a moment later opens it again, because Tab was a key pressed in it.
+      if (event.key === "Tab" && event.target.matches?.('[role="combobox"]')) return event.stopPropagation();
       if (event.isComposing || event.altKey || event.shiftKey) return;
       const held = event.ctrlKey || event.metaKey;
       if (event.key === "Enter" && held) {

@@ -84,7 +84,7 @@ REACHED = """([state, where]) => {
   const noted = (window.studioRead ??= {}), from = noted[where] ?? 0;
   const lines = window.studioLines.map(([one, host], at) => [one, at, host]).filter(([, at, host]) => at >= from && host?.matches(where));
   const found = state === "running" ? lines.find(([one]) => one === state) : lines.at(-1);
-  if (found?.[0] !== state) return false;
+  if (!state.split(" or ").includes(found?.[0])) return false;
   noted[where] = found[1] + 1;
   return true;
 }"""
@@ -148,8 +148,8 @@ class Visit:
         field.press("Tab")
 
     def wait_for(self, state: str, where: str = ".run-line") -> None:
-        """Wait until a run's line is in this state, later than when this was waited for last. A run that is over before it could be
-        looked at was running all the same."""
+        """Wait until a run's line is in this state ("stopped or done": in one of them), later than when this was waited for last. A
+        run that is over before it could be looked at was running all the same."""
         self.page.wait_for_function(REACHED, arg=[state, where], timeout=RUN_MS)
 
     def part(self, name: str) -> None:
