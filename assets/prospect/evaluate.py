@@ -30,7 +30,7 @@ from pipelines.core.registry import Registry
 from pipelines.core.scores import wilson
 from pipelines.core.weights import ROOT
 from pipelines.models import sdxl
-from pipelines.prospect import STAGES, curve, inversion
+from pipelines.prospect import STAGES, curve, inversion, stages
 from pipelines.prospect.curve import LabSettings, Tally
 from pipelines.prospect.inversion import DRAWN, InversionSettings
 from pipelines.worlds import grammar, tabletop
@@ -60,7 +60,7 @@ def measure(stream: str, pairs: int, settings: LabSettings) -> Tally:
         if not models:
             models.extend(open_models())
         seeds = range(SEEDS[stream] + start, SEEDS[stream] + min(start + PIECE, pairs))
-        return [curve.look(*models, curve.pair(seed), seed, settings, lambda step: None)[0] for seed in seeds]
+        return [stages.look(*models, curve.pair(seed), seed, settings, lambda step: None)[0] for seed in seeds]
 
     pieces = chunks.complete(
         DONE / f"prospect-{stream}-{mark(settings)}",

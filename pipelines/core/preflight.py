@@ -13,11 +13,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from huggingface_hub import constants
+
+from pipelines.core import hub
 from pipelines.core.downloads import in_bytes
 from pipelines.core.weights import ModelSpec, from_hub, local_copy
 
 if TYPE_CHECKING:
-    from pipelines.core import hub
     from pipelines.core.registry import Registry
 
 Leases = Sequence[Sequence[ModelSpec]]
@@ -112,8 +114,6 @@ def forget() -> None:
 
 def look(registry: Registry, leases: Leases, timeout_s: float = TIMEOUT_S) -> Preflight:
     """What is known of a run with these ``leases``. May take ``timeout_s`` and a little, at the first look."""
-    from pipelines.core import hub
-
     wanted: dict[tuple[str, str | None], list[ModelSpec]] = {}
     for spec in dict.fromkeys(spec for lease in leases for spec in lease):
         for one in from_hub(spec):
@@ -138,10 +138,6 @@ def _ask(places: Iterable[tuple[str, str | None]], timeout_s: float) -> Mapping[
 
 
 def _answer(place: tuple[str, str | None], timeout_s: float) -> Answer:
-    from huggingface_hub import constants
-
-    from pipelines.core import hub
-
     if constants.HF_HUB_OFFLINE:
         return Answer(reached=False)
     (source, revision), repository = place, None
@@ -164,8 +160,6 @@ def _checkpoint(specs: Sequence[ModelSpec], answer: Answer | None) -> Checkpoint
         return Checkpoint(source, licences, 0, declared, COPY)
     to_fetch, lacks = _to_fetch(specs, answer)
     if answer.barrier is not None and to_fetch != 0:
-        from pipelines.core import hub
-
         return Checkpoint(
             source, licences, to_fetch, declared, answer.barrier, hub.BARRIERS[answer.barrier].format(source)
         )
@@ -177,8 +171,6 @@ def _checkpoint(specs: Sequence[ModelSpec], answer: Answer | None) -> Checkpoint
 
 def _to_fetch(specs: Sequence[ModelSpec], answer: Answer) -> tuple[int | None, str]:
     """Bytes that are not here (None: not known), and what the repository lacks."""
-    from pipelines.core import hub
-
     if answer.repository is None:
         return (0 if all(hub.kept_whole(one) is not None for one in specs) else None), ""
     todo: dict[str, hub.File] = {}

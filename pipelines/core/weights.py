@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pipelines.core import asset_files, troubles
+from pipelines.core import asset_files, hub, troubles
 from pipelines.core.troubles import ROOT
 
 _hashed: set[tuple[str, int, int, str]] = set()
@@ -100,8 +100,6 @@ def resolve(spec: ModelSpec) -> Path:
                 "check the repository out completely or train the model again with the train.py of its card"
             )
         return folder
-    from pipelines.core import hub  # the Hub's client takes half a second to import
-
     copy = local_copy(spec.source)
     if copy is not None:
         return hub.with_all_files(spec, copy)

@@ -108,9 +108,7 @@ class Recipe:
     @property
     def size(self) -> tuple[int, int]:
         """(height, width) of its picture."""
-        from pipelines.worlds import removal
-
-        return self.scale * removal.HEIGHT, self.scale * removal.WIDTH
+        return self.scale * 128, self.scale * 192
 
     def pair(self) -> Pair:
         """The picture with and without the solid, and all truth. Raises as :meth:`scene` does."""

@@ -22,6 +22,7 @@ from pipelines.core.paper import Paper
 from pipelines.core.run import Run
 from pipelines.core.settings import Declared, choice, seed, text, whole
 from pipelines.core.weights import ROOT, ModelSpec
+from pipelines.instant_style.measured import carriers
 from pipelines.models import judges, sdxl
 
 if TYPE_CHECKING:
@@ -215,8 +216,6 @@ def examples(model_set: str) -> dict[str, dict[str, Any]]:
             "B in the style block": {**pair, "places": STYLE, "words": said},
             "B in style and layout blocks": {**pair, "places": both, "words": said},
         }
-    from pipelines.instant_style.measured import carriers
-
     found = carriers()
     made = {}
     for a, b, attribute, words in _ASKED["mini"]:

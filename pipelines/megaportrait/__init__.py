@@ -437,9 +437,11 @@ def _painted(run: KeptRun[Settings], request: Request, scene: Scene) -> Outcome:
     """The run with its large parts; out of memory, once more with the smallest preset."""
     settings, seen = run.settings, None
     if settings.looks:  # the encoder is leased alone: it is as large as half a ControlNet
+        from pipelines.models.sdxl_parts import look_of
+
         crops = list(scene.person.crops[: controlnets.LOOK_MOST])
         encoder = {"encoder": controlnets.IP_ENCODER}
-        seen = run.lease(encoder, lambda encoder: controlnets.look_of(encoder, crops), loading="what looks at faces")
+        seen = run.lease(encoder, lambda encoder: look_of(encoder, crops), loading="what looks at faces")
     try:
         return _with_models(run, request, scene, seen)
     except MemoryError as error:

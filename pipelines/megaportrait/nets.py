@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import StableDiffusionXLPipeline
 
 Look = tuple[Mapping[str, Mapping[str, Tensor]], Tensor]
-"""IP-Adapter's two state dicts, and what its encoder saw (``controlnets.look_of``)."""
+"""IP-Adapter's two state dicts, and what its encoder saw (``sdxl_parts.look_of``)."""
 
 
 def _silent(step: int, steps: int, picture: Callable[[], Picture]) -> None:

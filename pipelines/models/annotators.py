@@ -48,10 +48,8 @@ def _load_anyline(spec: ModelSpec) -> nn.Module:
     """Anyline's network of 58,910 weights."""
     import torch
 
-    with _package():
-        from controlnet_aux.teed.ted import TED
-
-        network = TED()
+    with _package() as package:
+        network = package.teed.ted.TED()
     # A pickle, of which tensors alone are read.
     network.load_state_dict(torch.load(resolve(spec) / spec.files[0], map_location="cpu", weights_only=True))
     return network.eval().requires_grad_(False)

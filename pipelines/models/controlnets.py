@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -18,31 +18,9 @@ from pipelines.models import annotators, control_maps
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import CLIPVisionModelWithProjection
 
 LOOK_MOST = 4
 """Pictures of a person that IP-Adapter is shown at most: each brings 16 tokens to every attention."""
-
-
-def look_of(encoder: CLIPVisionModelWithProjection, pictures: Sequence[NDArray[numpy.uint8]]) -> Tensor:
-    """What IP-Adapter sees in pictures of a face, (2, N, tokens, width) on the CPU: first of nothing, then of the pictures.
-
-    ``encoder``: the leased ``CLIPVisionModelWithProjection`` of :data:`IP_ENCODER`. The "plus" adapters read its last layer but one.
-    """
-    import pipelines.core.libraries  # noqa: F401
-
-    import torch
-    from transformers import CLIPImageProcessor
-
-    size = encoder.config.image_size
-    pixels = CLIPImageProcessor(size=size, crop_size=size)(
-        [numpy.ascontiguousarray(one) for one in pictures], return_tensors="pt"
-    ).pixel_values
-    weight = next(encoder.parameters())
-    pixels = pixels.to(weight.device, weight.dtype)
-    with torch.inference_mode():
-        both = [encoder(p, output_hidden_states=True).hidden_states[-2] for p in (torch.zeros_like(pixels), pixels)]
-    return torch.stack(both).cpu()
 
 
 def control_map(
@@ -115,21 +93,15 @@ def openpose_map(size: tuple[int, int], points: NDArray[numpy.floating]) -> NDAr
     return canvas
 
 
-def _load_controlnet(spec: ModelSpec) -> Any:
+def _load(spec: ModelSpec) -> Any:
     from pipelines.models import sdxl_parts
 
-    return sdxl_parts.load_controlnet(spec)
+    return sdxl_parts.load_image_encoder(spec) if spec.source == _IP_ADAPTER else sdxl_parts.load_controlnet(spec)
 
 
 def offloaded(spec: ModelSpec) -> ModelSpec:
     """The same ControlNet, kept in RAM: see :class:`pipelines.core.offload.Offloaded`."""
     return replace(spec, key=spec.key.replace("/", "-offload/", 1), stays_in_ram=True)
-
-
-def _load_image_encoder(spec: ModelSpec) -> Any:
-    from pipelines.models import sdxl_parts
-
-    return sdxl_parts.load_image_encoder(spec)
 
 
 def _load_ip_adapter(spec: ModelSpec) -> dict[str, dict[str, Tensor]]:
@@ -170,7 +142,7 @@ def _mini_controls() -> dict[str, Control]:
             asset_spec(
                 f"mini-controlnets/{name}",
                 "assets/mini_controlnets",
-                _load_controlnet,
+                _load,
                 name,
                 f"our ControlNet: {title}",
             ),
@@ -188,7 +160,7 @@ def _hub_control(source: str, licence: str, reads: str, title: str, half: bool) 
     spec = ModelSpec(
         key,
         source,
-        _load_controlnet,
+        _load,
         licence,
         2_502_139_104,
         dtype="float16",
@@ -223,7 +195,7 @@ _IP_ADAPTER, _ENCODER = "h94/IP-Adapter", "models/image_encoder"
 IP_ENCODER = ModelSpec(
     "ip-adapter/image-encoder",
     _IP_ADAPTER,
-    _load_image_encoder,
+    _load,
     "Apache-2.0",
     2_528_000_000,
     card="CLIP ViT-H: what IP-Adapter sees of a face",

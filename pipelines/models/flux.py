@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 
-from pipelines.core import asset_files
+from pipelines.core import asset_files, hub
 from pipelines.core.registry import GIB
 from pipelines.core.weights import ROOT, ModelSpec, asset_spec, manifest, resolve
 
@@ -336,8 +336,6 @@ def access_message(error: BaseException) -> str | None:
 
     A gated repository is told first: huggingface_hub derives its error from the one for repositories that do not exist.
     """
-    from pipelines.core import hub
-
     chain: BaseException | None = error
     seen: list[BaseException] = []
     while chain is not None and chain not in seen:

@@ -190,20 +190,9 @@ def base_of(model_set: str, other: str = "") -> Base:
 def build(parts: Sequence[Any] | Mapping[str, Any], kind: str = "", sampler: str = "", **more: object) -> Any:
     """A ``StableDiffusionXLPipeline`` around the leased ``parts`` (by name, or in the order of :data:`PARTS`) and a new scheduler; ``kind``
     "Img2Img", "ControlNetInpaint" and so on makes that one, with what it takes ``more``. ``sampler``: another scheduler's class."""
-    import pipelines.core.libraries  # noqa: F401
+    from pipelines.models import sdxl_parts
 
-    import diffusers
-
-    from pipelines.core.patching import building, fresh_scheduler
-
-    components = dict(parts) if isinstance(parts, Mapping) else dict(zip(PARTS, parts, strict=True))
-    components["scheduler"] = fresh_scheduler(components["scheduler"])
-    if sampler:
-        components["scheduler"] = getattr(diffusers, sampler).from_config(components["scheduler"].config)
-    with building():
-        pipe = getattr(diffusers, f"StableDiffusionXL{kind}Pipeline")(**components, **more, add_watermarker=False)
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
+    return sdxl_parts.build(parts, kind, sampler, **more)
 
 
 def unread(pipe: StableDiffusionXLPipeline, prompt: str) -> int | None:

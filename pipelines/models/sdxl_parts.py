@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pipelines.core.libraries  # noqa: F401
 
 import diffusers
+import numpy
 import torch
 import transformers
 from diffusers.models.controlnets.controlnet import ControlNetModel
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import StableDiffusionXLPipeline
-from transformers import CLIPVisionModelWithProjection
+from torch import Tensor
+from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
 
+from pipelines.core.geometry import Picture
 from pipelines.core.offload import Offloaded
-from pipelines.core.patching import building
+from pipelines.core.patching import building, fresh_scheduler
 from pipelines.core.weights import ModelSpec, part_folder, placement, resolve
 from pipelines.models import sdxl
 
@@ -63,6 +67,18 @@ def melt(unet: UNet2DConditionModel, folder: Path) -> None:
     unet.unload_lora()
 
 
+def build(parts: Sequence[Any] | Mapping[str, Any], kind: str, sampler: str, **more: object) -> Any:
+    """See :func:`pipelines.models.sdxl.build`."""
+    components = dict(parts) if isinstance(parts, Mapping) else dict(zip(sdxl.PARTS, parts, strict=True))
+    components["scheduler"] = fresh_scheduler(components["scheduler"])
+    if sampler:
+        components["scheduler"] = getattr(diffusers, sampler).from_config(components["scheduler"].config)
+    with building():
+        pipe = getattr(diffusers, f"StableDiffusionXL{kind}Pipeline")(**components, **more, add_watermarker=False)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
 def load_controlnet(spec: ModelSpec) -> ControlNetModel | Offloaded:
     """A ``ControlNetModel``: one of ours, or that of a Hub repository in half precision."""
     folder = part_folder(spec) if spec.source.startswith("assets/") else resolve(spec)
@@ -79,3 +95,19 @@ def load_image_encoder(spec: ModelSpec) -> CLIPVisionModelWithProjection:
     return CLIPVisionModelWithProjection.from_pretrained(
         folder, dtype=getattr(torch, spec.dtype), use_safetensors=True, **placement()
     ).eval()
+
+
+def look_of(encoder: CLIPVisionModelWithProjection, pictures: Sequence[Picture]) -> Tensor:
+    """What IP-Adapter sees in pictures of a face, (2, N, tokens, width) on the CPU: first of nothing, then of the pictures.
+
+    ``encoder``: the leased ``CLIPVisionModelWithProjection`` of :data:`pipelines.models.controlnets.IP_ENCODER`. The "plus" adapters read its last layer but one.
+    """
+    size = encoder.config.image_size
+    pixels = CLIPImageProcessor(size=size, crop_size=size)(
+        [numpy.ascontiguousarray(one) for one in pictures], return_tensors="pt"
+    ).pixel_values
+    weight = next(encoder.parameters())
+    pixels = pixels.to(weight.device, weight.dtype)
+    with torch.inference_mode():
+        both = [encoder(p, output_hidden_states=True).hidden_states[-2] for p in (torch.zeros_like(pixels), pixels)]
+    return torch.stack(both).cpu()

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy
@@ -172,14 +173,14 @@ def measure(job: Job, registry: Registry, settings: LabSettings) -> Tally:
     run = Run(job, registry, settings)
 
     def work(judge: SceneVerifier, **models: Any) -> Tally:
-        from pipelines.prospect.stages import Painter
+        from pipelines.prospect.stages import Painter, look
 
-        return _measure(run, Painter(sdxl.build(models)), judge)
+        return _measure(run, partial(look, Painter(sdxl.build(models)), judge))
 
     return run.lease(prospect.parts("mini"), work, loading="the models")
 
 
-def _measure(run: Run[LabSettings], painter: Any, judge: SceneVerifier) -> Tally:
+def _measure(run: Run[LabSettings], look: Callable[..., tuple[dict[str, str], Image]]) -> Tally:
     settings, tally = run.settings, Tally(run.settings)
     for number in range(settings.count):
 
@@ -190,44 +191,11 @@ def _measure(run: Run[LabSettings], painter: Any, judge: SceneVerifier) -> Tally
             )
 
         first, second = settings.pair(number)
-        whose, sheet = look(painter, judge, (first, second), (settings.seed + number) % 2**32, settings, on_step)
+        whose, sheet = look((first, second), (settings.seed + number) % 2**32, settings, on_step)
         tally.add(whose)
         tally.shown = first, second, sheet
         run.show(tally)
     return tally
-
-
-def look(
-    painter: Any, judge: SceneVerifier, pair: tuple[str, str], seed: int, settings: LabSettings, on_step: Any
-) -> tuple[dict[str, str], Image]:
-    """Attribute -> whose it is at every border, and the sheet of the pictures.
-
-    Raises:
-        ValueError: the judge can tell nothing apart.
-    """
-    import torch
-
-    from pipelines.models.verifier import answers
-    from pipelines.prospect.stages import border_sheet, moved, told_apart
-
-    prompts = dict(zip("AB", pair, strict=True))
-    wanted = {head: values for head, values in told_apart(prompts).items() if len(values) == 2}
-    if not wanted:
-        raise ValueError(
-            "The judge can tell nothing apart in these two prompts: let A and B ask for different shapes, colours or places."
-        )
-    with torch.inference_mode():
-        spectra = {letter: painter.spectrum(prompt) for letter, prompt in prompts.items()}
-        plans, noise = moved("A", "B"), painter.noise(seed)
-        pictures = painter.draw(noise, plans, spectra, settings.steps, settings.guidance, on_step)
-        seen = answers(judge, pictures.to(judge.device, judge.dtype))
-    return {head.removeprefix("0 "): _letters(seen, head, values) for head, values in wanted.items()}, border_sheet(
-        pictures
-    )
-
-
-def _letters(seen: Sequence[Mapping[str, str]], head: str, wanted: Mapping[str, str]) -> str:
-    return "".join(next((who for who, value in wanted.items() if value == one[head]), "-") for one in seen)
 
 
 # -------------------------------------------------------------------------------------------- words

@@ -25,6 +25,8 @@ from pipelines.worlds.prompts import read_prompt
 if TYPE_CHECKING:
     from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import StableDiffusionXLPipeline
 
+    from pipelines.prospect.curve import LabSettings
+
 AT_ONCE = {"mini": 16, "full": 2}
 """Pictures that are drawn at once."""
 ALL, AVERAGE = "+", "~"
@@ -336,3 +338,31 @@ def border_sheet(pictures: Sequence[Tensor] | Tensor, across: int = 6) -> Image.
         )
         canvas.paste(picture, (left, top + TEXT_PX))
     return canvas
+
+
+def look(
+    painter: Painter, judge: SceneVerifier, pair: tuple[str, str], seed: int, settings: LabSettings, on_step: Any
+) -> tuple[dict[str, str], Image.Image]:
+    """Attribute -> whose it is at every border, and the sheet of the pictures.
+
+    Raises:
+        ValueError: the judge can tell nothing apart.
+    """
+    prompts = dict(zip("AB", pair, strict=True))
+    wanted = {head: values for head, values in told_apart(prompts).items() if len(values) == 2}
+    if not wanted:
+        raise ValueError(
+            "The judge can tell nothing apart in these two prompts: let A and B ask for different shapes, colours or places."
+        )
+    with torch.inference_mode():
+        spectra = {letter: painter.spectrum(prompt) for letter, prompt in prompts.items()}
+        plans, noise = moved("A", "B"), painter.noise(seed)
+        pictures = painter.draw(noise, plans, spectra, settings.steps, settings.guidance, on_step)
+        seen = answers(judge, pictures.to(judge.device, judge.dtype))
+    return {head.removeprefix("0 "): _letters(seen, head, values) for head, values in wanted.items()}, border_sheet(
+        pictures
+    )
+
+
+def _letters(seen: Sequence[Mapping[str, str]], head: str, wanted: Mapping[str, str]) -> str:
+    return "".join(next((who for who, value in wanted.items() if value == one[head]), "-") for one in seen)

@@ -24,7 +24,7 @@ from pipelines.megaportrait import person as portrait_person
 from pipelines.megaportrait.learn import Training
 from pipelines.megaportrait.nets import Nets
 from pipelines.megaportrait.settings import MODES
-from pipelines.models import annotators, controlnets, faces_photo, sdxl
+from pipelines.models import annotators, controlnets, faces_photo, sdxl, sdxl_parts
 from pipelines.worlds import portrait as heads
 from tests.toys import portrait_full as toy_portrait_full
 
@@ -155,7 +155,7 @@ def test_the_adapter_at_scale_zero_is_the_model_without_it(registry, plain):
     with registry.lease(*base, controls["line"].spec, *megaportrait_parts.look_specs("full", "instant")) as leased:
         parts, net, weights, encoder = leased[: len(base)], leased[-3], leased[-2], leased[-1]
         model = Nets(dict(zip(sdxl.PARTS, parts, strict=True)), {"line": net})
-        seen = controlnets.look_of(encoder, [analysis.square, analysis.square[:, ::-1]])
+        seen = sdxl_parts.look_of(encoder, [analysis.square, analysis.square[:, ::-1]])
         assert seen.shape == (2, 2, 17, 32) and not torch.equal(seen[0], seen[1])
 
         def drawn(look, scale):
