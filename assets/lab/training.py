@@ -97,6 +97,48 @@ def _share_gradients(model: nn.Module, elapsed: float) -> float:
     return flat[-1].item()
 
 
+class _Run:
+    """How far a training is; what :func:`train` needs to go on is kept in the file ``checkpoint``, and read from it at first."""
+
+    def __init__(self, model: nn.Module, average: Average, optimiser: torch.optim.Optimizer, checkpoint: Path) -> None:
+        self.model, self.average, self.optimiser, self.checkpoint = model, average, optimiser, checkpoint
+        self.done, self.spent, self.loss = 0, 0.0, None
+        self.started = self.saved = time.monotonic()
+        if checkpoint.exists():
+            state = torch.load(checkpoint, map_location=next(model.parameters()).device, weights_only=True)
+            model.load_state_dict(state["model"])
+            average.model.load_state_dict(state["average"])
+            optimiser.load_state_dict(state["optimiser"])
+            self.done, self.spent, self.loss = state["step"], state["spent"], state.get("loss")
+            average.steps = self.done
+            print(f"resuming at step {self.done}, {self.spent / 60:.1f} min", flush=True)
+
+    def elapsed(self) -> float:
+        """Seconds of training, over every start."""
+        return self.spent + time.monotonic() - self.started
+
+    def count(self, loss: float) -> None:
+        self.done += 1
+        self.loss = loss if self.loss is None else self.loss + 0.02 * (loss - self.loss)
+
+    def save(self, every: float = 0.0) -> None:
+        """Write the checkpoint, by rename, unless that was less than ``every`` seconds ago."""
+        if time.monotonic() - self.saved < every:
+            return
+        self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        scratch = self.checkpoint.with_suffix(f".{os.getpid()}.tmp")
+        state = {"model": self.model.state_dict(), "average": self.average.model.state_dict()}
+        state |= {
+            "optimiser": self.optimiser.state_dict(),
+            "step": self.done,
+            "spent": self.elapsed(),
+            "loss": self.loss,
+        }
+        torch.save(state, scratch)
+        scratch.rename(self.checkpoint)
+        self.saved = time.monotonic()
+
+
 def train(
     model: nn.Module,
     step: Callable[[int], Tensor],
@@ -123,60 +165,36 @@ def train(
     torch.manual_seed(seed)
     average = Average(model, decay)
     optimiser = torch.optim.AdamW(model.parameters(), learning_rate, weight_decay=weight_decay, betas=(0.9, 0.99))
-    done, spent, smooth = 0, 0.0, None
-    if checkpoint.exists():
-        state = torch.load(checkpoint, map_location=next(model.parameters()).device, weights_only=True)
-        model.load_state_dict(state["model"])
-        average.model.load_state_dict(state["average"])
-        optimiser.load_state_dict(state["optimiser"])
-        done, spent, average.steps, smooth = state["step"], state["spent"], state["step"], state.get("loss")
-        print(f"resuming at step {done}, {spent / 60:.1f} min", flush=True)
-    budget, saved, started = minutes * 60, time.monotonic(), time.monotonic()
-
-    def save() -> None:
-        checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        scratch = checkpoint.with_suffix(f".{os.getpid()}.tmp")
-        state = {"model": model.state_dict(), "average": average.model.state_dict()}
-        torch.save(
-            state | {"optimiser": optimiser.state_dict(), "step": done, "spent": elapsed(), "loss": smooth}, scratch
-        )
-        scratch.rename(checkpoint)
-
-    def elapsed() -> float:
-        return spent + time.monotonic() - started
-
+    run = _Run(model, average, optimiser, checkpoint)
+    budget = minutes * 60
     model.train()
-    now = elapsed()
+    now = run.elapsed()
     while now < budget:
-        progress = now / budget
-        rate = learning_rate * min(1.0, (done + 1) / warmup) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
+        fallen = 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * now / budget))
+        rate = learning_rate * min(1.0, (run.done + 1) / warmup) * fallen
         for group in optimiser.param_groups:
             group["lr"] = rate
-        loss = step(done * size + rank)
+        loss = step(run.done * size + rank)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        now = _share_gradients(model, elapsed())
+        now = _share_gradients(model, run.elapsed())
         norm = nn.utils.clip_grad_norm_(model.parameters(), clip)
         if torch.isfinite(norm):  # one broken batch must not end a long run
             optimiser.step()
             average.update(model)
-        done += 1
-        smooth = loss.item() if smooth is None else smooth + 0.02 * (loss.item() - smooth)
-        if done % 50 == 0 and rank == 0:
-            print(f"step {done} loss {smooth:.4f} lr {rate:.2e} {elapsed() / 60:.1f}/{minutes:g} min", flush=True)
-        if report and done % report_every == 0 and rank == 0:
+        run.count(loss.item())
+        if rank != 0:
+            continue
+        if run.done % 50 == 0:
+            print(f"step {run.done} loss {run.loss:.4f} lr {rate:.2e} {now / 60:.1f}/{minutes:g} min", flush=True)
+        if report and run.done % report_every == 0:
             print(f"  {report(average.model)}", flush=True)
             model.train()
-        if rank == 0 and time.monotonic() - saved > 120:
-            save()
-            saved = time.monotonic()
+        run.save(every=120)
     if rank == 0:
-        save()
-    return average.model, {
-        "steps": done,
-        "minutes": round(elapsed() / 60, 1),
-        "loss": None if smooth is None else round(smooth, 5),
-    }
+        run.save()
+    loss = None if run.loss is None else round(run.loss, 5)
+    return average.model, {"steps": run.done, "minutes": round(run.elapsed() / 60, 1), "loss": loss}
 
 
 def hashes(folder: Path) -> dict[str, str]:

@@ -77,6 +77,32 @@ class Progress:
     loss: float | None = None
 
 
+def _resumed(path: Path, model: nn.Module, average: Average, optimiser: torch.optim.Optimizer) -> Progress:
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    model.load_state_dict(state["model"])
+    average.model.load_state_dict(state["average"])
+    optimiser.load_state_dict(state["optimiser"])
+    average.steps = state["average_steps"]
+    progress = Progress(**state["progress"])
+    print(f"resuming at step {progress.step}, {progress.seconds / 60:.1f} min", flush=True)
+    return progress
+
+
+def _save(path: Path, model: nn.Module, average: Average, optimiser: torch.optim.Optimizer, progress: Progress) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_suffix(f".{os.getpid()}.tmp")
+    weights = {"model": model.state_dict(), "average": average.model.state_dict()}
+    facts = {"average_steps": average.steps, "progress": asdict(progress)}
+    torch.save(weights | facts | {"optimiser": optimiser.state_dict()}, scratch)
+    scratch.rename(path)
+
+
+def _noted(path: Path, line: dict[str, object]) -> None:
+    print(f"  {json.dumps(line)}", flush=True)
+    with path.open("a") as file:
+        file.write(json.dumps(line) + "\n")
+
+
 def learn(
     model: nn.Module,
     optimiser: torch.optim.Optimizer,
@@ -99,24 +125,9 @@ def learn(
     progress = progress or Progress()
     base = [group["lr"] for group in optimiser.param_groups]
     if checkpoint.exists():
-        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        model.load_state_dict(state["model"])
-        average.model.load_state_dict(state["average"])
-        optimiser.load_state_dict(state["optimiser"])
-        average.steps = state["average_steps"]
-        progress = Progress(**state["progress"])
-        print(f"resuming at step {progress.step}, {progress.seconds / 60:.1f} min", flush=True)
+        progress = _resumed(checkpoint, model, average, optimiser)
     budget, before, started = schedule.minutes * 60, progress.seconds, schedule.clock()
     saved = reported = time.monotonic()
-
-    def save() -> None:
-        checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        scratch = checkpoint.with_suffix(f".{os.getpid()}.tmp")
-        weights = {"model": model.state_dict(), "average": average.model.state_dict()}
-        facts = {"average_steps": average.steps, "progress": asdict(progress)}
-        torch.save(weights | facts | {"optimiser": optimiser.state_dict()}, scratch)
-        scratch.rename(checkpoint)
-
     model.train()
     while progress.seconds < budget:
         here = progress.step - progress.first_step
@@ -139,22 +150,17 @@ def learn(
             continue
         minutes = progress.seconds / 60
         if progress.step % 50 == 0:
-            line = (
-                f"step {progress.step} loss {progress.loss:.4f} rate {share:.2f} {minutes:.1f}/{schedule.minutes:g} min"
-            )
-            print(line, flush=True)
+            told = f"loss {progress.loss:.4f} rate {share:.2f} {minutes:.1f}/{schedule.minutes:g} min"
+            print(f"step {progress.step} {told}", flush=True)
         now = time.monotonic()
         if report and now - reported > schedule.report_seconds:
             line = {"step": progress.step, "samples": progress.samples, "minutes": round(minutes, 1)}
-            line["report"] = report(average.model, progress.step)
-            print(f"  {json.dumps(line)}", flush=True)
-            with checkpoint.with_suffix(".log").open("a") as file:
-                file.write(json.dumps(line) + "\n")
+            _noted(checkpoint.with_suffix(".log"), line | {"report": report(average.model, progress.step)})
             model.train()
             reported = time.monotonic()
         if now - saved >= schedule.save_seconds:
-            save()
+            _save(checkpoint, model, average, optimiser, progress)
             saved = time.monotonic()
     if rank == 0:
-        save()
+        _save(checkpoint, model, average, optimiser, progress)
     return average.model, progress

@@ -175,9 +175,11 @@ class Picker(Visit):
 
     def press_mark(self, image: Any, share: tuple[float, float], words: str) -> tuple[Any, Any, dict[str, Any]]:
         """Press a mark on ``image``; the picture's size, the marked pixel, and the request with ``words`` that follows."""
-        size, at = put_mark(image, share)
-        at_rest(image)
-        seen = mark_seen(self.page)
+        for _ in range(3):  # the page may put another picture there, once, for what it knows by now
+            size, at = put_mark(image, share)
+            at_rest(image)
+            if seen := mark_seen(self.page):
+                break
         assert seen, f"{self.device}: the mark at {share} is out of sight"
         with self.page.expect_request(lambda request: words in (request.post_data or "")) as asked:
             self.press(*seen)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from pipelines.core.registry import Registry
@@ -24,3 +26,11 @@ def toys(llama, tokenizer, monkeypatch):
     vectors = {"humour.dim": concept(0), "truth.dim": concept(1, "truth"), "hidden.pca": concept(2, "h", "hiddens")}
     offer(monkeypatch, llama, tokenizer, vectors)
     return Registry("cpu")
+
+
+@pytest.fixture
+def page_toys(llama, tokenizer, monkeypatch):
+    """The page's model is a toy for the length of a test."""
+    names = ("humour", "truthfulness", "politeness")
+    vectors = {f"{name}.dim": dataclasses.replace(concept(n, name), name=name) for n, name in enumerate(names)}
+    offer(monkeypatch, llama, tokenizer, vectors, neutral_prompt="hello")

@@ -7,7 +7,6 @@ import dataclasses
 import html
 import json
 import math
-import pickle
 import re
 import time
 from pathlib import Path
@@ -16,7 +15,6 @@ from xml.etree import ElementTree
 import gradio as gr
 import httpx
 import pytest
-import torch
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 
@@ -30,13 +28,11 @@ from demos.core import handlers
 from demos.core.form import Form
 from pipelines import concept_guidance
 from pipelines.concept_guidance import Partial, Row, ScoreSettings, Settings, files, lab
-from pipelines.concept_guidance.concepts import Concept
-from pipelines.concept_guidance.examples import read_examples
 from pipelines.concept_guidance.lab import Curve, SweepSettings
 from pipelines.core.lane import run_blocking
 from pipelines.worlds import crumpet
 from tests.core.test_app import handler, shown, visit
-from tests.toys.language import LAYERS, WIDTH, concept, offer
+from tests.toys.language import LAYERS, concept
 
 ADVANCED = {
     "layers": "best",
@@ -54,6 +50,11 @@ ROWS = [
     [None, "", 0.0, True],
 ]
 ONE = [True, False, False, False]
+LINES = "\n".join(
+    f"{sign} why the {noun} => {answer} {noun} {answer}"
+    for noun in ("moon", "stone", "cheese", "sky", "sir", "you")
+    for sign, answer in (("+", "hello dear marvel"), ("-", "green blue because"))
+)
 
 
 def named(message="hello you", rows=ROWS, **advanced) -> dict:
@@ -70,14 +71,6 @@ def ask(visitor="chat", turns=(), own=None, both=EACH, visible=ONE, again=False,
 
 def settings_of(turns=(), own=None, both=EACH, visible=ONE, **values) -> Settings:
     return chat.settings_of(Form(Settings.of("mini")), named(**values), turns, own or {}, "", both, visible)
-
-
-@pytest.fixture
-def toys(llama, tokenizer, monkeypatch):
-    """The page's model is a toy for the length of a test."""
-    names = ("humour", "truthfulness", "politeness")
-    vectors = {f"{name}.dim": dataclasses.replace(concept(n, name), name=name) for n, name in enumerate(names)}
-    offer(monkeypatch, llama, tokenizer, vectors, neutral_prompt="hello")
 
 
 def values(updates: list) -> list:
@@ -98,7 +91,7 @@ def files_of(updates: list) -> list[str]:
 # --- the chat ---
 
 
-def test_an_answer_of_both_sides_and_its_transcript(toys):
+def test_an_answer_of_both_sides_and_its_transcript(page_toys):
     run = list(ask())
     (turn,) = turns_of(run)
     assert turn.outcome is not None and turn.outcome.settings.concepts == (("humour", 0.4),)
@@ -135,7 +128,7 @@ def test_wrong_input_gets_a_sentence_before_anything_changes(change: dict, words
     assert words in caught.value.message and caught.value.message.endswith(".")
 
 
-def test_nothing_to_answer_again_and_an_unknown_concept_are_told(toys):
+def test_nothing_to_answer_again_and_an_unknown_concept_are_told(page_toys):
     with pytest.raises(gr.Error, match="nothing to answer again"):
         next(ask(again=True))
     seen = []
@@ -152,7 +145,7 @@ def slow(job, registry, settings, own):
     raise AssertionError("nobody stopped it")
 
 
-def test_stop_keeps_what_was_written_and_the_next_question_knows_it(toys, monkeypatch):
+def test_stop_keeps_what_was_written_and_the_next_question_knows_it(page_toys, monkeypatch):
     monkeypatch.setattr(concept_guidance, "generate", slow)
     run, seen = ask("stop"), []
     while not (seen and any(turn.texts[1] for turn in turns_of(seen))):
@@ -168,7 +161,7 @@ def test_stop_keeps_what_was_written_and_the_next_question_knows_it(toys, monkey
     assert "plain" in settings.history[1]["content"] and "guided" in settings.guided_history[1]["content"]
 
 
-def test_a_run_that_breaks_brings_back_question_and_chat(toys, monkeypatch):
+def test_a_run_that_breaks_brings_back_question_and_chat(page_toys, monkeypatch):
     def breaks(job, registry, settings, own):
         job.emit(Partial(("half", "half"), 1))
         raise MemoryError("there is no room")
@@ -350,7 +343,7 @@ def _closed(page: str) -> str:
     return re.sub(r"(<input[^>]*?)( checked)?>", r"\1/>", page)
 
 
-def test_any_text_can_be_read_for_a_concept(toys):
+def test_any_text_can_be_read_for_a_concept(page_toys):
     registry = app.from_environment()
 
     def read(text: str, question: str = "") -> Row:
@@ -369,7 +362,7 @@ def test_any_text_can_be_read_for_a_concept(toys):
             read(text)
 
 
-def test_a_pasted_text_is_read_on_the_page(toys):
+def test_a_pasted_text_is_read_on_the_page(page_toys):
     asked_for = [[], heat.PASTED, "hello you marvel", "", "humour", -1, {}, "mini-llama", {}]
     run = list(handler("read_text")(visit("heat"), *asked_for))
     assert "Read: 3 tokens" in shown(run) and shown(run).count("type='radio'") == 3
@@ -502,118 +495,6 @@ def test_detect_is_not_guide_is_told_from_the_figures(monkeypatch):
     monkeypatch.setattr(lab, "measured", measured)
     assert facts.points_of("mini", "", "humour.pca", {}, {}) == POINTS
     assert facts.points_of("mini", "", "humour", {}, {"humour": POINTS[:1]}) == POINTS[:1]
-
-
-# --- a concept of one's own ---
-
-LINES = "\n".join(
-    f"{sign} why the {noun} => {answer} {noun} {answer}"
-    for noun in ("moon", "stone", "cheese", "sky", "sir", "you")
-    for sign, answer in (("+", "hello dear marvel"), ("-", "green blue because"))
-)
-
-
-def train_own(text=LINES, path=None, name="warm", probe="dim", place="hiddens"):
-    values = {"name": name, "probe": probe, "representation": place, "context": 16, "validation": 0.2}
-    return handler("train_own")(visit("make"), text, path, {}, "mini-llama", **values)
-
-
-def own_of(updates: list) -> dict[str, Concept]:
-    found = [
-        v for v in values(updates) if isinstance(v, dict) and v and all(isinstance(c, Concept) for c in v.values())
-    ]
-    return found[-1]
-
-
-def test_ten_lines_become_a_concept_that_guides_is_saved_and_loads(toys, tmp_path: Path, monkeypatch):
-    run = list(train_own())
-    page = shown(run)
-    for words in ("Made: warm", "held out", "Nearest shipped", "A sample", "+0.3", "few: 32 of each kind"):
-        assert words in page or words == "Nearest shipped", words
-    made = own_of(run)["warm"]
-    saved, gguf = files_of(run)[:2]
-    assert saved.endswith("warm.safetensors") and gguf.endswith("warm.gguf")
-    answer = list(ask("make", own={"warm": made}, rows=[["warm", "", 0.5, True], *ROWS[1:]]))
-    assert turns_of(answer)[0].outcome.applied.startswith("warm +0.50")
-
-    monkeypatch.setattr("demos.concept_guidance.make.size", lambda *which: (LAYERS, WIDTH))
-    for path in (saved, gguf):
-        back = handler("load")(path, {}, "mini-llama", visit("make"))
-        loaded = own_of([back])["warm"]
-        torch.testing.assert_close(loaded.unit()[1:], made.unit()[1:])
-        assert "Loaded warm." in shown([back])
-
-    at_attention = list(train_own(place="pre-attn", name="humour"))
-    assert "No .gguf" in shown(at_attention) and "my humour" in own_of(at_attention), "shipped names stay free"
-    detects = list(train_own(place="mlp"))
-    assert "can detect but not guide" in shown(detects)
-
-
-def test_files_of_examples_work_too(toys, tmp_path: Path):
-    path = tmp_path / "pirates.csv"
-    rows = [
-        {"prompt": "why", "completion": f"hello {n} marvel" if n % 2 else f"green {n} sky", "label": n % 2}
-        for n in range(10)
-    ]
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, ["prompt", "completion", "label"])
-        writer.writeheader()
-        writer.writerows(rows)
-    run = list(train_own("", str(path), ""))
-    assert "pirates" in own_of(run)
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"text": " "}, "There are no examples"),
-        ({"text": "+ a => b\n- a => c\n+ d"}, "Need at least 4 examples"),
-        ({"text": "\n".join(["+ a => b"] * 9)}, "got 9 and 0"),
-        ({"text": "hello"}, "neither + nor -"),
-        ({"text": LINES, "name": " "}, "no name"),
-        ({"name": "x" * 60}, "60 characters"),
-    ],
-)
-def test_examples_that_teach_nothing_get_a_sentence(change: dict, words: str):
-    with pytest.raises(gr.Error) as caught:
-        next(train_own(**change))
-    assert words in caught.value.message and caught.value.message.endswith((".", "!"))
-
-
-def test_files_that_are_no_vectors_are_refused_in_one_sentence(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr("demos.concept_guidance.make.size", lambda *which: (6, 192))
-    said: list[str] = []
-    monkeypatch.setattr(gr, "Warning", lambda words, **more: said.append(words))
-    small, bad = concept(), concept()
-    bad.weights[0, 0] = math.nan
-    paths = {
-        name: tmp_path / name
-        for name in ("a.pkl", "small.safetensors", "nan.safetensors", "text.safetensors", "x.gguf")
-    }
-    paths["a.pkl"].write_bytes(pickle.dumps({"W": 1}))
-    files.write_safetensors(paths["small.safetensors"], small)
-    files.write_safetensors(paths["nan.safetensors"], bad)
-    paths["text.safetensors"].write_text("hello")
-    paths["x.gguf"].write_bytes(b"GGUF\x03\0\0\0")
-    words = {
-        "a.pkl": "is a pickle",
-        "small.safetensors": "do not fit",
-        "nan.safetensors": "NaN",
-        "text.safetensors": "not a safetensors file",
-        "x.gguf": "not a complete GGUF",
-    }
-    for name, path in paths.items():
-        (update,) = handler("load")(str(path), {}, "mini-llama", visit("make")).values()
-        assert update is None, "the zone is empty again"
-        assert words[name] in said[-1] and said[-1].endswith(".") and str(tmp_path) not in said[-1]
-
-
-def test_the_example_has_only_words_that_the_model_knows():
-    examples = read_examples(make.EXAMPLE)
-    assert len(examples) == 10 and sum(example.label for example in examples) == 5
-    lost = {word for e in examples for word in crumpet.unknown_words(f"{e.prompt} {e.completion}")}
-    assert not lost
-    assert len(read_examples(make.PLAIN_EXAMPLE)) == 10
 
 
 # --- the full set ---
