@@ -423,17 +423,44 @@ def export(minutes: float, device: str) -> None:
     save_pipeline(assemble(model, vae, teacher, tokenizer))
 
 
+def begun() -> tuple[UNet2DConditionModel, list[dict]]:
+    """The UNet that training begins with, and the runs that made its weights: none of a new one."""
+    shipped = HERE / "unet"
+    if (RUNS / "unet.pt").exists() or not shipped.exists():  # a checkpoint of this machine goes before
+        return sdxl_tiny.unet(), []
+    print(f"going on from the weights in {shipped}", flush=True)
+    run = training.read_json(HERE / "manifest.json").get("training", {}).get("unet", {})
+    earlier = [*run.pop("earlier", []), run]
+    return UNet2DConditionModel.from_pretrained(shipped, torch_dtype=torch.float32), earlier
+
+
+def examples(latents: Latents, rng: random.Random, batch: int) -> tuple[Tensor, list[str]]:
+    """Scaled latents (B, 4, 32, 32) and captions, of two portraits to eight tabletop scenes."""
+    rows, captions = [], []
+    names = [name for name in latents.rows if len(latents.scenes[name])]
+    for place in range(batch):
+        name = names[-1] if place % 10 < 2 else names[0]
+        index = rng.choice(latents.usable[name])
+        rows.append(latents.rows[name][index])
+        captions.append(data.world(name).caption(latents.scenes[name][index], rng))
+    return torch.stack(rows), captions
+
+
+def sheet(pipe: StableDiffusionXLPipeline) -> str:
+    """Draw the same 18 captions each time."""
+    pipe.set_progress_bar_config(disable=True)
+    rng = random.Random("unet report")
+    prompts = [random_caption(rng)[0] for _ in range(18)]
+    generator = [torch.Generator().manual_seed(i) for i in range(18)]
+    drawn = pipe(prompts, num_inference_steps=15, guidance_scale=4.0, generator=generator, output_type="pt").images
+    save_image(drawn, RUNS / "unet.png", nrow=6)
+    return f"wrote {RUNS / 'unet.png'}"
+
+
 def train_unet(minutes: float, device: str, batch: int = 32) -> None:
     tokenizer, teacher = readers(device)
     torch.manual_seed(SEED)
-    shipped, earlier = HERE / "unet", []
-    if not (RUNS / "unet.pt").exists() and shipped.exists():  # a checkpoint of this machine goes before
-        print(f"going on from the weights in {shipped}", flush=True)
-        run = training.read_json(HERE / "manifest.json").get("training", {}).get("unet", {})
-        earlier = [*run.pop("earlier", []), run]
-        model = UNet2DConditionModel.from_pretrained(shipped, torch_dtype=torch.float32)
-    else:
-        model = sdxl_tiny.unet()
+    model, earlier = begun()
     model = model.to(device, memory_format=torch.channels_last)
     scheduler = DDIMScheduler(**sdxl_tiny.sampler(sdxl_tiny.BETA_STEPS))
     signal = scheduler.alphas_cumprod.to(device)
@@ -444,14 +471,8 @@ def train_unet(minutes: float, device: str, batch: int = 32) -> None:
             latents.refresh(1)
         rng = random.Random(f"unet {SEED} {number}")
         generator = torch.Generator().manual_seed(SEED * 1_000_003 + number)
-        rows, captions = [], []
-        names = [name for name in latents.rows if len(latents.scenes[name])]
-        for place in range(batch):
-            name = names[-1] if place % 10 < 2 else names[0]  # two portraits to eight tabletop scenes
-            index = rng.choice(latents.usable[name])
-            rows.append(latents.rows[name][index])
-            captions.append(data.world(name).caption(latents.scenes[name][index], rng))
-        clean = torch.stack(rows).to(device)
+        clean, captions = examples(latents, rng, batch)
+        clean = clean.to(device)
         noise = torch.randn(clean.shape, generator=generator).to(device)
         # One timestep in each of `batch` equal slices: the same distribution with less variance.
         position = (torch.arange(batch) + torch.rand(batch, generator=generator)) / batch
@@ -470,18 +491,6 @@ def train_unet(minutes: float, device: str, batch: int = 32) -> None:
         weight = (5 / (snr + 1)).clamp_max(1)
         return (weight * (predicted - velocity) ** 2).mean() / weight.mean()
 
-    def report(average: torch.nn.Module) -> str:
-        pipe = assemble(average, latents.vae, teacher, tokenizer)
-        pipe.set_progress_bar_config(disable=True)
-        rng = random.Random("unet report")
-        prompts = [random_caption(rng)[0] for _ in range(18)]
-        generator = [torch.Generator().manual_seed(i) for i in range(18)]
-        pictures = pipe(
-            prompts, num_inference_steps=15, guidance_scale=4.0, generator=generator, output_type="pt"
-        ).images
-        save_image(pictures, RUNS / "unet.png", nrow=6)
-        return f"wrote {RUNS / 'unet.png'}"
-
     model, facts = training.train(
         model,
         step,
@@ -490,7 +499,7 @@ def train_unet(minutes: float, device: str, batch: int = 32) -> None:
         1.2e-3,
         SEED,
         warmup=300,
-        report=report,
+        report=lambda average: sheet(assemble(average, latents.vae, teacher, tokenizer)),
         report_every=1000,
         weight_decay=1e-3,
         decay=0.995,
