@@ -12,6 +12,7 @@ from tests.toys.onnx import _text, _varint, _whole
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 BLANK = "▁"
+PLAIN = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": True}
 WORDS = "the a is it of to and in you hello moon joke funny answer question".split()
 QWEN_TEMPLATE = (
     "{%- if messages[0]['role'] == 'system' %}{{- '<|im_start|>system\\n' + messages[0]['content'] + '<|im_end|>\\n' }}"
@@ -84,8 +85,7 @@ def qwen(folder: Path) -> int:
     vocabulary = {letter: number for number, letter in enumerate(letters)}
 
     def added(content: str) -> dict[str, Any]:
-        flags = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": True}
-        return {"content": content, **flags}
+        return {"content": content, **PLAIN}
 
     pattern = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
     split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
@@ -131,9 +131,11 @@ def qwen(folder: Path) -> int:
     return len(letters) + len(control)
 
 
+LLAMA_CONTROL = ["<unk>", "<s>", "</s>"]
+
+
 def llama(folder: Path, template: str) -> int:
     """SentencePiece's BPE with bytes to fall back on: `tokenizer.model` and `tokenizer.json`; returns the vocabulary's size."""
-    control = ["<unk>", "<s>", "</s>"]
     fallback = [f"<0x{n:02X}>" for n in range(256)]
     letters = [BLANK, *(chr(n) for n in range(33, 127))]
     merges: list[tuple[str, str]] = []
@@ -143,14 +145,23 @@ def llama(folder: Path, template: str) -> int:
             if (made, letter) not in merges:
                 merges.append((made, letter))
             made += letter
-    pieces = [*control, *fallback, *letters, *map("".join, merges)]
-    vocabulary = {piece: number for number, piece in enumerate(pieces)}
-    flags = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": True}
-    content = {
+    pieces = [*LLAMA_CONTROL, *fallback, *letters, *map("".join, merges)]
+    write_json(folder / "tokenizer.json", llama_content(pieces, merges))
+    kinds = [2, 3, 3, *[6] * 256, *[1] * (len(pieces) - 259)]  # unknown, control, byte, normal
+    (folder / "tokenizer.model").write_bytes(sentencepiece(pieces, kinds, model_type=2))
+    special = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    write_json(folder / "special_tokens_map.json", special)
+    write_json(folder / "tokenizer_config.json", llama_settings(template) | special)
+    return len(pieces)
+
+
+def llama_content(pieces: list[str], merges: list[tuple[str, str]]) -> dict[str, Any]:
+    """Of `tokenizer.json`."""
+    return {
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": [{"id": n, "content": name, **flags} for n, name in enumerate(control)],
+        "added_tokens": [{"id": n, "content": name, **PLAIN} for n, name in enumerate(LLAMA_CONTROL)],
         "normalizer": {
             "type": "Sequence",
             "normalizers": [
@@ -182,19 +193,18 @@ def llama(folder: Path, template: str) -> int:
             "end_of_word_suffix": None,
             "fuse_unk": True,
             "byte_fallback": True,
-            "vocab": vocabulary,
+            "vocab": {piece: number for number, piece in enumerate(pieces)},
             "merges": [f"{a} {b}" for a, b in merges],
         },
     }
-    write_json(folder / "tokenizer.json", content)
-    kinds = [2, 3, 3, *[6] * 256, *[1] * (len(pieces) - 259)]  # unknown, control, byte, normal
-    (folder / "tokenizer.model").write_bytes(sentencepiece(pieces, kinds, model_type=2))
-    special = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
-    write_json(folder / "special_tokens_map.json", special)
-    settings = {
+
+
+def llama_settings(template: str) -> dict[str, Any]:
+    """Of `tokenizer_config.json`, but for the special tokens."""
+    return {
         "add_bos_token": True,
         "add_eos_token": False,
-        "added_tokens_decoder": {str(n): {"content": name, **flags} for n, name in enumerate(control)},
+        "added_tokens_decoder": {str(n): {"content": name, **PLAIN} for n, name in enumerate(LLAMA_CONTROL)},
         "additional_special_tokens": [],
         "chat_template": template,
         "clean_up_tokenization_spaces": False,
@@ -205,10 +215,7 @@ def llama(folder: Path, template: str) -> int:
         "spaces_between_special_tokens": False,
         "tokenizer_class": "LlamaTokenizer",
         "use_default_system_prompt": False,
-        **special,
     }
-    write_json(folder / "tokenizer_config.json", settings)
-    return len(pieces)
 
 
 def t5(folder: Path) -> int:
@@ -216,14 +223,13 @@ def t5(folder: Path) -> int:
     control = ["<pad>", "</s>", "<unk>"]
     pieces = [*control, BLANK, *(chr(n) for n in range(33, 127)), *(BLANK + word for word in WORDS)]
     scores = [0.0, 0.0, 0.0, *(-5.0 - 0.01 * n for n in range(len(pieces) - 3))]
-    flags = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": True}
     blanks = {"type": "Metaspace", "replacement": BLANK, "prepend_scheme": "always", "split": True}
     sequence, end = {"Sequence": {"id": "A", "type_id": 0}}, {"SpecialToken": {"id": "</s>", "type_id": 0}}
     content = {
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": [{"id": n, "content": name, **flags} for n, name in enumerate(control)],
+        "added_tokens": [{"id": n, "content": name, **PLAIN} for n, name in enumerate(control)],
         "normalizer": None,
         "pre_tokenizer": blanks,
         "post_processor": {
@@ -242,7 +248,7 @@ def t5(folder: Path) -> int:
     write_json(folder / "special_tokens_map.json", special)
     settings = {
         "add_prefix_space": True,
-        "added_tokens_decoder": {str(n): {"content": name, **flags} for n, name in enumerate(control)},
+        "added_tokens_decoder": {str(n): {"content": name, **PLAIN} for n, name in enumerate(control)},
         "additional_special_tokens": [],
         "clean_up_tokenization_spaces": True,
         "extra_ids": 0,
