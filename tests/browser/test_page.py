@@ -87,16 +87,21 @@ def two_tabs() -> Iterator[SimpleNamespace]:
         over.set()
 
 
-def test_esc_closes_what_is_open_and_then_stops_what_is_seen(browser, two_tabs):  # noqa: F811
-    """A list, full screen, a message, a dialog: each takes one Esc, and the run goes on; the next Esc stops it. In
-    another tab no Esc does; Ctrl+Enter starts nothing over an open dialog, nor twice."""
-    context = browser.new_context(viewport={"width": 1280, "height": 900})
-    page = context.new_page()
+def running(chromium: Any, url: str) -> Any:
+    """The page of two tabs, on which the first one's run goes on; it was started by keys from its text."""
+    page = chromium.new_context(viewport={"width": 1280, "height": 900}).new_page()
     page.set_default_timeout(RUN_MS)
-    page.goto(two_tabs.url)
+    page.goto(url)
     page.get_by_label("Text of first").click()
     page.keyboard.press("Control+Enter")
     page.locator(".line-first .running").wait_for()
+    return page
+
+
+def test_esc_closes_what_is_open_and_then_stops_what_is_seen(browser, two_tabs):  # noqa: F811
+    """A list, full screen, a message, a dialog: each takes one Esc, and the run goes on; the next Esc stops it. In
+    another tab no Esc does; Ctrl+Enter starts nothing over an open dialog, nor twice."""
+    page = running(browser, two_tabs.url)
 
     def goes_on() -> None:
         """Long enough for a Stop to have come."""
@@ -148,7 +153,7 @@ def test_esc_closes_what_is_open_and_then_stops_what_is_seen(browser, two_tabs):
     page.keyboard.press("Control+Enter")
     page.wait_for_timeout(300)
     assert two_tabs.began == ["first"]
-    context.close()
+    page.context.close()
 
 
 # --- what waits -----------------------------------------------------------------------------------------------------
