@@ -61,6 +61,8 @@ def radius_of(size: tuple[int, int]) -> float:
 
 def put_mark(image: Any, share: tuple[float, float]) -> tuple[tuple[int, int], tuple[int, int]]:
     """A mark on the picture that ``image`` shows; the picture's width and height, and the pixel in the middle of the mark."""
+    image.scroll_into_view_if_needed()  # a lazy one is not fetched while it is off the screen
+    image.page.wait_for_function("image => image.naturalWidth", arg=image.element_handle())
     size = tuple(image.evaluate("image => [image.naturalWidth, image.naturalHeight]"))
     at = tuple(round(part * side) for part, side in zip(share, size, strict=True))
     image.evaluate(PUT_MARK, [*at, radius_of(size)])
