@@ -148,11 +148,10 @@ def learn(
         progress.loss = last if progress.loss is None else progress.loss + 0.02 * (last - progress.loss)
         if rank:
             continue
-        minutes = progress.seconds / 60
+        minutes, now = progress.seconds / 60, time.monotonic()
         if progress.step % 50 == 0:
             told = f"loss {progress.loss:.4f} rate {share:.2f} {minutes:.1f}/{schedule.minutes:g} min"
             print(f"step {progress.step} {told}", flush=True)
-        now = time.monotonic()
         if report and now - reported > schedule.report_seconds:
             line = {"step": progress.step, "samples": progress.samples, "minutes": round(minutes, 1)}
             _noted(checkpoint.with_suffix(".log"), line | {"report": report(average.model, progress.step)})

@@ -34,6 +34,7 @@ from pipelines.prospect import STAGES, curve, inversion, stages
 from pipelines.prospect.curve import LabSettings, Tally
 from pipelines.prospect.inversion import DRAWN, InversionSettings
 from pipelines.worlds import grammar, tabletop
+from pipelines.worlds.rolled import rolled
 
 HERE = Path(__file__).parent
 DONE = ROOT / "data/evaluation"
@@ -93,7 +94,7 @@ def look(registry: Registry, seed: int, settings: InversionSettings) -> dict[str
     """What the pictures of a scene's tokens have not of it, and those of its description in words."""
     scene = tabletop.sample(seed)
     wanted = truth(scene)
-    made = inversion.invert(Job(1e9), registry, replace(settings, seed=seed), inversion.rolled(seed))
+    made = inversion.invert(Job(1e9), registry, replace(settings, seed=seed), rolled(seed))
     words = described(scene)
     said = prospect.Settings(words, "A" * STAGES, borders=False, count=DRAWN, seed=seed, steps=settings.steps)
 

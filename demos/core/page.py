@@ -20,6 +20,7 @@ from demos.core.links import Link
 from demos.core.opening import opens_with_result
 from demos.core.preflight import PreflightPanel
 from demos.core.quantities import this_run
+from demos.core.roll import roll_row, rolls_into
 from demos.core.uploads import clear_on_refusal, errors_shown
 from demos.core.use import File, use_panel
 from demos.core.visitors import new_folder
@@ -159,6 +160,8 @@ class PicturesPage:
     """Of its endpoint and its files; the slug, unless a tab has several such parts."""
     given: Mapping[str, str] = field(default_factory=dict)
     """Pictures that a visitor has to give: name, as ``generate`` takes it -> its label."""
+    rolls: bool = False
+    """Whether what a visitor has to give may also be a scene of our renderer."""
     files: Mapping[str, Files] = field(default_factory=dict)
     """Files that may come along: name, as ``generate`` takes what is read of them -> what they are."""
     first: Sequence[str] = ()
@@ -194,6 +197,7 @@ class PicturesPage:
                 first = self.first or texts[:1]
                 several = sum(name not in self.widgets for name in first) > 1
                 asked.add(*first, **({"lines": 2} if several else {}))  # what is asked for
+                row = roll_row() if self.rolls else None
                 brought = {name: drop_zone(label, "brought", "image") for name, label in self.given.items()}
                 run, stop = run_row()
                 chips = example_chips("Examples: one click runs", list(self.examples)) if self.examples else []
@@ -220,6 +224,9 @@ class PicturesPage:
 
             filled = {name: brought[name] for name in self.files}
             use_panel(self.key, box, self.endpoint, sent, {**asked.widgets, **filled})
+        if row:
+            for name in self.given:
+                rolls_into(self.slug, row, brought[name])
         widgets = Widgets(asked, brought, run, stop, chips, dropped, line, shown, table, link, history)
         self._bind(registry, widgets)
         self._publish(registry)

@@ -14,6 +14,7 @@ from pipelines import instant_style
 from pipelines.core.registry import Registry
 from pipelines.instant_style import PAPER, Preview, Settings
 from pipelines.instant_style.measured import claim
+from pipelines.instant_style.picture import claim as pictures_claim
 
 SLUG = "instant_style"
 ABOUT = "Pictures of prompt A with prompt B speaking in the places named, beside A, B, half of each, and the same said in words."
@@ -44,12 +45,11 @@ def build(registry: Registry, model_set: str) -> None:
     with gr.Tabs(elem_classes="parts"):
         with gr.Tab("Two prompts", render_children=True):
             prompts(model_set).pictures_part(registry)
-        if model_set == "full":
-            with gr.Tab("Style of a picture", render_children=True):
-                picture.page(SLUG).pictures_part(registry)
+        with gr.Tab("Style of a picture", render_children=True):
+            picture.page(SLUG, model_set).pictures_part(registry)
         with gr.Tab("Who paints what", render_children=True):
             who.build(registry, model_set)
-    how_it_works(words_of(__package__, "story.md").replace("{claim}", claim()))
+    how_it_works(words_of(__package__, "story.md").replace("{claim}", claim()).replace("{pictures}", pictures_claim()))
 
 
-TAB = Tab("InstantStyle", SLUG, 70, build, PAPER, (SLUG,), talk=TALK)
+TAB = Tab("InstantStyle", SLUG, 70, build, PAPER, (SLUG, picture.NAME), talk=TALK)

@@ -10,13 +10,13 @@ import gradio as gr
 
 from demos.core.endpoint import FILE, Endpoint, Parameter, parameters_of, publish
 from demos.core.form import Form
-from demos.core.handlers import LIGHT, TALKS, halt, on_gpu
-from demos.core.hold import STARTS, held
+from demos.core.handlers import LIGHT, halt, on_gpu
+from demos.core.hold import STARTS
 from demos.core.page import Files, Widgets, drop_zone, ends, picture, pump, run_event, run_row
-from demos.core.uploads import errors_shown
-from demos.core.visitors import new_folder, visitor
+from demos.core.roll import roll_row, rolls_into
+from demos.core.visitors import new_folder
 from demos.core.widgets import progress_line
-from pipelines.core import images, limits
+from pipelines.core import images
 from pipelines.core.lane import Result, live
 from pipelines.core.registry import Registry
 from pipelines.prospect import PICTURES_MOST, inversion, tokens
@@ -24,8 +24,6 @@ from pipelines.prospect.inversion import InversionSettings, Inverted, Look
 
 SLUG, API = "prospect", "invert_picture"
 LIMIT_S = 3600.0
-START = 900_013
-NUMBERS = 2**31
 KIND = ".safetensors"
 INTRO = (
     "<p class='quiet'>A picture is read into ten token embeddings, one a stage of denoising; nothing else is trained. It becomes a line of the "
@@ -56,9 +54,7 @@ def build(registry: Registry, model_set: str, page: Widgets) -> None:
         gr.HTML(INTRO, padding=False)
         with gr.Row(equal_height=False):
             with gr.Column(scale=4, min_width=320):
-                with gr.Row(elem_classes="seed-row"):
-                    number = gr.Number(START, label="Scene of our renderer", precision=0, min_width=110)
-                    roll = gr.Button("Take this scene", size="md", min_width=120)
+                row = roll_row()
                 source = drop_zone("Or a picture: PNG, JPEG or WebP", "brought", "image")
                 own.add(*(["start"] if model_set == "mini" else []), "learn_steps", "seed")
                 run, stop = run_row("Invert the picture", "Stop inverting", "invert-row", kind=STARTS)
@@ -89,15 +85,7 @@ def build(registry: Registry, model_set: str, page: Widgets) -> None:
         items = live(inversion.invert, registry, settings, image, limit_s=LIMIT_S)
         yield from pump(items, line, done, {Look: lambda look: {shown: look.drawn}}, digits=0)
 
-    def take(number: object, request: gr.Request) -> str:
-        with errors_shown("No scene was taken"):
-            scene = int(limits.number("scene", number, 0, NUMBERS, whole=True))
-            with new_folder(visitor(request)) as folder:
-                return str(
-                    images.save_png(inversion.rolled(scene), folder / f"scene_{scene}.png", {"scene": scene}, tab=SLUG)
-                )
-
-    held(SLUG, roll.click, take, number, source, **TALKS)
+    rolls_into(SLUG, row, source)
     handler = on_gpu(prospect_invert, **ends(line, "Stopped. Nothing was kept."))
     named = {**own.widgets, "source": source, "kept": files, "said": prompts}
     run.click(**run_event(handler, line, shown, files, prompts, **named))

@@ -1,5 +1,5 @@
-"""The paper's own use: a picture speaks, through IP-Adapter, in chosen blocks of SDXL only. For the full set: our small model has no such
-adapter. Module level is free of torch.
+"""The paper's own use: a picture speaks, through IP-Adapter, in chosen blocks only. Our small model has a small adapter of ours. Module
+level is free of torch.
 
 Section 3.2.1: the feature of the text that says what the picture shows is taken out of the picture's feature. Section 3.2.2: what is left
 speaks in the block of style, or also in that of layout. The sheet has both steps beside what they are added to.
@@ -10,9 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
+from pipelines.core import asset_files
 from pipelines.core.run import Run
 from pipelines.core.settings import Declared, choice, real, seed, text, whole
-from pipelines.instant_style import LAYOUT, STYLE, Outcome, parts
+from pipelines.core.weights import ROOT, ModelSpec, asset_spec, manifest, part_folder
+from pipelines.instant_style import LAYOUT, STYLE, Outcome, parts, places
+from pipelines.instant_style.measured import base_model, carriers
 from pipelines.models import controlnets, sdxl
 
 if TYPE_CHECKING:
@@ -20,8 +23,30 @@ if TYPE_CHECKING:
 
     from pipelines.core.lane import Job
     from pipelines.core.registry import Registry
+    from pipelines.models.verifier import SceneVerifier
 
-_FOLDER = "sdxl_models/image_encoder"
+_FOLDER, _OURS = "sdxl_models/image_encoder", "assets/mini_ip_adapter"
+
+
+def _load_small_encoder(spec: ModelSpec) -> Any:
+    from pipelines.models.picture_encoder import PictureEncoder
+
+    return PictureEncoder.from_pretrained(part_folder(spec), use_safetensors=True).float().eval()
+
+
+MINI_ENCODER = asset_spec(
+    "mini-ip-adapter/encoder", _OURS, _load_small_encoder, "encoder", "what our small IP-Adapter sees of a picture"
+)
+MINI_ADAPTER = replace(
+    asset_spec(
+        "mini-ip-adapter/adapter",
+        _OURS,
+        controlnets.load_ip_adapter,
+        "adapter",
+        "our small IP-Adapter: a picture speaks",
+    ),
+    files=("adapter/ip-adapter.safetensors",),
+)
 ENCODER = replace(
     controlnets.IP_ENCODER,
     key="ip-adapter/image-encoder-sdxl",
@@ -38,6 +63,8 @@ ADAPTER = replace(
     card="IP-Adapter: a picture speaks beside the prompt",
     files=("sdxl_models/ip-adapter_sdxl.safetensors",),
 )
+ENCODERS, ADAPTERS = {"mini": MINI_ENCODER, "full": ENCODER}, {"mini": MINI_ADAPTER, "full": ADAPTER}
+MEASURED = ROOT / "assets/instant_style/pictures.json"
 EVERYWHERE = "everywhere"
 STRATEGIES = {
     "style": "style block",
@@ -45,14 +72,23 @@ STRATEGIES = {
     "layout": "layout block",
     EVERYWHERE: "everywhere",
 }
-_BLOCKS = {"style": (STYLE,), "style and layout": (STYLE, LAYOUT), "layout": (LAYOUT,)}
+
+
+def blocks_of(model_set: str) -> dict[str, str]:
+    """Where style and layout are painted: the paper's blocks of SDXL; in our small model those that carry colour and shape, as measured."""
+    if model_set == "full":
+        return {"style": STYLE, "layout": LAYOUT}
+    found, some = carriers(), places(model_set)
+    return {"style": found.get("colour", some[-2]), "layout": found.get("shape", some[-3])}
 
 
 @dataclass(frozen=True)
 class PictureSettings(Declared):
     """Everything but the picture that decides a run."""
 
-    prompt: str = text("Prompt", 300, "The prompt is empty: say what is to be drawn.", default="a cat in a meadow")
+    prompt: str = text(
+        "Prompt", 300, "The prompt is empty: say what is to be drawn.", default="a red cube on tiles under a blue sky"
+    )
     content: str = text(
         "What the picture shows",
         300,
@@ -64,21 +100,38 @@ class PictureSettings(Declared):
     strength: float = real("Strength of the picture", 1.0, 0.0, 2.0, step=0.1)
     count: int = whole("Pictures", 1, 1, 4, name="number of pictures")
     seed: int = seed()
-    steps: int = whole("Steps", 30, 1, 100, name="number of steps")
-    model_set: str = choice("Model set", "full", sdxl.FIRST, shown=False)
+    steps: int = whole("Steps", 16, 1, 100, name="number of steps")
+    model_set: str = choice("Model set", "mini", sdxl.FIRST, shown=False)
+
+    @classmethod
+    def of(cls, model_set: str) -> Self:
+        """The defaults of a model set."""
+        return cls() if model_set == "mini" else cls("a cat in a meadow", steps=30, model_set=model_set)
 
     @property
     def blocks(self) -> tuple[str, ...] | None:
         """The places where the picture speaks; None is everywhere."""
-        return _BLOCKS.get(self.strategy)
+        if self.strategy == EVERYWHERE:
+            return None
+        return tuple(place for name, place in blocks_of(self.model_set).items() if name in self.strategy)
 
-    def validated(self) -> Self:
-        made = super().validated()
-        if made.model_set != "full":
-            raise ValueError(
-                f"A picture's style was asked of the model set {made.model_set}, which has no picture adapter: start the studio with --model-set full."
-            )
-        return made
+
+def mark() -> str:
+    """Of the weights that are measured: those of the small model's UNet and of its adapter."""
+    found = asset_files.hashes(manifest(_OURS))
+    return " ".join([base_model(), *(found[name][:8] for name in sorted(found))])
+
+
+def claim() -> str:
+    """What was measured of our small adapter, and whether it is of today's weights."""
+    record = asset_files.facts(MEASURED, "columns")
+    sentence = str(record.get("claim", "Not measured yet."))
+    return sentence if not record or record.get("base") == mark() else f"{sentence} Measured with earlier weights."
+
+
+def parts_of(model_set: str) -> dict[str, ModelSpec]:
+    """The parts that a run with a picture leases together, by name."""
+    return {**parts(model_set), "adapter": ADAPTERS[model_set]}
 
 
 def generate(job: Job, registry: Registry, settings: PictureSettings, picture: Image) -> Outcome:
@@ -89,24 +142,28 @@ def generate(job: Job, registry: Registry, settings: PictureSettings, picture: I
     Raises:
         ValueError: settings outside their limits.
     """
-    run, base = Run(job, registry, settings), sdxl.FULL
+    run = Run(job, registry, settings)
+    settings = run.settings
+    base = sdxl.FIRST[settings.model_set]
 
     def look(encoder: Any) -> Any:
         from pipelines.instant_style.style import seen_in
 
         return seen_in(encoder, picture)
 
-    seen = run.lease({"encoder": ENCODER}, look, loading="the image encoder", smaller="close other programs")
+    seen = run.lease(
+        {"encoder": ENCODERS[base.name]}, look, loading="the image encoder", smaller="close other programs"
+    )
     answered = run.models
 
-    def work(adapter: Any, **models: Any) -> Outcome:
+    def work(adapter: Any, judge: SceneVerifier | None = None, **models: Any) -> Outcome:
         from pipelines.instant_style.style import PictureStyle
 
         run.models = [*answered, *(one for one in run.models if one not in answered)]
-        return PictureStyle(models, adapter, seen)(run)
+        return PictureStyle(models, adapter, seen, judge)(run, picture)
 
     return run.lease(
-        {**parts("full"), "adapter": ADAPTER},
+        parts_of(base.name),
         work,
         loading=base.title,
         unnamed=set(base.named) - {"unet"},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import pipelines.core.libraries  # noqa: F401
@@ -19,9 +19,12 @@ from pipelines.core.registry import LOAD_LOCK
 from pipelines.core.run import Run
 from pipelines.core.sheets import sheet
 from pipelines.instant_style import Outcome, Preview
-from pipelines.instant_style.layers import Painter, Row, cross_attentions
+from pipelines.instant_style.layers import Painter, Row, cross_attentions, see
 from pipelines.instant_style.picture import STRATEGIES, PictureSettings
 from pipelines.models import sdxl
+from pipelines.models.picture_encoder import IMAGE_MEAN, IMAGE_STD, PictureEncoder
+from pipelines.models.verifier import SceneVerifier, readings
+from pipelines.worlds.prompts import read_prompt
 
 ALONE, ADAPTER, WITHOUT = "the prompt alone", "IP-Adapter everywhere", "without the content"
 """Columns of the sheet; the last is the chosen strategy, by its words."""
@@ -29,9 +32,11 @@ ALONE, ADAPTER, WITHOUT = "the prompt alone", "IP-Adapter everywhere", "without 
 
 @torch.inference_mode()
 def seen_in(encoder: Any, picture: Image.Image) -> Tensor:
-    """CLIP's feature of a picture, (width), on the CPU."""
+    """CLIP's feature of a picture, (width), on the CPU, or what our own small encoder has in its place."""
     size = encoder.config.image_size
-    processor = CLIPImageProcessor(size=size, crop_size=size)
+    ours: dict[str, Any] = {"image_mean": IMAGE_MEAN, "image_std": IMAGE_STD}
+    how = ours if isinstance(encoder, PictureEncoder) else {}
+    processor = CLIPImageProcessor(size=size, crop_size=size, **how)
     pixels = processor([numpy.asarray(picture.convert("RGB"))], return_tensors="pt").pixel_values
     weight = next(encoder.parameters())
     return encoder(pixels.to(weight.device, weight.dtype)).image_embeds[0].cpu()
@@ -62,17 +67,23 @@ def speak(unet: Any, blocks: Collection[str] | None, strength: float) -> None:
 class PictureStyle:
     """A prompt drawn with what was ``seen`` of a picture. Holds leased models only."""
 
-    def __init__(self, parts: Mapping[str, Any], weights: Mapping[str, Any], seen: Tensor) -> None:
-        self.painter, self.weights = Painter(parts), weights
+    def __init__(
+        self, parts: Mapping[str, Any], weights: Mapping[str, Any], seen: Tensor, judge: SceneVerifier | None = None
+    ) -> None:
+        self.painter, self.weights, self.judge = Painter(parts), weights, judge
         self.seen = seen.to(self.painter.unet.device, self.painter.unet.dtype)
 
-    def __call__(self, run: Run[PictureSettings]) -> Outcome:
+    def __call__(self, run: Run[PictureSettings], picture: Image.Image) -> Outcome:
         settings = run.settings
         for prompt in filter(None, (settings.prompt, settings.content)):
             run.note(sdxl.unread_note(prompt, sdxl.unread(self.painter.pipe, prompt)))
         with run.stage("pictures"), adapted(self.painter.unet, self.weights):
             drawn = self.pictures(run)
-        measurements = run.measurements(seconds=round(sum(run.seconds.values()), 3), strategy=settings.strategy)
+        measurements = run.measurements(
+            seconds=round(sum(run.seconds.values()), 3),
+            strategy=settings.strategy,
+            attributes=whose(settings.prompt, picture, drawn, self.judge) if self.judge is not None else {},
+        )
         return Outcome(settings, sheet(drawn), measurements)
 
     def rows(self, settings: PictureSettings) -> dict[str, tuple[Collection[str] | None, Tensor]]:
@@ -102,6 +113,36 @@ class PictureStyle:
             speak(unet, blocks, settings.strength)
             both = torch.stack([torch.zeros_like(feature), feature])[:, None]
             more = {"ip_adapter_image_embeds": [both]}
-            drawn[name] = self.painter.draw(noises, settings.steps, sdxl.FULL.guidance, on_step, more)
+            drawn[name] = self.painter.draw(
+                noises, settings.steps, sdxl.FIRST[settings.model_set].guidance, on_step, more
+            )
             run.show(Preview(sheet(drawn)))
         return drawn
+
+
+def whose(
+    prompt: str, picture: Image.Image, drawn: Mapping[str, Sequence[Image.Image]], judge: SceneVerifier
+) -> dict[str, dict[str, dict[str, int]]]:
+    """Of each attribute that the prompt names and the picture has otherwise: how many pictures of each column have the prompt's, and the
+    picture's."""
+    asked, (shown,) = readings(read_prompt(prompt))[0].wanted, see(judge, [square(picture)])
+    heads = [head for head in asked if head in shown and shown[head] != asked[head]]
+    seen = {name: see(judge, pictures) for name, pictures in drawn.items()}
+    return {
+        head.removeprefix("0 ").replace("_", " "): {
+            name: {
+                "prompt": sum(one[head] == asked[head] for one in found),
+                "picture": sum(one[head] == shown[head] for one in found),
+                "of": len(found),
+            }
+            for name, found in seen.items()
+        }
+        for head in heads
+    }
+
+
+def square(picture: Image.Image) -> Image.Image:
+    """The largest square in the middle, which is what the encoder sees."""
+    side = min(picture.size)
+    left, top = (picture.width - side) // 2, (picture.height - side) // 2
+    return picture.convert("RGB").crop((left, top, left + side, top + side))

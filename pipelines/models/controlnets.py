@@ -104,8 +104,8 @@ def offloaded(spec: ModelSpec) -> ModelSpec:
     return replace(spec, key=spec.key.replace("/", "-offload/", 1), stays_in_ram=True)
 
 
-def _load_ip_adapter(spec: ModelSpec) -> dict[str, dict[str, Tensor]]:
-    """The adapter's two state dicts, as ``UNet2DConditionModel._load_ip_adapter_weights`` takes them."""
+def load_ip_adapter(spec: ModelSpec) -> dict[str, dict[str, Tensor]]:
+    """The adapter's two state dicts, as ``UNet2DConditionModel.load_ip_adapter_weights`` takes them."""
     with safe_open(resolve(spec) / spec.files[0], framework="pt") as file:
         return split_adapter({key: file.get_tensor(key) for key in file.keys()})
 
@@ -204,7 +204,7 @@ IP_ENCODER = ModelSpec(
 IP_ADAPTER = ModelSpec(
     "ip-adapter/plus-face-sdxl",
     _IP_ADAPTER,
-    _load_ip_adapter,
+    load_ip_adapter,
     "Apache-2.0",
     847_517_512,
     dtype="float16",

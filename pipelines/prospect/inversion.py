@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 from pipelines import prospect
-from pipelines.core.images import to_pil
 from pipelines.core.run import Run
 from pipelines.core.settings import Declared, choice, real, seed, whole
 from pipelines.models import sdxl
@@ -108,13 +107,6 @@ class Look:
 
     drawn: Image
     step: int
-
-
-def rolled(number: int, size: int = 128) -> Image:
-    """The scene of our renderer that belongs to ``number``, square."""
-    from pipelines.worlds import tabletop
-
-    return to_pil(tabletop.render([tabletop.sample(number)], size).image)[0]
 
 
 def invert(job: Job, registry: Registry, settings: InversionSettings, picture: Image) -> Inverted:

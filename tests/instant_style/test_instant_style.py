@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import pytest
 import torch
 
+from assets.instant_style import pictures
 from demos.instant_style import unet_map, who
 from demos.instant_style.shown import figures
 from pipelines import instant_style
@@ -36,6 +38,7 @@ from pipelines.instant_style.style import ADAPTER, ALONE, WITHOUT, PictureStyle,
 from pipelines.models import sdxl
 from pipelines.models.controlnets import split_adapter
 from pipelines.worlds.prompts import read_prompt
+from pipelines.worlds.rolled import rolled
 from tests.toys import portrait_full
 
 SHAPE, COLOUR = "up_blocks.1.attentions.0", "up_blocks.1.attentions.1"
@@ -238,14 +241,11 @@ def test_a_picture_speaks_in_the_chosen_blocks_only_and_leaves_no_trace(registry
     maker = PictureStyle(parts, weights, torch.randn(128, generator=torch.Generator().manual_seed(0)))
     before, kind = fingerprint(painter.unet), painter.unet.config.encoder_hid_dim_type
     settings = PictureSettings("a cube", "a face", "style", count=1, seed=2, steps=3)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(picture._BLOCKS, "style", (COLOUR,))
-        drawn = {
-            strength: sheet_of(maker, registry, dataclasses.replace(settings, strength=strength))
-            for strength in (1.0, 0.0)
-        }
+    drawn = {
+        strength: sheet_of(maker, registry, dataclasses.replace(settings, strength=strength)) for strength in (1.0, 0.0)
+    }
     assert fingerprint(painter.unet) == before and painter.unet.config.encoder_hid_dim_type == kind
-    (plain,) = painter.draw([Row(*painter.encode("a cube"), 2)], 3, sdxl.FULL.guidance)
+    (plain,) = painter.draw([Row(*painter.encode("a cube"), 2)], 3, sdxl.FIRST["mini"].guidance)
     assert list(drawn[1.0]) == [ALONE, ADAPTER, WITHOUT, picture.STRATEGIES["style"]]
     assert {one.tobytes() for row in drawn[0.0].values() for one in row} == {plain.tobytes()}, (
         "strength 0 is no picture"
@@ -259,10 +259,45 @@ def sheet_of(maker: PictureStyle, registry: Registry, settings: PictureSettings)
         return maker.pictures(Run(Job(1e9), registry, settings))
 
 
-def test_the_small_model_has_no_picture_adapter_and_says_so():
-    with pytest.raises(ValueError, match="start the studio with --model-set full"):
-        PictureSettings(model_set="mini").validated()
-    assert PictureSettings().blocks == (STYLE,) and PictureSettings(strategy="everywhere").blocks is None
+def test_where_a_picture_speaks():
+    """The paper's blocks of SDXL; in the small model those that were measured to paint colour and shape."""
+    full = PictureSettings.of("full")
+    assert full.blocks == (STYLE,) and dataclasses.replace(full, strategy="everywhere").blocks is None
+    assert dataclasses.replace(full, strategy="style and layout").blocks == (STYLE, LAYOUT)
+    small = {
+        name: dataclasses.replace(PictureSettings.of("mini"), strategy=name).blocks for name in ("style", "layout")
+    }
+    assert small == {"style": (COLOUR,), "layout": (SHAPE,)}
+
+
+def test_a_picture_of_our_world_gives_its_colour_in_the_style_block_and_its_shape_in_the_layout_block(
+    registry: Registry,
+):
+    """The whole run on the shipped adapter, twice; what it is measured to do stands in pictures.json."""
+    scene, prompt, _ = pictures.case(0)
+    made = {}
+    for strategy in ("style", "layout"):
+        settings = PictureSettings(prompt, strategy=strategy, seed=3)
+        made[strategy] = picture.generate(Job(1e9), registry, settings, rolled(scene))
+        again = picture.generate(Job(1e9), registry, settings, rolled(scene).resize((300, 300)).resize((128, 128)))
+        assert again.sheet.size == made[strategy].sheet.size == (3 * 128, 144)
+    same = picture.generate(Job(1e9), registry, settings, rolled(scene))
+    assert same.sheet.tobytes() == made["layout"].sheet.tobytes()
+    assert {model["key"] for model in same.measurements["models"]} >= {
+        "mini-ip-adapter/encoder",
+        "mini-ip-adapter/adapter",
+    }
+    found = {name: one.measurements["attributes"] for name, one in made.items()}
+    assert found["style"]["colour"][picture.STRATEGIES["style"]]["picture"] == 1
+    assert found["style"]["shape"][picture.STRATEGIES["style"]]["prompt"] == 1
+    assert found["layout"]["shape"][picture.STRATEGIES["layout"]]["picture"] == 1
+
+
+def test_the_figures_of_pictures_are_of_these_weights():
+    record = json.loads(pictures.FILE.read_text())
+    assert record["base"] == picture.mark(), "run python -m assets.instant_style.pictures --write"
+    assert record == {**pictures.record_of(record["pairs"], record["steps"])} and len(record["pairs"]) >= 40
+    assert picture.claim() == record["claim"]
 
 
 # --- the evaluation, and the page that reads it ---

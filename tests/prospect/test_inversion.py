@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from safetensors.numpy import save_file
 
+from demos.core.roll import START
 from demos.prospect import invert as page
 from pipelines import prospect
 from pipelines.core.lane import Job, Progress, live
@@ -22,6 +23,7 @@ from pipelines.prospect import STAGES, Settings, inversion, learning, tokens
 from pipelines.prospect.inversion import InversionSettings, Inverted, Look
 from pipelines.prospect.stages import Painter, told_apart
 from pipelines.prospect.tokens import METADATA, TENSOR, Tokens
+from pipelines.worlds.rolled import rolled
 
 QUICK = InversionSettings("word", learn_steps=3, steps=4, seed=2)
 WIDTH = 192
@@ -34,7 +36,7 @@ def registry() -> Registry:
 
 @pytest.fixture(scope="module")
 def scene() -> Image.Image:
-    return inversion.rolled(page.START)
+    return rolled(START)
 
 
 @pytest.fixture(scope="module")
