@@ -207,7 +207,8 @@ def train_adapter(minutes: float, device: str) -> None:
         seen = torch.cat([encoder(b).image_embeds for b in pictures.batches()])
         vae, scale = vae.to(memory_format=torch.channels_last), vae.config.scaling_factor
         with training.autocast("cpu"):
-            latents = torch.cat([(vae.encode(b).latents * scale).half() for b in pictures.batches()])
+            found = [vae.encode(b).latents for b in pictures.batches()]
+        latents = (torch.cat(found).float() * scale).half()
     print(f"{len(pictures):,} pictures", flush=True)
     unet._load_ip_adapter_weights([blank(unet)])
     unet.to(device).requires_grad_(False)
