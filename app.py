@@ -107,6 +107,7 @@ def build(registry: Registry, model_set: str = "mini") -> StudioPage:
         gr.HTML(COLOPHON, padding=False)
         links.bind(papers, page.keep_work(handlers.is_running, widgets.interrupted))
         page.status = lambda: widgets.status_text(registry, model_set)
+        handlers.show_on_nothing(page)
     handlers.name_public(page)
     elsewhere = registry.mode == "zero" or isinstance(registry, workers.PageRegistry)
     if model_set == "mini" and not elsewhere:  # another set would be fetched

@@ -112,6 +112,17 @@ def refusal(error: BaseException, title: str, public: bool = False) -> gr.Error:
     return gr.Error(sentence if public else safe(sentence, quotes=False), title=title, print_exception=False)
 
 
+def show_on_nothing(page: gr.Blocks) -> None:
+    """Take the outputs of events that hide Gradio's progress from what it is shown on.
+
+    Gradio 6.31 looks for each of them among all components of the page at every message of a run, also where nothing is to be shown: two
+    thirds of the browser's time while an answer is written.
+    """
+    for function in page.fns.values():
+        if function.show_progress == "hidden":
+            function.show_progress_on = []
+
+
 def name_public(page: gr.Blocks) -> None:
     """Let the handlers of the public endpoints know that a program reads their messages."""
     for event in page.fns.values():
