@@ -63,7 +63,8 @@ class Sitting(Visit):
     def press_on_reference(self, across: float, down: float) -> None:
         """Click the reference at these shares of its width and height."""
         picture = self.page.locator(".megaportrait-reference img")
-        picture.scroll_into_view_if_needed()
+        picture.scroll_into_view_if_needed()  # a lazy one is not fetched while it is off the screen
+        self.page.wait_for_function("image => image.naturalWidth", arg=picture.element_handle())
         box = picture.bounding_box()
         size = picture.evaluate("node => [node.naturalWidth, node.naturalHeight]")
         scale = min(box["width"] / size[0], box["height"] / size[1])  # it is shown whole, with bars beside it
