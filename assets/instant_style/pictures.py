@@ -2,9 +2,10 @@
 
     OMP_NUM_THREADS=1 python -m assets.instant_style.pictures --pairs 40 --write    # 15 seconds a pair on a free core, mini set
 
-A rendered scene of one thing and a prompt that says another shape, colour, finish, floor and backdrop. From one noise: the prompt alone,
-the picture everywhere (IP-Adapter), without its content (section 3.2.1), in the block of style, in that of layout, in both (3.2.2). Counted
-by the judge: whose the attribute is. What a picture everywhere cannot do, keep the prompt's shape, is what the paper is for.
+A rendered scene of one thing, and in turn a prompt that says another shape and nothing else, and one that says another shape, colour,
+finish, floor and backdrop. From one noise: the prompt alone, the picture everywhere (IP-Adapter), without its content (section 3.2.1), in
+the block of style, in that of layout, in both (3.2.2). Counted by the judge: whose the attribute is. What a picture everywhere cannot do,
+keep the prompt's shape, is what the paper is for.
 """
 
 from __future__ import annotations
@@ -27,11 +28,13 @@ from pipelines.worlds.rolled import rolled
 
 FILE = Path(__file__).with_name("pictures.json")
 SEED = 710_000
-COLUMNS = {"the prompt alone", "IP-Adapter everywhere", "without the content", *STRATEGIES.values()}
+
+
+KINDS = ("the prompt says another shape", "the prompt says all otherwise")
 
 
 def case(number: int) -> tuple[int, str, str]:
-    """A scene of one thing, a prompt that says everything otherwise, and what is in the scene."""
+    """A scene of one thing, a prompt of the kind ``KINDS[number % 2]``, and what is in the scene."""
     rng = random.Random(f"a picture speaks {number}")
     while True:
         scene = rng.randrange(SEED, 2 * SEED)
@@ -46,7 +49,12 @@ def case(number: int) -> tuple[int, str, str]:
     )
     floor = rng.choice([one for one in grammar.FLOORS if one != facts["floor"]])
     backdrop = rng.choice([one for one in grammar.BACKDROPS if one != facts["backdrop"]])
-    return scene, grammar.phrase(grammar.Request((other,), None, floor, backdrop), rng), f"a {thing.shape}"
+    request = (
+        grammar.Request((other,), None, floor, backdrop)
+        if number % 2
+        else grammar.Request((grammar.Thing(other.shape),))
+    )
+    return scene, grammar.phrase(request, rng), f"a {thing.shape}"
 
 
 def counted(registry: Registry, number: int, steps: int) -> dict[str, dict[str, dict[str, int]]]:
@@ -63,23 +71,23 @@ def counted(registry: Registry, number: int, steps: int) -> dict[str, dict[str, 
 
 
 def record_of(rows: list[dict[str, Any]], steps: int) -> dict[str, Any]:
+    """The whole evaluation, JSON-able."""
+    kinds = {kind: table(rows[place :: len(KINDS)]) for place, kind in enumerate(KINDS)}
+    return {"base": picture.mark(), "claim": claim(kinds, len(rows)), "steps": steps, "kinds": kinds, "pairs": rows}
+
+
+def table(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Column -> attribute -> whose it is, in shares of the pairs in which the prompt does not say what the picture has."""
     totals: dict[str, dict[str, Counter[str]]] = {}
     for row in rows:
         for name, columns in row.items():
             for column, one in columns.items():
                 totals.setdefault(column, {}).setdefault(name, Counter()).update(one)
-    shares = {
+    return {
         column: {
             name: {who: share(one[who], one["of"]) for who in ("prompt", "picture")} for name, one in found.items()
         }
         for column, found in totals.items()
-    }
-    return {
-        "base": picture.mark(),
-        "claim": claim(shares, len(rows)),
-        "steps": steps,
-        "columns": shares,
-        "pairs": rows,
     }
 
 
@@ -87,17 +95,23 @@ def share(right: int, of: int) -> dict[str, Any]:
     return {"right": right, "of": of, "share": round(right / of, 4) if of else 0.0, "interval": wilson(right, of)}
 
 
-def claim(shares: dict[str, Any], pairs: int) -> str:
+def claim(kinds: dict[str, Any], pairs: int) -> str:
     """What was found, in two sentences."""
+    some = kinds[KINDS[0]]
 
     def told(column: str) -> str:
-        rows = shares[column]
-        return ", ".join(f"{name} {rows[name]['picture']['share']:.0%}" for name in ("colour", "shape") if name in rows)
+        rows = some.get(column, {})
+        colour, shape = (rows.get(name, {}) for name in ("colour", "shape"))
+        return (
+            f"{colour['picture']['share']:.0%} and {shape['prompt']['share']:.0%}"
+            if colour and shape
+            else "not counted"
+        )
 
     return (
-        f"A picture of one thing beside a prompt that says everything otherwise ({pairs} unseen pairs). The result has the picture’s: spoken "
-        f"everywhere {told('IP-Adapter everywhere')}; in the style block alone {told(STRATEGIES['style'])}; in the layout block alone "
-        f"{told(STRATEGIES['layout'])}."
+        f"A picture of one thing beside a prompt that asks for another shape ({pairs} unseen pairs, half of which say nothing else): how often the "
+        f"result has the picture’s colour, and how often still the prompt’s shape. The picture everywhere: {told('IP-Adapter everywhere')}; in the "
+        f"style block alone: {told(STRATEGIES['style'])}; the prompt alone: {told('the prompt alone')}."
     )
 
 
@@ -116,7 +130,7 @@ def main() -> None:
         if arguments.write:
             training.write_json(FILE, record)
         print(len(rows), record["claim"], flush=True)
-    print(json.dumps(record["columns"], indent=1))
+    print(json.dumps(record["kinds"], indent=1))
 
 
 if __name__ == "__main__":

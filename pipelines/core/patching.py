@@ -40,8 +40,10 @@ _CONTAINERS = (dict, OrderedDict, list, set)
 @contextlib.contextmanager
 def building() -> Iterator[None]:
     """Inside the block diffusers says nothing of parts that are not of the class in a pipeline's signature, an ``AutoencoderTiny`` where an
-    ``AutoencoderKL`` is named; nor of what a small autoencoder's file says beyond its class, because SDXL's pipeline asks it."""
-    loggers = [logging.getLogger(f"diffusers.{name}") for name in ("pipelines.pipeline_utils", "configuration_utils")]
+    ``AutoencoderKL`` is named; nor of what a small autoencoder's file says beyond its class, because SDXL's pipeline asks it; nor of layers
+    to be kept in float32, at a cast of a UNet that has none."""
+    names = ("pipelines.pipeline_utils", "configuration_utils", "models.modeling_utils")
+    loggers = [logging.getLogger(f"diffusers.{name}") for name in names]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel("ERROR")

@@ -68,7 +68,7 @@ MEASURED = ROOT / "assets/instant_style/pictures.json"
 EVERYWHERE = "everywhere"
 STRATEGIES = {
     "style": "style block",
-    "style and layout": "style and layout blocks",
+    "style and layout": "both blocks",
     "layout": "layout block",
     EVERYWHERE: "everywhere",
 }
@@ -124,7 +124,7 @@ def mark() -> str:
 
 def claim() -> str:
     """What was measured of our small adapter, and whether it is of today's weights."""
-    record = asset_files.facts(MEASURED, "columns")
+    record = asset_files.facts(MEASURED, "kinds")
     sentence = str(record.get("claim", "Not measured yet."))
     return sentence if not record or record.get("base") == mark() else f"{sentence} Measured with earlier weights."
 

@@ -14,12 +14,13 @@ from PIL import Image
 from torch import Tensor
 from transformers import CLIPImageProcessor
 
-from pipelines.core.patching import frozen
+from pipelines.core.patching import building, frozen
 from pipelines.core.registry import LOAD_LOCK
 from pipelines.core.run import Run
 from pipelines.core.sheets import sheet
 from pipelines.instant_style import Outcome, Preview
 from pipelines.instant_style.layers import Painter, Row, cross_attentions, see
+from pipelines.instant_style.matrix import ATTRIBUTES
 from pipelines.instant_style.picture import STRATEGIES, PictureSettings
 from pipelines.models import sdxl
 from pipelines.models.picture_encoder import IMAGE_MEAN, IMAGE_STD, PictureEncoder
@@ -37,7 +38,7 @@ def seen_in(encoder: Any, picture: Image.Image) -> Tensor:
     ours: dict[str, Any] = {"image_mean": IMAGE_MEAN, "image_std": IMAGE_STD}
     how = ours if isinstance(encoder, PictureEncoder) else {}
     processor = CLIPImageProcessor(size=size, crop_size=size, **how)
-    pixels = processor([numpy.asarray(picture.convert("RGB"))], return_tensors="pt").pixel_values
+    pixels = processor([numpy.array(picture.convert("RGB"))], return_tensors="pt").pixel_values
     weight = next(encoder.parameters())
     return encoder(pixels.to(weight.device, weight.dtype)).image_embeds[0].cpu()
 
@@ -48,7 +49,7 @@ def adapted(unet: Any, weights: Mapping[str, Any]) -> Iterator[None]:
     kind = unet.config.encoder_hid_dim_type
     with frozen(unet):  # puts back the attention processors and the projection
         try:
-            with LOAD_LOCK:  # diffusers builds the new layers without memory, for the whole process
+            with LOAD_LOCK, building():  # diffusers builds the new layers without memory, for the whole process
                 unet._load_ip_adapter_weights([weights])
             yield
         finally:
@@ -123,15 +124,16 @@ class PictureStyle:
 def whose(
     prompt: str, picture: Image.Image, drawn: Mapping[str, Sequence[Image.Image]], judge: SceneVerifier
 ) -> dict[str, dict[str, dict[str, int]]]:
-    """Of each attribute that the prompt names and the picture has otherwise: how many pictures of each column have the prompt's, and the
-    picture's."""
+    """Of each attribute of one thing, its floor and backdrop that the prompt does not say as the picture has it: how many pictures of each
+    column have the prompt's, and the picture's."""
     asked, (shown,) = readings(read_prompt(prompt))[0].wanted, see(judge, [square(picture)])
-    heads = [head for head in asked if head in shown and shown[head] != asked[head]]
+    named = (f"0 {name}" if f"0 {name}" in shown else name for name in ATTRIBUTES[shown["world"]])
+    heads = [head for head in named if asked.get(head) != shown[head]]
     seen = {name: see(judge, pictures) for name, pictures in drawn.items()}
     return {
         head.removeprefix("0 ").replace("_", " "): {
             name: {
-                "prompt": sum(one[head] == asked[head] for one in found),
+                "prompt": sum(one[head] == asked.get(head) for one in found),
                 "picture": sum(one[head] == shown[head] for one in found),
                 "of": len(found),
             }
