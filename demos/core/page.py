@@ -160,8 +160,8 @@ class PicturesPage:
     """Of its endpoint and its files; the slug, unless a tab has several such parts."""
     given: Mapping[str, str] = field(default_factory=dict)
     """Pictures that a visitor has to give: name, as ``generate`` takes it -> its label."""
-    rolls: bool = False
-    """Whether what a visitor has to give may also be a scene of our renderer."""
+    rolls: int | None = None
+    """Number of a scene of our renderer, which what a visitor has to give may also be; None, where it may not."""
     files: Mapping[str, Files] = field(default_factory=dict)
     """Files that may come along: name, as ``generate`` takes what is read of them -> what they are."""
     first: Sequence[str] = ()
@@ -197,7 +197,7 @@ class PicturesPage:
                 first = self.first or texts[:1]
                 several = sum(name not in self.widgets for name in first) > 1
                 asked.add(*first, **({"lines": 2} if several else {}))  # what is asked for
-                row = roll_row() if self.rolls else None
+                row = None if self.rolls is None else roll_row(self.rolls)
                 brought = {name: drop_zone(label, "brought", "image") for name, label in self.given.items()}
                 run, stop = run_row()
                 chips = example_chips("Examples: one click runs", list(self.examples)) if self.examples else []

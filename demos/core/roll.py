@@ -15,10 +15,10 @@ START = 900_013
 NUMBERS = 2**31
 
 
-def roll_row() -> tuple[gr.Number, gr.Button]:
+def roll_row(start: int = START) -> tuple[gr.Number, gr.Button]:
     """A number and the button that takes its scene; :func:`rolls_into` binds them."""
     with gr.Row(elem_classes="seed-row"):
-        number = gr.Number(START, label="Scene of our renderer", precision=0, min_width=110)
+        number = gr.Number(start, label="Scene of our renderer", precision=0, min_width=110)
         return number, gr.Button("Take this scene", size="md", min_width=120)
 
 

@@ -5,27 +5,37 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from demos.core.page import PicturesPage
+from demos.instant_style.who import grid
 from pipelines.instant_style import PAPER, Outcome, Preview
-from pipelines.instant_style.picture import ENCODERS, STRATEGIES, PictureSettings, generate, parts_of
+from pipelines.instant_style.picture import ENCODERS, PictureSettings, generate, parts_of
 
 NAME = "instant_style_picture"
 ABOUT = "Pictures of a prompt in the style of a picture (a file) that speaks in chosen blocks only, beside IP-Adapter everywhere."
+SCENE = 912_795
+"""A green cube on tiles."""
 GIVEN = {
     "mini": "Picture whose style is wanted, of our world: PNG, JPEG or WebP",
     "full": "Picture whose style is wanted: PNG, JPEG or WebP",
 }
 
 
-def figures(outcome: Outcome) -> Mapping[str, str]:
-    """In how many pictures an attribute is the picture's, of each in which prompt and picture differ."""
-    return {
-        f"{name.capitalize()} is the picture’s": " · ".join(
-            f"{words} {columns[column]['picture']}/{columns[column]['of']}"
-            for column, words in (("IP-Adapter everywhere", "everywhere"), *((one, one) for one in STRATEGIES.values()))
-            if column in columns
-        )
-        for name, columns in outcome.measurements["attributes"].items()
-    }
+def table(outcome: Outcome) -> str:
+    """Whose each attribute is, of those in which prompt and picture differ."""
+    rows = outcome.measurements["attributes"]
+    if not rows:
+        return ""
+    columns = list(next(iter(rows.values())))
+    cells = {name: [f"<td>{whose(row[column])}</td>" for column in columns] for name, row in rows.items()}
+    return grid("Whose each attribute is", "attribute", columns, cells)
+
+
+def whose(one: Mapping[str, int]) -> str:
+    """Of one attribute in one column."""
+    counts = {"the picture’s": one["picture"], "the prompt’s": one["prompt"]}
+    counts["neither’s"] = one["of"] - sum(counts.values())
+    return ", ".join(
+        f"{who} {count} of {one['of']}" if one["of"] > 1 else who for who, count in counts.items() if count
+    )
 
 
 def page(slug: str, model_set: str) -> PicturesPage:
@@ -39,9 +49,9 @@ def page(slug: str, model_set: str) -> PicturesPage:
         {"sheet": "Each column from one noise"},
         ABOUT,
         shows={Preview: lambda seen: {"sheet": seen.sheet}},
-        figures=figures,
+        table=table,
         name=NAME,
         given={"picture": GIVEN[model_set]},
-        rolls=model_set == "mini",
+        rolls=SCENE if model_set == "mini" else None,
         limit_s=900.0,
     )

@@ -87,7 +87,7 @@ class PictureSettings(Declared):
     """Everything but the picture that decides a run."""
 
     prompt: str = text(
-        "Prompt", 300, "The prompt is empty: say what is to be drawn.", default="a red cube on tiles under a blue sky"
+        "Prompt", 300, "The prompt is empty: say what is to be drawn.", default="a cone on a wooden floor"
     )
     content: str = text(
         "What the picture shows",
@@ -160,7 +160,7 @@ def generate(job: Job, registry: Registry, settings: PictureSettings, picture: I
         from pipelines.instant_style.style import PictureStyle
 
         run.models = [*answered, *(one for one in run.models if one not in answered)]
-        return PictureStyle(models, adapter, seen, judge)(run, picture)
+        return PictureStyle(models, adapter, picture, seen, judge)(run)
 
     return run.lease(
         parts_of(base.name),

@@ -27,6 +27,7 @@ from pipelines.models.picture_encoder import IMAGE_MEAN, IMAGE_STD, PictureEncod
 from pipelines.models.verifier import SceneVerifier, readings
 from pipelines.worlds.prompts import read_prompt
 
+GIVEN = "the picture"
 ALONE, ADAPTER, WITHOUT = "the prompt alone", "IP-Adapter everywhere", "without the content"
 """Columns of the sheet; the last is the chosen strategy, by its words."""
 
@@ -66,15 +67,21 @@ def speak(unet: Any, blocks: Collection[str] | None, strength: float) -> None:
 
 
 class PictureStyle:
-    """A prompt drawn with what was ``seen`` of a picture. Holds leased models only."""
+    """A prompt drawn with what was ``seen`` of a ``picture``. Holds leased models only."""
 
     def __init__(
-        self, parts: Mapping[str, Any], weights: Mapping[str, Any], seen: Tensor, judge: SceneVerifier | None = None
+        self,
+        parts: Mapping[str, Any],
+        weights: Mapping[str, Any],
+        picture: Image.Image,
+        seen: Tensor,
+        judge: SceneVerifier | None = None,
     ) -> None:
         self.painter, self.weights, self.judge = Painter(parts), weights, judge
+        self.picture = square(picture)
         self.seen = seen.to(self.painter.unet.device, self.painter.unet.dtype)
 
-    def __call__(self, run: Run[PictureSettings], picture: Image.Image) -> Outcome:
+    def __call__(self, run: Run[PictureSettings]) -> Outcome:
         settings = run.settings
         for prompt in filter(None, (settings.prompt, settings.content)):
             run.note(sdxl.unread_note(prompt, sdxl.unread(self.painter.pipe, prompt)))
@@ -83,9 +90,14 @@ class PictureStyle:
         measurements = run.measurements(
             seconds=round(sum(run.seconds.values()), 3),
             strategy=settings.strategy,
-            attributes=whose(settings.prompt, picture, drawn, self.judge) if self.judge is not None else {},
+            attributes=whose(settings.prompt, self.picture, drawn, self.judge) if self.judge is not None else {},
         )
-        return Outcome(settings, sheet(drawn), measurements)
+        return Outcome(settings, self.sheet(drawn), measurements)
+
+    def sheet(self, drawn: Mapping[str, Sequence[Image.Image]]) -> Image.Image:
+        """The columns after the picture."""
+        size = next(iter(drawn.values()))[0].size
+        return sheet({GIVEN: [self.picture.resize(size)], **drawn})
 
     def rows(self, settings: PictureSettings) -> dict[str, tuple[Collection[str] | None, Tensor]]:
         """Column of the sheet -> where the picture speaks, None is everywhere, and with which feature."""
@@ -117,16 +129,16 @@ class PictureStyle:
             drawn[name] = self.painter.draw(
                 noises, settings.steps, sdxl.FIRST[settings.model_set].guidance, on_step, more
             )
-            run.show(Preview(sheet(drawn)))
+            run.show(Preview(self.sheet(drawn)))
         return drawn
 
 
 def whose(
     prompt: str, picture: Image.Image, drawn: Mapping[str, Sequence[Image.Image]], judge: SceneVerifier
 ) -> dict[str, dict[str, dict[str, int]]]:
-    """Of each attribute of one thing, its floor and backdrop that the prompt does not say as the picture has it: how many pictures of each
-    column have the prompt's, and the picture's."""
-    asked, (shown,) = readings(read_prompt(prompt))[0].wanted, see(judge, [square(picture)])
+    """Of each attribute of one thing, its floor and backdrop that the prompt does not say as the square picture has it: how many pictures of
+    each column have the prompt's, and the picture's."""
+    asked, (shown,) = readings(read_prompt(prompt))[0].wanted, see(judge, [picture])
     named = (f"0 {name}" if f"0 {name}" in shown else name for name in ATTRIBUTES[shown["world"]])
     heads = [head for head in named if asked.get(head) != shown[head]]
     seen = {name: see(judge, pictures) for name, pictures in drawn.items()}

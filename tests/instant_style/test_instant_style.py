@@ -7,10 +7,12 @@ import json
 
 import pytest
 import torch
+from PIL import Image
 
 from assets.instant_style import pictures
 from demos.instant_style import unet_map, who
-from demos.instant_style.picture import figures as shown_of_pictures
+from demos.instant_style.picture import table as table_of_pictures
+from demos.instant_style.picture import whose
 from demos.instant_style.shown import figures
 from pipelines import instant_style
 from pipelines.core.lane import Job, Progress, live
@@ -239,7 +241,9 @@ def test_a_picture_speaks_in_the_chosen_blocks_only_and_leaves_no_trace(registry
     weights = split_adapter(portrait_full.plain_ip_adapter(painter.unet, 128))
     weights = {part: {name: value.float() for name, value in found.items()} for part, found in weights.items()}
     parts = {name: getattr(painter.pipe, name) for name in sdxl.PARTS}
-    maker = PictureStyle(parts, weights, torch.randn(128, generator=torch.Generator().manual_seed(0)))
+    maker = PictureStyle(
+        parts, weights, Image.new("RGB", (90, 60)), torch.randn(128, generator=torch.Generator().manual_seed(0))
+    )
     before, kind = fingerprint(painter.unet), painter.unet.config.encoder_hid_dim_type
     settings = PictureSettings("a cube", "a face", "style", count=1, seed=2, steps=3)
     drawn = {
@@ -280,7 +284,7 @@ def test_a_picture_of_our_world_gives_its_colour_in_the_style_block_and_its_shap
         scene, prompt, _ = pictures.case(number)
         settings = PictureSettings(prompt, strategy=strategy, seed=pictures.SEED + number)
         made[strategy] = picture.generate(Job(1e9), registry, settings, rolled(scene))
-        assert made[strategy].sheet.size == (3 * 128, 144)
+        assert made[strategy].sheet.size == (4 * 128, 144)
     again = picture.generate(Job(1e9), registry, settings, rolled(scene))
     assert again.sheet.tobytes() == made["layout"].sheet.tobytes()
     assert {model["key"] for model in again.measurements["models"]} >= {
@@ -290,7 +294,8 @@ def test_a_picture_of_our_world_gives_its_colour_in_the_style_block_and_its_shap
     style, layout = (one.measurements["attributes"] for one in made.values())
     assert style["colour"]["style block"]["picture"] == style["shape"]["style block"]["prompt"] == 1
     assert layout["shape"]["layout block"]["picture"] == layout["colour"]["layout block"]["prompt"] == 1
-    assert "style block 1/1" in shown_of_pictures(made["style"])["Colour is the picture’s"]
+    assert "<th scope='row'>colour</th>" in table_of_pictures(made["style"])
+    assert whose({"picture": 1, "prompt": 0, "of": 3}) == "the picture’s 1 of 3, neither’s 2 of 3"
 
 
 def test_the_figures_of_pictures_are_of_these_weights():
