@@ -73,7 +73,7 @@ def counted(registry: Registry, number: int, steps: int) -> dict[str, dict[str, 
 def record_of(rows: list[dict[str, Any]], steps: int) -> dict[str, Any]:
     """The whole evaluation, JSON-able."""
     kinds = {kind: table(rows[place :: len(KINDS)]) for place, kind in enumerate(KINDS)}
-    return {"base": picture.mark(), "claim": claim(kinds, len(rows)), "steps": steps, "kinds": kinds, "pairs": rows}
+    return {"base": picture.mark(), "claim": claim(kinds), "steps": steps, "kinds": kinds, "pairs": rows}
 
 
 def table(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -95,23 +95,22 @@ def share(right: int, of: int) -> dict[str, Any]:
     return {"right": right, "of": of, "share": round(right / of, 4) if of else 0.0, "interval": wilson(right, of)}
 
 
-def claim(kinds: dict[str, Any], pairs: int) -> str:
+def claim(kinds: dict[str, Any]) -> str:
     """What was found, in two sentences."""
-    some = kinds[KINDS[0]]
+    plain, contrary = (kinds[kind] for kind in KINDS)
+    if not plain or not contrary:
+        return "Too few pairs to say anything."
 
     def told(column: str) -> str:
-        rows = some.get(column, {})
-        colour, shape = (rows.get(name, {}) for name in ("colour", "shape"))
-        return (
-            f"{colour['picture']['share']:.0%} and {shape['prompt']['share']:.0%}"
-            if colour and shape
-            else "not counted"
-        )
+        row = plain[column]
+        return f"{row['colour']['picture']['share']:.0%} and {row['shape']['prompt']['share']:.0%}"
 
+    style = contrary[STRATEGIES["style"]]["colour"]["picture"]
     return (
-        f"A picture of one thing beside a prompt that asks for another shape ({pairs} unseen pairs, half of which say nothing else): how often the "
-        f"result has the picture’s colour, and how often still the prompt’s shape. The picture everywhere: {told('IP-Adapter everywhere')}; in the "
-        f"style block alone: {told(STRATEGIES['style'])}; the prompt alone: {told('the prompt alone')}."
+        f"A picture of one thing beside a prompt that says another shape and nothing else ({plain['the prompt alone']['shape']['prompt']['of']} "
+        "unseen pairs): how often the result has the picture’s colour, and how often the prompt’s shape. The picture everywhere: "
+        f"{told('IP-Adapter everywhere')}; in the style block alone: {told(STRATEGIES['style'])}; nowhere: {told('the prompt alone')}. Where the "
+        f"prompt says another colour too, the style block brings the picture’s in {style['share']:.0%} of {style['of']}."
     )
 
 

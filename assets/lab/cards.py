@@ -46,7 +46,7 @@ def share(value: float, digits: int = 1) -> str:
 
 def percent(entry: dict[str, Any]) -> str:
     """ "87.3 % [84.1, 90.0] of 1000"."""
-    low, high = entry["interval"]
+    low, high = (max(0.0, edge) for edge in entry["interval"])
     return f"{share(entry['share'])} [{100 * low:.1f}, {100 * high:.1f}] of {entry['of']:,}"
 
 
