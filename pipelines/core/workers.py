@@ -24,10 +24,10 @@ from pipelines.core import lane
 from pipelines.core.registry import Registry
 
 AGAIN = "The worker that made this was lost: the run begins again on the next free one."
-MOST_TRIES = 5
-"""So often a run begins at most: one that takes its worker along each time must not take them all for ever. (Three are too few: where
-workers were killed at random and came back slowly, a run was on three of five.)"""
-TOO_OFTEN = "Five workers were lost while they worked on this: try again in a minute, or make less at once."
+MOST_TRIES = 10
+"""So often a run begins at most: one that takes its worker along each time must not take them all for ever. (Five are too few: where one
+worker of two is killed as soon as both are back, every second kill finds the run that was lost before, on a worker that is still loading.)"""
+TOO_OFTEN = "Ten workers were lost while they worked on this: try again in a minute, or make less at once."
 STARTING = "The workers are starting"
 ASK_AGAIN_S = 0.5
 """Between two questions to a worker that was lost whether it is back."""

@@ -17,7 +17,7 @@ import pytest
 from pipelines.core import border, lane, troubles
 from pipelines.core.lane import IDLE, Progress, Result
 from pipelines.core.registry import OutOfBudget, Registry
-from pipelines.core.workers import AGAIN, TOO_OFTEN, Errand, Lost, PageRegistry, Pool, State, Unreachable
+from pipelines.core.workers import AGAIN, MOST_TRIES, TOO_OFTEN, Errand, Lost, PageRegistry, Pool, State, Unreachable
 
 ROOT = Path(__file__).parents[2]
 
@@ -95,12 +95,12 @@ def test_a_lost_worker_costs_one_line_and_nothing_comes_twice(pool):
     assert len(dying.ran) + len(whole.ran) == 2
 
 
-def test_five_losses_are_a_sentence_and_not_a_sixth_try(pool):
-    worker = StandIn(deaths=(1,) * 5)
+def test_too_many_losses_are_a_sentence_and_not_another_try(pool):
+    worker = StandIn(deaths=(1,) * MOST_TRIES)
     pool.add(worker)
-    with pytest.raises(ConnectionError, match="Five workers were lost") as told:
+    with pytest.raises(ConnectionError, match="Ten workers were lost") as told:
         run("a", 0.01, 3)
-    assert str(told.value) == TOO_OFTEN and worker.ran == ["a"] * 5
+    assert str(told.value) == TOO_OFTEN and worker.ran == ["a"] * MOST_TRIES
     assert run("b", 0.01, 1)[-1] == Result("b"), "the worker came back and takes the next job"
 
 
