@@ -107,7 +107,14 @@ def offloaded(spec: ModelSpec) -> ModelSpec:
 def load_ip_adapter(spec: ModelSpec) -> dict[str, dict[str, Tensor]]:
     """The adapter's two state dicts, as ``UNet2DConditionModel.load_ip_adapter_weights`` takes them."""
     with safe_open(resolve(spec) / spec.files[0], framework="pt") as file:
-        return split_adapter({key: file.get_tensor(key) for key in file.keys()})
+        parts = split_adapter({key: file.get_tensor(key) for key in file.keys()})
+    heard = {value.shape[-1] for value in parts["ip_adapter"].values()}
+    said = {value.shape[0] for name, value in parts["image_proj"].items() if name in ("norm.weight", "norm_out.weight")}
+    if len(heard) != 1 or heard != said:
+        raise ValueError(
+            f"{spec.key} is no IP-Adapter: what it says and what it hears differ in width. Fetch it again."
+        )
+    return parts
 
 
 def split_adapter(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
