@@ -1,6 +1,6 @@
 """What does a picture change when it speaks in one block only? Our small IP-Adapter on scenes and prompts that nobody looked at before.
 
-    OMP_NUM_THREADS=1 python -m assets.instant_style.pictures --pairs 40 --write    # 15 seconds a pair on a free core, mini set
+    OMP_NUM_THREADS=1 python -m assets.instant_style.pictures --pairs 40 --write    # 7 minutes of one core, mini set
 
 A rendered scene of one thing, and in turn a prompt that says another shape and nothing else, and one that says another shape, colour,
 finish, floor and backdrop. From one noise: the prompt alone, the picture everywhere (IP-Adapter), without its content (section 3.2.1), in
@@ -20,7 +20,7 @@ from typing import Any
 from assets.lab import training
 from pipelines.core.lane import Job
 from pipelines.core.registry import Registry
-from pipelines.core.scores import wilson
+from pipelines.core.scores import share
 from pipelines.instant_style import picture
 from pipelines.instant_style.picture import STRATEGIES, PictureSettings
 from pipelines.worlds import grammar, tabletop
@@ -28,8 +28,6 @@ from pipelines.worlds.rolled import rolled
 
 FILE = Path(__file__).with_name("pictures.json")
 SEED = 710_000
-
-
 KINDS = ("the prompt says another shape", "the prompt says all otherwise")
 
 
@@ -89,10 +87,6 @@ def table(rows: list[dict[str, Any]]) -> dict[str, Any]:
         }
         for column, found in totals.items()
     }
-
-
-def share(right: int, of: int) -> dict[str, Any]:
-    return {"right": right, "of": of, "share": round(right / of, 4) if of else 0.0, "interval": wilson(right, of)}
 
 
 def claim(kinds: dict[str, Any]) -> str:

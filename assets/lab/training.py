@@ -69,6 +69,28 @@ def edges(image: Tensor) -> tuple[Tensor, Tensor]:
     return image[..., :, 1:] - image[..., :, :-1], image[..., 1:, :] - image[..., :-1, :]
 
 
+def noised(
+    clean: Tensor,
+    signal: Tensor,
+    generator: torch.Generator,
+    spread: Callable[[Tensor], Tensor] = lambda position: position,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Latents (B, C, H, W) with noise, its levels (B), the velocities that a model should say, and the weights of their errors (B, 1, 1, 1).
+
+    ``signal``: share of signal at each level, where ``clean`` is. ``spread`` moves the positions of the levels, in [0, 1).
+    """
+    batch = len(clean)
+    noise = torch.randn(clean.shape, generator=generator).to(clean.device)
+    # One level in each of `batch` equal slices: the same distribution with less variance.
+    position = spread((torch.arange(batch) + torch.rand(batch, generator=generator)) / batch)
+    steps = (position[torch.randperm(batch, generator=generator)] * len(signal)).long().to(clean.device)
+    share = signal[steps].view(-1, 1, 1, 1)
+    # Full weight where the layout is decided; where only grain is left, at most that of min-SNR-5 (arXiv 2303.09556).
+    weight = (5 / (share / (1 - share) + 1)).clamp_max(1)
+    noisy = share.sqrt() * clean + (1 - share).sqrt() * noise
+    return noisy, steps, share.sqrt() * noise - (1 - share).sqrt() * clean, weight
+
+
 def autocast(device: str):
     """bfloat16 where matrix work gains from it; weights and losses stay float32."""
     return torch.autocast(torch.device(device).type, torch.bfloat16)

@@ -1,10 +1,10 @@
 """Teach mini-sdxl to hear a picture: its image encoder, and an IP-Adapter (arXiv 2308.06721) in diffusers' form.
 
     export OMP_NUM_THREADS=1 PYTHONPATH=.
-    python -m assets.mini_sdxl2.data --shards 26:40             # pictures of both worlds, 256 pixels
+    python -m assets.mini_sdxl2.data --shards 26:39             # pictures of both worlds, 256 pixels
     python -m assets.mini_ip_adapter.train encoder              # 2 minutes of one core: the reward verifier, read out into the text's space
-    python -m assets.mini_ip_adapter.train adapter --minutes 40 # of one core; goes on from its checkpoint after a kill
-    torchrun --nproc-per-node 2 -m assets.mini_ip_adapter.train adapter --minutes 20 --device cpu    # or cuda
+    python -m assets.mini_ip_adapter.train adapter --minutes 30 # of one core; goes on from its checkpoint after a kill
+    torchrun --nproc-per-node 2 -m assets.mini_ip_adapter.train adapter --minutes 15 --device cpu    # or cuda
 
 The encoder's projection is a ridge regression from the verifier's features to the pooled embeddings of captions. The adapter learns on the
 frozen UNet by its own loss, from pictures that are also what it sees. Two of five samples have their own caption beside the picture, three
@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from assets.lab import training
 from assets.mini_sdxl import train as first_generation
 from assets.mini_sdxl2 import data
-from assets.mini_sdxl2.train import caption
+from assets.mini_sdxl2.train import caption, signal_shares
 from pipelines.core.registry import Registry
 from pipelines.models import judges, sdxl, sdxl_tiny
 from pipelines.models.controlnets import split_adapter
@@ -95,7 +95,7 @@ def train_encoder() -> None:
     with Registry("cpu").lease(judges.REWARD) as (verifier,):
         encoder = PictureEncoder(projection_dim=sdxl_tiny.POOLED).eval()
         encoder.begin_as(verifier)
-    seen = torch.cat([encoder.squeeze(encoder.backbone(b * 2).last_hidden_state) for b in pictures.batches()])
+    seen = torch.cat([encoder.features(b) for b in pictures.batches()])
     rng, wanted = random.Random(f"encoder {SEED}"), []
     for start in range(0, len(pictures), 100):
         many = range(start, min(start + 100, len(pictures)))
@@ -164,7 +164,7 @@ class Task:
     def __init__(self, unet: nn.Module, latents: Tensor, seen: Tensor, pictures: Pictures, device: str) -> None:
         self.unet, self.latents, self.seen, self.pictures, self.device = unet, latents, seen, pictures, device
         self.read = Reader()
-        self.signal = first_generation.DDIMScheduler(**sdxl_tiny.sampler(sdxl_tiny.BETA_STEPS)).alphas_cumprod
+        self.signal = signal_shares()
 
     def __call__(self, number: int) -> Tensor:
         rng = random.Random(f"adapter {SEED} {number}")
@@ -180,22 +180,12 @@ class Task:
         ]
         states, added = self.read(captions, torch.tensor([OWN <= kind < OWN + NONE for kind in kinds]))
         seen = self.seen[rows] * torch.tensor([rng.random() >= UNSEEN for _ in rows]).view(-1, 1)
-        clean = self.latents[rows].float()
-        noise = torch.randn(clean.shape, generator=generator)
-        position = (torch.arange(BATCH) + torch.rand(BATCH, generator=generator)) / BATCH
-        steps = (position[torch.randperm(BATCH, generator=generator)] * sdxl_tiny.BETA_STEPS).long()
-        share = self.signal[steps].view(-1, 1, 1, 1)
-        noisy, velocity = (
-            share.sqrt() * clean + (1 - share).sqrt() * noise,
-            share.sqrt() * noise - (1 - share).sqrt() * clean,
-        )
-        added = {name: one.to(self.device) for name, one in added.items()} | {
-            "image_embeds": [seen[:, None].to(self.device)]
-        }
+        noisy, steps, velocity, weight = training.noised(self.latents[rows].float(), self.signal, generator)
+        added = {name: one.to(self.device) for name, one in added.items()}
+        added["image_embeds"] = [seen[:, None].to(self.device)]
         noisy, steps, states = (one.to(self.device) for one in (noisy, steps, states))
         with training.autocast(self.device):
             predicted = self.unet(noisy, steps, states, added_cond_kwargs=added).sample.float().cpu()
-        weight = (5 / (share / (1 - share) + 1)).clamp_max(1)  # as the UNet learnt
         return (weight * (predicted - velocity) ** 2).mean() / weight.mean()
 
 
@@ -225,7 +215,7 @@ def train_adapter(minutes: float, device: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("stage", choices=("encoder", "adapter"))
-    parser.add_argument("--minutes", type=float, default=40)
+    parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
     torch.set_num_threads(1)

@@ -472,23 +472,12 @@ def train_unet(minutes: float, device: str, batch: int = 32) -> None:
         rng = random.Random(f"unet {SEED} {number}")
         generator = torch.Generator().manual_seed(SEED * 1_000_003 + number)
         clean, captions = examples(latents, rng, batch)
-        clean = clean.to(device)
-        noise = torch.randn(clean.shape, generator=generator).to(device)
-        # One timestep in each of `batch` equal slices: the same distribution with less variance.
-        position = (torch.arange(batch) + torch.rand(batch, generator=generator)) / batch
-        order = torch.randperm(batch, generator=generator)
-        steps = (position[order] * sdxl_tiny.BETA_STEPS).long().to(device)
-        share = signal[steps].view(-1, 1, 1, 1)
-        noisy = share.sqrt() * clean + (1 - share).sqrt() * noise
-        velocity = share.sqrt() * noise - (1 - share).sqrt() * clean
+        noisy, steps, velocity, weight = training.noised(clean.to(device), signal, generator)
         dropped = torch.tensor([rng.random() < 0.1 for _ in range(batch)], device=device)
         states, added = conditioning(teacher, tokens(tokenizer, captions).to(device), dropped)
         with training.autocast(device):
             noisy = noisy.contiguous(memory_format=torch.channels_last)
             predicted = model(noisy, steps, states, added_cond_kwargs=added).sample.float()
-        snr = share / (1 - share)
-        # Full weight where the layout is decided; where only grain is left, at most that of min-SNR-5 (arXiv 2303.09556).
-        weight = (5 / (snr + 1)).clamp_max(1)
         return (weight * (predicted - velocity) ** 2).mean() / weight.mean()
 
     model, facts = training.train(

@@ -23,6 +23,7 @@ import os
 import random
 import time
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import numpy
@@ -178,6 +179,15 @@ def signal_shares() -> Tensor:
     return DDIMScheduler(**sdxl_tiny.sampler(sdxl_tiny.BETA_STEPS)).alphas_cumprod
 
 
+def around_the_middle(share: float, position: Tensor) -> Tensor:
+    """Positions of noise levels, of which a ``share`` is moved into :data:`MIDDLE` and the rest spread over all."""
+    if not share:
+        return position
+    inside, low, high = position < share, *MIDDLE
+    moved = torch.where(inside, low + position / share * (high - low), (position - share) / (1 - share))
+    return moved.clamp_(max=1 - 1e-6)
+
+
 class Task:
     """One step of diffusion training as a function of its number; :meth:`held_out` is the same on kept pictures."""
 
@@ -203,18 +213,8 @@ class Task:
         kinds = [int((place + 0.5) / batch < self.portraits) for place in range(batch)]
         rows = [self.latents.draw(WORLDS[kind], rng) for kind in kinds]
         clean, maps, texts = torch.stack([r[0] for r in rows]), torch.stack([r[1] for r in rows]), [r[2] for r in rows]
-        noise = torch.randn(clean.shape, generator=generator)
-        # One timestep in each of `batch` equal slices: the same distribution with less variance.
-        position = (torch.arange(batch) + torch.rand(batch, generator=generator)) / batch
-        if middle:
-            inside, low, high = position < middle, *MIDDLE
-            position = torch.where(inside, low + position / middle * (high - low), (position - middle) / (1 - middle))
-            position.clamp_(max=1 - 1e-6)
-        steps = (position[torch.randperm(batch, generator=generator)] * sdxl_tiny.BETA_STEPS).long()
-        share = self.signal[steps].view(-1, 1, 1, 1).to(self.device)
-        clean, maps, noise, steps = (part.to(self.device) for part in (clean, maps, noise, steps))
-        noisy = share.sqrt() * clean + (1 - share).sqrt() * noise
-        velocity = share.sqrt() * noise - (1 - share).sqrt() * clean
+        clean, maps, signal = (part.to(self.device) for part in (clean, maps, self.signal))
+        noisy, steps, velocity, weight = training.noised(clean, signal, generator, partial(around_the_middle, middle))
         dropped = torch.tensor([rng.random() < 0.1 for _ in range(batch)])
         ids = first_generation.tokens(self.tokenizer, texts).to(self.device)
         states, added = conditioning(self.teacher, ids, dropped.to(self.device))
@@ -222,8 +222,7 @@ class Task:
             noisy = noisy.contiguous(memory_format=torch.channels_last)
             predicted, middle = student(noisy, steps, states, added)
             said = student.truth(middle, torch.tensor(kinds, device=self.device)).float()
-        # Full weight where the layout is decided; where only grain is left, at most that of min-SNR-5 (arXiv 2303.09556).
-        weight = (5 / (share / (1 - share) + 1)).clamp_max(1)
+        share = signal[steps].view(-1, 1, 1, 1)
         loss = (weight * (predicted.float() - velocity) ** 2).mean() / weight.mean()
         # Where hardly anything of the picture is left, the truth cannot be known.
         truth = (share.sqrt() * 4 * (said - maps) ** 2).mean() / share.sqrt().mean()

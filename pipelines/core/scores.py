@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 
 def wilson(hits: int, total: int, z: float = 1.96) -> tuple[float, float]:
@@ -14,6 +15,16 @@ def wilson(hits: int, total: int, z: float = 1.96) -> tuple[float, float]:
     share = hits / total
     centre, spread = share + z * z / (2 * total), z * math.sqrt(share * (1 - share) / total + (z / (2 * total)) ** 2)
     return (centre - spread) / (1 + z * z / total), (centre + spread) / (1 + z * z / total)
+
+
+def share(right: int, of: int) -> dict[str, Any]:
+    """A share of counted cases with its 95 % interval, JSON-able, to four digits."""
+    return {
+        "right": right,
+        "of": of,
+        "share": round(right / max(of, 1), 4),
+        "interval": [round(edge, 4) for edge in wilson(right, of)],
+    }
 
 
 def mcnemar(wins: int, losses: int) -> float:

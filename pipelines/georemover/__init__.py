@@ -42,6 +42,7 @@ from pipelines.georemover import checks, composite, metrics
 from pipelines.georemover import depth as given_depth
 from pipelines.georemover.composite import Light, at_size, telea
 from pipelines.models import flux, look
+from pipelines.worlds import SCENE_HEIGHT, SCENE_WIDTH
 
 if TYPE_CHECKING:
     from pipelines.core.lane import Job
@@ -108,7 +109,7 @@ class Recipe:
     @property
     def size(self) -> tuple[int, int]:
         """(height, width) of its picture."""
-        return self.scale * 128, self.scale * 192
+        return self.scale * SCENE_HEIGHT, self.scale * SCENE_WIDTH
 
     def pair(self) -> Pair:
         """The picture with and without the solid, and all truth. Raises as :meth:`scene` does."""

@@ -198,18 +198,7 @@ class InstantStyle:
         """Of each attribute that A and B both name, and differently: how many pictures of each column have A's and B's."""
         asked = [readings(read_prompt(prompt))[0].wanted for prompt in (settings.prompt_a, settings.prompt_b)]
         heads = [head for head in asked[0] if asked[1].get(head, asked[0][head]) != asked[0][head]]
-        seen = {name: see(self.judge, pictures) for name, pictures in drawn.items()}
-        return {
-            head.removeprefix("0 ").replace("_", " "): {
-                name: {
-                    "A": sum(one[head] == asked[0][head] for one in found),
-                    "B": sum(one[head] == asked[1][head] for one in found),
-                    "of": len(found),
-                }
-                for name, found in seen.items()
-            }
-            for head in heads
-        }
+        return counted(self.judge, drawn, heads, dict(zip("AB", asked, strict=True)))
 
 
 def see(judge: SceneVerifier | None, pictures: Sequence[Image.Image]) -> list[dict[str, str]]:
@@ -217,6 +206,24 @@ def see(judge: SceneVerifier | None, pictures: Sequence[Image.Image]) -> list[di
     assert judge is not None
     numbers = torch.from_numpy(numpy.stack([numpy.asarray(one) for one in pictures])).permute(0, 3, 1, 2) / 255
     return answers(judge, numbers.to(judge.device, judge.dtype))
+
+
+def counted(
+    judge: SceneVerifier | None,
+    drawn: Mapping[str, Sequence[Image.Image]],
+    heads: Sequence[str],
+    wanted: Mapping[str, Mapping[str, str]],
+) -> dict[str, dict[str, dict[str, int]]]:
+    """Of each of the judge's heads, by its name on the page: how many pictures of each column have the value of each that is ``wanted``."""
+    seen = {name: see(judge, pictures) for name, pictures in drawn.items()}
+    return {
+        head.removeprefix("0 ").replace("_", " "): {
+            name: {who: sum(one[head] == values.get(head) for one in found) for who, values in wanted.items()}
+            | {"of": len(found)}
+            for name, found in seen.items()
+        }
+        for head in heads
+    }
 
 
 def arms(words: Sequence[Words], places: Sequence[str], said: Sequence[str], seed: int) -> dict[tuple[str, str], Row]:

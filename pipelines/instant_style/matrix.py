@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Self
 
+from pipelines.core import scores
 from pipelines.core.run import Run
-from pipelines.core.scores import wilson
 from pipelines.core.settings import Declared, choice, seed, switch, whole
 from pipelines.instant_style import parts, places
 from pipelines.models import sdxl
@@ -158,14 +158,7 @@ class Tally:
     def share(self, arm: str, place: str, attribute: str) -> dict[str, Any]:
         """How often the attribute was B's: right, of, share, 95 % interval; and "clean" of them with all else still A's. JSON-able."""
         right, of = self.right[arm, place, attribute], self.of[arm, attribute]
-        low, high = wilson(right, of)
-        return {
-            "right": right,
-            "clean": self.clean[arm, place, attribute],
-            "of": of,
-            "share": round(right / max(of, 1), 4),
-            "interval": [round(low, 4), round(high, 4)],
-        }
+        return {**scores.share(right, of), "clean": self.clean[arm, place, attribute]}
 
     def table(self) -> dict[str, Any]:
         """The measurement, JSON-able: arm -> place -> attribute -> :meth:`share`."""

@@ -76,6 +76,10 @@ def painted(place: str) -> list[tuple[str, float]]:
 
 def claim() -> str:
     """The measured sentence of the evaluation, and whether it is of today's model."""
-    record = evaluation()
+    return told(evaluation(), base_model(), "Measured on an earlier base model.")
+
+
+def told(record: Mapping[str, Any], mark: str, earlier: str) -> str:
+    """The sentence of a record; followed by ``earlier`` where it is of other weights than those of ``mark``."""
     sentence = str(record.get("claim", "Not measured yet."))
-    return sentence if not record or of_this_model(record) else f"{sentence} Measured on an earlier base model."
+    return sentence if not record or record.get("base") == mark else f"{sentence} {earlier}"

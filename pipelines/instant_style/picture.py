@@ -15,7 +15,7 @@ from pipelines.core.run import Run
 from pipelines.core.settings import Declared, choice, real, seed, text, whole
 from pipelines.core.weights import ROOT, ModelSpec, asset_spec, manifest, part_folder
 from pipelines.instant_style import LAYOUT, STYLE, Outcome, parts, places
-from pipelines.instant_style.measured import base_model, carriers
+from pipelines.instant_style.measured import base_model, carriers, told
 from pipelines.models import controlnets, sdxl
 
 if TYPE_CHECKING:
@@ -124,9 +124,7 @@ def mark() -> str:
 
 def claim() -> str:
     """What was measured of our small adapter, and whether it is of today's weights."""
-    record = asset_files.facts(MEASURED, "kinds")
-    sentence = str(record.get("claim", "Not measured yet."))
-    return sentence if not record or record.get("base") == mark() else f"{sentence} Measured with earlier weights."
+    return told(asset_files.facts(MEASURED, "kinds"), mark(), "Measured with earlier weights.")
 
 
 def parts_of(model_set: str) -> dict[str, ModelSpec]:

@@ -12,18 +12,18 @@ import numpy
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import CLIPImageProcessor
 
 from pipelines.core.patching import building, frozen
 from pipelines.core.registry import LOAD_LOCK
 from pipelines.core.run import Run
 from pipelines.core.sheets import sheet
 from pipelines.instant_style import Outcome, Preview
-from pipelines.instant_style.layers import Painter, Row, cross_attentions, see
-from pipelines.instant_style.matrix import ATTRIBUTES
+from pipelines.instant_style.layers import Painter, Row, counted, cross_attentions, see
+from pipelines.instant_style.matrix import ATTRIBUTES, head
 from pipelines.instant_style.picture import STRATEGIES, PictureSettings
 from pipelines.models import sdxl
 from pipelines.models.picture_encoder import IMAGE_MEAN, IMAGE_STD, PictureEncoder
+from pipelines.models.sdxl_parts import pixels_of
 from pipelines.models.verifier import SceneVerifier, readings
 from pipelines.worlds.prompts import read_prompt
 
@@ -35,13 +35,9 @@ ALONE, ADAPTER, WITHOUT = "the prompt alone", "IP-Adapter everywhere", "without 
 @torch.inference_mode()
 def seen_in(encoder: Any, picture: Image.Image) -> Tensor:
     """CLIP's feature of a picture, (width), on the CPU, or what our own small encoder has in its place."""
-    size = encoder.config.image_size
     ours: dict[str, Any] = {"image_mean": IMAGE_MEAN, "image_std": IMAGE_STD}
     how = ours if isinstance(encoder, PictureEncoder) else {}
-    processor = CLIPImageProcessor(size=size, crop_size=size, **how)
-    pixels = processor([numpy.array(picture.convert("RGB"))], return_tensors="pt").pixel_values
-    weight = next(encoder.parameters())
-    return encoder(pixels.to(weight.device, weight.dtype)).image_embeds[0].cpu()
+    return encoder(pixels_of(encoder, [numpy.array(picture.convert("RGB"))], **how)).image_embeds[0].cpu()
 
 
 @contextlib.contextmanager
@@ -139,20 +135,9 @@ def whose(
     """Of each attribute of one thing, its floor and backdrop that the prompt does not say as the square picture has it: how many pictures of
     each column have the prompt's, and the picture's."""
     asked, (shown,) = readings(read_prompt(prompt))[0].wanted, see(judge, [picture])
-    named = (f"0 {name}" if f"0 {name}" in shown else name for name in ATTRIBUTES[shown["world"]])
-    heads = [head for head in named if asked.get(head) != shown[head]]
-    seen = {name: see(judge, pictures) for name, pictures in drawn.items()}
-    return {
-        head.removeprefix("0 ").replace("_", " "): {
-            name: {
-                "prompt": sum(one[head] == asked.get(head) for one in found),
-                "picture": sum(one[head] == shown[head] for one in found),
-                "of": len(found),
-            }
-            for name, found in seen.items()
-        }
-        for head in heads
-    }
+    heads = [head(name) for name in ATTRIBUTES[shown["world"]]]
+    otherwise = [one for one in heads if asked.get(one) != shown[one]]
+    return counted(judge, drawn, otherwise, {"prompt": asked, "picture": shown})
 
 
 def square(picture: Image.Image) -> Image.Image:

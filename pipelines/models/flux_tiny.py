@@ -14,7 +14,9 @@ import pipelines.core.libraries  # noqa: F401
 from diffusers import AutoencoderTiny, FluxTransformer2DModel
 from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation, Dinov2Config
 
-WIDTH, HEIGHT = 192, 128
+from pipelines.worlds import SCENE_HEIGHT, SCENE_WIDTH
+
+WIDTH, HEIGHT = SCENE_WIDTH, SCENE_HEIGHT
 HEADS, HEAD_WIDTH = 6, 32
 TEXT_WIDTH, TOKENS = 64, 8
 """Width of the prompt embedding (joint and pooled), and its length: the prompt is one constant, as in GeoRemover."""

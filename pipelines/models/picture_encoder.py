@@ -14,7 +14,8 @@ import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
-from transformers import ResNetConfig, ResNetModel
+
+from pipelines.models.verifier import SceneVerifier, backbone, squeeze
 
 IMAGE_MEAN = IMAGE_STD = (0.5, 0.5, 0.5)
 """Pictures are normalised with these, to [-1, 1]."""
@@ -42,19 +43,19 @@ class PictureEncoder(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffuser
         self, widths: Sequence[int] = (32, 64, 96, 128), image_size: int = 128, projection_dim: int = 128
     ) -> None:
         super().__init__()
-        widths, cells = list(widths), (image_size // 32) ** 2
-        shape = ResNetConfig(embedding_size=24, hidden_sizes=widths, depths=[1, 1, 1, 1], layer_type="basic")
-        self.backbone: nn.Module = ResNetModel(shape)
-        self.squeeze = nn.Sequential(nn.Conv2d(widths[-1], 64, 1), nn.Flatten(), nn.Linear(64 * cells, 192), nn.GELU())
+        self.backbone, self.squeeze = backbone("resnet", widths), squeeze(widths, image_size)
         self.visual_projection = nn.Linear(192, projection_dim)
 
+    def features(self, pixel_values: Tensor) -> Tensor:
+        """What the projection reads from, (B, 192), of pictures (B, 3, image_size, image_size) in [-1, 1]."""
+        return self.squeeze(self.backbone(pixel_values * 2).last_hidden_state)
+
     def forward(self, pixel_values: Tensor) -> Seen:
-        """Of pictures (B, 3, image_size, image_size) in [-1, 1]."""
-        states = self.backbone(pixel_values * 2).last_hidden_state
-        return Seen(self.visual_projection(self.squeeze(states)))
+        """Of pictures as :meth:`features` takes them."""
+        return Seen(self.visual_projection(self.features(pixel_values)))
 
     @torch.no_grad()
-    def begin_as(self, verifier: nn.Module) -> None:
-        """Take backbone and read-out of a ``SceneVerifier`` of the same widths, which knows what stands in our pictures."""
-        self.backbone.load_state_dict(verifier.get_submodule("backbone").state_dict())
-        self.squeeze.load_state_dict(verifier.get_submodule("squeeze").state_dict())
+    def begin_as(self, verifier: SceneVerifier) -> None:
+        """Take backbone and read-out of a verifier of the same widths, which knows what stands in our pictures."""
+        self.backbone.load_state_dict(verifier.backbone.state_dict())
+        self.squeeze.load_state_dict(verifier.squeeze.state_dict())

@@ -97,17 +97,20 @@ def load_image_encoder(spec: ModelSpec) -> CLIPVisionModelWithProjection:
     ).eval()
 
 
+def pixels_of(encoder: Any, pictures: Sequence[Picture], **how: object) -> Tensor:
+    """Pictures as an image encoder takes them, (B, 3, side, side), where it is; ``how``: what is otherwise than CLIP's."""
+    size, weight = encoder.config.image_size, next(encoder.parameters())
+    processor: Any = CLIPImageProcessor(size=size, crop_size=size, **how)  # type: ignore[arg-type]
+    pixels = processor([numpy.ascontiguousarray(one) for one in pictures], return_tensors="pt").pixel_values
+    return pixels.to(weight.device, weight.dtype)
+
+
 def look_of(encoder: CLIPVisionModelWithProjection, pictures: Sequence[Picture]) -> Tensor:
     """What IP-Adapter sees in pictures of a face, (2, N, tokens, width) on the CPU: first of nothing, then of the pictures.
 
     ``encoder``: the leased ``CLIPVisionModelWithProjection`` of :data:`pipelines.models.controlnets.IP_ENCODER`. The "plus" adapters read its last layer but one.
     """
-    size = encoder.config.image_size
-    pixels = CLIPImageProcessor(size=size, crop_size=size)(
-        [numpy.ascontiguousarray(one) for one in pictures], return_tensors="pt"
-    ).pixel_values
-    weight = next(encoder.parameters())
-    pixels = pixels.to(weight.device, weight.dtype)
+    pixels = pixels_of(encoder, pictures)
     with torch.inference_mode():
         both = [encoder(p, output_hidden_states=True).hidden_states[-2] for p in (torch.zeros_like(pixels), pixels)]
     return torch.stack(both).cpu()

@@ -63,6 +63,25 @@ HEADS: dict[str, tuple[str, ...]] = {
 left; "0 nearer" says which of the first two things stands nearer to the viewer."""
 
 
+def backbone(architecture: str, widths: Sequence[int]) -> nn.Module:
+    """A new network that reduces pictures by 32: "resnet" (basic blocks) or "regnet" (grouped convolutions).
+
+    Raises:
+        ValueError: another architecture.
+    """
+    shape: dict[str, Any] = {"embedding_size": 24, "hidden_sizes": list(widths)}
+    if architecture == "resnet":
+        return ResNetModel(ResNetConfig(**shape, depths=[1, 1, 1, 1], layer_type="basic"))
+    if architecture == "regnet":
+        return RegNetModel(RegNetConfig(**shape, depths=[1, 2, 2, 1], groups_width=16, layer_type="x"))
+    raise ValueError(f"architecture {architecture!r} is unknown: use 'resnet' or 'regnet'")
+
+
+def squeeze(widths: Sequence[int], size: int) -> nn.Sequential:
+    """From what a :func:`backbone` leaves of pictures of side ``size`` to 192 numbers."""
+    return nn.Sequential(nn.Conv2d(widths[-1], 64, 1), nn.Flatten(), nn.Linear(64 * (size // 32) ** 2, 192), nn.GELU())
+
+
 class SceneVerifier(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers declares config_name twice
     """Backbone plus one linear read-out per head.
 
@@ -77,19 +96,7 @@ class SceneVerifier(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers
         self, architecture: str = "resnet", widths: Sequence[int] = (32, 64, 96, 128), size: int = 128
     ) -> None:
         super().__init__()
-        widths = list(widths)
-        shape: dict[str, Any] = {"embedding_size": 24, "hidden_sizes": widths}
-        self.backbone: nn.Module
-        if architecture == "resnet":
-            self.backbone = ResNetModel(ResNetConfig(**shape, depths=[1, 1, 1, 1], layer_type="basic"))
-        elif architecture == "regnet":
-            config = RegNetConfig(**shape, depths=[1, 2, 2, 1], groups_width=16, layer_type="x")
-            self.backbone = RegNetModel(config)
-        else:
-            raise ValueError(f"architecture {architecture!r} is unknown: use 'resnet' or 'regnet'")
-        self.squeeze = nn.Sequential(
-            nn.Conv2d(widths[-1], 64, 1), nn.Flatten(), nn.Linear(64 * (size // 32) ** 2, 192), nn.GELU()
-        )
+        self.backbone, self.squeeze = backbone(architecture, widths), squeeze(widths, size)
         self.read = nn.ModuleDict({name: nn.Linear(192, len(values)) for name, values in HEADS.items()})
 
     def features(self, images: Tensor) -> Tensor:

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipelines.core import depth as depth_maps
-from pipelines.worlds import tabletop
+from pipelines.worlds import SCENE_HEIGHT, SCENE_WIDTH, tabletop
 from pipelines.worlds.tabletop import Scene
 
-HEIGHT, WIDTH = 128, 192
+HEIGHT, WIDTH = SCENE_HEIGHT, SCENE_WIDTH
 """What is learnt from; any other size may be asked for."""
 LIGHTS = {"soft": (0.11, 0.16), "hard": (0.02, 0.05)}
 """Range of the light's angular radius, radians."""

@@ -3,6 +3,7 @@
 import random
 import threading
 import weakref
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -74,6 +75,15 @@ def draw(job: Job, registry: Registry, specs: list[ModelSpec], seed: int) -> tup
     return registry.run([unet_spec, text_spec], work)
 
 
+def eight_at_once(visit: Callable[[int], None]) -> None:
+    """Each of eight threads calls ``visit`` with its number."""
+    users = [threading.Thread(target=visit, args=(user,)) for user in range(8)]
+    for user in users:
+        user.start()
+    for user in users:
+        user.join(60)
+
+
 @pytest.mark.parametrize("mode", ["cpu", "cuda"])
 def test_eight_users_at_once_get_what_each_would_get_alone(toy_models, mode):
     """Budgets hold one UNet and one text encoder, so nearly every job loads and evicts real models."""
@@ -109,11 +119,7 @@ def test_eight_users_at_once_get_what_each_would_get_alone(toy_models, mode):
             if progress != 3:
                 faults.append(f"user {user} saw {progress} of 3 steps")
 
-    users = [threading.Thread(target=visit, args=(user,)) for user in range(8)]
-    for user in users:
-        user.start()
-    for user in users:
-        user.join(60)
+    eight_at_once(visit)
     assert faults == []
     assert len(loads) == 32
     assert leased(registry) == []
@@ -131,11 +137,7 @@ def test_eight_threads_that_lease_without_the_lane_get_whole_models_too(toy_mode
             with Registry("cpu").lease(toy_models[key]) as (net,):
                 (whole if fingerprint(net) == wanted[key] else faults).append(key)
 
-    users = [threading.Thread(target=visit, args=(user,)) for user in range(8)]
-    for user in users:
-        user.start()
-    for user in users:
-        user.join(60)
+    eight_at_once(visit)
     assert faults == []
     assert len(whole) == 32  # without the lock, most threads die of a half-made model
 
