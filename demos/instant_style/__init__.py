@@ -42,7 +42,7 @@ def prompts(model_set: str) -> PicturesPage:
 def build(registry: Registry, model_set: str) -> None:
     """The page."""
     paper_card(PAPER)
-    with gr.Tabs(elem_classes="parts"):
+    with gr.Tabs(elem_classes="parts", overflow_behavior="wrap"):
         with gr.Tab("Two prompts", render_children=True):
             prompts(model_set).pictures_part(registry)
         with gr.Tab("Style of a picture", render_children=True):

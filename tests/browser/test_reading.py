@@ -261,3 +261,18 @@ def test_an_answer_is_asked_for_and_read_by_keys(visit: Visit):
     before = page.locator(".profile:visible").inner_text()
     press(visit, "ArrowRight")
     assert page.locator(".profile:visible").inner_text() != before
+
+
+@pytest.mark.long
+def test_a_picture_speaks_on_a_phone(browser, served):  # noqa: F811
+    """All parts of the tab are in sight, and the table scrolls inside itself."""
+    visit = Visit(browser, served, "light", **PHONE)
+    visit.page.get_by_role("tab", name="InstantStyle", exact=True).click()
+    visit.part("Style of a picture")
+    visit.page.get_by_role("button", name="Take this scene").locator("visible=true").click()
+    visit.page.get_by_text("scene_912795.png").locator("visible=true").wait_for()
+    visit.page.locator(".studio-run:visible").click()
+    visit.wait_for("done")
+    assert visit.page.locator(".paints:visible").count() == 1 and visit.overflow() <= 0
+    visit.context.close()
+    assert not visit.outside and not visit.problems
