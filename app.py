@@ -30,6 +30,10 @@ except ValueError as error:
     sys.exit(str(error))
 if os.environ.get("SPACES_ZERO_GPU"):
     import spaces  # noqa: F401  (must come before anything that looks for CUDA)
+else:
+    from demos.core import quick_gradio
+
+    quick_gradio.load()
 
 import gradio as gr
 from starlette.middleware import Middleware

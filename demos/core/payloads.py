@@ -11,10 +11,11 @@ from __future__ import annotations
 import contextvars
 import logging
 import re
+from copy import copy
 from typing import Any
 
 import gradio as gr
-from gradio.blocks import BlockFunction
+from gradio.blocks import BlockFunction, convert_component_dict_to_list
 from gradio.components.api_component import Api
 from gradio.data_classes import FileData
 from gradio.state_holder import SessionState
@@ -22,6 +23,7 @@ from gradio.state_holder import SessionState
 from demos.core import visitors
 from demos.core.handlers import explain
 from demos.core.owners import OWNERS, RAW, Visitor, file_paths
+from demos.core.sessions import Config
 from demos.core.uploads import uploaded_path
 from pipelines.core import limits
 
@@ -34,7 +36,11 @@ _caller: contextvars.ContextVar[tuple[Visitor, str]] = contextvars.ContextVar("c
 
 
 class Page(gr.Blocks):
-    """`gr.Blocks` whose calls are checked before they are processed."""
+    """`gr.Blocks` whose calls are checked before they are processed, and that does nothing twice for one answer."""
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self.default_config = Config(self)
 
     async def process_api(
         self, block_fn: BlockFunction | int, inputs: list[Any], *rest: Any, **more: Any
@@ -66,9 +72,36 @@ class Page(gr.Blocks):
     async def postprocess_data(
         self, block_fn: BlockFunction, predictions: list[Any] | dict[Any, Any], *rest: Any, **more: Any
     ) -> Any:
-        data = await super().postprocess_data(block_fn, predictions, *rest, **more)
+        data = await self._postprocessed(block_fn, predictions, *rest, **more)
         OWNERS.made(file_paths(data), *_caller.get())
         return data
+
+    async def _postprocessed(self, block_fn: BlockFunction, predictions: Any, *rest: Any, **more: Any) -> list[Any]:
+        """As Gradio does, of those outputs that change: it makes a component anew, and its schema, also for one that is skipped."""
+        count = len(block_fn.outputs)
+        if _skipped(predictions):
+            predictions = [gr.skip()] * count if count > 1 else gr.skip()
+        elif isinstance(predictions, dict) and predictions:
+            predictions = convert_component_dict_to_list(list(block_fn.outputs), predictions)
+        values = [predictions] if count == 1 else predictions
+        if not isinstance(values, list | tuple) or len(values) != count:
+            return await super().postprocess_data(block_fn, predictions, *rest, **more)  # has words for it
+        changes = [place for place, value in enumerate(values) if not _skipped(value)]
+        if len(changes) == count:
+            return await super().postprocess_data(block_fn, predictions, *rest, **more)
+        data: list[Any] = [gr.skip() for _output in values]
+        if changes:
+            fewer = copy(block_fn)
+            fewer.outputs = [block_fn.outputs[place] for place in changes]
+            told = [values[place] for place in changes]
+            made = await super().postprocess_data(fewer, told[0] if len(told) == 1 else told, *rest, **more)
+            for place, value in zip(changes, made, strict=True):
+                data[place] = value
+        return data
+
+
+def _skipped(value: object) -> bool:
+    return isinstance(value, dict) and value == gr.skip()
 
 
 def visitor_of(request: object) -> Visitor:

@@ -48,6 +48,9 @@ log = logging.getLogger(__name__)
 TICK_S = 0.1
 """How often the watch looks. While a run is unread it counts turns of the event loop, not the clock: a server that is
 loading a model and does not answer is no reason to end a run."""
+LOOK_S = 0.02
+"""How often Gradio looks for an event that waits. Its own choice, each millisecond, keeps a twentieth of a core busy on a page that
+nobody has open."""
 OPEN_S = 2.0
 """A client opens its stream within this time after joining the queue, or between two streams."""
 BLIP_S = 60.0
@@ -168,6 +171,7 @@ class Readers:
         queue.pending_messages_per_session.max_size = 2**20  # forgotten here, not by pushing others out
         queue.ANALYTICS_MAX_EVENTS = 1  # nobody looks at them: 10,000, and a table made of all after each event
         queue.ANAYLTICS_CACHE_FREQUENCY = 2**62
+        queue.sleep_when_free, queue.progress_update_sleep_when_free = LOOK_S, TICK_S
         self._loop = asyncio.get_running_loop()
         watch = asyncio.create_task(self._watch())
         try:

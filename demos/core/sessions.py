@@ -3,15 +3,20 @@
 Gradio copies the configuration of every component for each session, a megabyte, so that a deep link could be made of it,
 and keeps it until 10,000 other sessions came. The studio has no deep links: here a session is its states and the components
 that a run has changed, and `demos/core/readers.py` forgets it when nobody is there any more.
+
+Nor is a configuration made twice: Gradio makes that of every component five times until a page is served, and again of each
+component that a message of a run changes, its JSON schema included.
 """
 
 from __future__ import annotations
 
 import os
 from copy import copy
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
+from gradio.blocks import Block, BlocksConfig
+from gradio.renderable import Renderable
 from gradio.state_holder import SessionState, StateHolder
 
 if TYPE_CHECKING:
@@ -28,6 +33,30 @@ def capacity() -> int:
     except (AttributeError, ValueError, OSError):
         memory = 4 * 2**30
     return min(max(memory // 20 // SESSION_BYTES, 64), 4096)
+
+
+class Config(BlocksConfig):
+    """Of a page whose components stay what they were made as, or of one of its sessions."""
+
+    def __init__(self, root_block: gr.Blocks) -> None:
+        super().__init__(root_block)
+        self.told: dict[int, dict[str, Any]] = {}
+
+    def __copy__(self) -> Config:
+        new = Config(self.root_block)
+        vars(new).update(vars(super().__copy__()))
+        new.told = self.told
+        return new
+
+    def config_for_block(  # type: ignore[override]  # Gradio's is static
+        self, _id: int, rendered_ids: list[int], block: Block, renderable: Renderable | None = None
+    ) -> dict[str, Any]:
+        """Made once of what is on the page; nothing of what a session has changed."""
+        if self.root_block.blocks.get(_id) is not block:
+            return {}
+        if _id not in self.told:
+            self.told[_id] = super().config_for_block(_id, rendered_ids, block, renderable)
+        return self.told[_id]
 
 
 class SlimState(SessionState):

@@ -38,8 +38,9 @@ ROOT = Path(__file__).resolve().parents[2]
 AWAY = (
     "The workers of the studio cannot be reached: try again in a minute; the studio goes on as soon as they are back."
 )
-LINGER_S = 0.03
-"""So long the first item of a reply waits for others: words come by the dozen a second, a call takes some milliseconds."""
+LINGER_S = {lane.Progress: lane.PACE_S}
+"""So long an item of this type waits for others that go along with it, and any other :data:`lane.NEWEST_S`: words come by the dozen
+a second, and a call takes some milliseconds of four processes. A page shows them no sooner."""
 LOOK_S = 2.0
 """Between two looks at what the cluster has."""
 GRACE_S = 5
@@ -54,8 +55,8 @@ class _Ongoing:
     """A run in an actor."""
 
     reader: lane.Reader = field(default_factory=lane.Reader)
-    out: queue.SimpleQueue[tuple[bytes, bool]] = field(default_factory=queue.SimpleQueue)
-    """Items, packed, and whether it is the last."""
+    out: queue.SimpleQueue[tuple[bytes, float]] = field(default_factory=queue.SimpleQueue)
+    """Items, packed, and how long each may wait for others; the last waits for none."""
 
 
 class Actor:
@@ -76,13 +77,14 @@ class Actor:
     def take(self, run: str) -> tuple[list[bytes], State | None]:
         """What the run has to say, after half a second at the latest; with its last item comes the worker's state."""
         items: list[bytes] = []
-        ongoing, last = self._ongoing(run), False
+        ongoing, linger = self._ongoing(run), 1.0
         until = time.monotonic() + lane.BEAT_S
         with contextlib.suppress(queue.Empty):
-            while not last:
-                item, last = ongoing.out.get(timeout=max(until - time.monotonic(), 0.0))
-                until = time.monotonic() + LINGER_S if not items else until
+            while linger:
+                item, linger = ongoing.out.get(timeout=max(until - time.monotonic(), 0.0))
+                until = min(until, time.monotonic() + linger)
                 items.append(item)
+        last = not linger
         if last:
             with self.lock:
                 del self.runs[run]
@@ -117,12 +119,13 @@ class Actor:
                         if isinstance(item, lane.Result):
                             last = item
                         elif item is not lane.IDLE:
-                            ongoing.out.put((border.packed_item(item, sent), False))
+                            linger = LINGER_S.get(type(item), lane.NEWEST_S)
+                            ongoing.out.put((border.packed_item(item, sent), linger))
             except Exception as error:
                 last = lane.Failure(error)
             rows = self.registry.status()
             self.used = frozenset(row["key"] for row in rows if row["uses"] > before.get(row["key"], 0))
-            ongoing.out.put((border.packed_item(last, sent), True))
+            ongoing.out.put((border.packed_item(last, sent), 0.0))
 
 
 # --------------------------------------------------------------------------- in the page's process

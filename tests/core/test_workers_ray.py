@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,11 +14,15 @@ import psutil
 import pytest
 
 from demos.core import tabs
+from pipelines.core import border, lane
+from pipelines.core.registry import Registry
 from tests.faults import storm
 from tests.faults.storm import Visitor
 from tests.workers_page import WorkersPage, contents, serving, until, visits_with_kills
 
-pytest.importorskip("ray", reason="needs the extra: pip install '.[ray]'")
+ray_workers = pytest.importorskip(
+    "pipelines.core.ray_workers", reason="needs the extra: pip install '.[ray]'", exc_type=ImportError
+)
 pytestmark = pytest.mark.long
 
 STEPS = 8
@@ -112,3 +117,23 @@ def test_without_its_head_the_page_says_so_and_answers_again(page, pictures):
         assert "The workers of the studio cannot be reached" in told["output"]["error"]
     page.ready(2, 180)
     assert Visitor(page.address).picture(storm.noise(3, STEPS)) == pictures[3]
+
+
+def test_a_reply_waits_for_what_goes_along_and_the_last_item_for_nothing():
+    actor, told = ray_workers.Actor(Registry("cpu")), lane.Progress(0.5, "step 1 of 2")
+    out = actor._ongoing("run").out
+
+    def take_s() -> tuple[list[bytes], float]:
+        began = time.monotonic()
+        items, _state = actor.take("run")
+        return items, time.monotonic() - began
+
+    linger = ray_workers.LINGER_S[lane.Progress]
+    out.put((border.packed_item(told, {}), linger))
+    threading.Timer(linger / 2, out.put, [(border.packed_item(told, {}), linger)]).start()
+    items, seconds = take_s()
+    assert len(items) == 2 and linger * 0.9 < seconds < linger * 1.8
+    out.put((border.packed_item(told, {}), linger))
+    out.put((border.packed_item(lane.Result(1), {}), 0.0))
+    items, seconds = take_s()
+    assert len(items) == 2 and seconds < linger / 2
