@@ -39,23 +39,28 @@ def let_wait(places: int) -> None:
 
 
 def on_gpu(
-    handler: Callable[..., Iterator[Any]], stopped: object = None, broken: object = None
+    handler: Callable[..., Iterator[Any]], stopped: object = None, broken: object = None, gives_way: bool = False
 ) -> Callable[..., Iterator[Any]]:
     """Wrap a generator `handler(visitor, *inputs, **named)` that reads `lane.stream` for an event of the GPU queue.
 
     `stopped` is the last update of a run that `stop_run` ended. It comes down the run's own stream, so that no
     late progress can overtake it; Gradio's `cancels=` cannot promise that. `broken` is the last update of a run
-    that an error ended after it had shown something, so that the page does not look as if it went on.
+    that an error ended after it had shown something, so that the page does not look as if it went on. A run that ``gives_way``
+    does not begin beside another of its visitor's page, without a word, and ends where one begins.
     """
 
     def guarded(request: gr.Request, *inputs: object, **named: object) -> Iterator[Any]:
         public = getattr(guarded, "public", False)
         session = request.session_hash or secrets.token_hex(8)
         sender = getattr(request, "request", None)
+        earlier = before(visitors.visitor(request), session)
+        if gives_way and any(map(runs.goes, [session, *earlier])):
+            return
         try:
-            if any(one in runs.by_session for one in before(visitors.visitor(request), session)):
+            if any(map(runs.goes, earlier)):
                 raise ValueError(GOES_ON)
-            run = runs.enter(session, readers.client_of(sender).name if sender is not None else "")
+            owner = readers.client_of(sender).name if sender is not None else ""
+            run = runs.enter(session, owner, gives_way)
         except ValueError as error:
             raise refusal(error, "Already running", public) from None
         began = False

@@ -27,6 +27,8 @@ class Run(lane.Reader):
     event_id: str | None = None
     """Gradio's event on `page`, by which `demos/core/readers.py` sees whether somebody still waits for it."""
     page: Any = None
+    gives_way: bool = False
+    """It ends when another begins."""
 
 
 @dataclass(eq=False)
@@ -40,23 +42,33 @@ class Runs:
     """Events whose runs count no longer, though Gradio may still be busy with their last words."""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def enter(self, session: str, owner: str = "") -> Run:
+    def enter(self, session: str, owner: str = "", gives_way: bool = False) -> Run:
         """
         Raises:
-            ValueError: one is going already.
+            ValueError: one is going already that does not give way.
         """
         until = time.monotonic() + CLOSES_S
         while (before := self.by_session.get(session)) is not None and before.done and time.monotonic() < until:
             time.sleep(0.02)
         with self.lock:
             before = self.by_session.get(session)
+            if before is not None and before.gives_way:
+                before.end()
             if before is not None and not before.gone:
                 raise ValueError("One run at a time: yours is still going, so press Stop first or wait for it.")
             run = self.by_session[session] = Run(
-                owner or session, event_id=LocalContext.event_id.get(None), page=LocalContext.blocks.get(None)
+                owner or session,
+                event_id=LocalContext.event_id.get(None),
+                page=LocalContext.blocks.get(None),
+                gives_way=gives_way,
             )
             self.alive.add(run)
             return run
+
+    def goes(self, session: str) -> bool:
+        """Whether one is going that does not give way."""
+        run = self.by_session.get(session)
+        return run is not None and not run.gives_way
 
     def leave(self, session: str, run: Run) -> None:
         with self.lock:

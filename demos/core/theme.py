@@ -60,7 +60,7 @@ SERIF = '"Iowan Old Style", "Palatino Linotype", Palatino, "Book Antiqua", Chart
 MONO = ("ui-monospace", "SF Mono", "Cascadia Mono", "Menlo", "Consolas", "Liberation Mono", "monospace")
 
 CSS = tuple(Path(__file__).with_name(f"{name}.css") for name in ("studio", "present"))
-PARTS = ("connection", "keys", "clicks", "reach", "hold", "links", "studio", "present")
+PARTS = ("connection", "keys", "clicks", "reach", "hold", "live", "links", "studio", "present")
 SCRIPTS = tuple(Path(__file__).with_name(f"{name}.js") for name in PARTS)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import secrets
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,10 @@ import gradio as gr
 from demos.core.endpoint import MODEL_SET, Endpoint, parameters_of, publish
 from demos.core.figures import measured, safe
 from demos.core.form import Form
-from demos.core.handlers import LIGHT, TALKS, halt, on_gpu
+from demos.core.handlers import LIGHT, TALKS, explain, halt, on_gpu
 from demos.core.hold import held, hold
 from demos.core.links import Link
+from demos.core.live import LiveSwitch
 from demos.core.opening import opens_with_result
 from demos.core.page import drawn_by_another, ends, picture, pump, restore_zone, run_event, run_row
 from demos.core.preflight import PreflightPanel
@@ -29,13 +31,16 @@ from demos.golden_noise.shown import figures_html, inspect_html, notes_html, unk
 from demos.golden_noise.talk import TALK
 from pipelines import golden_noise
 from pipelines.core import images
-from pipelines.core.lane import Result, live
+from pipelines.core.lane import Progress, Result, live
 from pipelines.core.registry import Registry
 from pipelines.golden_noise import EXAMPLES, PAPER, Outcome, Preview, Settings
 from pipelines.models import sdxl
 
 SLUG = "golden_noise"
 LIMIT_S = 300.0
+LIVE = (
+    f"{golden_noise.GLANCE_STEPS} steps follow the prompt and the settings while you change them; Run draws the result."
+)
 NOTHING_YET = "Type a prompt or pick an example, then press Run."
 
 
@@ -47,7 +52,10 @@ def build(registry: Registry, model_set: str) -> None:
     paper_card(PAPER)
     preflight = PreflightPanel(registry, model_set)
     with gr.Row(equal_height=False):
-        controls = Controls(Form(Settings.of(model_set)), choices, fixed=registry.mode == "zero")
+        on_zero = registry.mode == "zero"
+        # There each look would ask the platform for a GPU; and on a processor the large models take minutes for one.
+        offers_live = not on_zero and (model_set == "mini" or registry.device == "cuda")
+        controls = Controls(Form(Settings.of(model_set)), choices, on_zero, offers_live)
         results = Results(registry, model_set, controls.asked)
     history = History(PAPER.title)
     with gr.Accordion("How it works", open=False):
@@ -69,7 +77,7 @@ def build(registry: Registry, model_set: str) -> None:
 class Controls:
     """The left side: what is asked for. Makes its widgets in the layout that is open."""
 
-    def __init__(self, asked: Form[Settings], choices: dict[str, str], fixed: bool = False) -> None:
+    def __init__(self, asked: Form[Settings], choices: dict[str, str], fixed: bool, offers_live: bool) -> None:
         """``fixed``: only the set's own image model is loaded and can be had (ZeroGPU)."""
         self.asked, self.choices = asked, choices
         with gr.Column(scale=4, min_width=320, elem_classes="studio-controls"):
@@ -86,6 +94,7 @@ class Controls:
                 asked.add("seed", scale=3)
                 self.dice = gr.Button("New seed", size="sm", min_width=80, scale=1)
                 self.reuse = gr.Button("Last seed", size="sm", min_width=80, scale=1)
+            self.live = LiveSwitch(SLUG, LIVE) if offers_live else None
             asked.add("source", choices=[(words, key) for key, words in choices.items()], elem_classes="sources")
             if asked.start.model_set == "full" and not fixed:
                 own = (sdxl.FULL.title, "")
@@ -203,9 +212,45 @@ def _bind_runs(registry: Registry, controls: Controls, results: Results, history
             SLUG, compare, shared, line, "Press Run to draw it now.", [*history.outputs, results.link.shown]
         )
     controls.stop.click(halt, **LIGHT)
+    if controls.live:
+        _bind_live(registry, controls.live, asked, results)
     pressed = [chip.click for chip in controls.chips]
     there = hold(SLUG, *pressed)
     there(gr.on(pressed, example, None, [asked["prompt"], asked["seed"]], **LIGHT)).then(**shared)
+
+
+def _bind_live(registry: Registry, switch: LiveSwitch, asked: Form[Settings], results: Results) -> None:
+    """Both pictures in few steps, whenever a setting changes. What stands below of an earlier result is not of them and goes."""
+
+    def look(session: str, **values: object) -> Iterator[Any]:
+        try:
+            settings = asked.settings(values)
+        except ValueError as error:  # half a number, or no prompt yet: no reason for a message over the page
+            yield {results.line: progress_line(f"Live: {explain(error)}")}
+            return
+        began = time.monotonic()
+        for item in live(golden_noise.glance, registry, settings, limit_s=LIMIT_S):
+            if isinstance(item, Result):
+                seen: Preview = item.value
+                took = f"{seen.steps} steps in {time.monotonic() - began:.1f} s"
+                yield {
+                    results.line: progress_line(
+                        f"Live: {took}. A first look, not judged and not kept: Run draws {settings.steps} steps."
+                    ),
+                    results.standard: seen.standard,
+                    results.golden: seen.golden,
+                    results.verdict: "",
+                    results.details: gr.Column(visible=False),
+                    **results.link.of(Made(settings)),
+                }
+            elif isinstance(item, Progress) and not item.fraction:  # loading, or waiting for others
+                began = time.monotonic()
+                yield {results.line: progress_line(f"Live: {item.text}…")}
+            else:
+                yield gr.skip()
+
+    shown = [results.line, results.standard, results.golden, results.verdict, results.details, results.link.shown]
+    switch.bind(look, shown, **asked.widgets)
 
 
 def _bind_settings(controls: Controls, results: Results, history: History) -> None:
@@ -242,9 +287,12 @@ def _bind_settings(controls: Controls, results: Results, history: History) -> No
 
     if "base" in asked.widgets:
         held(SLUG, asked["base"].input, paced, asked["base"], [asked["steps"], asked["guidance"]], **LIGHT)
-    held(SLUG, controls.surprise.click, surprise, None, asked["prompt"], **LIGHT)
-    held(SLUG, controls.dice.click, lambda: secrets.randbelow(2**31), None, asked["seed"], **LIGHT)
-    held(SLUG, controls.reuse.click, again, results.last_seed, asked["seed"], **LIGHT)
+    surprised = held(SLUG, controls.surprise.click, surprise, None, asked["prompt"], **LIGHT)
+    dealt = held(SLUG, controls.dice.click, lambda: secrets.randbelow(2**31), None, asked["seed"], **LIGHT)
+    taken = held(SLUG, controls.reuse.click, again, results.last_seed, asked["seed"], **LIGHT)
+    if controls.live:
+        for event in (surprised, dealt, taken):
+            controls.live.after(event)
     clear_on_refusal(dropped, held(SLUG, dropped.upload, restore, dropped, [*asked.outputs, dropped], **TALKS))
     history.on_pick(bring_back, [*asked.outputs, *results.outputs])
     results.link.bind(

@@ -11,13 +11,14 @@ Module level is free of torch; models come from the registry for the length of a
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from pipelines.core import asset_files, scores
 from pipelines.core.images import to_pil
@@ -40,7 +41,19 @@ if TYPE_CHECKING:
     from pipelines.core.registry import Registry
     from pipelines.models.verifier import SceneVerifier, Verdict
 
-__all__ = ["EXAMPLES", "PAPER", "GoldenNoise", "Outcome", "Preview", "Settings", "generate", "redenoise", "surprise"]
+__all__ = [
+    "EXAMPLES",
+    "PAPER",
+    "GoldenNoise",
+    "Outcome",
+    "Preview",
+    "Settings",
+    "generate",
+    "glance",
+    "redenoise",
+    "surprise",
+]
+T = TypeVar("T")
 
 PAPER = Paper(
     title="Golden Noise for Diffusion Models: A Learning Framework",
@@ -381,6 +394,24 @@ class GoldenNoise:
             pictures = self.draw(noises, embeds, settings.steps, settings.guidance, on_step, seed=settings.seed)
         return self._outcome(run, pictures, standard, golden, judge, cut)
 
+    def glance(self, run: Run[Settings]) -> Preview:
+        """Both pictures in the run's steps, and nothing else."""
+        import torch
+
+        settings = run.settings
+        with torch.inference_mode():
+            embeds = self.embed([settings.prompt] * 2)
+            noises = torch.cat(self.noises(settings.seed, settings.strength, embeds))
+            pictures = self.draw(
+                noises,
+                embeds,
+                settings.steps,
+                settings.guidance,
+                lambda step, _clean: run.progress(step / settings.steps, f"step {step} of {settings.steps}"),
+                seed=settings.seed,
+            )
+        return Preview(settings.steps, settings.steps, *to_pil(pictures))
+
     def _previews(self, run: Run[Settings]) -> Callable[[int, Tensor], None]:
         steps = run.settings.steps
         every = max(1, steps // 8)
@@ -540,13 +571,30 @@ def generate(job: Job, registry: Registry, settings: Settings) -> Outcome:
     Raises:
         ValueError: settings outside their limits.
     """
-    run = Run(job, registry, settings)
+    return _drawn(Run(job, registry, settings), GoldenNoise.__call__)
+
+
+GLANCE_STEPS = 6
+
+
+def glance(job: Job, registry: Registry, settings: Settings) -> Preview:
+    """Both pictures in :data:`GLANCE_STEPS` steps, to follow the settings while somebody changes them; nothing is judged or measured.
+
+    Raises:
+        ValueError: settings outside their limits.
+    """
+    few = dataclasses.replace(settings, steps=min(GLANCE_STEPS, settings.steps))
+    return _drawn(Run(job, registry, few), lambda golden, run, judge: golden.glance(run))
+
+
+def _drawn(run: Run[Settings], draw: Callable[[GoldenNoise, Run[Settings], SceneVerifier | None], T]) -> T:
+    """What ``draw`` makes with the models of the run's settings."""
     settings = run.settings
     base, few = settings.model, settings.model.scheduler
 
-    def work(npnet: nn.Module | None = None, judge: SceneVerifier | None = None, **parts: Any) -> Outcome:
+    def work(npnet: nn.Module | None = None, judge: SceneVerifier | None = None, **parts: Any) -> T:
         pipe = sdxl.build(parts, sampler=few or (sdxl.DPM if settings.sampler else ""))
-        return GoldenNoise(pipe, npnet, settings.source == "redenoise_released")(run, judge)
+        return draw(GoldenNoise(pipe, npnet, settings.source == "redenoise_released"), run, judge)
 
     local = settings.model_set == "full" and LOCAL in os.environ
     return run.lease(

@@ -306,6 +306,21 @@ def test_every_source_gives_another_golden_noise_beside_the_same_standard(regist
     assert same(again.golden, outcomes["redenoise"].golden)
 
 
+def test_a_glance_is_what_so_few_steps_draw(registry):
+    asked = Settings(PROMPT, seed=5, source="npnet", strength=1.5)
+    seen = golden_noise.glance(Job(), registry, asked)
+    drawn = run(registry, dataclasses.replace(asked, steps=golden_noise.GLANCE_STEPS))
+    assert seen.steps == golden_noise.GLANCE_STEPS
+    assert same(seen.standard, drawn.standard) and same(seen.golden, drawn.golden)
+    assert golden_noise.glance(Job(), registry, dataclasses.replace(asked, steps=2)).steps == 2, "never more than asked"
+    stopped = Job()
+    stopped.stop.set()
+    with pytest.raises(Cancelled):
+        golden_noise.glance(stopped, registry, asked)
+    with pytest.raises(ValueError, match="The prompt is empty"):
+        golden_noise.glance(Job(), registry, dataclasses.replace(asked, prompt=" "))
+
+
 def test_another_sampler_draws_another_picture_and_the_same_again(registry):
     own, dpm, again = (run(registry, Settings(PROMPT, seed=5, steps=2, sampler=name)) for name in ("", "dpm", "dpm"))
     assert same(dpm.golden, again.golden) and not same(dpm.standard, own.standard)
