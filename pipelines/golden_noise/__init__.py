@@ -177,6 +177,10 @@ class Settings(Drawing):
         return cls(prompt, seed, steps=base.steps, guidance=base.guidance, model_set=model_set, source=source)
 
 
+SHOWN = (0.08, 0.24, 0.44, 0.68)
+"""Shares of the steps after which a preview is shown: the sooner the better, and few, because four take as long as three steps."""
+
+
 @dataclass
 class Preview:
     """What both rows look like after ``step`` of ``steps``."""
@@ -414,11 +418,11 @@ class GoldenNoise:
 
     def _previews(self, run: Run[Settings]) -> Callable[[int, Tensor], None]:
         steps = run.settings.steps
-        every = max(1, steps // 8)
+        shown = {math.ceil(steps * share) for share in SHOWN} - {steps}
 
         def on_step(step: int, clean: Tensor) -> None:
             run.progress(step / steps, f"step {step} of {steps}")
-            if step % every == 0 and step < steps:
+            if step in shown:
                 run.show(Preview(step, steps, *sdxl.preview(self.pipe.vae, clean)))
 
         return on_step
