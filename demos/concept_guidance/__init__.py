@@ -84,6 +84,7 @@ def build(registry: Registry, model_set: str) -> None:
             gr.HTML(measured_figures(lab.MEASURED, lambda: measured_html(model_set)), padding=False)
         with gr.Tab("Make your own", id="make", render_children=True):
             make.build(page, talk)
+    chat.bind(talk)
     with gr.Accordion("How it works", open=False):
         gr.Markdown(words_of(__package__, "story.md"), elem_classes="reading")
     with gr.Accordion("Use it from Python", open=False) as box:

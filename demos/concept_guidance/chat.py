@@ -12,6 +12,7 @@ from typing import Any
 
 import gradio as gr
 
+from demos.concept_guidance import card
 from demos.concept_guidance.facts import (
     SLUG,
     Own,
@@ -24,7 +25,7 @@ from demos.concept_guidance.facts import (
     points_of,
     safety,
 )
-from demos.concept_guidance.shown import Turn, bubbles, history, notices_html, row_facts
+from demos.concept_guidance.shown import Conversation, Turn, bubbles, history, notices_html, row_facts
 from demos.core.endpoint import Endpoint
 from demos.core.figures import safe
 from demos.core.form import Form
@@ -35,7 +36,7 @@ from demos.core.opening import opens_with_result
 from demos.core.page import pump, run_event
 from demos.core.use import use_panel
 from demos.core.visitors import new_folder
-from demos.core.widgets import Made, progress_line, running_line
+from demos.core.widgets import Entry, History, Made, progress_line, running_line
 from pipelines import concept_guidance
 from pipelines.concept_guidance import Outcome, Partial, Settings, lab
 from pipelines.concept_guidance.concepts import PROBES
@@ -101,6 +102,7 @@ class Chat:
     applied: gr.HTML
     link: Link
     save: gr.DownloadButton
+    kept: History
 
     def panes_of(self, turns: Sequence[Turn]) -> dict[Any, Any]:
         """The updates that show both sides of ``turns``."""
@@ -128,6 +130,29 @@ class Chat:
     def written(self, turns: list[Turn]) -> dict[Any, Any]:
         """The updates that make ``turns`` the chat."""
         return {self.turns: turns, **self.panes_of(turns)}
+
+    def shows(self, talk: Conversation) -> dict[Any, Any]:
+        """The updates that make ``talk``, whose last answer is finished, the chat."""
+        last = talk.turns[-1].outcome
+        assert last is not None
+        return {
+            **self.written(talk.turns),
+            self.applied: applied_html(last.applied, last.settings.seed) + notices_html(last.notices),
+            self.save: gr.DownloadButton(value=talk.transcript, interactive=True),
+            self.finished: talk.turns,
+        }
+
+    def asks(self, settings: Settings, wanted: Mapping[str, float], own: Own | None) -> dict[Any, Any]:
+        """The updates that put settings, their model and concepts on the page; the lists of concepts offer those of the model and
+        ``own``, or what they did (None)."""
+        page = self.page
+        limit = language_model(page.model_set, settings.model).raw_limit if settings.mode == "raw" else 0.0
+        updates = {page.model: settings.model, **self.asked.updates(settings), **self.steered(wanted, limit)}
+        if own is None:
+            return updates
+        offered = page.offered(own, settings.model)
+        first = offered[0][1] if offered else None
+        return updates | {one: gr.Dropdown(choices=offered, value=updates.get(one, first)) for one in page.pickers}
 
 
 def build(page: Page) -> Chat:
@@ -159,14 +184,14 @@ def build(page: Page) -> Chat:
                 SLUG, asked, opening=Made(dataclasses.replace(asked.start, message=examples(page.model_set)[0]))
             )
             save = gr.DownloadButton("Download transcript and settings (JSON)", size="md", interactive=False)
-    chat = Chat(page, asked, rows, visible, both, turns, finished, line, panes, applied, link, save)
+    kept = History(concept_guidance.PAPER.title, "answers")
+    chat = Chat(page, asked, rows, visible, both, turns, finished, line, panes, applied, link, save, kept)
     sending = _answers(chat, buttons, chips, surprise)
     _edits(chat, buttons)
     held(SLUG, dice.click, lambda: secrets.randbelow(2**31), None, asked["seed"], **LIGHT)
     _rows(chat, add)
     _preset_events(chat, presets, sending)
     _chart(chat, chart)
-    _bind_link(chat)
     return chat
 
 
@@ -218,11 +243,11 @@ def _answers(
     """Send, Retry and the questions of one click; how an event that sends is bound."""
     page, message, seed = chat.page, chat.asked["message"], chat.asked["seed"]
 
-    def ask(session, before, own, model, both, visible, **values) -> Iterator[Any]:
+    def ask(session, before, own, model, both, visible, kept, **values) -> Iterator[Any]:
         settings = settings_of(chat.asked, values, before, own, model, both, visible)
-        yield from answer(chat, session, settings, before, before, own)
+        yield from answer(chat, session, settings, before, before, own, kept)
 
-    def ask_again(session, before, own, model, both, visible, **values) -> Iterator[Any]:
+    def ask_again(session, before, own, model, both, visible, results, **values) -> Iterator[Any]:
         if not before:
             raise ValueError("There is nothing to answer again: send a question first.")
         last, kept = before[-1], before[:-1]
@@ -230,7 +255,7 @@ def _answers(
         settings = settings_of(chat.asked, values, kept, own, model, both, visible)
         if last.outcome is not None and last.outcome.settings == settings:
             settings = dataclasses.replace(settings, seed=secrets.randbelow(2**31))  # the same would come again
-        for update in answer(chat, session, settings, kept, before, own):
+        for update in answer(chat, session, settings, kept, before, own, results):
             if message in update:  # the question is in the chat, not in the box
                 del update[message]
                 update |= {seed: settings.seed}
@@ -242,8 +267,8 @@ def _answers(
 
     stopped = {chat.line: progress_line(STOPPED, 0.0, "stopped")}
     outputs = [message, chat.turns, chat.finished, chat.line, *chat.panes, chat.applied, chat.save, seed]
-    outputs.append(chat.link.shown)
-    inputs = [chat.turns, page.own, page.model, chat.both, chat.visible]
+    outputs += [chat.link.shown, *chat.kept.outputs]
+    inputs = [chat.turns, page.own, page.model, chat.both, chat.visible, chat.kept.entries]
     rows = {f"{name}{n}": getattr(row, name) for n, row in enumerate(chat.rows) for name in ROW}
     sending, again = (
         run_event(on_gpu(work, stopped=stopped), *outputs, inputs=inputs, **chat.asked.widgets, **rows)
@@ -257,7 +282,7 @@ def _answers(
             sending,
             chat.line,
             "Press a question to ask it now.",
-            [chat.link.shown],
+            [chat.link.shown, *chat.kept.outputs],
             message=examples(page.model_set)[0],
         )
     pressed = [chip.click for chip in chips]
@@ -271,10 +296,16 @@ def _answers(
 
 
 def answer(
-    chat: Chat, session: str, settings: Settings, before: list[Turn], whole: list[Turn], own: Own
+    chat: Chat,
+    session: str,
+    settings: Settings,
+    before: list[Turn],
+    whole: list[Turn],
+    own: Own,
+    results: list[Entry],
 ) -> Iterator[dict[Any, Any]]:
     """Stream the turn behind ``before``. What was written so far is a turn already, so that Stop loses nothing;
-    an error brings back ``whole``, the chat as it was."""
+    an error brings back ``whole``, the chat as it was. ``results``: the answers of before, which this one joins."""
     message, line, began = chat.asked["message"], chat.line, time.monotonic()
 
     def partly(item: Partial) -> dict[Any, Any]:
@@ -288,13 +319,18 @@ def answer(
         turns = [*before, Turn(settings.message, (outcome.rows[0].text, outcome.rows[-1].text), outcome)]
         figures = outcome.measurements
         text = f"Done: {max(figures['tokens'])} tokens in {figures['seconds']:.1f} s, both answers at once"
+        talk = Conversation(turns, transcript_file(turns, session))
+        steered = ", ".join(f"{name} {strength:+.2f}" for name, strength in settings.concepts) or "none"
+        made = Made(settings, {"concepts": steered, "model": settings.model}).by(figures["models"])
+        with new_folder(session) as folder:
+            printed = card.save(turns[-1], settings.model_set, folder)
+        said = card.words(turns[-1], settings.model_set)
+        entry = Entry(printed, f"{settings.message[:60]} · {steered}", talk, made, said)
         return {
-            **chat.written(turns),
+            **chat.shows(talk),
             line: progress_line(text, 1.0, "done"),
-            chat.applied: applied_html(outcome.applied, settings.seed) + notices_html(outcome.notices),
-            chat.save: gr.DownloadButton(value=transcript_file(turns, session), interactive=True),
-            chat.finished: turns,
             **chat.link.of(made_of(settings, own)),
+            **chat.kept.add(results, entry),
         }
 
     yield {
@@ -471,7 +507,13 @@ def _chart(chat: Chat, chart: gr.HTML) -> None:
     chart.value = redraw(layers.value, first.concept.value, "", {}, "")
 
 
-# --- links -------------------------------------------------------------------------------------------------------
+# --- links and results --------------------------------------------------------------------------------------------
+
+
+def bind(chat: Chat) -> None:
+    """What links and earlier answers bring back; after all parts of the tab, whose lists of concepts are among it."""
+    _bind_link(chat)
+    _bind_results(chat)
 
 
 def made_of(settings: Settings, own: Own) -> Made:
@@ -520,16 +562,36 @@ def _bind_link(chat: Chat) -> None:
     def put(settings: Settings, more: Mapping[str, str]) -> dict[Any, Any]:
         model = language_model(page.model_set, more.get("model", "")).name
         wanted = concepts_linked(settings, more["concepts"], model) if "concepts" in more else dict([START])
-        limit = language_model(page.model_set, model).raw_limit if settings.mode == "raw" else 0.0
-        updates = {page.model: model, **chat.asked.updates(settings), **chat.steered(wanted, limit)}
-        if "model" in more:
-            offered = page.offered({}, model)
-            first = offered[0][1] if offered else None
-            updates |= {one: gr.Dropdown(choices=offered, value=updates.get(one, first)) for one in page.pickers}
-        return updates
+        return chat.asks(dataclasses.replace(settings, model=model), wanted, {} if "model" in more else None)
 
-    outputs = [*page.pickers, page.model, *chat.asked.outputs, *chat.steers]
-    chat.link.bind(put, outputs, chat.line, "Send", more=("concepts", "model"))
+    chat.link.bind(put, _fields(chat), chat.line, "Send", more=("concepts", "model"))
+
+
+def _fields(chat: Chat) -> list[gr.blocks.Block]:
+    """What :meth:`Chat.asks` updates."""
+    page = chat.page
+    return list(dict.fromkeys([*page.pickers, page.model, *chat.asked.outputs, *chat.steers]))
+
+
+def _bind_results(chat: Chat) -> None:
+    """An earlier answer comes back with its whole conversation and the settings that it was made with."""
+    page = chat.page
+
+    def bring_back(entry: Entry, own: Own) -> dict[Any, Any]:
+        talk: Conversation = entry.outcome
+        last = talk.turns[-1].outcome
+        assert last is not None
+        there = {name for _, name in page.offered(own, last.settings.model)}
+        wanted = {name: strength for name, strength in last.settings.concepts if {name, name.split(".")[0]} & there}
+        return {
+            **chat.shows(talk),
+            **chat.asks(dataclasses.replace(last.settings, message=""), wanted, own),
+            chat.line: progress_line("Brought back from your results", 1.0, "done"),
+            **chat.link.of(made_of(last.settings, own)),
+        }
+
+    told = [chat.turns, *chat.panes, chat.applied, chat.save, chat.finished, chat.line, chat.link.shown]
+    chat.kept.on_pick(bring_back, [*told, *_fields(chat)], [page.own])
 
 
 def build_call(chat: Chat, box: gr.Accordion, endpoint: Endpoint) -> None:

@@ -34,6 +34,15 @@ class Turn:
         return None if self.outcome is None else self.outcome.rows[-1 if side else 0]
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Conversation:
+    """A chat as it stood after an answer, for the strip of results."""
+
+    turns: list[Turn]
+    transcript: str
+    """The file of it."""
+
+
 def display(text: str, model_set: str) -> str:
     """An answer as a reader expects it: the small model writes in lower case."""
     return crumpet.display(text) if model_set == "mini" else text

@@ -84,7 +84,7 @@ def board(entries: Sequence[Entry]) -> str:
     for number, entry in enumerate(entries, 1):
         small = images.open_picture(entry.picture)
         small.thumbnail((SIDE, SIDE))
-        pictures += f"<td><img src='{data_uri(small, 'WEBP')}' alt='Result {number}: {safe(entry.caption)}'></td>"
+        pictures += f"<td><img src='{data_uri(small, 'WEBP')}' alt='Result {number}: {safe(entry.words or entry.caption)}'></td>"
         heads += f"<th scope='col'>{number}. {safe(entry.caption)}</th>"
     rows = "".join(
         f"<tr><th scope='row'>{safe(label)}</th>{''.join(f'<td><mark>{safe(text)}</mark></td>' for text in row)}</tr>"
@@ -156,9 +156,9 @@ def sheet(entries: Sequence[Entry], title: str) -> Image.Image:
         words += [(model, 16, QUIET) for model in models_of(entry)]
         cells.append(_cell(images.open_picture(entry.picture), words))
     rows = [cells[first : first + columns] for first in range(0, len(cells), columns)]
-    head = _words([(title, 26, INK)], columns * (CELL + GAP) - GAP)
+    head = printed([(title, 26, INK)], columns * (CELL + GAP) - GAP)
     alike = ", ".join(f"{label} {text}" for label, text in same.items() if text)
-    foot = _words([(f"The same in all: {alike}.", 16, QUIET)], columns * (CELL + GAP) - GAP)
+    foot = printed([(f"The same in all: {alike}.", 16, QUIET)], columns * (CELL + GAP) - GAP)
     heights = [max(cell.height for cell in row) for row in rows]
     size = (columns * (CELL + GAP) + GAP, sum(heights) + head.height + foot.height + GAP * (len(rows) + 3))
     made = Image.new("RGB", size, PAPER_WHITE)
@@ -175,14 +175,15 @@ def sheet(entries: Sequence[Entry], title: str) -> Image.Image:
 def _cell(picture: Image.Image, words: Sequence[tuple[str, int, str]]) -> Image.Image:
     scale = CELL / max(picture.size)
     picture = picture.resize((round(picture.width * scale), round(picture.height * scale)), Image.Resampling.LANCZOS)
-    under = _words(words, CELL)
+    under = printed(words, CELL)
     made = Image.new("RGB", (CELL, picture.height + 12 + under.height), PAPER_WHITE)
     made.paste(picture, (0, 0))
     made.paste(under, (0, picture.height + 12))
     return made
 
 
-def _words(words: Sequence[tuple[str, int, str]], width: int) -> Image.Image:
+def printed(words: Sequence[tuple[str, int, str]], width: int) -> Image.Image:
+    """Paragraphs (text, size, colour), broken to ``width`` pixels, on white."""
     broken = [(line, size, colour) for text, size, colour in words for line in lines(text, size, width)]
     made = Image.new("RGB", (width, max(sum(size + 8 for _line, size, _colour in broken), 1)), PAPER_WHITE)
     top, draw = 0, ImageDraw.Draw(made)

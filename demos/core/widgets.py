@@ -147,6 +147,8 @@ class Entry:
     outcome: Any
     """Whatever the tab needs to show it again."""
     made: Made | None = None
+    words: str = ""
+    """What the picture says, where it is one of words."""
 
 
 class History:
@@ -154,13 +156,13 @@ class History:
 
     keep = 24
 
-    def __init__(self, title: str = "") -> None:
-        """``title`` stands over the sheets of compared results."""
+    def __init__(self, title: str = "", made: str = "pictures") -> None:
+        """``title`` stands over the sheets of compared results; ``made`` is what they are."""
         self.title = title
         self.entries = shared([])
         with gr.Column(elem_classes="history"):
             gr.HTML(
-                '<h3>Your results</h3><p class="quiet">Click one to bring back its settings and pictures. '
+                f'<h3>Your results</h3><p class="quiet">Click one to bring back its settings and {made}. '
                 "They stay for a day after your last visit, on this server; download what you want to keep.</p>",
                 padding=False,
             )
@@ -228,14 +230,16 @@ class History:
             made = compare.sheet(_chosen(entries, picked), self.title or "Latent Studio")
             return compare.save(made, folder / f"compared.{kind}")
 
-    def on_pick(self, show: Callable[[Entry], Any], outputs: Sequence[gr.blocks.Block]) -> None:
-        """Call `show(entry)` when one is clicked."""
+    def on_pick(
+        self, show: Callable[..., Any], outputs: Sequence[gr.blocks.Block], inputs: Sequence[gr.blocks.Block] = ()
+    ) -> None:
+        """Call `show(entry, *values)` with those of `inputs` when one is clicked."""
 
-        def pick(entries: list[Entry], event: gr.SelectData) -> Any:
+        def pick(event: gr.SelectData, entries: list[Entry], *values: object) -> Any:
             index = event.index
-            return show(entries[index]) if isinstance(index, int) and 0 <= index < len(entries) else gr.skip()
+            return show(entries[index], *values) if isinstance(index, int) and 0 <= index < len(entries) else gr.skip()
 
-        self.gallery.select(pick, self.entries, list(outputs), **LIGHT)
+        self.gallery.select(pick, [self.entries, *inputs], list(outputs), **LIGHT)
 
 
 PICK = f"<p class='quiet'>Click {compare.LEAST} to {compare.MOST} results: they stand side by side, and what differs is marked.</p>"

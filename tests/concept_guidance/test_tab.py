@@ -17,6 +17,7 @@ import httpx
 import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
+from PIL import Image
 
 import app
 from demos.concept_guidance import chat, facts, from_python, heat, make, sweep
@@ -24,8 +25,10 @@ from demos.concept_guidance import measured as concept_measured
 from demos.concept_guidance import shown as concept_shown
 from demos.concept_guidance.chat import BOTH, EACH, PRESETS
 from demos.concept_guidance.shown import Turn
-from demos.core import handlers
+from demos.core import compare, handlers
 from demos.core.form import Form
+from demos.core.links import LINKS
+from demos.core.widgets import Entry
 from pipelines import concept_guidance
 from pipelines.concept_guidance import Partial, Row, ScoreSettings, Settings, files, lab
 from pipelines.concept_guidance.lab import Curve, SweepSettings
@@ -63,10 +66,10 @@ def named(message="hello you", rows=ROWS, **advanced) -> dict:
     return {"message": message, **ADVANCED, **advanced, **widgets}
 
 
-def ask(visitor="chat", turns=(), own=None, both=EACH, visible=ONE, again=False, **values):
+def ask(visitor="chat", turns=(), own=None, both=EACH, visible=ONE, again=False, results=(), **values):
     """The run of a press of Send or, ``again``, of Retry."""
     run = handler("ask_again" if again else "ask")
-    return run(visit(visitor), list(turns), own or {}, "mini-llama", both, visible, **named(**values))
+    return run(visit(visitor), list(turns), own or {}, "mini-llama", both, visible, list(results), **named(**values))
 
 
 def settings_of(turns=(), own=None, both=EACH, visible=ONE, **values) -> Settings:
@@ -79,8 +82,11 @@ def values(updates: list) -> list:
 
 def turns_of(updates: list) -> list[Turn]:
     """The chat after the last update that changed it."""
-    found = [v for v in values(updates) if isinstance(v, list) and all(isinstance(turn, Turn) for turn in v)]
-    return found[-1]
+    return [lists_of([update], Turn)[0] for update in updates if lists_of([update], Turn)][-1]
+
+
+def lists_of(updates: list, kind: type) -> list[list]:
+    return [v for v in values(updates) if isinstance(v, list) and all(isinstance(one, kind) for one in v)]
 
 
 def files_of(updates: list) -> list[str]:
@@ -109,6 +115,61 @@ def test_an_answer_of_both_sides_and_its_transcript(page_toys):
     assert len(turns_of(again)) == 1 and "" not in [v for v in values(again[:1]) if isinstance(v, str)]
     changed = list(ask(again=True, message="", turns=[turn], seed=8))
     assert turns_of(changed)[0].outcome.settings.seed == 8
+
+
+def results_of(updates: list) -> list[Entry]:
+    return [entries for entries in lists_of(updates, Entry) if entries][-1]
+
+
+def bring_back(entry: Entry, own: dict) -> dict:
+    """What a click on a result of the tab's strip changes."""
+    gallery = next(
+        block
+        for block in app.demo.blocks.values()
+        if isinstance(block, gr.Gallery) and "history-strip" in block.elem_classes and _on(block, "concept_guidance")
+    )
+    (event,) = [fn for fn in app.demo.fns.values() if (gallery._id, "select") in fn.targets]
+    back = event.fn(gr.SelectData(gallery, {"index": 0, "value": ""}), [entry], own)
+    assert set(back) <= set(event.outputs)
+    return back
+
+
+def _on(block: gr.blocks.Block, slug: str) -> bool:
+    while block is not None and getattr(block, "id", None) != slug:
+        block = block.parent
+    return block is not None
+
+
+def test_answers_are_results_that_come_back_and_are_compared(page_toys):
+    rows, both = [["humour", "", 0.4, True], ["warm", "", 0.2, True], *ROWS[2:]], [True, True, False, False]
+    first = list(ask(rows=rows, visible=both, own={"warm": concept()}))
+    entries = results_of(first)
+    second = list(ask(message="and you?", turns=turns_of(first), results=entries, seed=8))
+    newer, older = results_of(second)
+    assert older is entries[0] and len(newer.outcome.turns) == 2
+    assert older.caption == "hello you · humour +0.40, warm +0.20"
+    with Image.open(older.picture) as printed:
+        assert printed.width == compare.CELL <= printed.height
+
+    differs, same = compare.compared([newer, older])
+    assert differs["Your message"] == ["and you?", "hello you"] and differs["Seed"] == ["8", "7"]
+    assert differs["Concepts"] == ["humour +0.40", "humour +0.40, warm +0.20"] and "Temperature" in same
+    assert older.words.startswith("hello you Unguided: ") and " Guided: " in older.words
+    assert f"alt='Result 2: {html.escape(older.words)}'" in compare.board([newer, older])
+    assert compare.sheet([newer, older], "Two answers").width > 2 * compare.CELL
+
+    back = bring_back(older, {"warm": concept()})
+    assert turns_of([back]) == older.outcome.turns
+    assert Path(*files_of([back])).read_bytes() == Path(older.outcome.transcript).read_bytes()
+    page = shown([back])
+    assert "Brought back from your results" in page and "humour +0.40" in page
+    rows = [value for value in back.values() if isinstance(value, gr.Slider)]
+    assert [row.value for row in rows] == [0.4, 0.2]
+    assert "humour" in [getattr(value, "value", None) for value in back.values()]
+    link = LINKS["concept_guidance"]
+    assert set(link.opens("?model=mini-llama&concepts=humour:0.3")) <= set(link.outputs)
+    gone = bring_back(older, {})
+    assert [value.value for value in gone.values() if isinstance(value, gr.Slider)] == [0.4], "that concept is no more"
 
 
 @pytest.mark.parametrize(
