@@ -170,10 +170,14 @@ class Store:
         cls: Any = importlib.import_module(module)
         for part in name.split("."):
             cls = getattr(cls, part, None)
-        names = {field.name for field in dataclasses.fields(cls)} if dataclasses.is_dataclass(cls) else set()
-        if not isinstance(cls, type) or names != set(record["fields"]):
+        fields = {field.name: field for field in dataclasses.fields(cls)} if dataclasses.is_dataclass(cls) else {}
+        since = {name: field.default for name, field in fields.items() if name not in record["fields"]}
+        known = fields.keys() >= record["fields"].keys() and dataclasses.MISSING not in since.values()
+        if not isinstance(cls, type) or not known:
             raise ValueError(f"{record['is']} is not what it was when this was kept")
         made: Any = object.__new__(cls)
+        for field, default in since.items():  # the class has it since, and what was kept before did without
+            object.__setattr__(made, field, default)
         for field, held in record["fields"].items():
             object.__setattr__(made, field, self.value(held))
         return made

@@ -89,6 +89,15 @@ def test_a_record_names_nothing_but_our_dataclasses_and_files_of_its_folder(stor
         store.value(record)
 
 
+def test_what_was_kept_before_a_class_had_a_field_comes_back_with_its_default(store: Store):
+    record = store.record(Recipe(4))
+    del record["fields"]["count"]
+    assert store.value(record) == Recipe(4)
+    del record["fields"]["seed"]
+    with pytest.raises(ValueError, match="not what it was"):
+        store.value(record)
+
+
 def test_files_that_nobody_needs_go(store: Store):
     kept, gone = (store.record(numpy.full(3, number)) for number in (1, 2))
     store.clean([{"a": [kept]}])
