@@ -270,7 +270,7 @@ def test_a_picture_speaks_on_a_phone(browser, served):  # noqa: F811
     visit.page.get_by_role("tab", name="InstantStyle", exact=True).click()
     visit.part("Style of a picture")
     visit.page.get_by_role("button", name="Take this scene").locator("visible=true").click()
-    visit.page.get_by_text("scene_912795.png").locator("visible=true").wait_for()
+    visit.page.get_by_text("scene_912795", exact=True).locator("visible=true").wait_for()
     visit.page.locator(".studio-run:visible").click()
     visit.wait_for("done")
     assert visit.page.locator(".paints:visible").count() == 1 and visit.overflow() <= 0
