@@ -8,6 +8,7 @@ read-only installation cannot take the files.
 from __future__ import annotations
 
 import functools
+import importlib
 import inspect
 import sys
 from unittest import mock
@@ -30,4 +31,4 @@ def load() -> None:
         mock.patch.object(inspect, "getfile", without_components),
         mock.patch.object(jinja2, "Template", functools.cache(jinja2.Template)),
     ):
-        import gradio  # noqa: F401
+        importlib.import_module("gradio")

@@ -98,8 +98,7 @@ class Store:
         if kind == "dict":
             return {self.value(key): self.value(item) for key, item in held}
         if kind == "tensor":
-            import torch
-
+            torch = _torch()
             dtype, shape, flat = getattr(torch, record["dtype"]), record["shape"], self._load(held)
             return torch.from_numpy(flat).view(dtype).reshape(shape) if flat.size else torch.empty(shape, dtype=dtype)
         if kind == "class":
@@ -137,10 +136,8 @@ class Store:
         return self._array(numpy.asarray(value), level=1)
 
     def _tensor(self, value: Any) -> dict[str, Any]:
-        import torch
-
         plain = value.detach().to("cpu").contiguous()
-        name = self._array(plain.reshape(-1).view(torch.uint8).numpy() if plain.numel() else numpy.zeros(0, "uint8"))
+        name = self._array(plain.reshape(-1).view(_torch().uint8).numpy() if plain.numel() else numpy.zeros(0, "uint8"))
         return {TAG: "tensor", "is": name, "dtype": str(value.dtype).removeprefix("torch."), "shape": list(value.shape)}
 
     def _dataclass(self, value: Any) -> dict[str, Any]:
@@ -234,3 +231,9 @@ def write_whole(path: Path, data: bytes) -> None:
     part = path.with_name(f".{path.name}.part")
     part.write_bytes(data)
     part.replace(path)
+
+
+def _torch() -> Any:
+    import torch
+
+    return torch

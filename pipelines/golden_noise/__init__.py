@@ -382,43 +382,36 @@ class GoldenNoise:
 
     def __call__(self, run: Run[Settings], judge: SceneVerifier | None = None) -> Outcome:
         """Both pictures of the run's settings, from noises that differ in nothing but NPNet's change."""
-        import torch
-
         settings = run.settings
         cut = sdxl.unread(self.pipe, settings.prompt)
         run.note(sdxl.unread_note(settings.prompt, cut))
         for remark in settings.remarks():
             run.note(remark)
-        with torch.inference_mode(), run.stage("all"):
-            embeds = self.embed([settings.prompt] * 2)
-            with run.stage("npnet"):
-                standard, golden = self.noises(settings.seed, settings.strength, embeds)
-            on_step = self._previews(run)
-            noises = torch.cat((standard, golden))
-            pictures = self.draw(noises, embeds, settings.steps, settings.guidance, on_step, seed=settings.seed)
+        pictures, standard, golden = self._pair(run, self._previews(run, SHOWN))
         return self._outcome(run, pictures, standard, golden, judge, cut)
 
     def glance(self, run: Run[Settings]) -> Preview:
         """Both pictures in the run's steps, and nothing else."""
+        pictures, _standard, _golden = self._pair(run, self._previews(run, ()))
+        return Preview(run.settings.steps, run.settings.steps, *to_pil(pictures))
+
+    def _pair(self, run: Run[Settings], on_step: Callable[[int, Tensor], None]) -> tuple[Tensor, Tensor, Tensor]:
+        """Both pictures, and the noises that they come from."""
         import torch
 
         settings = run.settings
-        with torch.inference_mode():
+        with torch.inference_mode(), run.stage("all"):
             embeds = self.embed([settings.prompt] * 2)
-            noises = torch.cat(self.noises(settings.seed, settings.strength, embeds))
-            pictures = self.draw(
-                noises,
-                embeds,
-                settings.steps,
-                settings.guidance,
-                lambda step, _clean: run.progress(step / settings.steps, f"step {step} of {settings.steps}"),
-                seed=settings.seed,
-            )
-        return Preview(settings.steps, settings.steps, *to_pil(pictures))
+            with run.stage("npnet"):
+                standard, golden = self.noises(settings.seed, settings.strength, embeds)
+            noises = torch.cat((standard, golden))
+            pictures = self.draw(noises, embeds, settings.steps, settings.guidance, on_step, seed=settings.seed)
+        return pictures, standard, golden
 
-    def _previews(self, run: Run[Settings]) -> Callable[[int, Tensor], None]:
+    def _previews(self, run: Run[Settings], shares: Sequence[float]) -> Callable[[int, Tensor], None]:
+        """Tells how far a run is, and shows its pictures after those ``shares`` of its steps."""
         steps = run.settings.steps
-        shown = {math.ceil(steps * share) for share in SHOWN} - {steps}
+        shown = {math.ceil(steps * share) for share in shares} - {steps}
 
         def on_step(step: int, clean: Tensor) -> None:
             run.progress(step / steps, f"step {step} of {steps}")
