@@ -43,6 +43,8 @@ LIVE = (
 )
 NOTHING_YET = "Type a prompt or pick an example, then press Run."
 
+TOO_SLOW = "Live: the large models take minutes for a first look on a processor, so that this needs a GPU. Run draws as always."
+
 
 def build(registry: Registry, model_set: str) -> None:
     """The widgets of the tab and what they do."""
@@ -52,10 +54,7 @@ def build(registry: Registry, model_set: str) -> None:
     paper_card(PAPER)
     preflight = PreflightPanel(registry, model_set)
     with gr.Row(equal_height=False):
-        on_zero = registry.mode == "zero"
-        # There each look would ask the platform for a GPU; and on a processor the large models take minutes for one.
-        offers_live = not on_zero and (model_set == "mini" or registry.device == "cuda")
-        controls = Controls(Form(Settings.of(model_set)), choices, on_zero, offers_live)
+        controls = Controls(Form(Settings.of(model_set)), choices, on_zero=registry.mode == "zero")
         results = Results(registry, model_set, controls.asked)
     history = History(PAPER.title)
     with gr.Accordion("How it works", open=False):
@@ -77,8 +76,8 @@ def build(registry: Registry, model_set: str) -> None:
 class Controls:
     """The left side: what is asked for. Makes its widgets in the layout that is open."""
 
-    def __init__(self, asked: Form[Settings], choices: dict[str, str], fixed: bool, offers_live: bool) -> None:
-        """``fixed``: only the set's own image model is loaded and can be had (ZeroGPU)."""
+    def __init__(self, asked: Form[Settings], choices: dict[str, str], on_zero: bool) -> None:
+        """``on_zero``: ZeroGPU loads the set's own image model only, and is asked for a GPU anew for every look."""
         self.asked, self.choices = asked, choices
         with gr.Column(scale=4, min_width=320, elem_classes="studio-controls"):
             asked.add("prompt", elem_id="golden-prompt", container=True)
@@ -94,9 +93,9 @@ class Controls:
                 asked.add("seed", scale=3)
                 self.dice = gr.Button("New seed", size="sm", min_width=80, scale=1)
                 self.reuse = gr.Button("Last seed", size="sm", min_width=80, scale=1)
-            self.live = LiveSwitch(SLUG, LIVE) if offers_live else None
+            self.live = None if on_zero else LiveSwitch(SLUG, LIVE)
             asked.add("source", choices=[(words, key) for key, words in choices.items()], elem_classes="sources")
-            if asked.start.model_set == "full" and not fixed:
+            if asked.start.model_set == "full" and not on_zero:
                 own = (sdxl.FULL.title, "")
                 asked.add("base", choices=[own, *_pairs(sdxl.OTHER_WORDS)], elem_classes="sources")
             asked.add("strength", elem_classes="gold-slider")
@@ -222,7 +221,10 @@ def _bind_runs(registry: Registry, controls: Controls, results: Results, history
 def _bind_live(registry: Registry, switch: LiveSwitch, asked: Form[Settings], results: Results) -> None:
     """Both pictures in few steps, whenever a setting changes. What stands below of an earlier result is not of them and goes."""
 
-    def look(session: str, **values: object) -> Iterator[Any]:
+    def live_look(session: str, **values: object) -> Iterator[Any]:
+        if asked.start.model_set == "full" and registry.device != "cuda":
+            yield {results.line: progress_line(TOO_SLOW)}
+            return
         try:
             settings = asked.settings(values)
         except ValueError as error:  # half a number, or no prompt yet: no reason for a message over the page
@@ -250,7 +252,7 @@ def _bind_live(registry: Registry, switch: LiveSwitch, asked: Form[Settings], re
                 yield gr.skip()
 
     shown = [results.line, results.standard, results.golden, results.verdict, results.details, results.link.shown]
-    switch.bind(look, shown, **asked.widgets)
+    switch.bind(live_look, shown, **asked.widgets)
 
 
 def _bind_settings(controls: Controls, results: Results, history: History) -> None:

@@ -22,7 +22,7 @@ from gradio_client import Client
 from PIL import Image
 
 import app
-from demos.core import handlers, tabs, visitors, widgets
+from demos.core import handlers, links, tabs, visitors, widgets
 from demos.core.hold import STARTS
 from demos.golden_noise import SLUG, from_python, inside, lab, write
 from pipelines import golden_noise
@@ -421,6 +421,28 @@ def test_a_run_that_gives_way_begins_beside_no_other_and_ends_where_one_begins()
     assert handlers.stop_run(visit("a")) and list(going) == []
     newer = look(visit("a"))
     assert next(newer) is not None and handlers.stop_run(visit("a")) and list(newer) == []
+
+
+def test_a_live_look_is_marked_and_leaves_nothing_of_an_earlier_result_beside_it():
+    asked = {
+        name: getattr(Settings.of("mini"), name)
+        for name in ("prompt", "seed", "source", "strength", "steps", "guidance")
+    }
+    seen = list(handler("live_look")(visit("a"), **asked))
+    page = shown(seen)
+    assert "Live: 6 steps in" in page and "not judged and not kept: Run draws 25 steps." in page
+    assert sum(isinstance(value, Image.Image) for value in seen[-1].values()) == 2
+    assert "" in seen[-1].values() and any(isinstance(v, gr.Column) and not v.visible for v in seen[-1].values())
+    (told,) = handler("live_look")(visit("a"), **{**asked, "prompt": " "})
+    assert "Live: The prompt is empty" in shown([told])
+
+
+def test_the_large_models_have_no_live_look_on_a_processor(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(links, "LINKS", {})  # those of the page that is tested stay
+    page = app.build(Registry("cpu"), "full")
+    (look,) = [event.fn for event in page.fns.values() if getattr(event.fn, "__name__", "") == "live_look"]
+    (told,) = look(visit("a"), prompt="a red cube")
+    assert "needs a GPU" in shown([told])
 
 
 def test_every_button_that_starts_a_run_waits_for_what_is_on_its_way():
