@@ -6,7 +6,7 @@ import pytest
 
 from demos.core import tabs
 from tests.browser import test_studio
-from tests.browser.test_studio import PHONE, Visit, browser, expect  # noqa: F401
+from tests.browser.test_studio import PHONE, WAIT_MS, Visit, browser, expect  # noqa: F401
 
 pytestmark = test_studio.pytestmark
 
@@ -15,8 +15,6 @@ FOLD = {"laptop": (LAPTOP, 720), "phone": (PHONE, 1.5 * PHONE["viewport"]["heigh
 """Device, and the pixel row down to which the eye comes by itself; on a phone with one stroke of the thumb."""
 ABOVE = """([selector, fold]) => Math.min(...[...document.querySelectorAll(selector)].filter((node) => node.offsetParent)
   .map((node) => node.getBoundingClientRect().bottom + scrollY)) <= fold"""
-SETTLED_MS = 15_000
-"""Until pictures and fonts have their places, on a busy machine."""
 
 
 @pytest.mark.parametrize("name", FOLD)
@@ -27,7 +25,7 @@ def test_action_and_an_example_are_before_ones_eyes(browser, served, name):  # n
         visit.page.get_by_role("tab", name=tab.name, exact=True).click()
         visit.page.locator(".studio-run:visible").first.wait_for()
         for what in (".studio-run", ".chips button"):
-            visit.page.wait_for_function(ABOVE, arg=[what, fold], timeout=SETTLED_MS)
+            visit.page.wait_for_function(ABOVE, arg=[what, fold], timeout=WAIT_MS)
         assert visit.page.locator(".paper-card:visible").bounding_box()["height"] <= 0.25 * device["viewport"]["height"]
         assert visit.overflow() <= 0
     visit.context.close()
