@@ -83,9 +83,9 @@ def until(true: Callable[[], object], seconds: float, step: float = 0.1) -> floa
 
 @contextlib.contextmanager
 def serving(workers: int | str, **environment: str) -> Iterator[WorkersPage]:
-    """``python app.py --workers`` once its workers are ready."""
+    """``python app.py --workers`` once its page is there; without workers where ``workers`` is 0."""
     port = free_port()
-    command = [sys.executable, "app.py", "--port", str(port), "--workers", str(workers)]
+    command = [sys.executable, "app.py", "--port", str(port), *(["--workers", str(workers)] if workers else [])]
     process = subprocess.Popen(
         command, cwd=ROOT, env={**os.environ, **environment}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
