@@ -8,6 +8,7 @@ import random
 import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -243,9 +244,9 @@ def _answers(
     """Send, Retry and the questions of one click; how an event that sends is bound."""
     page, message, seed = chat.page, chat.asked["message"], chat.asked["seed"]
 
-    def ask(session, before, own, model, both, visible, kept, **values) -> Iterator[Any]:
+    def ask(session, before, own, model, both, visible, results, **values) -> Iterator[Any]:
         settings = settings_of(chat.asked, values, before, own, model, both, visible)
-        yield from answer(chat, session, settings, before, before, own, kept)
+        yield from answer(chat, session, settings, before, before, own, results)
 
     def ask_again(session, before, own, model, both, visible, results, **values) -> Iterator[Any]:
         if not before:
@@ -319,11 +320,11 @@ def answer(
         turns = [*before, Turn(settings.message, (outcome.rows[0].text, outcome.rows[-1].text), outcome)]
         figures = outcome.measurements
         text = f"Done: {max(figures['tokens'])} tokens in {figures['seconds']:.1f} s, both answers at once"
-        talk = Conversation(turns, transcript_file(turns, session))
+        with new_folder(session) as folder:
+            talk = Conversation(turns, transcript_file(turns, folder))
+            printed = card.save(turns[-1], settings.model_set, folder)
         steered = ", ".join(f"{name} {strength:+.2f}" for name, strength in settings.concepts) or "none"
         made = Made(settings, {"concepts": steered, "model": settings.model}).by(figures["models"])
-        with new_folder(session) as folder:
-            printed = card.save(turns[-1], settings.model_set, folder)
         said = card.words(turns[-1], settings.model_set)
         entry = Entry(printed, f"{settings.message[:60]} · {steered}", talk, made, said)
         return {
@@ -662,8 +663,7 @@ def transcript(turns: Sequence[Turn]) -> dict[str, Any]:
     }
 
 
-def transcript_file(turns: Sequence[Turn], session: str) -> str:
-    with new_folder(session) as folder:
-        path = folder / "concept_guidance_transcript.json"
-        path.write_text(json.dumps(transcript(turns), ensure_ascii=False, indent=1), encoding="utf-8")
-        return str(path)
+def transcript_file(turns: Sequence[Turn], folder: Path) -> str:
+    path = folder / "concept_guidance_transcript.json"
+    path.write_text(json.dumps(transcript(turns), ensure_ascii=False, indent=1), encoding="utf-8")
+    return str(path)

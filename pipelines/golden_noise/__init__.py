@@ -572,6 +572,7 @@ def generate(job: Job, registry: Registry, settings: Settings) -> Outcome:
 
 
 GLANCE_STEPS = 6
+"""Right nearly as often as 25 (`assets/mini_sdxl2/README.md`), in a third of the time."""
 
 
 def glance(job: Job, registry: Registry, settings: Settings) -> Preview:
