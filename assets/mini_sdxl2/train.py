@@ -38,10 +38,12 @@ from assets.mini_sdxl2 import data, models, optimisers, states
 from assets.mini_sdxl2.autoencoder import SEED, WORLDS, Shards
 from assets.mini_sdxl2.loop import Average, Progress, Schedule, autocast, learn
 from pipelines.models import sdxl_tiny
+from pipelines.worlds.portrait import words
 
 HERE = Path(__file__).parent
 RUNS = Path("data/runs2")
 STATE = HERE / "state"
+CUBE = data.TRUTHS["tabletop"].index("cube")
 MIDDLE = (0.1, 0.55)
 """Of all noise levels, those in which shapes are decided: above them only floor, backdrop and colour are, below them texture."""
 
@@ -55,10 +57,15 @@ def load_autoencoder(folder: Path = HERE / "vae"):
 
 
 class Latents:
-    """Scaled latents of every shard, each picture and its mirror image, encoded once and kept beside the pictures."""
+    """Scaled latents of every shard, each picture and its mirror image, encoded once and kept beside the pictures.
 
-    def __init__(self, vae: nn.Module, root: Path = data.ROOT) -> None:
-        self.vae, self.root = vae, root
+    A share ``cubes`` of what is drawn of tabletop scenes is drawn from those with a cube; a share ``brief`` of the portraits' captions says
+    few things (:func:`pipelines.worlds.portrait.words.brief`).
+    """
+
+    def __init__(self, vae: nn.Module, root: Path = data.ROOT, cubes: float = 0.0, brief: float = 0.0) -> None:
+        self.vae, self.root, self.cubes, self.brief = vae, root, cubes, brief
+        self.with_cubes: list[tuple[int, int]] = []
         weights = b"".join(p.detach().cpu().numpy().tobytes() for p in vae.encoder.parameters())
         self.mark = hashlib.sha256(weights).hexdigest()
         self.shards = {name: Shards(name, root) for name in WORLDS}
@@ -98,6 +105,9 @@ class Latents:
                     scratch.rename(path)
                 self.rows[name, shard] = stored["latents"]
                 self.known[name].append(shard)
+                if name == "tabletop":
+                    seen = shards.maps[shard][:, CUBE].max((1, 2)) > 127
+                    self.with_cubes += [(shard, int(place)) for place in numpy.flatnonzero(seen)]
 
     def draw(self, name: str, rng: random.Random) -> tuple[Tensor, Tensor, str]:
         """Latent (16, 16, 16), truth maps (12, 16, 16) in [0, 1] and a caption of one picture or mirror image."""
@@ -108,15 +118,18 @@ class Latents:
     def draw_at(self, name: str, rng: random.Random) -> tuple[Tensor, str, tuple[int, int, bool]]:
         """Latent and caption, and which they are of: shard, place in it, and whether it is the mirror image."""
         shard, mirror = rng.choice(self.known[name]), rng.random() < 0.5
-        count = len(self.rows[name, shard]) // 2  # the mirror images are the second half
-        place = rng.randrange(count)
-        latent = self.rows[name, shard][place + count * mirror].float()
-        return latent, caption(name, shard, place, mirror, rng), (shard, place, mirror)
+        place = rng.randrange(len(self.rows[name, shard]) // 2)  # the mirror images are the second half
+        if name == "tabletop" and self.cubes and rng.random() < self.cubes:
+            shard, place = rng.choice(self.with_cubes)
+        latent = self.rows[name, shard][place + len(self.rows[name, shard]) // 2 * mirror].float()
+        return latent, caption(name, shard, place, mirror, rng, self.brief), (shard, place, mirror)
 
 
-def caption(name: str, shard: int, place: int, mirror: bool, rng: random.Random) -> str:
+def caption(name: str, shard: int, place: int, mirror: bool, rng: random.Random, brief: float = 0.0) -> str:
     """A caption, drawn anew, of picture ``place`` of a shard, or of its mirror image, in which left is right."""
     scene = data.WORLDS[name].sample(data.seeds(shard)[place])
+    if name == "portrait" and brief and rng.random() < brief:
+        return words.brief(scene, rng)
     # A portrait's caption says nothing of left and right.
     scene = scene.mirrored() if mirror and name == "tabletop" else scene
     return data.WORLDS[name].caption(scene, rng)
@@ -251,7 +264,8 @@ def train_unet(arguments: argparse.Namespace) -> None:
     student = student.to(arguments.device, memory_format=torch.channels_last)
     if average:
         average.model.to(arguments.device)
-    latents = Latents(load_autoencoder(arguments.vae).to(arguments.device))
+    vae = load_autoencoder(arguments.vae).to(arguments.device)
+    latents = Latents(vae, cubes=arguments.cubes, brief=arguments.brief)
     latents.refresh(1)
     task = Task(student, latents, arguments.batch, arguments.portraits, arguments.truth, arguments.middle)
     optimiser = {
@@ -347,6 +361,10 @@ def main() -> None:
     parser.add_argument("--cool", type=float, default=0.0)
     parser.add_argument("--power", type=float, default=12.0)
     parser.add_argument("--portraits", type=float, default=0.5, help="share of portraits")
+    parser.add_argument(
+        "--cubes", type=float, default=0.0, help="share of the tabletop scenes drawn from those with a cube"
+    )
+    parser.add_argument("--brief", type=float, default=0.0, help="share of the portraits' captions that say few things")
     parser.add_argument("--middle", type=float, default=0.0, help="share of the middle noise levels, beside their own")
     parser.add_argument("--truth", type=float, default=0.5, help="weight of the truth read-outs; 0: none")
     parser.add_argument("--device", default="cpu")

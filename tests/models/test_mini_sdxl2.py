@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+import numpy
 import pytest
 import torch
 from diffusers import AutoencoderDC, UNet2DConditionModel
@@ -85,6 +86,27 @@ def test_the_caption_of_a_mirror_image_says_right_where_the_picture_said_left():
 def test_the_caption_of_a_mirrored_portrait_is_one_of_the_same_portrait():
     caption = train.caption("portrait", 0, 7, True, random.Random(1))
     assert portrait.parse(caption).items() <= portrait.attributes(portrait.sample(data.seeds(0)[7])).items()
+
+
+def test_a_share_of_the_portraits_captions_is_brief_and_more_cubes_are_drawn(tmp_path):
+    assert len(train.caption("portrait", 0, 7, False, random.Random(1), brief=1.0)) < len(
+        train.caption("portrait", 0, 7, False, random.Random(1))
+    )
+    name, cube = "tabletop", train.CUBE
+    maps = numpy.zeros((data.PER_SHARD, 12, 16, 16), numpy.uint8)
+    maps[:50, cube, 3, 3] = 255
+    numpy.save(data.truth_path(name, 0, tmp_path), maps)
+    numpy.save(data.picture_path(name, 0, tmp_path), numpy.zeros((data.PER_SHARD, 3, 8, 8), numpy.uint8))
+    for share in (0.0, 0.5):
+        latents = train.Latents(train.load_autoencoder(), tmp_path, cubes=share)
+        torch.save(
+            {"mark": latents.mark, "latents": torch.zeros(2 * data.PER_SHARD, 1, 1, 1)},
+            tmp_path / f"{name}-latents-0000.pt",
+        )
+        latents.refresh()
+        rng = random.Random(0)
+        with_cube = sum(latents.draw_at(name, rng)[2][1] < 50 for _ in range(400)) / 400
+        assert abs(with_cube - (share + (1 - share) * 0.1)) < 0.07
 
 
 @pytest.mark.parametrize("kind", ["one object", "two objects", "portrait"])

@@ -16,6 +16,7 @@ from pipelines.core.registry import LOAD_LOCK
 from pipelines.georemover import Recipe
 from pipelines.worlds import grammar, portrait, prompts, tabletop
 from pipelines.worlds.grammar import Request, Thing
+from pipelines.worlds.portrait import words
 from pipelines.worlds.prompts import PortraitRequest
 
 SIZE = (40, 56)  # height, width: never square
@@ -206,6 +207,17 @@ def test_portrait_captions_are_read_alike_by_both_readers():
     for seed in range(300):
         text = portrait.caption(portrait.sample(seed), random.Random(seed))
         assert prompts.read_prompt(text).attributes == portrait.parse(text), text
+
+
+def test_brief_captions_of_a_portrait_are_understood_and_say_little():
+    said = set()
+    for seed in range(300):
+        one = portrait.sample(seed)
+        text = words.brief(one, random.Random(seed))
+        request = prompts.read_prompt(text)
+        assert not request.unknown and request.attributes.items() <= portrait.attributes(one).items(), text
+        said.add(len(request.attributes))
+    assert said == {0, 1, 2, 3}
 
 
 class OnlyFloat32(TorchDispatchMode):

@@ -86,6 +86,32 @@ def phrase(facts: Mapping[str, str], chosen: Collection[str], rng: random.Random
     return text
 
 
+def brief(portrait: Portrait, rng: random.Random) -> str:
+    """A caption as people type them, which says up to three things: "a smiling person", "a person in a red sweater", "a person".
+
+    A lenient reader understands it (`pipelines.worlds.prompts.read_prompt`); `parse` wants more.
+    """
+    facts = attributes(portrait)
+    said = {name: facts[name] for name in rng.sample(list(ATTRIBUTES), rng.randint(0, 3))}
+    adjectives = [rng.choice(_EXPRESSION_WORDS[said["expression"]])] if "expression" in said else []
+    features = [
+        rng.choice(table[said[name]]) for name, table in (("glasses", _GLASSES), ("beard", _BEARD)) if name in said
+    ]
+    style = said.get("hair_style")
+    hair = [*([style] if style and style != "bun" else []), *([said["hair_colour"]] if "hair_colour" in said else [])]
+    if hair or style:
+        features.insert(0, " ".join([*hair, "hair", *(["in a bun"] if style == "bun" else [])]))
+    text = rng.choice(_OPENINGS) + " ".join(["a", *adjectives, "person"])
+    if features:
+        text += " with " + _listed(features)
+    if "clothes" in said:
+        text += rng.choice(_WEARING) + said["clothes"] + " " + rng.choice(_GARMENTS)
+    if "background" in said:
+        before, after = rng.choice(_BEFORE)
+        text += before + said["background"] + after
+    return text
+
+
 def parse(text: str) -> dict[str, str]:
     """The attributes that a caption mentions; ValueError for text that `caption` could not have written."""
     match = _SENTENCE.fullmatch(text.strip())
