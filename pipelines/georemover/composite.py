@@ -27,7 +27,9 @@ scenes have at most 0.8 (48 validation scenes), four photographs in the small se
 ENLARGED = 1.25
 """From this factor on the effect area of a composite keeps the original's texture, instead of the enlarged result's."""
 EVEN = 25.0
-"""Variance of levels below which :func:`recolouring` and :func:`along_edges` take the picture to be even."""
+"""Variance of levels below which :func:`recolouring` takes the picture to be even."""
+EVEN_EDGES = 4.0
+"""The same of :func:`along_edges`, whose light comes from a network and not from the picture that it is guided by."""
 EDGES = 1.25
 """Radius of :func:`along_edges`, in pixels of the result: how far an enlarged change may move to the edge that it belongs to."""
 
@@ -206,7 +208,7 @@ def along_edges(change: NDArray[Any], picture: Picture, radius: int) -> NDArray[
     guide = picture.astype(numpy.float32)
     mean, shift = cv2.blur(guide, window), cv2.blur(change, window)
     variance = cv2.blur(guide * guide, window) - mean * mean
-    slope = (cv2.blur(guide * change, window) - mean * shift) / (variance + EVEN)
+    slope = (cv2.blur(guide * change, window) - mean * shift) / (variance + EVEN_EDGES)
     return cv2.blur(slope, window) * guide + cv2.blur(shift - slope * mean, window)
 
 
