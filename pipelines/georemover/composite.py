@@ -14,7 +14,7 @@ from PIL import Image
 from pipelines.core import lane, masks
 from pipelines.core.images import Picture
 from pipelines.core.masks import Mask
-from pipelines.georemover import metrics
+from pipelines.georemover import borrowed, metrics
 
 if TYPE_CHECKING:
     from pipelines.georemover import Settings
@@ -132,8 +132,33 @@ def compose(
         light = None
     elif light is None and factor >= ENLARGED:
         light = recolouring(rgb_in, result.astype(numpy.float32) - through)
-    _paste_enlarged(out, result, changed, pasted, weight, light, radius)
+    grain = _grain(out, result, through, changed, pasted, factor) if factor >= ENLARGED else None
+    _paste_enlarged(out, result, changed, pasted, weight, light, radius, grain)
     return Image.fromarray(out), changed
+
+
+def _grain(
+    picture: Picture, result: Picture, through: Picture, changed: Mask, pasted: Mask, factor: float
+) -> NDArray[numpy.float32] | None:
+    """What :func:`borrowed.detail` adds to the enlarged ``result`` where it is ``pasted``, of the box of what is ``changed``; None in a
+    picture in which that is too large."""
+    box = masks.box(changed, 1)
+    sides = [part.stop - part.start for part in box]
+    window = masks.box(pasted, max(sides))
+    if numpy.prod([part.stop - part.start for part in window]) > borrowed.MOST_PIXELS:
+        return None
+    coarse, filled = (_enlarged(one, changed.shape, window).astype(numpy.float32) for one in (through, result))
+    known = ~masks.grow(changed[window], round(2 * factor))
+    grain = numpy.zeros((*sides, 3), numpy.float32)
+    found = borrowed.detail(picture[window], coarse, filled, pasted[window], known, round(6 * factor))
+    rows, columns = (slice(max(a.start, b.start), min(a.stop, b.stop)) for a, b in zip(box, window, strict=True))
+    grain[
+        rows.start - box[0].start : rows.stop - box[0].start, columns.start - box[1].start : columns.stop - box[1].start
+    ] = found[
+        rows.start - window[0].start : rows.stop - window[0].start,
+        columns.start - window[1].start : columns.stop - window[1].start,
+    ]
+    return grain
 
 
 def _weight(changed: Mask, pasted: Mask, settings: Settings, factor: float) -> NDArray[numpy.float32]:
@@ -155,9 +180,10 @@ def _paste_enlarged(
     weight: NDArray[numpy.float32],
     light: Light | None,
     radius: int,
+    grain: NDArray[numpy.float32] | None,
 ) -> None:
-    """Put the enlarged ``result`` into ``out`` where ``changed``; outside of ``pasted``, ``out`` itself recoloured by ``light``, whose
-    change is brought to the edges of the picture within ``radius``, if that is not 0."""
+    """Put the enlarged ``result`` into ``out`` where ``changed``, with the ``grain`` of the box of that; outside of ``pasted``, ``out``
+    itself recoloured by ``light``, whose change is brought to the edges of the picture within ``radius``, if that is not 0."""
     box, shape = masks.box(changed, 1), changed.shape
     # From the mask's border on, where it fades over into recolouring.
     outside = numpy.zeros(shape, numpy.float32)
@@ -168,6 +194,8 @@ def _paste_enlarged(
     for band in _bands(box):
         here, before = changed[band], out[band]
         new = _enlarged(result, shape, band).astype(numpy.float32)
+        if grain is not None:
+            new += grain[band[0].start - box[0].start : band[0].stop - box[0].start]
         if light is not None:
             around, inside = _with_margin(band, 2 * radius, shape)
             slope, offset = (_enlarged(part, shape, around) for part in light)
