@@ -1,0 +1,1 @@
+"""MegaPortrait's three nets, taught their own task on rendered truth: data and training."""
