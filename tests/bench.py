@@ -164,16 +164,17 @@ def guided(repeats: int) -> dict:
         found[f"{name}, {str(dtype).split('.')[1]}"] = guided_speed(large.to(dtype), tokens=32, repeats=repeats)
     for kind, facts in found.items():
         print(
-            f"{kind}: guided {facts['guided_speed']} of plain, the pair {facts['pair_time']} times one stream",
+            f"{kind}: guided {facts['guided_speed']} of plain, the pair {facts['pair_time']} times one stream "
+            f"and {facts['pair_time_of_two_plain']} times two plain ones in a batch",
             flush=True,
         )
     return found
 
 
 def guided_speed(model: Any, tokens: int = 64, repeats: int = 5, prompt: int = 16) -> dict[str, float]:
-    """Tokens per second of one plain stream, one guided, and a pair of both in one batch (per row); and the ratios.
+    """Tokens per second of one plain stream, one guided, two plain ones in one batch, and a pair of both (per row); and the ratios.
 
-    Half of the layers are guided at the norm before attention. The three take turns; speeds are medians, ratios are
+    Half of the layers are guided at the norm before attention. The four take turns; speeds are medians, ratios are
     medians of the ratios within a turn.
     """
     body = steering.anatomy(model)
@@ -189,7 +190,7 @@ def guided_speed(model: Any, tokens: int = 64, repeats: int = 5, prompt: int = 1
             torch.cuda.synchronize()
         return time.perf_counter() - began
 
-    kinds = {"plain": (0.0,), "guided": (0.2,), "pair": (0.0, 0.2)}
+    kinds = {"plain": (0.0,), "guided": (0.2,), "two": (0.0, 0.0), "pair": (0.0, 0.2)}
     taken: dict[str, list[float]] = {name: [] for name in kinds}
     for turn in range(repeats + 1):
         for name in sorted(kinds, reverse=turn % 2 == 0):
@@ -201,6 +202,7 @@ def guided_speed(model: Any, tokens: int = 64, repeats: int = 5, prompt: int = 1
         **{f"{name}_tokens_per_second": round(tokens / value, 2) for name, value in median.items()},
         "guided_speed": round(statistics.median(map(truediv, taken["plain"], taken["guided"])), 4),
         "pair_time": round(statistics.median(map(truediv, taken["pair"], taken["plain"])), 4),
+        "pair_time_of_two_plain": round(statistics.median(map(truediv, taken["pair"], taken["two"])), 4),
     }
 
 

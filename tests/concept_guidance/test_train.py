@@ -165,6 +165,6 @@ def test_the_safe_range_ends_where_fluency_does():
 
 def test_the_speed_of_guidance_is_measured(llama):
     found = guided_speed(llama, tokens=4, repeats=1)
-    speeds = {f"{name}_tokens_per_second" for name in ("plain", "guided", "pair")}
-    assert set(found) == {*speeds, "guided_speed", "pair_time"}
+    speeds = {f"{name}_tokens_per_second" for name in ("plain", "guided", "two", "pair")}
+    assert set(found) == {*speeds, "guided_speed", "pair_time", "pair_time_of_two_plain"}
     assert all(value > 0 for value in found.values())
