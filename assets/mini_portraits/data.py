@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=1 python -m assets.mini_portraits.data --blocks 0:300     # 5 s a block; may run beside training
 
-A block is five people in five shots (pose, expression, light, clothes, background), each also in plain light: latents of 50 pictures. Of its
+A block is five people in five shots (pose, expression, light, clothes, background; framed a little differently each), each also in plain light: latents of 50 pictures. Of its
 people and shots 400 pairs can be drawn, a person whose pictures are known and a reference of somebody else, and of each the truth
 is there. Blocks that exist are skipped. People and shots of block b come from the seeds ``SEED + 10 b`` and the nine behind it; those of
 ``HELD_OUT`` blocks are seen by no training, and keep their pictures.
@@ -11,11 +11,13 @@ is there. Blocks that exist are skipped. People and shots of block b come from t
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import random
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import cv2
 import numpy
 import torch
 from torch import Tensor
@@ -28,6 +30,8 @@ ROOT = Path("data/portraits")
 SEED, HELD_OUT = 5_000_000, range(100_000, 100_008)
 EACH = 5
 """People, and shots, of a block."""
+ZOOM, SHIFT = 0.15, 0.06
+"""How much larger or smaller (its logarithm) and how far off (in sides) a shot is framed than a render, at most."""
 PLAIN = {"light_azimuth": 0.0, "light_elevation": 0.6, "light_colour": "neutral"}
 
 
@@ -46,13 +50,27 @@ def plain(shot: Shot) -> Shot:
     return replace(shot, **PLAIN)
 
 
+def framings(block: int) -> list[numpy.ndarray]:
+    """For each shot of a block the affine map (2, 3) of its frame: a page cuts a square around a face that is never framed as a render is."""
+    rng, middle, found = random.Random(f"framings of {block}"), (data.SIZE - 1) / 2, []
+    for _ in range(EACH):
+        scale = math.exp(rng.uniform(-ZOOM, ZOOM))
+        across, down = (middle - scale * middle + data.SIZE * rng.uniform(-SHIFT, SHIFT) for _ in range(2))
+        found.append(numpy.array([[scale, 0, across], [0, scale, down]]))
+    return found
+
+
 def render(block: int) -> numpy.ndarray:
     """(2, 5, 5, 3, 256, 256) uint8: as they are and in plain light, person, shot."""
-    made = []
+    made, frames = [], framings(block)
     with fast.renderer():
         for rows in portraits(block), [[replace(one, shot=plain(one.shot)) for one in row] for row in portraits(block)]:
-            made += [data.to_bytes(clay.render([one], data.SIZE).image)[0] for row in rows for one in row]
-    return numpy.stack(made).reshape(2, EACH, EACH, 3, data.SIZE, data.SIZE)
+            for row in rows:
+                for one, frame in zip(row, frames, strict=True):
+                    picture = data.to_bytes(clay.render([one], data.SIZE).image)[0].transpose(1, 2, 0)
+                    size, flags = (data.SIZE, data.SIZE), cv2.INTER_AREA if frame[0, 0] < 1 else cv2.INTER_CUBIC
+                    made.append(cv2.warpAffine(picture, frame, size, flags=flags, borderMode=cv2.BORDER_REPLICATE))
+    return numpy.stack(made).transpose(0, 3, 1, 2).reshape(2, EACH, EACH, 3, data.SIZE, data.SIZE)
 
 
 def make(block: int, latents: train.Latents, root: Path = ROOT) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import replace
 
+import numpy
 import torch
 
 from assets.mini_portraits import data, train
@@ -18,6 +20,14 @@ def test_a_block_has_each_of_its_people_in_each_of_its_shots():
     assert len({row[0].identity for row in rows}) == len({one.shot for one in rows[0]}) == EACH
     even = data.plain(rows[0][0].shot)
     assert replace(even, **{name: getattr(rows[0][0].shot, name) for name in data.PLAIN}) == rows[0][0].shot
+
+
+def test_a_shot_is_framed_alike_for_everybody_and_not_like_another():
+    frames = data.framings(3)
+    assert len({frame.tobytes() for frame in frames}) == EACH
+    middle = numpy.array([127.5, 127.5, 1.0])
+    for frame in frames:
+        assert abs(math.log(frame[0, 0])) <= data.ZOOM and numpy.abs(frame @ middle - 127.5).max() <= 256 * data.SHIFT
 
 
 def test_a_pair_is_of_two_people_and_the_truth_is_not_among_what_is_known():
