@@ -111,7 +111,7 @@ def _at(plane: NDArray[Any], box: Box, shift: Shift) -> NDArray[Any]:
     sides = [part.stop - part.start for part in box]
     made = numpy.zeros((*sides, *plane.shape[2:]), plane.dtype)
     inside = tuple(
-        slice(max(0, -start), min(side, whole - start))
+        slice(min(side, max(0, -start)), max(0, min(side, whole - start)))
         for start, side, whole in zip(starts, sides, plane.shape, strict=False)
     )
     made[inside] = plane[

@@ -59,6 +59,14 @@ def test_without_a_rim_nothing_is_borrowed():
     assert not borrowed.detail(planks(), soft(planks()), soft(planks()), whole, ~whole, 16).any()
 
 
+@pytest.mark.parametrize("shift", [(0, 0), (-55, 3), (200, 0), (0, -200), (-111, 0), (110, 100)])
+def test_a_moved_part_is_empty_where_it_lies_outside(shift: tuple[int, int]):
+    plane = numpy.arange(1, SIDE * SIDE + 1).reshape(SIDE, SIDE)
+    padded = numpy.pad(plane, 300)
+    rows, columns = (slice(part.start + by + 300, part.stop + by + 300) for part, by in zip(HOLE, shift, strict=True))
+    assert (borrowed._at(plane, HOLE, shift) == padded[rows, columns]).all()
+
+
 def test_of_too_large_a_neighbourhood_nothing_is_borrowed(monkeypatch: pytest.MonkeyPatch):
     picture, small = planks(), cv2.resize(planks(), (SIDE // 4,) * 2)
     pasted = numpy.zeros((SIDE, SIDE), bool)
