@@ -15,7 +15,7 @@ import numpy
 import scipy.fft
 from numpy.typing import NDArray
 
-from pipelines.core import masks
+from pipelines.core import lane, masks
 from pipelines.core.images import Picture
 from pipelines.core.masks import Mask
 
@@ -52,12 +52,13 @@ def detail(picture: Picture, coarse: Floats, filled: Floats, wanted: Mask, known
     box = masks.box(wanted, reach)
     best, here, there = numpy.full(wanted[box].shape, numpy.inf, numpy.float32), made[box], wanted[box]
     for shift in _shifts(fine.mean(2), wanted, known, rim):
-        other, valid = _at(fine, box, shift), _at(known, box, shift)
+        lane.check()
+        other, valid = part_at(fine, box, shift), part_at(known, box, shift)
         judged = (rim[box] & valid).astype(numpy.float32)
         unlike = numpy.square(fine[box]).mean(2) + numpy.square(other).mean(2) + 0.5  # what is even has nothing to say
         misfit, full = (_nearby(part * judged, reach) for part in (_distance(fine[box], other), unlike))
         share = misfit / numpy.maximum(full, 1e-6)
-        apart = numpy.sqrt(cv2.blur(_distance(filled[box], _at(coarse, box, shift)), (reach, reach)))
+        apart = numpy.sqrt(cv2.blur(_distance(filled[box], part_at(coarse, box, shift)), (reach, reach)))
         trust = numpy.clip((MISFITS - share) / (MISFITS - FITS), 0, 1) * numpy.clip(2 - 2 * apart / AGREE, 0, 1)
         better = there & valid & (trust > 0) & (share < best)
         best[better] = share[better]
@@ -105,7 +106,7 @@ def _distance(first: Floats, second: Floats) -> Floats:
     return numpy.asarray(numpy.square(first - second).mean(2))
 
 
-def _at(plane: NDArray[Any], box: Box, shift: Shift) -> NDArray[Any]:
+def part_at(plane: NDArray[Any], box: Box, shift: Shift) -> NDArray[Any]:
     """The part of ``plane`` that lies at ``box``, moved by ``shift``; 0 where that lies outside."""
     starts = [part.start + by for part, by in zip(box, shift, strict=True)]
     sides = [part.stop - part.start for part in box]

@@ -143,22 +143,13 @@ def _grain(
     """What :func:`borrowed.detail` adds to the enlarged ``result`` where it is ``pasted``, of the box of what is ``changed``; None in a
     picture in which that is too large."""
     box = masks.box(changed, 1)
-    sides = [part.stop - part.start for part in box]
-    window = masks.box(pasted, max(sides))
+    window = masks.box(pasted, max(part.stop - part.start for part in box))
     if numpy.prod([part.stop - part.start for part in window]) > borrowed.MOST_PIXELS:
         return None
     coarse, filled = (_enlarged(one, changed.shape, window).astype(numpy.float32) for one in (through, result))
     known = ~masks.grow(changed[window], round(2 * factor))
-    grain = numpy.zeros((*sides, 3), numpy.float32)
     found = borrowed.detail(picture[window], coarse, filled, pasted[window], known, round(6 * factor))
-    rows, columns = (slice(max(a.start, b.start), min(a.stop, b.stop)) for a, b in zip(box, window, strict=True))
-    grain[
-        rows.start - box[0].start : rows.stop - box[0].start, columns.start - box[1].start : columns.stop - box[1].start
-    ] = found[
-        rows.start - window[0].start : rows.stop - window[0].start,
-        columns.start - window[1].start : columns.stop - window[1].start,
-    ]
-    return grain
+    return borrowed.part_at(found, box, (-window[0].start, -window[1].start))
 
 
 def _weight(changed: Mask, pasted: Mask, settings: Settings, factor: float) -> NDArray[numpy.float32]:

@@ -64,7 +64,7 @@ def test_a_moved_part_is_empty_where_it_lies_outside(shift: tuple[int, int]):
     plane = numpy.arange(1, SIDE * SIDE + 1).reshape(SIDE, SIDE)
     padded = numpy.pad(plane, 300)
     rows, columns = (slice(part.start + by + 300, part.stop + by + 300) for part, by in zip(HOLE, shift, strict=True))
-    assert (borrowed._at(plane, HOLE, shift) == padded[rows, columns]).all()
+    assert (borrowed.part_at(plane, HOLE, shift) == padded[rows, columns]).all()
 
 
 def test_of_too_large_a_neighbourhood_nothing_is_borrowed(monkeypatch: pytest.MonkeyPatch):

@@ -78,12 +78,7 @@ def phrase(facts: Mapping[str, str], chosen: Collection[str], rng: random.Random
     if rng.random() < 0.5:
         features.reverse()
     text = rng.choice(_OPENINGS) + " ".join(["a", *adjectives, "person with "]) + _listed([hair, *features])
-    if "clothes" in chosen:
-        text += rng.choice(_WEARING) + facts["clothes"] + " " + rng.choice(_GARMENTS)
-    if "background" in chosen:
-        before, after = rng.choice(_BEFORE)
-        text += before + facts["background"] + after
-    return text
+    return text + _around(facts, chosen, rng)
 
 
 def brief(portrait: Portrait, rng: random.Random) -> str:
@@ -104,12 +99,7 @@ def brief(portrait: Portrait, rng: random.Random) -> str:
     text = rng.choice(_OPENINGS) + " ".join(["a", *adjectives, "person"])
     if features:
         text += " with " + _listed(features)
-    if "clothes" in said:
-        text += rng.choice(_WEARING) + said["clothes"] + " " + rng.choice(_GARMENTS)
-    if "background" in said:
-        before, after = rng.choice(_BEFORE)
-        text += before + said["background"] + after
-    return text
+    return text + _around(facts, said, rng)
 
 
 def parse(text: str) -> dict[str, str]:
@@ -148,6 +138,17 @@ def vocabulary() -> tuple[str, ...]:
         phrases += [word for words in table.values() for word in words]
     phrases += [*HAIR_COLOURS, *HAIR_STYLES, *CLOTHES, *BACKGROUNDS]
     return tuple(sorted({word for phrase in phrases for word in phrase.replace(",", " , ").split()}))
+
+
+def _around(facts: Mapping[str, str], chosen: Collection[str], rng: random.Random) -> str:
+    """The end of a sentence: what the person wears and stands in front of, of what is ``chosen``."""
+    text = ""
+    if "clothes" in chosen:
+        text += rng.choice(_WEARING) + facts["clothes"] + " " + rng.choice(_GARMENTS)
+    if "background" in chosen:
+        before, after = rng.choice(_BEFORE)
+        text += before + facts["background"] + after
+    return text
 
 
 def _hair(facts: Mapping[str, str], with_style: bool, rng: random.Random) -> str:
