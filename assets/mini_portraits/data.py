@@ -1,10 +1,11 @@
 """Render people in each other's places: the truth of every portrait that a net may be asked for.
 
-    OMP_NUM_THREADS=1 python -m assets.mini_portraits.data --blocks 0:300     # 5 s a block; may run beside training
+    OMP_NUM_THREADS=1 python -m assets.mini_portraits.data --blocks 0:300     # 12 s a block; may run beside training
 
-A block is five people in five shots (pose, expression, light, clothes, background; framed a little differently each), each also in plain light: latents of 50 pictures. Of its
-people and shots 400 pairs can be drawn, a person whose pictures are known and a reference of somebody else, and of each the truth
-is there. Blocks that exist are skipped. People and shots of block b come from the seeds ``SEED + 10 b`` and the nine behind it; those of
+A block is five people in five shots (pose, expression, light, clothes, background; framed a little differently each), each also in plain light, and the
+same people in each shot in the place of two others: two of their pictures laid over that reference by the five points of the faces, as the nets are
+shown them, and the truth pasted into it as the page pastes, with the faults that come of it. 200 latents; 50 pairs of a person whose pictures are known
+and a reference of somebody else, and of each the truth is there. Blocks that exist are skipped. People and shots of block b come from the seeds ``SEED + 10 b`` and the nine behind it; those of
 ``HELD_OUT`` blocks are seen by no training, and keep their pictures.
 """
 
@@ -14,15 +15,19 @@ import argparse
 import math
 import os
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
 import numpy
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from assets.mini_sdxl2 import data, fast, train
+from pipelines.core import geometry, masks
+from pipelines.megaportrait import paste
 from pipelines.worlds import portrait
 from pipelines.worlds.portrait import Portrait, Shot, clay
 
@@ -30,9 +35,20 @@ ROOT = Path("data/portraits")
 SEED, HELD_OUT = 5_000_000, range(100_000, 100_008)
 EACH = 5
 """People, and shots, of a block."""
-ZOOM, SHIFT = 0.15, 0.06
-"""How much larger or smaller (its logarithm) and how far off (in sides) a shot is framed than a render, at most."""
+PASTED = KNOWN = 2
+"""Others whose place each person takes in each shot, and pictures of the person that are then shown."""
+ASTRAY = 1.2
+"""Pixels by which a point of a face is found astray, one sigma: 1 % of its width, as the parser's."""
+TALL = 308
+"""Rows of a render of 256 columns: a reference is higher than wide."""
+ZOOM, ACROSS, DOWN = (-0.40, 0.22), (-0.10, 0.07), (-0.08, 0.02)
+"""How much larger a shot is framed than a square render (its logarithm) and how far off (in sides): what 60 crops of a page's references and
+60 of a person's pictures had. The references are cut wider."""
 PLAIN = {"light_azimuth": 0.0, "light_elevation": 0.6, "light_colour": "neutral"}
+HEAD = ("face", "hair", "neck", "glasses", "beard")
+"""The renderer's masks that make up what is pasted."""
+FACE_WIDTH = 110
+"""Of a face in a picture, about, in pixels: lengths of a paste are shares of it."""
 
 
 def path(block: int, root: Path = ROOT) -> Path:
@@ -50,27 +66,115 @@ def plain(shot: Shot) -> Shot:
     return replace(shot, **PLAIN)
 
 
-def framings(block: int) -> list[numpy.ndarray]:
+def framings(block: int) -> list[NDArray[numpy.float64]]:
     """For each shot of a block the affine map (2, 3) of its frame: a page cuts a square around a face that is never framed as a render is."""
     rng, middle, found = random.Random(f"framings of {block}"), (data.SIZE - 1) / 2, []
     for _ in range(EACH):
-        scale = math.exp(rng.uniform(-ZOOM, ZOOM))
-        across, down = (middle - scale * middle + data.SIZE * rng.uniform(-SHIFT, SHIFT) for _ in range(2))
+        scale = math.exp(rng.uniform(*ZOOM))
+        across = middle - scale * middle + data.SIZE * rng.uniform(*ACROSS)
+        down = middle - scale * (TALL - 1) / 2 + data.SIZE * rng.uniform(*DOWN)
         found.append(numpy.array([[scale, 0, across], [0, scale, down]]))
     return found
 
 
-def render(block: int) -> numpy.ndarray:
-    """(2, 5, 5, 3, 256, 256) uint8: as they are and in plain light, person, shot."""
-    made, frames = [], framings(block)
+def points(block: int) -> NDArray[numpy.float64]:
+    """(5, 5, 5, 2): of each person in each shot the five points (x, y) of the face, in pixels of the frame."""
+    found = []
+    for row in portraits(block):
+        for one, frame in zip(row, framings(block), strict=True):
+            places, _distances = clay._landmarks(clay._Group([one], torch.device("cpu")), 1, (TALL, data.SIZE))
+            marks = places[0, :5].flip(-1).numpy().astype(numpy.float64)
+            found.append(marks @ frame[:, :2].T + frame[:, 2])
+    return numpy.stack(found).reshape(EACH, EACH, 5, 2)
+
+
+def render(block: int) -> tuple[NDArray[numpy.uint8], NDArray[numpy.bool_]]:
+    """(2, 5, 5, 256, 256, 3): as they are and in plain light, person, shot; and their heads, (5, 5, 256, 256)."""
+    made, heads, frames, size = [], [], framings(block), (data.SIZE, data.SIZE)
     with fast.renderer():
-        for rows in portraits(block), [[replace(one, shot=plain(one.shot)) for one in row] for row in portraits(block)]:
-            for row in rows:
+        for even in (False, True):
+            for row in portraits(block):
                 for one, frame in zip(row, frames, strict=True):
-                    picture = data.to_bytes(clay.render([one], data.SIZE).image)[0].transpose(1, 2, 0)
-                    size, flags = (data.SIZE, data.SIZE), cv2.INTER_AREA if frame[0, 0] < 1 else cv2.INTER_CUBIC
+                    one = replace(one, shot=plain(one.shot)) if even else one
+                    drawn = clay.render([one], (TALL, data.SIZE), truth=not even)
+                    picture = data.to_bytes(drawn.image)[0].transpose(1, 2, 0)
+                    flags = cv2.INTER_AREA if frame[0, 0] < 1 else cv2.INTER_CUBIC
                     made.append(cv2.warpAffine(picture, frame, size, flags=flags, borderMode=cv2.BORDER_REPLICATE))
-    return numpy.stack(made).transpose(0, 3, 1, 2).reshape(2, EACH, EACH, 3, data.SIZE, data.SIZE)
+                    if not even:
+                        head = numpy.logical_or.reduce([drawn.masks[name][0].numpy() for name in HEAD])
+                        heads.append(cv2.warpAffine(head.astype(numpy.float32), frame, size) >= 0.5)
+    sides = (data.SIZE, data.SIZE)
+    return numpy.stack(made).reshape(2, EACH, EACH, *sides, 3), numpy.stack(heads).reshape(EACH, EACH, *sides)
+
+
+def pasted(
+    rng: random.Random,
+    truth: NDArray[numpy.uint8],
+    reference: NDArray[numpy.uint8],
+    own: NDArray[numpy.bool_],
+    other: NDArray[numpy.bool_],
+) -> NDArray[numpy.uint8]:
+    """A person (256, 256, 3) in a reference, with the faults of a real paste: too soft, a little off in place and tone, cut too close to
+    one of the heads ``own`` and ``other`` (256, 256) or too wide."""
+    middle, softness = data.SIZE / 2, rng.uniform(1.2, 3.0)
+    few = round(data.SIZE / softness)
+    soft = cv2.resize(cv2.resize(truth, (few, few), interpolation=cv2.INTER_AREA), truth.shape[1::-1])
+    frame = cv2.getRotationMatrix2D((middle, middle), rng.uniform(-1.5, 1.5), rng.uniform(0.985, 1.015))
+    frame[:, 2] += rng.uniform(-2, 2), rng.uniform(-2, 2)
+    soft = cv2.warpAffine(soft, frame, truth.shape[1::-1], borderMode=cv2.BORDER_REPLICATE)
+    tone = [rng.uniform(0.95, 1.05) * rng.uniform(0.98, 1.02) for _ in range(3)]
+    soft = numpy.clip(soft * tone, 0, 255).astype(numpy.uint8)
+    heads = rng.choices((own | other, other, own), (8, 1, 1))[0]
+    core = masks.grow(heads, rng.randint(-2, 18))
+    return paste.blend(soft, reference, paste.feathered(core, FACE_WIDTH, 0.02, rng.uniform(0.02, 0.05)))
+
+
+def others(block: int) -> NDArray[numpy.int64]:
+    """(5, 5, 2): into whose pictures a person is pasted in a shot."""
+    rng = random.Random(f"pastes of {block}")
+    found = [
+        rng.sample([n for n in range(EACH) if n != person], PASTED) for person in range(EACH) for _shot in range(EACH)
+    ]
+    return numpy.array(found).reshape(EACH, EACH, PASTED)
+
+
+def pastes(block: int, pictures: NDArray[numpy.uint8], heads: NDArray[numpy.bool_]) -> NDArray[numpy.uint8]:
+    """(5, 5, 2, 256, 256, 3): person, shot, reference."""
+    rng, into = random.Random(f"faults of {block}"), others(block)
+    made = [
+        pasted(rng, pictures[0, p, s], pictures[0, other, s], heads[p, s], heads[other, s])
+        for p in range(EACH)
+        for s in range(EACH)
+        for other in into[p, s]
+    ]
+    return numpy.stack(made).reshape(EACH, EACH, PASTED, data.SIZE, data.SIZE, 3)
+
+
+def known(block: int) -> NDArray[numpy.int64]:
+    """(5, 5, 2, 2): in which shots a person is shown, where it takes an other's place in a shot."""
+    rng, found = random.Random(f"known of {block}"), []
+    for _person in range(EACH):
+        for shot in range(EACH):
+            found += [rng.sample([n for n in range(EACH) if n != shot], KNOWN) for _ in range(PASTED)]
+    return numpy.array(found).reshape(EACH, EACH, PASTED, KNOWN)
+
+
+def laid(block: int, pictures: NDArray[numpy.uint8]) -> NDArray[numpy.uint8]:
+    """(5, 5, 2, 2, 256, 256, 3): person, shot, reference, picture: those that are shown, laid over the reference. ``pictures`` (5, 5, 256, 256, 3)."""
+    noise, marks, made = numpy.random.default_rng(block), points(block), []
+    into, shots, size = others(block), known(block), (data.SIZE, data.SIZE)
+    for p, s, r, k in numpy.ndindex(EACH, EACH, PASTED, KNOWN):
+        shot = shots[p, s, r, k]
+        here, there = (one + noise.normal(0, ASTRAY, one.shape) for one in (marks[p, shot], marks[into[p, s, r], s]))
+        made.append(geometry.warp(pictures[p, shot], geometry.similarity(here, there), size))
+    return numpy.stack(made).reshape(EACH, EACH, PASTED, KNOWN, *size, 3)
+
+
+def encoded(latents: train.Latents, pictures: NDArray[numpy.uint8]) -> Tensor:
+    """(..., C, h, w) of (..., 256, 256, 3)."""
+    flat = pictures.reshape(-1, data.SIZE, data.SIZE, 3).transpose(0, 3, 1, 2)
+    found = latents.encode(numpy.ascontiguousarray(flat))
+    return found.view(*pictures.shape[:-3], *found.shape[1:])
 
 
 def make(block: int, latents: train.Latents, root: Path = ROOT) -> None:
@@ -78,11 +182,13 @@ def make(block: int, latents: train.Latents, root: Path = ROOT) -> None:
     if path(block, root).exists() and torch.load(path(block, root), weights_only=True)["mark"] == latents.mark:
         return
     root.mkdir(parents=True, exist_ok=True)
-    pictures = render(block)
-    encoded = latents.encode(pictures.reshape(-1, *pictures.shape[3:]))
-    kept = {"mark": latents.mark, "latents": encoded.view(*pictures.shape[:3], *encoded.shape[1:])}
+    pictures, heads = render(block)
+    composites = pastes(block, pictures, heads)
+    kept = {"mark": latents.mark, "others": torch.from_numpy(others(block))}
+    for name, some in (("latents", pictures), ("pasted", composites), ("laid", laid(block, pictures[0]))):
+        kept[name] = encoded(latents, some)
     if block in HELD_OUT:
-        kept["pictures"] = torch.from_numpy(pictures)
+        kept |= {"pictures": torch.from_numpy(pictures), "composites": torch.from_numpy(composites)}
     scratch = path(block, root).with_suffix(f".{os.getpid()}.tmp")
     torch.save(kept, scratch)
     scratch.rename(path(block, root))
@@ -90,22 +196,35 @@ def make(block: int, latents: train.Latents, root: Path = ROOT) -> None:
 
 @dataclass(frozen=True)
 class Pair:
-    """One portrait that is asked for, in a block: whose, like which reference of whom, and the two shots in which the person is known."""
+    """One portrait that is asked for, in a block: whose, in which shot, in the place of which of the two others."""
 
     person: int
-    other: int
     shot: int
-    known: tuple[int, int]
+    which: int
+    swapped: bool
+    """The second of the person's pictures comes first."""
+    alone: bool
+    """Only one picture of the person is known, which is then shown twice."""
 
     @classmethod
     def draw(cls, rng: random.Random) -> Pair:
-        person, other = rng.sample(range(EACH), 2)
-        shot, *known = rng.sample(range(EACH), 3)
-        return cls(person, other, shot, (known[0], known[1]))
+        places = rng.randrange(EACH), rng.randrange(EACH), rng.randrange(PASTED)
+        return cls(*places, rng.random() < 0.5, rng.random() < ALONE)
 
-    def given(self, block: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Latents (C, H, W) of both pictures of the person and of the reference, of a block's (5, 5, C, H, W)."""
-        return block[self.person, self.known[0]], block[self.person, self.known[1]], block[self.other, self.shot]
+    @property
+    def place(self) -> tuple[int, int, int]:
+        return self.person, self.shot, self.which
+
+    def given(self, block: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Latents (C, H, W) of both pictures of the person and of the reference."""
+        first, second = block["laid"][self.place].float().unbind()
+        first, second = (second, first) if self.swapped else (first, second)
+        other = block["others"][self.place]
+        return first, first if self.alone else second, block["latents"][0, other, self.shot].float()
+
+
+ALONE = 0.1
+"""Share of the pairs of which one picture of the person is known."""
 
 
 def main() -> None:

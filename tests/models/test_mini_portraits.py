@@ -1,4 +1,4 @@
-"""MegaPortrait's nets and their own task: pairs with truth, and the one step in which they learn and run."""
+"""MegaPortrait's nets and their own tasks: people in each other's places with truth, and the one step in which they learn and run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import numpy
 import torch
 
 from assets.mini_portraits import data, train
-from assets.mini_portraits.data import EACH, Pair
+from assets.mini_portraits.data import EACH, KNOWN, PASTED, Pair
+from pipelines.core import geometry
+from pipelines.megaportrait.onestep import TASKS
 
 
 def test_a_block_has_each_of_its_people_in_each_of_its_shots():
@@ -22,45 +24,97 @@ def test_a_block_has_each_of_its_people_in_each_of_its_shots():
     assert replace(even, **{name: getattr(rows[0][0].shot, name) for name in data.PLAIN}) == rows[0][0].shot
 
 
-def test_a_shot_is_framed_alike_for_everybody_and_not_like_another():
+def test_a_shot_is_framed_as_a_page_cuts_it():
     frames = data.framings(3)
     assert len({frame.tobytes() for frame in frames}) == EACH
-    middle = numpy.array([127.5, 127.5, 1.0])
+    middle = numpy.array([127.5, (data.TALL - 1) / 2, 1.0])
     for frame in frames:
-        assert abs(math.log(frame[0, 0])) <= data.ZOOM and numpy.abs(frame @ middle - 127.5).max() <= 256 * data.SHIFT
+        across, down = (frame @ middle - 127.5) / 256
+        assert data.ZOOM[0] <= math.log(frame[0, 0]) <= data.ZOOM[1]
+        assert data.ACROSS[0] <= across <= data.ACROSS[1] and data.DOWN[0] <= down <= data.DOWN[1]
 
 
-def test_a_pair_is_of_two_people_and_the_truth_is_not_among_what_is_known():
-    rng = random.Random(0)
-    for _ in range(200):
-        pair = Pair.draw(rng)
-        assert pair.person != pair.other and len({pair.shot, *pair.known}) == 3
+def test_whoever_takes_a_place_is_somebody_else_and_shown_in_other_shots():
+    into, shots = data.others(3), data.known(3)
+    for person, shot in numpy.ndindex(EACH, EACH):
+        assert person not in into[person, shot] and len(set(into[person, shot])) == PASTED
+        for which in range(PASTED):
+            assert shot not in shots[person, shot, which] and len(set(shots[person, shot, which])) == KNOWN
+
+
+def test_the_points_of_a_face_lie_where_its_frame_puts_them():
+    points, frames = data.points(3), data.framings(3)
+    assert points.shape == (EACH, EACH, 5, 2)
+    for person, shot in numpy.ndindex(EACH, EACH):
+        left, right, nose, *_mouth = points[person, shot]
+        assert left[0] < right[0] and nose[1] > min(left[1], right[1]), "left and right as seen in the picture"
+        apart = numpy.hypot(*(right - left)) / frames[shot][0, 0]
+        assert 20 < apart < 90, "of a picture of 256 pixels, as far as it is not framed larger"
+
+
+def test_a_picture_is_laid_over_a_reference_by_the_points(monkeypatch):
+    monkeypatch.setattr(data, "ASTRAY", 0.0)
+    marks, into, shots = data.points(3), data.others(3), data.known(3)
+    pictures = numpy.zeros((EACH, EACH, 256, 256, 3), numpy.uint8)
+    for person, shot in numpy.ndindex(EACH, EACH):  # a dot at the nose
+        x, y = numpy.clip(numpy.rint(marks[person, shot, 2] - 0.5), 2, 253).astype(int)
+        pictures[person, shot, y - 2 : y + 3, x - 2 : x + 3] = 255
+    laid = data.laid(3, pictures)
+    for person, shot in ((0, 1), (2, 4)):
+        here, there = marks[person, shots[person, shot, 0, 0]], marks[into[person, shot, 0], shot]
+        wanted = geometry.moved(here[2:3], geometry.similarity(here, there))[0]
+        rows, columns = numpy.nonzero(laid[person, shot, 0, 0, ..., 0] > 100)
+        assert abs(columns.mean() + 0.5 - wanted[0]) < 1.5 and abs(rows.mean() + 0.5 - wanted[1]) < 1.5
+
+
+def test_a_paste_is_the_reference_far_from_both_heads():
+    truth, reference = (numpy.full((256, 256, 3), level, numpy.uint8) for level in (200, 60))
+    head = numpy.zeros((256, 256), bool)
+    head[100:150, 100:150] = True
+    made = data.pasted(random.Random(0), truth, reference, head, head)
+    assert (made[:40] == 60).all() and abs(int(made[125, 125].mean()) - 200) < 25
 
 
 def test_what_each_net_is_shown_and_what_it_should_make():
-    # Each latent says what it is: light, person, shot.
-    names = torch.stack(torch.meshgrid(torch.arange(2.0), torch.arange(5.0), torch.arange(5.0), indexing="ij"), -1)
-    block, pair = names[..., None, None], Pair(1, 4, 3, (0, 2))
-    wanted = {
-        "parent": ([[0, 1, 0], [0, 1, 2], [0, 4, 3]], [0, 1, 3]),
-        "identity": ([[0, 1, 0], [0, 1, 2], [0, 4, 3]], [1, 1, 3]),
-        "shading": ([[1, 1, 3], [0, 1, 0], [0, 4, 3]], [0, 1, 3]),
+    # Each latent says what it is: kind, person, shot.
+    def named(kind: float, *sizes: int) -> torch.Tensor:
+        grid = torch.meshgrid(*(torch.arange(float(size)) for size in sizes), indexing="ij")
+        return torch.stack((torch.full(sizes, kind), *grid[-4:]), -1)[..., None, None]
+
+    block = {
+        "latents": torch.cat((named(0, 1, EACH, EACH), named(0, 1, EACH, EACH) + 100)),
+        "laid": named(7, EACH, EACH, PASTED, KNOWN),
+        "pasted": named(8, EACH, EACH, PASTED),
+        "others": torch.full((EACH, EACH, PASTED), 4),
     }
-    for role in train.ROLES:
-        shown, reference, truth = train.task(role, block, pair)
-        assert (shown.view(3, 3).tolist(), truth.flatten().tolist()) == wanted[role]
-        assert reference.flatten().tolist() == [0, 4, 3]
+    block["latents"] = block["latents"][..., :5, :, :]
+    pair = Pair(1, 3, 1, swapped=True, alone=False)
+    lit, even = block["latents"][0, 1, 3], block["latents"][1, 1, 3]
+    first, second, reference = block["laid"][1, 3, 1, 1], block["laid"][1, 3, 1, 0], block["latents"][0, 4, 3]
+    wanted = {
+        "portrait": ((first, second, reference), reference, lit),
+        "identity": ((first, second, reference), reference, even),
+        "shading": ((even, first, reference), reference, lit),
+        "harmonise": ((block["pasted"][1, 3, 1], first, reference), block["pasted"][1, 3, 1], lit),
+    }
+    for task in TASKS:
+        shown, start, truth = train.asked(task, block, pair)
+        assert torch.equal(shown, torch.cat(wanted[task][0]))
+        assert torch.equal(start, wanted[task][1]) and torch.equal(truth, wanted[task][2])
+    alone = replace(pair, alone=True).given(block)
+    assert torch.equal(alone[0], alone[1])
 
 
 def test_a_new_net_says_nothing_and_the_unet_is_not_taught():
-    unet = train.frozen_unet()
-    model = train.OneStep(train.new_net(unet), unet)
+    model = train.new_model()
     generator = torch.Generator().manual_seed(0)
     reference, noise = (torch.randn(2, 16, 16, 16, generator=generator) for _ in range(2))
-    shown = torch.randn(2, 48, 16, 16, generator=generator)
-    made = model(shown, reference, noise)
-    assert torch.equal(made, model(torch.zeros_like(shown), reference, noise)) and made.shape == reference.shape
+    shown, tasks = torch.randn(2, 48, 16, 16, generator=generator), torch.tensor([1, 3])
+    levels = torch.tensor([600, 600])
+    made = model(tasks, shown, reference, noise, levels)
+    assert torch.equal(made, model(tasks.flip(0), torch.zeros_like(shown), reference, noise, levels))
+    assert made.shape == reference.shape
     made.square().mean().backward()
-    assert all(p.grad is None for p in unet.parameters())
+    assert all(p.grad is None for p in model._unet[0].parameters())
     assert model.net.controlnet_mid_block.weight.grad.abs().max() > 0
     assert not any(name.startswith("_unet") for name in model.state_dict())
