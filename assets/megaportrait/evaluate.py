@@ -1,6 +1,7 @@
 """How good portraits of unseen people in unseen references are, against the renderer's truth, beside ablations (PLAN.md).
 
     OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 -m assets.megaportrait.evaluate --write   # the card's figures
+    python -m assets.megaportrait.evaluate --arms drawn --write                             # the nets that nobody is trained for, by themselves
     python -m assets.megaportrait.evaluate --speed 3 --write                                # seconds, on a quiet machine
     python -m assets.megaportrait.evaluate --stream validation --pairs 10 --arms ours,no_shading --settings own_tone=0.8
 
@@ -56,6 +57,7 @@ TITLES = {
     "no_harmonisation": "ablation: pasted, no Harmonization Net",
     "no_network": "Harmonization's seam taken out, but no network",
     "instant": "instant mode: pasted start, no fine-tune",
+    "drawn": "drawn from the pictures: taught nets, no fine-tune",
     "fast": "faster preset",
     "preview": "preview: nearest picture pasted, no network",
 }
@@ -66,6 +68,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "no_network": {"harmonise_steps": 1, "candidates": 1},
     "no_identity": {"no_identity": True, "candidates": 1},
     "instant": {"mode": "instant", "candidates": 1},
+    "drawn": {"mode": "drawn", "candidates": 1},
     "fast": {"candidates": 1},
     "preview": {"mode": "preview", "candidates": 1},
 }
@@ -218,6 +221,35 @@ def complete(
         for arm, row in pieces[item].items():
             rows.setdefault(arm, []).append(row)
     return [lessons[identity] for identity in identities], rows
+
+
+def add_drawn(stream: str, pairs: int, people: int, changes: Mapping[str, Any], path: Path | None) -> None:
+    """The arm for which nobody is trained, by itself; the row goes to those of the full run that are there."""
+    registry, rows, sheets = Registry("cpu"), [], []
+    for number in range(pairs):
+        recipe = recipe_of(stream, number, people)
+        pictures, truth = recipe.pictures(), recipe.truth()
+        request = Request(recipe.picture(), pictures=pictures, truth=truth, rendered=True)
+        request.settings = settings_of("drawn", changes)
+        began = time.perf_counter()
+        made = megaportrait.generate(Job(limit_s=1e9), registry, request, Cache())
+        rows.append(told(made) | {"seconds": time.perf_counter() - began})
+        assert made.truth is not None
+        some = (request.picture(), numpy.array(made.best.result), made.truth)
+        sheets.append([pictures[0][1], *some])
+    found = {"title": TITLES["drawn"], "n": len(rows), **figures(rows, tools.threshold())}
+    print(json.dumps(found))
+    if path is None:
+        return
+    kept = training.read_json(path)
+    kept["rows"] = {
+        arm: {**kept["rows"], "drawn": found}[arm] for arm in TITLES if arm in kept["rows"] or arm == "drawn"
+    }
+    training.write_json(path, kept | {"order": list(kept["rows"])})
+    Image.fromarray(sheet(sheets[:SHEET_OF_DRAWN])).save(HERE / "drawn.webp", quality=92, method=6)
+
+
+SHEET_OF_DRAWN = 8
 
 
 # -------------------------------------------------------------------------------------------- figures
@@ -564,6 +596,9 @@ def main() -> None:
     torch.set_num_threads(1)
     people = given.people or max(1, given.pairs // PER_PERSON)
     learning = dataclasses.replace(Training.of("mini"), **lesson).validated()
+    if given.arms == "drawn":
+        add_drawn(given.stream, given.pairs, people, changes, path if given.write else None)
+        return
     lessons, rows = complete(given.stream, given.pairs, people, arms, changes, learning)
     if not chunks.is_main():
         return

@@ -27,7 +27,8 @@ UNOFFICIAL = "An unofficial re-creation from the abstract; the settings are ours
 
 def build(registry: Registry, model_set: str) -> None:
     """The parts of the tab and what they share."""
-    registry.declare(*parts.specs(model_set).values(), *parts.look_specs(model_set, "instant"))
+    drawn = parts.specs(model_set, settings.first_mode(model_set))
+    registry.declare(*drawn.values(), *parts.specs(model_set).values(), *parts.look_specs(model_set, "instant"))
     paper_card(PAPER)
     preflight = PreflightPanel(registry, model_set)
     cache = gr.State(Cache())  # a visitor's own: what is kept is somebody's picture

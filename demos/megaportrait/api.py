@@ -24,6 +24,7 @@ from demos.core.endpoint import (
 from demos.core.visitors import new_folder
 from demos.megaportrait.files import SLUG
 from demos.megaportrait.people import own_pictures, read_person
+from demos.megaportrait.settings import first_mode
 from pipelines import megaportrait
 from pipelines.core import images
 from pipelines.core.lane import Result, stream
@@ -32,7 +33,7 @@ from pipelines.megaportrait import Request, Settings, results
 from pipelines.megaportrait.paste import Picture
 from pipelines.megaportrait.person import Person
 from pipelines.megaportrait.results import Outcome
-from pipelines.megaportrait.settings import MODES
+from pipelines.megaportrait.settings import modes_of
 
 API = "portrait"
 LIMIT_S = 900.0
@@ -71,7 +72,7 @@ def answer(outcome: Outcome, session: str) -> tuple[str, dict[str, Any]]:
 
 def _start(model_set: str) -> Settings:
     """What the endpoint takes for settings that a program leaves out."""
-    return dataclasses.replace(Settings.of(model_set), mode="instant", candidates=1)
+    return dataclasses.replace(Settings.of(model_set), mode=first_mode(model_set), candidates=1)
 
 
 def endpoint(model_set: str) -> Endpoint:
@@ -90,8 +91,8 @@ def endpoint(model_set: str) -> Endpoint:
     )
     description = (
         "A person in a reference portrait, in its pose, light, clothes and place. person: the file that /train_person "
-        "answered with, or null; pictures: 1 to 20 pictures of a person where there is no such file (modes instant and preview); reference: "
-        f"a PNG, JPEG or WebP with a face; the result is a PNG as large and as transparent as it is, of 8 bits in sRGB. mode: {', '.join(MODES)}. consent: everybody in the pictures is of age and agrees; without it nothing is "
+        "answered with, or null; pictures: 1 to 20 pictures of a person where there is no such file (modes without training); reference: "
+        f"a PNG, JPEG or WebP with a face; the result is a PNG as large and as transparent as it is, of 8 bits in sRGB. mode: {', '.join(modes_of(model_set))}. consent: everybody in the pictures is of age and agrees; without it nothing is "
         f"made. Answers with the candidate most like the person and all measurements. face: which face of the reference, from the left, from 0; null for the largest. settings: others of the page by their names, such as shading_transfer. {start.limits_in_words(['seed', 'candidates'])}"
     )
     return Endpoint(API, parameters, (("file", "result"), ("json", "measurements")), description)

@@ -146,8 +146,20 @@ def findings(found: Mapping[str, Any]) -> list[str]:
             half = quartiles(ours[name])
             within = "" if half is None else f" ({half[0]:.2f} to {half[1]:.2f} in the middle half of the pairs)"
             told.append(f"{words.format(value)}{within}. {_bar(value <= most, asked)}".replace("-", "−"))
-    told += _nets(found.get("ablations", {})) + _seconds(found.get("speed"))
+    told += _drawn(found["rows"]) + _nets(found.get("ablations", {})) + _seconds(found.get("speed"))
     return told
+
+
+def _drawn(rows: Mapping[str, Any]) -> list[str]:
+    """The nets that nobody is trained for, beside those that a person is."""
+    if "drawn" not in rows or "psnr_core" not in rows["ours"]:
+        return []
+    drawn, ours = rows["drawn"], rows["ours"]
+    return [
+        f"Drawn from the pictures, with nobody trained, {_percent(drawn['passes']['share'])}{_within(drawn['passes'])} pass; the head is {drawn['psnr_core']['mean']:.1f} dB "
+        f"from the truth instead of {ours['psnr_core']['mean']:.1f} (higher is nearer), and the similarity {drawn['identity']['mean']:.2f} instead of "
+        f"{ours['identity']['mean']:.2f}: it is softer."
+    ]
 
 
 def _within(share: Mapping[str, Any]) -> str:

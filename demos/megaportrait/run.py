@@ -32,7 +32,7 @@ from demos.megaportrait.files import (
 )
 from demos.megaportrait.people import Chosen, Reference, truth_of
 from demos.megaportrait.reference import Step2
-from demos.megaportrait.settings import STEPS, Controls
+from demos.megaportrait.settings import STEPS, Controls, first_mode
 from demos.megaportrait.step1 import Step1
 from demos.megaportrait.view import NOTHING_YET, View, live_strip
 from pipelines import megaportrait
@@ -168,7 +168,7 @@ class Runs:
         except gr.Error:
             yield {line: progress_line(BROKE, 0.0, "stopped")}
             raise
-        mode = "trained" if person.trained else "instant"
+        mode = "trained" if person.trained else first_mode(self.controls.form.start.model_set)
         yield {**self.step1.load(person), **self.step2.load(reference), self.controls.form["mode"]: mode}
 
     def candidate(self, shown: Shown | None, event: gr.SelectData) -> Any:

@@ -13,6 +13,7 @@ from demos.core.handlers import LIGHT
 from demos.core.page import restore_zone
 from pipelines.megaportrait import Settings
 from pipelines.megaportrait.parts import PRESETS
+from pipelines.megaportrait.settings import DRAWN, modes_of
 
 PACES = ("default", "fast")
 OFF = ("no_identity", "no_shading", "no_harmonisation")
@@ -53,6 +54,10 @@ FINE: dict[str, tuple[str, ...]] = {
     ),
 }
 """Those in the accordion."""
+IN_MINI = (
+    "Drawn: nets that know rendered people draw head, hair and neck anew, each in one step; strengths and steps below are those of the other modes. "
+    "Instant begins with the person’s nearest picture; trained also knows what step 1 learnt; one pass is faster."
+)
 STEPS = ("identity_steps", "shading_steps", "harmonise_steps")
 PACED = (*STEPS, "candidates")
 
@@ -109,9 +114,14 @@ def pace_of(model_set: str, settings: Settings) -> str | None:
     return None
 
 
+def first_mode(model_set: str) -> str:
+    """What a page opens with, and an endpoint takes where nothing is said: nobody is trained yet."""
+    return DRAWN if model_set == "mini" else "instant"
+
+
 def form_of(model_set: str) -> Form[Settings]:
     """A form without widgets yet; nobody is trained when the page opens."""
-    return Form(dataclasses.replace(Settings.of(model_set), mode="instant"))
+    return Form(dataclasses.replace(Settings.of(model_set), mode=first_mode(model_set)))
 
 
 def build(
@@ -120,7 +130,8 @@ def build(
     """The widgets of step 3 below its result, and what they do among themselves. ``fixed``: only the first preset is loaded and
     can be had (ZeroGPU)."""
     form = form or form_of(model_set)
-    form.add("mode", elem_classes="sources")
+    offered = [(words, mode) for mode, words in modes_of(model_set).items()]
+    form.add("mode", elem_classes="sources", choices=offered, **({"info": IN_MINI} if model_set == "mini" else {}))
     with gr.Accordion("Strengths, seed and pace", open=False):
         form.add(*MAIN)
         with gr.Row(elem_classes="seed-row"):

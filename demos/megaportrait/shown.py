@@ -293,7 +293,7 @@ def beside_html(outcome: Outcome, index: int = 0, person: Person | None = None) 
         exact = (made.metrics["identity"].get("truth") or {}).get("mean")
         shown.append(("The truth, rendered", outcome.truth, _alike(exact)))
     if person is not None:
-        near = person.crops[person.nearest(outcome.analysis.points)]
+        near = person.crops[person.nearest(outcome.analysis.points)[0]]
         shown.append(("The person’s nearest picture", near, ""))
     items = "".join(_picture(picture, name, told) for name, picture, told in shown)
     read = "<p class='quiet'>Similarity to the person: 1 is the same face; higher is better. One run.</p>"

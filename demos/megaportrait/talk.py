@@ -7,7 +7,12 @@ from typing import Any
 from demos.core.talk import Evidence, Talk, spread
 from pipelines.megaportrait.results import MEASURED
 
-SHOWN = {"ours": "All three nets", "instant": "Without the fine-tune", "no_identity": "Without the person’s pictures"}
+SHOWN = {
+    "ours": "All three nets",
+    "drawn": "Drawn, nobody trained",
+    "instant": "Without the fine-tune",
+    "no_identity": "Without the person’s pictures",
+}
 
 
 def evidence(found: dict[str, Any]) -> Evidence:
@@ -18,7 +23,7 @@ def evidence(found: dict[str, Any]) -> Evidence:
         f"before the swap {100 * found['before']['passes']['share']:.0f} % do."
     )
     rows = [spread("The reference before", found["before"]["identity"])]
-    rows += [spread(words, found["rows"][arm]["identity"]) for arm, words in SHOWN.items()]
+    rows += [spread(words, found["rows"][arm]["identity"]) for arm, words in SHOWN.items() if arm in found["rows"]]
     rows += [spread("The truth, rendered", found["truth"]["identity"])]
     rule = (
         f"{found['pairs']} pairs of a person and a reference that no model has seen; spans go from the lower to the upper "

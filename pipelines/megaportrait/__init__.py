@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from pipelines.core.registry import Registry
     from pipelines.core.weights import ModelSpec
     from pipelines.megaportrait.nets import Nets
+    from pipelines.megaportrait.taught import TaughtNets
     from pipelines.models.verifier import SceneVerifier
 
 __all__ = ["PAPER", "Cache", "MegaPortrait", "Preview", "Request", "Settings", "analyse", "generate", "keeping"]
@@ -93,7 +94,7 @@ class MegaPortrait:
         scene: Scene,
         tools: FaceTools,
         specs: Mapping[str, ModelSpec],
-        nets: Nets | None = None,
+        nets: Nets | TaughtNets | None = None,
         verifier: SceneVerifier | None = None,
         drawing: nn.Module | None = None,
     ) -> None:
@@ -226,11 +227,7 @@ class MegaPortrait:
         ring = paste.ring_of(core, analysis.width)
         with self.run.stage(PASTED):
             seamless = paste.without_seam(pasted, shaded, analysis.square, alpha, ring)
-        hints = [
-            Hint("line", self._map("line", seamless), settings.harmonise_line),
-            Hint("shading", self._map("shading", seamless), settings.harmonise_map),
-        ]
-        harmonised = self._net(HARMONISED, seamless, ring, hints, seed)
+        harmonised = self._melted(seamless, ring, seed)
         harmonised = paste.smoothly_changed(seamless, harmonised, ring, settings.harmonise_smooth * analysis.width)
         painted, soft = self._stitched(harmonised, pasted, core, ring)
         final = paste.blend(painted, analysis.square, soft)
@@ -238,6 +235,14 @@ class MegaPortrait:
         return painted, soft, {RING: numpy.repeat(ring.astype(numpy.uint8)[..., None] * 255, 3, 2), HARMONISED: final}
 
     # ---- what the stages need
+
+    def _melted(self, seamless: Picture, ring: Mask, seed: int) -> Picture:
+        """What the Harmonization Net makes of the composite, inside ``ring``."""
+        hints = [
+            Hint("line", self._map("line", seamless), self.settings.harmonise_line),
+            Hint("shading", self._map("shading", seamless), self.settings.harmonise_map),
+        ]
+        return self._net(HARMONISED, seamless, ring, hints, seed)
 
     def _start(self) -> Picture:
         """What the Identity Net begins with, under its noise."""
@@ -282,6 +287,10 @@ class MegaPortrait:
         settings = self.settings
         return Hint("shading", self._map("shading", lit), settings.shading_map, settings.shading_map_end)
 
+    def _controls(self) -> dict[str, Picture]:
+        """What the nets were led by, for the files of a run."""
+        return {role: self._map(role, self.analysis.square) for role in ("landmarks", "line", "shading")}
+
     def _map(self, role: str, picture: Picture) -> Picture:
         """What the ControlNet of a role is shown of a picture of the square's size."""
         if role == "line" and self.drawing is not None:
@@ -290,8 +299,8 @@ class MegaPortrait:
 
     def _net(self, stage: str, start: Picture, mask: Mask | None, hints: Sequence[Hint], seed: int) -> Picture:
         """What one of the nets makes of ``start`` inside ``mask``: kept from before, or painted."""
-        assert self.nets is not None
-        net, nets, run = self.settings.net(stage), self.nets, self.run
+        nets: Any = self.nets
+        net, run = self.settings.net(stage), self.run
         self.steps[stage] = net.count
         led = [part for hint in hints for part in (hint.role, hint.map, hint.weight, hint.end)]
         with run.steps(stage, net.count) as on_step:
@@ -360,7 +369,7 @@ class MegaPortrait:
             seconds={name: round(value, 3) for name, value in run.seconds.items()},
             models=run.models,
             truth=None if self.truth is None else self.truth.picture,
-            controls={role: self._map(role, self.analysis.square) for role in ("landmarks", "line", "shading")},
+            controls=self._controls(),
             layered=self.request.layered,
             pictures=[{"name": v.name, "used": v.used, "reason": v.reason, "notes": list(v.notes)} for v in verdicts],
         )
@@ -456,6 +465,8 @@ def _painted(run: KeptRun[Settings], request: Request, scene: Scene) -> Outcome:
 
 def _with_models(run: KeptRun[Settings], request: Request, scene: Scene, seen: Tensor | None) -> Outcome:
     """The run in one lease of all its parts; ``seen``: what IP-Adapter's encoder saw of the person."""
+    if run.settings.taught:
+        return _with_taught(run, request, scene)
     from pipelines.megaportrait.nets import Nets, in_tiles
 
     settings, base = run.settings, sdxl.FIRST[run.settings.model_set]
@@ -483,3 +494,17 @@ def _with_models(run: KeptRun[Settings], request: Request, scene: Scene, seen: T
 
     unnamed = [name for name in base.named if name != "unet"]
     return run.lease(wanted, work, loading=base.title, at=0.01, unnamed=unnamed)
+
+
+def _with_taught(run: KeptRun[Settings], request: Request, scene: Scene) -> Outcome:
+    """The run with the nets that were taught on rendered truth."""
+    from pipelines.megaportrait.taught import Taught, TaughtNets
+
+    settings = run.settings
+    wanted = parts.specs(settings.model_set, settings.mode, face_parts=scene.face_parts)
+
+    def work(verifier: SceneVerifier | None = None, **models: Any) -> Outcome:
+        tools = tools_of(settings.model_set, scene.face_parts, models)
+        return Taught(run, request, scene, tools, wanted, TaughtNets(models), verifier)()
+
+    return run.lease(wanted, work, loading="the small nets", at=0.01, unnamed=parts.BESIDE_TAUGHT)

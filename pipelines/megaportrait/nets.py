@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 import pipelines.core.libraries  # noqa: F401
@@ -29,6 +30,7 @@ from pipelines.models import sdxl
 from pipelines.models.face_nets import as_input
 
 if TYPE_CHECKING:
+    from diffusers.models.autoencoders.autoencoder_dc import AutoencoderDC
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
     from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
     from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import StableDiffusionXLPipeline
@@ -74,19 +76,9 @@ class Nets:
                 self._seen = None
                 self.unet.config.encoder_hid_dim_type = kind
 
-    @contextlib.contextmanager
-    def wearing(self, person: Person | None) -> Iterator[None]:
-        """Inside the block the UNet wears the person's LoRA, at the strength of each stage; afterwards it is as before, to the byte.
-
-        Raises:
-            ValueError: the person was trained for another model.
-        """
-        if person is None or not person.trained:
-            yield
-            return
-        check_adapter(self.unet, person)
-        with adapter(self.unet, person.adapter):
-            yield
+    def wearing(self, person: Person | None) -> AbstractContextManager[None]:
+        """See :func:`wearing`."""
+        return wearing(self.unet, person)
 
     def paint(
         self,
@@ -164,6 +156,21 @@ class Nets:
 
 
 @contextlib.contextmanager
+def wearing(unet: Any, person: Person | None) -> Iterator[None]:
+    """Inside the block the UNet wears the person's LoRA, at the strength of each stage; afterwards it is as before, to the byte.
+
+    Raises:
+        ValueError: the person was trained for another model.
+    """
+    if person is None or not person.trained:
+        yield
+        return
+    check_adapter(unet, person)
+    with adapter(unet, person.adapter):
+        yield
+
+
+@contextlib.contextmanager
 def in_tiles(vae: AutoencoderKL | AutoencoderTiny, wanted: bool) -> Iterator[None]:
     """Inside the block the autoencoder works in tiles of half its side and in slices, which takes less memory.
 
@@ -190,7 +197,7 @@ def watched(pipe: StableDiffusionXLPipeline) -> Callable[[Tensor], Picture]:
     return lambda latents: numpy.asarray(sdxl.preview(pipe.vae, guess.get("clean", latents))[0])
 
 
-def encode(vae: AutoencoderKL | AutoencoderTiny, picture: Picture) -> Tensor:
+def encode(vae: AutoencoderKL | AutoencoderTiny | AutoencoderDC, picture: Picture) -> Tensor:
     """Latents (1, 4, h, w) of a picture, scaled as the UNet knows them."""
     pixels = as_input([picture], vae) * 2 - 1
     # SDXL's own autoencoder overflows in half precision.
@@ -199,11 +206,13 @@ def encode(vae: AutoencoderKL | AutoencoderTiny, picture: Picture) -> Tensor:
         encoded = vae.float().encode(pixels.float()) if lifted else vae.encode(pixels)
         if lifted:
             vae.half()
-    found = encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mode()
+    known = (getattr(encoded, name) for name in ("latents", "latent") if hasattr(encoded, name))
+    found = next(known, None)  # of a tiny and of a deep compression autoencoder
+    found = encoded.latent_dist.mode() if found is None else found
     return found * vae.config["scaling_factor"]
 
 
-def decode(vae: AutoencoderKL | AutoencoderTiny, latents: Tensor) -> Picture:
+def decode(vae: AutoencoderKL | AutoencoderTiny | AutoencoderDC, latents: Tensor) -> Picture:
     """The picture of latents (1, 4, h, w) of :func:`encode`."""
     with torch.autocast(latents.device.type, enabled=False):
         lifted = bool(getattr(vae.config, "force_upcast", False)) and vae.dtype == torch.float16

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pipelines.core.weights import ModelSpec
+from pipelines.core.weights import ModelSpec, asset_spec
 from pipelines.models import annotators, controlnets, faces, faces_photo, judges, sdxl
 
 
@@ -36,14 +36,35 @@ PRESETS: dict[str, dict[str, Preset]] = {
 precision) and of what one picture takes beside them; nobody measured them on such cards."""
 
 
+def is_taught(model_set: str, mode: str) -> bool:
+    """Whether a mode's nets are the small ones that are shown the person's pictures (``taught.py``)."""
+    return model_set == "mini" and mode == "drawn"
+
+
 def preset_of(model_set: str, preset: str = "") -> Preset:
     """A preset by its name; empty: the first."""
     known = PRESETS[model_set]
     return known[preset or next(iter(known))]
 
 
-def side_of(model_set: str, preset: str = "") -> int:
+TAUGHT = {
+    "net": asset_spec(
+        "mini-portraits/net",
+        "assets/mini_portraits",
+        controlnets.load,
+        "net",
+        "our ControlNet: people in each other's places",
+    ),
+}
+"""What the small set's own nets are, beside the image model (``taught.py``)."""
+BESIDE_TAUGHT = ("vae", "scheduler")
+"""Of the image model's parts that they are leased with, those that are not named."""
+
+
+def side_of(model_set: str, preset: str = "", mode: str = "") -> int:
     """Side of the square in pixels."""
+    if is_taught(model_set, mode):
+        return sdxl.BASES[model_set].size
     return round(sdxl.FIRST[model_set].size * preset_of(model_set, preset).share / 32) * 32
 
 
@@ -87,6 +108,10 @@ def specs(
     face_parts = face_specs(model_set) if face_parts is None else face_parts
     if mode == "preview":
         return dict(face_parts)
+    if is_taught(model_set, mode):
+        base = sdxl.BASES[model_set].named
+        drawing = {name: base[name] for name in ("unet", *BESIDE_TAUGHT)}
+        return {**drawing, **TAUGHT, **face_parts, **reader_specs(model_set)}
     leading = controls(model_set, preset, lines)
     nets = {role: control.spec for role, control in leading.items()}
     adapter = {"adapter": controlnets.IP_ADAPTER} if look_specs(model_set, mode) else {}

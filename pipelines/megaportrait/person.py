@@ -76,6 +76,11 @@ def of_the_person(readings: Sequence[Mapping[str, str]]) -> dict[str, str]:
 # ------------------------------------------------------------------------------------------- persons
 
 
+WIDE_ENOUGH = 1.5
+"""Squares up to so many times as wide as a crop are made from that."""
+NONE_LARGE = numpy.zeros((0, 0, 0, 3), numpy.uint8)
+
+
 @dataclass(eq=False)
 class Person:
     """One person: what was learnt, and what the pictures say."""
@@ -91,6 +96,8 @@ class Person:
     """State dict of the LoRA as peft writes it, alpha equal to the rank; empty before training."""
     facts: dict[str, Any] = field(default_factory=dict)
     """JSON-able: model set, hashes of the pictures, attributes, settings, losses, scores."""
+    large: NDArray[numpy.uint8] = field(default_factory=lambda: NONE_LARGE)
+    """The crops as large as the small set's own nets draw; none in the full set, and in files of before."""
 
     @property
     def trained(self) -> bool:
@@ -119,10 +126,18 @@ class Person:
         digest.update(repr(sorted(self.facts.get("attributes", {}).items())).encode())
         return digest.hexdigest()
 
-    def nearest(self, points: ArrayLike) -> int:
-        """The picture whose head is turned most like one with these points."""
+    def crop(self, which: int, side: int) -> tuple[Picture, NDArray[numpy.float64]]:
+        """A crop and its points (5, 2): the large one, where there is one and a square of ``side`` pixels has use for it."""
+        crop, points = self.crops[which], self.points[which].astype(numpy.float64)
+        if not len(self.large) or side <= WIDE_ENOUGH * crop.shape[1]:
+            return crop, points
+        return self.large[which], points * self.large.shape[1] / crop.shape[1]
+
+    def nearest(self, points: ArrayLike) -> list[int]:
+        """The pictures, those first whose head is turned most like one with these points."""
         wanted = _pose(points)
-        return int(numpy.argmin([numpy.abs(_pose(own) - wanted).sum() for own in self.points]))
+        apart = [float(numpy.abs(_pose(own) - wanted).sum()) for own in self.points]
+        return sorted(range(len(apart)), key=apart.__getitem__)
 
 
 def _pose(points: ArrayLike) -> NDArray[numpy.float64]:
@@ -149,13 +164,15 @@ def gather(intake: Intake, name: str, model_set: str) -> Person:
     if not used:
         reasons = " ".join(verdict.reason for verdict in intake.verdicts[:3])
         raise ValueError(f"None of the pictures can be used: {reasons}")
-    side = min(sdxl.FIRST[model_set].size, KEPT_SIDE)
-    crops, points, embeddings, hashes, photographs = [], [], [], [], 0
+    side, wide = (min(base[model_set].size, KEPT_SIDE) for base in (sdxl.FIRST, sdxl.BASES))
+    crops, large, points, embeddings, hashes, photographs = [], [], [], [], [], 0
     for place in used:
         photo, face = intake.photos[place], intake.verdicts[place].face
         assert face is not None
         crop = crop_of(photo.picture.shape[1::-1], face, side, FRAMING[model_set])
         crops.append(crop.cut(photo.picture))
+        if wide > side:
+            large.append(crop_of(photo.picture.shape[1::-1], face, wide, FRAMING[model_set]).cut(photo.picture))
         points.append(crop.there(points_of(face)))
         hashes.append(hashlib.sha256(photo.picture.tobytes()).hexdigest())
         photographs += face.backend != PARSED
@@ -176,6 +193,7 @@ def gather(intake: Intake, name: str, model_set: str) -> Person:
         numpy.stack(points).astype(numpy.float32),
         table.astype(numpy.float32),
         facts=facts,
+        large=numpy.stack(large) if large else NONE_LARGE,
     )
 
 
@@ -226,6 +244,7 @@ def save(person: Person, folder: str | Path) -> Path:
     kept = numpy.float16 if person.model_set == "full" else numpy.float32
     arrays = {f"{LORA}{n}": value.detach().float().cpu().numpy().astype(kept) for n, value in person.adapter.items()}
     arrays |= {name: getattr(person, name) for name in ("crops", "points", "embeddings")}
+    arrays |= {"large": person.large} if len(person.large) else {}
     mean = person.mean
     facts = person.facts | {"name": person.name, "format": FORMAT, "mean": None if mean is None else mean.tolist()}
     text = json.dumps(facts, indent=1, ensure_ascii=False, allow_nan=False)
@@ -265,19 +284,23 @@ def load(folder: str | Path, name: str) -> Person:
     if not _well_formed(arrays, adapter, facts):
         raise ValueError(wrong)
     facts = {key: value for key, value in facts.items() if key not in ("name", "format", "mean")}
-    return Person(name, arrays["crops"], arrays["points"], arrays["embeddings"], adapter, facts)
+    return Person(
+        name, arrays["crops"], arrays["points"], arrays["embeddings"], adapter, facts, arrays.get("large", NONE_LARGE)
+    )
 
 
 def _well_formed(arrays: Mapping[str, NDArray], adapter: Mapping[str, Tensor], facts: Mapping[str, Any]) -> bool:
-    if set(arrays) != {"crops", "points", "embeddings"}:
+    if set(arrays) - {"large"} != {"crops", "points", "embeddings"}:
         return False
     crops, points, embeddings = arrays["crops"], arrays["points"], arrays["embeddings"]
     count = len(crops)
-    side = min(sdxl.FIRST[facts["model_set"]].size, KEPT_SIDE)
+    side, wide = (min(base[facts["model_set"]].size, KEPT_SIDE) for base in (sdxl.FIRST, sdxl.BASES))
+    large = arrays.get("large")
     return (
         crops.dtype == numpy.uint8
         and 1 <= count <= MOST
         and crops.shape == (count, side, side, 3)
+        and (large is None or (large.dtype == numpy.uint8 and large.shape == (count, wide, wide, 3)))
         and points.shape == (count, 5, 2)
         and (embeddings.size == 0 or embeddings.shape[1:] == (EMBEDDING,))
         and embeddings.ndim == 2

@@ -154,7 +154,10 @@ def study(
         raise ValueError(verdict.reason[:1].upper() + verdict.reason[1:])
     chosen = faces.index(verdict.face)
     wide = WIDE[settings.model_set]
-    side = round(wide * side_of(settings.model_set, settings.preset))
+    side = side_of(settings.model_set, settings.preset, settings.mode)
+    side = (
+        side if settings.taught else round(wide * side)
+    )  # the taught nets draw a square of one size, whatever it shows
     crop = crop_of(picture.shape[1::-1], verdict.face, side, wide * FRAMING[settings.model_set])
     square, points = crop.cut(picture), crop.there(points_of(verdict.face))
     width = verdict.face.box[2] * crop.scale
@@ -200,8 +203,8 @@ class Placed:
 
 def placed(tools: FaceTools, person: Person, analysis: Analysis) -> Placed:
     """The person's picture that is turned most alike, and where it comes to lie."""
-    which = person.nearest(analysis.points)
-    crop, points = person.crops[which], person.points[which].astype(numpy.float64)
+    which = person.nearest(analysis.points)[0]
+    crop, points = person.crop(which, analysis.square.shape[1])
     matrix = geometry.affinity(points, analysis.points)
     # What is left of the turn is bent, within the crop: the points then lie where the reference's do.
     wanted = geometry.moved(analysis.points, numpy.linalg.inv(matrix))

@@ -15,7 +15,7 @@ from pipelines.megaportrait.intake import Intake
 from pipelines.megaportrait.person import Person, gather, read_attributes, with_readings
 from pipelines.megaportrait.place import Analysis, Placed
 from pipelines.megaportrait.settings import Settings
-from pipelines.megaportrait.tools import FaceTools
+from pipelines.megaportrait.tools import PARSED, FaceTools
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -124,7 +124,9 @@ class Scene:
             *of_pictures,
             *tools.notes,
         ]
-        notes += checks.warn_gap(analysis, near, settings)
+        photographs = bool(person.facts.get("photographs")) or analysis.face.backend != PARSED
+        if photographs or not settings.taught:  # what is drawn anew has nothing of a paste's faults
+            notes += checks.warn_gap(analysis, near, settings)
         reach = place.room_for(analysis, near, settings.region)
         return cls(analysis, person, near, reach, tools.specs, looked, notes)
 

@@ -8,18 +8,28 @@ from typing import TYPE_CHECKING, Any, Unpack
 from pipelines.core import limits
 from pipelines.core.settings import Declared, choice, real, seed, switch, whole
 from pipelines.megaportrait import paste
-from pipelines.megaportrait.parts import PRESETS
+from pipelines.megaportrait.parts import PRESETS, is_taught
 from pipelines.models import sdxl
 
 if TYPE_CHECKING:
     from pipelines.core.settings import More
 
+DRAWN = "drawn"
+"""The mode of the small set's own nets, which the full set does not have."""
 MODES: dict[str, str] = {
     "preview": "Preview without AI models",
     "instant": "Instant, without training",
+    DRAWN: "Drawn from the pictures, without training",
     "trained": "Trained person",
     "single": "Trained person, Identity and Shading in one pass",
 }
+
+
+def modes_of(model_set: str) -> dict[str, str]:
+    """Those of :data:`MODES` that a model set has."""
+    return {mode: words for mode, words in MODES.items() if mode != DRAWN or model_set == "mini"}
+
+
 REGIONS: dict[str, str] = {"head": "Head with hair and neck", "face": "Face only"}
 LINES: dict[str, str] = {
     "canny": "Edges (Canny)",
@@ -225,6 +235,7 @@ class Settings(Declared):
 
     def validated(self) -> Settings:
         checked = super().validated()
+        limits.choice("How", checked.mode, modes_of(checked.model_set))
         if self.preset:
             limits.choice("The preset", self.preset, PRESETS[self.model_set])
         return checked
@@ -233,6 +244,11 @@ class Settings(Declared):
     def looks(self) -> bool:
         """Whether IP-Adapter shows the person to the model."""
         return self.model_set == "full" and self.mode == "instant" and self.adapter_scale > 0 and not self.no_identity
+
+    @property
+    def taught(self) -> bool:
+        """Whether the nets are the small ones that are shown the person's pictures (``taught.py``)."""
+        return is_taught(self.model_set, self.mode)
 
     @property
     def wears(self) -> bool:
@@ -251,4 +267,4 @@ class Settings(Declared):
             off.add(SHADED)
         if self.no_harmonisation:
             off.add(HARMONISED)
-        return {stage: 0 if stage in off else self.net(stage).count for stage in NETS}
+        return {stage: 0 if stage in off else 1 if self.taught else self.net(stage).count for stage in NETS}

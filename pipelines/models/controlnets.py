@@ -93,7 +93,8 @@ def openpose_map(size: tuple[int, int], points: NDArray[numpy.floating]) -> NDAr
     return canvas
 
 
-def _load(spec: ModelSpec) -> Any:
+def load(spec: ModelSpec) -> Any:
+    """A ControlNet, or IP-Adapter's image encoder."""
     from pipelines.models import sdxl_parts
 
     return sdxl_parts.load_image_encoder(spec) if spec.source == _IP_ADAPTER else sdxl_parts.load_controlnet(spec)
@@ -149,7 +150,7 @@ def _mini_controls() -> dict[str, Control]:
             asset_spec(
                 f"mini-controlnets/{name}",
                 "assets/mini_controlnets",
-                _load,
+                load,
                 name,
                 f"our ControlNet: {title}",
             ),
@@ -167,7 +168,7 @@ def _hub_control(source: str, licence: str, reads: str, title: str, half: bool) 
     spec = ModelSpec(
         key,
         source,
-        _load,
+        load,
         licence,
         2_502_139_104,
         dtype="float16",
@@ -202,7 +203,7 @@ _IP_ADAPTER, _ENCODER = "h94/IP-Adapter", "models/image_encoder"
 IP_ENCODER = ModelSpec(
     "ip-adapter/image-encoder",
     _IP_ADAPTER,
-    _load,
+    load,
     "Apache-2.0",
     2_528_000_000,
     card="CLIP ViT-H: what IP-Adapter sees of a face",

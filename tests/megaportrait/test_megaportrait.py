@@ -405,8 +405,8 @@ def test_the_picture_whose_head_is_turned_alike_is_taken(person):
     straight = numpy.array([[40, 50], [80, 50], [60, 65], [47, 85], [73, 85]], float)
     turned = straight + numpy.array([[0, 0], [0, 0], [12, 0], [6, 0], [6, 0]])
     one = dataclasses.replace(person, points=numpy.stack([straight, turned]))
-    assert one.nearest(straight * 1.4 + 7) == 0
-    assert one.nearest(turned + 30) == 1
+    assert one.nearest(straight * 1.4 + 7)[0] == 0
+    assert one.nearest(turned + 30)[0] == 1
 
 
 def test_what_was_measured_is_read_from_its_file_and_is_nothing_before(tmp_path, monkeypatch):
@@ -422,7 +422,7 @@ def test_what_was_measured_is_read_from_its_file_and_is_nothing_before(tmp_path,
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"mode": "magic"}, "'magic' is unknown: choose one of preview, instant, trained, single"),
+        ({"mode": "magic"}, "'magic' is unknown: choose one of preview, instant, drawn, trained, single"),
         ({"region": "hat"}, "choose one of head, face"),
         ({"model_set": "huge"}, "choose one of mini, full"),
         ({"candidates": 5}, "candidates is 5 but must be a whole number from 1 to 4"),

@@ -163,7 +163,7 @@ def test_every_setting_has_a_widget_and_comes_back_from_it(model_set: str):
     fields = {field.name for field in dataclasses.fields(Settings)} - {"model_set", *portrait_settings.OFF}
     assert set(made.form.widgets) == fields - (set() if model_set == "full" else {"preset", "adapter_scale", "lines"})
     start = made.asked([], **{name: widget.value for name, widget in made.form.widgets.items()})
-    known = dataclasses.replace(Settings.of(model_set), mode="instant")
+    known = dataclasses.replace(Settings.of(model_set), mode=portrait_settings.first_mode(model_set))
     assert dataclasses.replace(start, preset="") == known
     other = dataclasses.replace(known, seed=7, poisson=True, no_shading=True, own_tone=0.3, shading_line_end=0.5)
     update = made.restored(other)
@@ -491,7 +491,7 @@ def test_an_example_brings_its_person_and_its_reference(page, monkeypatch: pytes
     assert (
         of_kind(update, Chosen)[0].identity == recipe.person and of_kind(update, Reference)[0].seed == recipe.reference
     )
-    assert "instant" in update.values()
+    assert "drawn" in update.values()
     assert (of_kind(update, Reference)[0].picture == recipe.picture()).all()
     learnt = of_kind(update, Chosen)[0].learnt(
         portrait_person.Person("Ada", *[numpy.zeros(1)] * 3, adapter={"a": 1}), "run"
