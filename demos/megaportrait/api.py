@@ -24,7 +24,6 @@ from demos.core.endpoint import (
 from demos.core.visitors import new_folder
 from demos.megaportrait.files import SLUG
 from demos.megaportrait.people import own_pictures, read_person
-from demos.megaportrait.settings import first_mode
 from pipelines import megaportrait
 from pipelines.core import images
 from pipelines.core.lane import Result, stream
@@ -72,7 +71,7 @@ def answer(outcome: Outcome, session: str) -> tuple[str, dict[str, Any]]:
 
 def _start(model_set: str) -> Settings:
     """What the endpoint takes for settings that a program leaves out."""
-    return dataclasses.replace(Settings.of(model_set), mode=first_mode(model_set), candidates=1)
+    return dataclasses.replace(Settings.of(model_set), mode="instant", candidates=1)
 
 
 def endpoint(model_set: str) -> Endpoint:

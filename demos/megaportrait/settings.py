@@ -115,7 +115,7 @@ def pace_of(model_set: str, settings: Settings) -> str | None:
 
 
 def first_mode(model_set: str) -> str:
-    """What a page opens with, and an endpoint takes where nothing is said: nobody is trained yet."""
+    """What a page opens with: nobody is trained yet. The endpoint takes "instant" where nothing is said, as it always has."""
     return DRAWN if model_set == "mini" else "instant"
 
 
