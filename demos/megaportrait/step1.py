@@ -244,9 +244,7 @@ def thumbnail(image: Image.Image, side: int = 160) -> str:
 def state_html(person: Person | None) -> str:
     """Whether somebody was learnt, and how well."""
     if person is None or not person.trained:
-        return (
-            "<p class='quiet'><b>Not trained yet.</b> Without training there are the preview and the instant mode.</p>"
-        )
+        return "<p class='quiet'><b>Not trained yet.</b> Step 3 says what can be made without training.</p>"
     facts = person.facts
     parts = [f"step {facts.get('best_step', '?')} of {facts.get('steps', '?')} was the best"]
     score, before = best_score(facts), facts.get("score_before")

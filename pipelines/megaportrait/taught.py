@@ -13,9 +13,10 @@ from typing import Any
 
 import pipelines.core.libraries  # noqa: F401
 
+import numpy
 import torch
 
-from pipelines.core import geometry
+from pipelines.core import geometry, masks
 from pipelines.core.geometry import Mask, Picture
 from pipelines.megaportrait import MegaPortrait, detail
 from pipelines.megaportrait.nets import decode, encode, wearing
@@ -27,6 +28,12 @@ from pipelines.models import sdxl
 
 SHARE = {IDENTITY: 0.1, SHADED: 0.4, HARMONISED: 0.7}
 """How far a run is when a stage begins."""
+
+
+AGREE = 8.0
+"""Levels, of 255, by which what is drawn around the heads may differ from the reference in the median."""
+GAINS = (0.2, 1.3)
+"""How much darker or brighter it may be made."""
 
 
 class TaughtNets:
@@ -70,7 +77,7 @@ class Taught(MegaPortrait):
         if not self._rendered:
             return self._by_arithmetic(SHADED, self._lit(face, skin, core))
         square, near = self.analysis.square, self.scene.near
-        lit = self._drawn(SHADED, "shading", (face, self._pictures[0], square), square, seed)
+        lit = self._levelled(self._drawn(SHADED, "shading", (face, self._pictures[0], square), square, seed))
         if self.settings.no_identity:
             return lit
         own = geometry.warp(near.crop, near.matrix, square.shape[1::-1])
@@ -81,7 +88,7 @@ class Taught(MegaPortrait):
         if not self._rendered:
             return seamless
         shown = (seamless, self._pictures[0], self.analysis.square)
-        return self._drawn(HARMONISED, "harmonise", shown, seamless, seed)
+        return self._levelled(self._drawn(HARMONISED, "harmonise", shown, seamless, seed))
 
     def _drawn(self, stage: str, task: str, shown: Sequence[Picture], start: Picture, seed: int) -> Picture:
         """What one of the nets draws: kept from before, or drawn."""
@@ -92,6 +99,19 @@ class Taught(MegaPortrait):
             drawn: Picture = run.kept(stage, lambda: nets.draw(task, shown, start, seed), task, *shown, start, seed)
         run.finished(stage, drawn)
         return drawn
+
+    def _levelled(self, drawn: Picture) -> Picture:
+        """``drawn`` in the levels of the reference, as they are around the heads. The nets know full colours only: a dark, pale or colourless
+        reference they draw brighter or otherwise, which would be a halo. Where they agree already it is ``drawn`` itself."""
+        square = self.analysis.square
+        outside = ~masks.grow(self.scene.reach, round(0.1 * self.analysis.width))
+        here, there = drawn[outside].astype(numpy.float64), square[outside].astype(numpy.float64)
+        if not len(here) or numpy.median(numpy.abs(here - there)) < AGREE:
+            return drawn
+        gains = numpy.median(
+            (there + 1) / (here + 1), 0
+        )  # not the mean: a corner beyond the picture says nothing of light
+        return numpy.clip(numpy.rint(drawn * numpy.clip(gains, *GAINS)), 0, 255).astype(numpy.uint8)
 
     def _by_arithmetic(self, stage: str, picture: Picture) -> Picture:
         self.run.finished(stage, picture)

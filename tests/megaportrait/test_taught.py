@@ -77,6 +77,21 @@ def test_a_photograph_is_pasted_by_arithmetic_and_the_page_says_so(registry, mon
     assert (numpy.asarray(drawn.best.result) != drawn.analysis.picture).any()
 
 
+@pytest.mark.parametrize("change", ["dark", "grey"])
+def test_a_reference_of_other_levels_gets_no_halo(registry, change):
+    reference = RECIPE.picture()
+    if change == "dark":
+        reference = (reference * 0.45).astype(numpy.uint8)
+    else:
+        reference = numpy.repeat(reference.mean(2, keepdims=True).round().astype(numpy.uint8), 3, 2)
+    settings = Settings(mode=DRAWN, candidates=1)
+    request = Request(reference, pictures=RECIPE.pictures(), settings=settings, rendered=True)
+    made = megaportrait.generate(Job(1e9), registry, request).best
+    result, rim = numpy.asarray(made.result).astype(float), made.changed.copy()
+    rim[8:-8, 8:-8] &= ~cv2.erode(made.changed.astype(numpy.uint8), numpy.ones((9, 9)))[8:-8, 8:-8].astype(bool)
+    assert numpy.abs(result - reference)[rim].mean() < 6, "where it begins to be painted it is the reference's still"
+
+
 def test_the_full_set_has_no_such_mode():
     assert DRAWN in modes_of("mini") and DRAWN not in modes_of("full")
     with pytest.raises(ValueError, match="'drawn' is unknown: choose one of preview, instant, trained, single"):
