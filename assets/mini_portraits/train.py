@@ -5,8 +5,7 @@
     OMP_NUM_THREADS=1 python -m assets.mini_portraits.train --ship           # writes net/
 
 One ``ControlNetModel`` on the frozen UNet of ``assets/mini_sdxl2`` (``pipelines/megaportrait/onestep.py``): a start with noise goes in, the UNet's
-guess of the clean latents comes out, and its squared error against the rendered truth is the loss. Of ten samples eight begin as a run does,
-with the reference (or the paste) at the first level; two with the truth at a lower one, so that a second step knows what to do.
+guess of the clean latents comes out, and its squared error against the rendered truth is the loss. Every sample begins as a run does.
 
 Seed 0; goes on from ``data/runs_portraits`` after a kill. The averages of the weights are what is measured and written.
 """
@@ -36,9 +35,7 @@ from pipelines.megaportrait.onestep import LEVELS, SHOWN, TASKS, OneStep
 HERE, RUNS = Path(__file__).parent, Path("data/runs_portraits")
 SEED = 0
 SHARES = {"portrait": 0.0, "identity": 0.45, "shading": 0.3, "harmonise": 0.25}
-"""Of the samples, by task."""
-LATER, LOWER = 0.0, (100, 500)
-"""Share of the samples that begin with the truth, and the levels of noise that they have."""
+"""Of the samples, by task; the whole task in one is no stage of the page, and was learnt first only (the card)."""
 OWN = 0.5
 """Share of the Shading Net's samples that are shown what the Identity Net draws, and not its truth."""
 FACE = slice(48, 208)
@@ -94,20 +91,16 @@ def asked(task: str, block: dict[str, Tensor], pair: Pair) -> tuple[Tensor, Tens
 
 def batch_of(blocks: Blocks, count: int, rng: random.Random) -> tuple[Tensor, ...]:
     """Tasks (N,), what is shown, starts, truths, and levels (N,); and, of the Shading Net's, what the Identity Net is shown (N, 3 C, H, W)."""
-    names, rows, levels, before = rng.choices(TASKS, SHARES.values(), k=count), [], [], []
+    names, rows, before = rng.choices(TASKS, SHARES.values(), k=count), [], []
     for name in names:
         block = blocks.draw(rng)
         pair = Pair.draw(rng)
         shown, start, truth = asked(name, block, pair)
-        level = LEVELS[0]
-        if rng.random() < LATER:
-            start, level = truth, rng.randint(*LOWER)
         rows.append((shown, start, truth))
-        levels.append(level)
         before.append(asked("identity", block, pair)[0])
     tasks = torch.tensor([TASKS.index(name) for name in names])
     shown, starts, truths = (torch.stack(part) for part in zip(*rows, strict=True))
-    return tasks, shown, starts, truths, torch.tensor(levels), torch.stack(before)
+    return tasks, shown, starts, truths, torch.full((count,), LEVELS[0]), torch.stack(before)
 
 
 def loss_of(model: OneStep, batch: tuple[Tensor, ...], generator: torch.Generator) -> Tensor:
@@ -123,19 +116,8 @@ def loss_of(model: OneStep, batch: tuple[Tensor, ...], generator: torch.Generato
         return F.mse_loss(model(tasks, shown, starts, noise, levels), truths)
 
 
-def resumed_from_parent(model: OneStep) -> None:
-    """The net that had learnt one task only reads four planes more."""
-    kept = torch.load(RUNS / "parent.pt", map_location="cpu", weights_only=True)["model"]
-    name = "net.controlnet_cond_embedding.conv_in.weight"
-    wider = torch.zeros_like(model.state_dict()[name])
-    wider[:, : kept[name].shape[1]] = kept[name]
-    model.load_state_dict(model.state_dict() | kept | {name: wider})
-
-
 def train_net(arguments: argparse.Namespace) -> None:
     model, blocks, measure = new_model(), Blocks(), HeldOut()
-    if (RUNS / "parent.pt").exists() and not (RUNS / "net.pt").exists():
-        resumed_from_parent(model)
 
     def loss_of_step(number: int) -> Tensor:
         if number % 50 == 0:
