@@ -242,10 +242,9 @@ def add_drawn(stream: str, pairs: int, people: int, changes: Mapping[str, Any], 
     if path is None:
         return
     kept = training.read_json(path)
-    kept["rows"] = {
-        arm: {**kept["rows"], "drawn": found}[arm] for arm in TITLES if arm in kept["rows"] or arm == "drawn"
-    }
-    training.write_json(path, kept | {"order": list(kept["rows"])})
+    kept["rows"]["drawn"] = found
+    kept["order"] = [arm for arm in TITLES if arm in kept["rows"]]
+    training.write_json(path, kept)
     Image.fromarray(sheet(sheets[:SHEET_OF_DRAWN])).save(HERE / "drawn.webp", quality=92, method=6)
 
 

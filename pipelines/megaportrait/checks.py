@@ -10,7 +10,7 @@ import numpy
 from pipelines.core import geometry
 from pipelines.core.weights import ModelSpec
 from pipelines.megaportrait import metrics, paste
-from pipelines.megaportrait.parts import in_words
+from pipelines.megaportrait.parts import DRAWN, in_words
 from pipelines.megaportrait.tools import PARSED
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def warn_identity(metrics: Mapping[str, Any], mode: str = "trained") -> str | No
     if metrics["same_person"] is not False:
         return None
     todo = {
-        "drawn": "choose a reference in which the head is turned more as in one of the pictures, or give more pictures.",
+        DRAWN: "choose a reference in which the head is turned more as in one of the pictures, or give more pictures.",
         "preview": "choose the instant mode, or train the person.",
         "instant": "train the person, lower the harmonise strength by 0.05, or give more pictures.",
     }

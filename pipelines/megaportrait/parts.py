@@ -36,9 +36,13 @@ PRESETS: dict[str, dict[str, Preset]] = {
 precision) and of what one picture takes beside them; nobody measured them on such cards."""
 
 
+DRAWN = "drawn"
+"""The mode of the small set's own nets, which the full set does not have."""
+
+
 def is_taught(model_set: str, mode: str) -> bool:
     """Whether a mode's nets are the small ones that are shown the person's pictures (``taught.py``)."""
-    return model_set == "mini" and mode == "drawn"
+    return model_set == "mini" and mode == DRAWN
 
 
 def preset_of(model_set: str, preset: str = "") -> Preset:

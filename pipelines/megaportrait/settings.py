@@ -8,14 +8,12 @@ from typing import TYPE_CHECKING, Any, Unpack
 from pipelines.core import limits
 from pipelines.core.settings import Declared, choice, real, seed, switch, whole
 from pipelines.megaportrait import paste
-from pipelines.megaportrait.parts import PRESETS, is_taught
+from pipelines.megaportrait.parts import DRAWN, PRESETS, is_taught
 from pipelines.models import sdxl
 
 if TYPE_CHECKING:
     from pipelines.core.settings import More
 
-DRAWN = "drawn"
-"""The mode of the small set's own nets, which the full set does not have."""
 MODES: dict[str, str] = {
     "preview": "Preview without AI models",
     "instant": "Instant, without training",
