@@ -76,9 +76,11 @@ def build(registry: Registry, model_set: str) -> None:
 
 def _licence(model_set: str) -> str:
     """What stands next to the button."""
-    base = sdxl.FIRST[model_set]
+    titles = dict.fromkeys(
+        bases[model_set].title for bases in (sdxl.FIRST, sdxl.BASES)
+    )  # the drawn mode's is the second
     licences = dict.fromkeys(spec.licence for spec in parts.specs(model_set).values())
-    return f"<p class='quiet licence'>{safe(base.title)}; {safe(', '.join(licences))}. {UNOFFICIAL}</p>"
+    return f"<p class='quiet licence'>{safe(', '.join(titles))}; {safe(', '.join(licences))}. {UNOFFICIAL}</p>"
 
 
 def from_python(model_set: str = "mini") -> str:
