@@ -57,12 +57,14 @@ PAPER = Paper(
 
 ARROW = "=>"
 PROMPTS_MOST, EDITS_MOST = 8, 4
+EVERYTHING = "keys, values and whole"
 LAYERS = {
+    EVERYTHING: "keys, values, and what reads the prompt as a whole",
     "keys and values": "keys and values, as in the paper",
     "values": "values only",
     "keys": "keys only",
 }
-"""Which matrices of a cross-attention are edited."""
+"""Which matrices are edited."""
 MEASURED = ROOT / "assets/time_edit/evaluation.json"
 
 
@@ -106,7 +108,7 @@ class Settings(Declared):
         name="μ",
         info="0 is the paper’s own formula, which protects none.",
     )
-    layers: str = choice("What is edited", "keys and values", LAYERS)
+    layers: str = choice("What is edited", EVERYTHING, LAYERS)
     count: int = whole("Pictures a prompt", 1, 1, 4, name="number of pictures")
     seed: int = seed()
     steps: int = whole("Steps", 16, 1, 100, name="number of steps")

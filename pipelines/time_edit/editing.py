@@ -19,13 +19,16 @@ from pipelines.core.sheets import Preview
 from pipelines.core.text import encode_text
 from pipelines.models import sdxl
 from pipelines.models.verifier import SceneVerifier, answers, judge, readings
-from pipelines.time_edit import Outcome, Settings, protected
-from pipelines.time_edit.saved import TENSORS, Edit
+from pipelines.time_edit import EVERYTHING, Outcome, Settings, protected
+from pipelines.time_edit.saved import TOKENS, WHOLES, Edit
+from pipelines.worlds.portrait.words import ATTRIBUTES
 from pipelines.worlds.prompts import read_prompt
 
 BATCH = 8
 """Pictures that are drawn at once."""
 RELATED, CONTRADICTING = "related", "contradicting"
+POOLED = "add_embedding.linear_1"
+"""The matrix of SDXL's UNet whose first columns read the prompt as a whole; the others read sizes."""
 TEXT_PX = 16
 """Height of a line of words on a sheet."""
 
@@ -72,12 +75,15 @@ def applied(weight: Tensor, shift: Tensor, reading: Tensor) -> Tensor:
 
 def projections(unet: nn.Module, layers: str) -> dict[str, nn.Linear]:
     """The matrices that read the prompt, by their names in the UNet; ``layers`` is one of :data:`pipelines.time_edit.LAYERS`."""
-    ends = {"keys and values": ("to_k", "to_v"), "keys": ("to_k",), "values": ("to_v",)}[layers]
-    return {
+    ends = {"keys": ("to_k",), "values": ("to_v",)}.get(layers, ("to_k", "to_v"))
+    found = {
         name: part
         for name, part in unet.named_modules()
         if isinstance(part, nn.Linear) and ".attn2." in name and name.endswith(ends)
     }
+    if layers == EVERYTHING:
+        found |= {name: part for name, part in unet.named_modules() if isinstance(part, nn.Linear) and name == POOLED}
+    return found
 
 
 @contextlib.contextmanager
@@ -134,11 +140,14 @@ class TimeEdit:
     @torch.no_grad()
     def edit(self, settings: Settings) -> Edit:
         """What changes the matrices, for the edits of the settings together."""
-        sources, wanted = zip(*(self._tokens(*pair) for pair in settings.pairs), strict=True)
-        c, twin = torch.cat(sources), torch.cat(wanted)
-        shift, reading = (one.cpu().numpy() for one in factors(c, twin, self.held(settings, c)))
+        read = [self._read(*pair) for pair in settings.pairs]
+        sources, wanted, wholes, wanted_wholes = (torch.cat(parts) for parts in zip(*read, strict=True))
+        if settings.layers != EVERYTHING:
+            wholes, wanted_wholes = wholes[:0], wanted_wholes[:0]
+        firm, firm_wholes = self.held(settings, sources, wholes)
+        tables = *factors(sources, wanted, firm), *factors(wholes, wanted_wholes, firm_wholes)
         told = settings.edits, settings.layers, settings.regularisation, settings.protect, settings.model_set
-        return Edit(*told, sdxl.mark(sdxl.FIRST[settings.model_set]), shift, reading)
+        return Edit(*told, sdxl.mark(sdxl.FIRST[settings.model_set]), *(one.cpu().numpy() for one in tables))
 
     def weights(self, edits: Sequence[Edit]) -> dict[str, Tensor]:
         """The edited matrices by their names in the UNet; what several edits change adds up.
@@ -148,38 +157,43 @@ class TimeEdit:
         """
         of = {layers: set(projections(self.unet, layers)) for layers in {edit.layers for edit in edits}}
         made = {}
-        for name, part in projections(self.unet, "keys and values").items():
+        for name, part in projections(self.unet, EVERYTHING).items():
             here = [edit for edit in edits if name in of[edit.layers]]
             if not here:
                 continue
-            if any(edit.shift.shape[1] != part.in_features for edit in here):
+            keys = WHOLES if name == POOLED else TOKENS
+            shift, reading = (torch.from_numpy(numpy.concatenate([getattr(e, key) for e in here])) for key in keys)
+            width = self.pipe.text_encoder_2.config.projection_dim if name == POOLED else part.in_features
+            if shift.shape[1] != width:
                 raise ValueError("The edit does not fit this model's prompts: save it again on this page.")
-            shift, reading = (torch.from_numpy(numpy.concatenate([getattr(e, key) for e in here])) for key in TENSORS)
-            made[name] = applied(part.weight, shift, reading)
+            made[name] = part.weight.clone()
+            made[name][:, :width] = applied(part.weight[:, :width], shift, reading)
         return made
 
-    def held(self, settings: Settings, like: Tensor) -> Tensor:
-        """λ I + μ C, (width, width)."""
-        held = settings.regularisation * torch.eye(like.shape[1], dtype=torch.float64, device=like.device)
+    def held(self, settings: Settings, *like: Tensor) -> list[Tensor]:
+        """λ I + μ C, (width, width), for tokens and for prompts as a whole, each of the width of one ``like``."""
+        held = [settings.regularisation * torch.eye(one.shape[1], dtype=torch.float64, device=one.device) for one in like]
         prompts = protected(settings.model_set, [source for source, _ in settings.pairs]) if settings.protect else []
         for start in range(0, len(prompts), 50):
-            embeds = self.pipe.encode_prompt(prompts[start : start + 50], do_classifier_free_guidance=False)[0]
-            tokens = embeds.flatten(0, 1).double()
-            held += settings.protect / len(prompts) * (tokens.mT @ tokens)
+            embeds, _, pooled, _ = self.pipe.encode_prompt(
+                prompts[start : start + 50], do_classifier_free_guidance=False
+            )
+            for firm, seen in zip(held, (embeds.flatten(0, 1).double(), pooled.double()), strict=True):
+                firm += settings.protect / len(prompts) * (seen.mT @ seen)
         return held
 
-    def _tokens(self, source: str, destination: str) -> tuple[Tensor, Tensor]:
-        """Embeddings (N, width) of the source's tokens and of their twins.
+    def _read(self, source: str, destination: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Embeddings (N, width) of the source's tokens and of their twins, and of both prompts as a whole, (1, width).
 
         The text encoders are causal: what a destination says behind the source's words is known only to the tokens that end and pad it.
         """
-        embeds, _, _, _ = self.pipe.encode_prompt([source, destination], do_classifier_free_guidance=False)
+        embeds, _, pooled, _ = self.pipe.encode_prompt([source, destination], do_classifier_free_guidance=False)
         length = embeds.shape[1] - 1  # without the token that begins every prompt, which says nothing
         ids = []
         for prompt in (source, destination):
             words = encode_text(self.pipe.tokenizer, prompt)[: length - 1]
             ids.append(words + [self.pipe.tokenizer.eos_token_id] * (length - len(words)))
-        return embeds[0, 1:], embeds[1, 1:][twins(*ids)]
+        return embeds[0, 1:], embeds[1, 1:][twins(*ids)], pooled[:1], pooled[1:]
 
     def pictures(self, run: Run[Settings], weights: Mapping[str, Tensor]) -> dict[str, dict[str, list[Image.Image]]]:
         """Kind of prompt -> row of its sheet -> pictures; those of one column come from one noise."""
@@ -250,7 +264,7 @@ class TimeEdit:
                 found.setdefault(name, {})[row] = [sum(known), len(known)]
         heads = changed_heads(settings)
         before, after = (self.seen(drawn["unrelated"][row]) for row in ("before", "after"))
-        same = [all(a[head] == b[head] for head in heads) for a, b in zip(before, after, strict=True)]
+        same = [alike(*pair, heads) for pair in zip(before, after, strict=True)]
         found["specificity"] = {"after": [sum(same), len(same)]}
         asked = [p for p in settings.prompts[CONTRADICTING] for _ in range(settings.count)]
         for row, pictures in drawn[CONTRADICTING].items():
@@ -289,6 +303,13 @@ def changed_heads(settings: Settings) -> list[str]:
         for prompts in zip(*settings.pairs, strict=True)
     ]
     return sorted(named[1] - named[0])
+
+
+def alike(one: Mapping[str, str], other: Mapping[str, str], heads: Sequence[str]) -> bool:
+    """Whether the judge sees the same world in two pictures, and the same of ``heads`` as far as that world has them: of the hair of a cube it
+    would say anything."""
+    known = [head for head in heads if (head in ATTRIBUTES) == (one["world"] == "portrait")]
+    return all(one[head] == other[head] for head in ("world", *known))
 
 
 def about(prompt: str, heads: Sequence[str]) -> dict[str, str]:

@@ -24,9 +24,10 @@ from pipelines.core import limits, tables
 from pipelines.models import sdxl
 from pipelines.time_edit import Settings
 
-FORMAT = 1
+FORMAT = 2
 METADATA = "time_edit"
-TENSORS = ("shift", "reading")
+TOKENS, WHOLES = ("shift", "reading"), ("whole_shift", "whole_reading")
+TENSORS = (*TOKENS, *WHOLES)
 MOST_BYTES = 16 * 2**20
 DO = "save the edit again on this page, and drop that file"
 Numbers = NDArray[numpy.float64]
@@ -45,9 +46,11 @@ class Edit:
     mark: str
     """Of the model: :func:`pipelines.models.sdxl.mark`."""
     shift: Numbers
-    """(N, width)."""
+    """(N, width) of tokens, as ``reading``."""
     reading: Numbers
-    """(N, width)."""
+    whole_shift: Numbers
+    """(M, width) of prompts as a whole, as ``whole_reading``; M is 0 where the matrix that reads those is not edited."""
+    whole_reading: Numbers
 
 
 def write(edit: Edit, path: Path) -> Path:
@@ -71,12 +74,13 @@ def read(path: str | Path, model_set: str) -> Edit:
     found, facts = tables.read(path, METADATA, TENSORS, FORMAT, MOST_BYTES, wrong)
     if (facts.get("model_set"), facts.get("mark")) != (model_set, sdxl.mark(sdxl.FIRST[model_set])):
         raise ValueError(f"The edit in {called} is of another model than {sdxl.FIRST[model_set].title}: {DO}.")
-    shift, reading = found.values()
-    same = shift.ndim == 2 and shift.shape == reading.shape and shift.dtype == reading.dtype == numpy.float64
-    if not same or not numpy.isfinite([*shift.flat, *reading.flat]).all():
-        raise ValueError(f"The edit in {called} is not two tables of finite numbers of one size: {DO}.")
+    for names in (TOKENS, WHOLES):
+        shift, reading = (found[name] for name in names)
+        same = shift.ndim == 2 and shift.shape == reading.shape and shift.dtype == reading.dtype == numpy.float64
+        if not same or not numpy.isfinite([*shift.flat, *reading.flat]).all():
+            raise ValueError(f"The edit in {called} is not pairs of tables of finite numbers, each of one size: {DO}.")
     told = _checked(facts, model_set, called)
-    return Edit(told.edits, told.layers, told.regularisation, told.protect, model_set, facts["mark"], shift, reading)
+    return Edit(told.edits, told.layers, told.regularisation, told.protect, model_set, facts["mark"], **found)
 
 
 def _checked(facts: dict[str, Any], model_set: str, called: str) -> Settings:

@@ -11,7 +11,7 @@ from pipelines.core.run import Run
 from pipelines.core.scores import wilson
 from pipelines.core.settings import Declared, choice, real, seed, text, whole
 from pipelines.models import sdxl
-from pipelines.time_edit import LAYERS, Settings
+from pipelines.time_edit import EVERYTHING, LAYERS, Settings
 from pipelines.time_edit.cases import cases
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class SweepSettings(Declared):
     source: str = choice("What is edited", "random", SOURCES)
     count: int = whole("Number of edits", 3, 1, 100, offered=(1, 24), name="number of edits")
     protect: float = real("Protect other prompts, μ", 1.0, 0.0, 100.0, step=0.1, name="μ")
-    layers: str = choice("Which matrices", "keys and values", LAYERS)
+    layers: str = choice("Which matrices", EVERYTHING, LAYERS)
     seed: int = seed(1)
     steps: int = whole("Steps", 16, 1, 100, name="number of steps")
     edits: str = text("Edits", 600, name="edits", default="", shown=False)
