@@ -27,10 +27,9 @@ from pipelines.megaportrait.person import Person, check_adapter
 from pipelines.megaportrait.results import to_pil
 from pipelines.megaportrait.settings import Net
 from pipelines.models import sdxl
-from pipelines.models.face_nets import as_input
+from pipelines.models.sdxl_parts import decode, encode
 
 if TYPE_CHECKING:
-    from diffusers.models.autoencoders.autoencoder_dc import AutoencoderDC
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
     from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
     from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import StableDiffusionXLPipeline
@@ -195,30 +194,3 @@ def watched(pipe: StableDiffusionXLPipeline) -> Callable[[Tensor], Picture]:
     """Let this pipeline's own scheduler note its guess of the clean latents; returns what makes a picture of it, after a step."""
     guess = sdxl.remember_guess(pipe.scheduler)
     return lambda latents: numpy.asarray(sdxl.preview(pipe.vae, guess.get("clean", latents))[0])
-
-
-def encode(vae: AutoencoderKL | AutoencoderTiny | AutoencoderDC, picture: Picture) -> Tensor:
-    """Latents (1, 4, h, w) of a picture, scaled as the UNet knows them."""
-    pixels = as_input([picture], vae) * 2 - 1
-    # SDXL's own autoencoder overflows in half precision.
-    with torch.autocast(pixels.device.type, enabled=False):
-        lifted = bool(getattr(vae.config, "force_upcast", False)) and vae.dtype == torch.float16
-        encoded = vae.float().encode(pixels.float()) if lifted else vae.encode(pixels)
-        if lifted:
-            vae.half()
-    known = (getattr(encoded, name) for name in ("latents", "latent") if hasattr(encoded, name))
-    found = next(known, None)  # of a tiny and of a deep compression autoencoder
-    found = encoded.latent_dist.mode() if found is None else found
-    return found * vae.config["scaling_factor"]
-
-
-def decode(vae: AutoencoderKL | AutoencoderTiny | AutoencoderDC, latents: Tensor) -> Picture:
-    """The picture of latents (1, 4, h, w) of :func:`encode`."""
-    with torch.autocast(latents.device.type, enabled=False):
-        lifted = bool(getattr(vae.config, "force_upcast", False)) and vae.dtype == torch.float16
-        if lifted:
-            vae.float()
-        made = vae.decode((latents / vae.config["scaling_factor"]).to(vae.dtype)).sample
-        if lifted:
-            vae.half()
-    return numpy.asarray(images.to_pil((made.float() / 2 + 0.5).clamp(0, 1))[0])

@@ -19,12 +19,13 @@ import torch
 from pipelines.core import geometry, masks
 from pipelines.core.geometry import Mask, Picture
 from pipelines.megaportrait import MegaPortrait, detail
-from pipelines.megaportrait.nets import decode, encode, wearing
+from pipelines.megaportrait.nets import wearing
 from pipelines.megaportrait.onestep import OneStep
 from pipelines.megaportrait.person import Person
 from pipelines.megaportrait.settings import HARMONISED, IDENTITY, SHADED
 from pipelines.megaportrait.tools import PARSED
 from pipelines.models import sdxl
+from pipelines.models.sdxl_parts import decode, encode
 
 SHARE = {IDENTITY: 0.1, SHADED: 0.4, HARMONISED: 0.7}
 """How far a run is when a stage begins."""

@@ -25,12 +25,13 @@ from pipelines.core.patching import frozen
 from pipelines.core.weights import ROOT
 from pipelines.megaportrait.intake import Intake, largest
 from pipelines.megaportrait.learn import Checkpoint, Lesson, Training
-from pipelines.megaportrait.nets import encode, in_tiles
+from pipelines.megaportrait.nets import in_tiles
 from pipelines.megaportrait.parts import preset_of, side_of
 from pipelines.megaportrait.person import SKS, Person, captions
 from pipelines.megaportrait.place import FRAMING, crop_of
 from pipelines.megaportrait.tools import FaceTools
 from pipelines.models import sdxl
+from pipelines.models.sdxl_parts import encode
 
 if TYPE_CHECKING:
     from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import StableDiffusionXLPipeline

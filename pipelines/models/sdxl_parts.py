@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import
 from torch import Tensor
 from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
 
+from pipelines.core import images
 from pipelines.core.geometry import Picture
 from pipelines.core.offload import Offloaded
 from pipelines.core.patching import building, fresh_scheduler
@@ -114,3 +116,35 @@ def look_of(encoder: CLIPVisionModelWithProjection, pictures: Sequence[Picture])
     with torch.inference_mode():
         both = [encoder(p, output_hidden_states=True).hidden_states[-2] for p in (torch.zeros_like(pixels), pixels)]
     return torch.stack(both).cpu()
+
+
+@contextlib.contextmanager
+def _in_full(vae: Any) -> Iterator[None]:
+    """SDXL's own autoencoder overflows in half precision: inside the block it is in single precision."""
+    lifted = bool(getattr(vae.config, "force_upcast", False)) and vae.dtype == torch.float16
+    try:
+        if lifted:
+            vae.float()
+        with torch.autocast(vae.device.type, enabled=False):
+            yield
+    finally:
+        if lifted:
+            vae.half()
+
+
+def encode(vae: Any, picture: Picture) -> Tensor:
+    """Latents (1, C, h, w) of a picture, scaled as the UNet knows them, by an ``AutoencoderKL``, ``AutoencoderTiny`` or ``AutoencoderDC``."""
+    pixels = torch.from_numpy(numpy.array(picture)).to(vae.device).permute(2, 0, 1)[None].to(vae.dtype) / 255 * 2 - 1
+    with _in_full(vae):
+        encoded = vae.encode(pixels.to(vae.dtype))
+    known = (getattr(encoded, name) for name in ("latents", "latent") if hasattr(encoded, name))
+    found = next(known, None)  # of a tiny and of a deep compression autoencoder
+    found = encoded.latent_dist.mode() if found is None else found
+    return found * vae.config["scaling_factor"]
+
+
+def decode(vae: Any, latents: Tensor) -> Picture:
+    """The picture of latents (1, C, h, w) of :func:`encode`."""
+    with _in_full(vae):
+        made = vae.decode((latents / vae.config["scaling_factor"]).to(vae.dtype)).sample
+    return numpy.asarray(images.to_pil((made.float() / 2 + 0.5).clamp(0, 1))[0])
