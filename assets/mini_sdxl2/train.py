@@ -263,6 +263,7 @@ def train_unet(arguments: argparse.Namespace) -> None:
     student, average, progress = start() if arguments.name == "unet" else (new_student(), None, Progress())
     student = student.to(arguments.device, memory_format=torch.channels_last)
     if average:
+        average.power = arguments.power
         average.model.to(arguments.device)
     vae = load_autoencoder(arguments.vae).to(arguments.device)
     latents = Latents(vae, cubes=arguments.cubes, brief=arguments.brief)

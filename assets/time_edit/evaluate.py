@@ -86,7 +86,7 @@ def main() -> None:
         shares = {name: f"{best[f'{name}, after']['share']:.0%}" for name in ("efficacy", "generality", "specificity")}
         paper = f"{told[PAPERS]['table']['specificity, after']['share']:.0%}"
         claim = (
-            f"Over {arguments.edits} unseen edits, two pictures a prompt: efficacy {shares['efficacy']} "
+            f"Over {arguments.edits} edits drawn by a seed, two pictures a prompt: efficacy {shares['efficacy']} "
             f"(before {best['efficacy, before']['share']:.0%}, said in words {best['efficacy, said in words']['share']:.0%}), "
             f"generality {shares['generality']}, specificity {shares['specificity']} ({paper} with the paper's own formula, μ = 0); higher is better."
         )

@@ -24,14 +24,14 @@ def evidence(found: dict[str, Any]) -> Evidence:
         f"before; {100 * table['specificity, after']['share']:.0f} % of all others stay "
         f"({100 * papers['table']['specificity, after']['share']:.0f} % by the paper’s formula alone)."
     )
-    rule = f"{len(ours['edits'])} unseen edits, read by a judge that taught nobody. Spans are 95 % intervals."
+    rule = f"{len(ours['edits'])} edits drawn by a seed, read by a judge that taught nobody. Spans are 95 % intervals."
     rows = [share(words, table[name]) for name, words in SHOWN.items()]
     return Evidence(headline, rows, "% of the pictures; higher is better", rule)
 
 
 TALK = Talk(
     steers="weights",
-    moves="two matrices in each cross-attention",
+    moves="two matrices in each cross-attention, and the one that reads the whole prompt",
     when="once, in a split second",
     learns="nothing: the answer is one formula",
     claims=(

@@ -74,14 +74,15 @@ PAPER = Paper(
 )
 
 USUAL: tuple[tuple[str, int], ...] = (
-    ("a red cube to the left of a blue ball on a wooden floor", 20),
-    ("a glossy green cone in front of a white cylinder on a marble floor", 12),
-    ("a shiny purple sphere on tiles under the sky", 3),
-    ("a yellow cylinder to the right of a black box against a wall", 21),
+    ("a glossy green cone in front of a white cylinder on a marble floor", 20),
+    ("a red cone to the left of a blue ball on a wooden floor", 21),
+    ("a shiny purple sphere on tiles under the sky", 23),
+    ("a yellow cylinder to the right of a black box against a wall", 24),
     ("a smiling person with long red hair, glasses and no beard, wearing a green sweater", 5),
     ("a bearded person with curly black hair and no glasses in a yellow jumper against a blue wall", 9),
 )
-"""Prompts of the embedded model's world, each with a seed, in place of examples that were chosen."""
+"""Prompts of the embedded model's world, each with a seed, in place of examples that were chosen. In the first, one of eight seeds that were looked
+at, golden noise is right where standard noise is not, and the page says that it was picked."""
 CHOSEN = ROOT / "assets/golden_noise/examples.json"
 
 

@@ -14,6 +14,7 @@ from pipelines.core.images import to_pil
 from pipelines.core.patching import frozen
 from pipelines.core.run import Run
 from pipelines.models import sdxl
+from pipelines.models.sdxl_parts import encode
 from pipelines.models.verifier import SceneVerifier, answers, described
 from pipelines.prospect import STAGES
 from pipelines.prospect.inversion import DRAWN, LOOK_STEPS, LOOKS_EVERY, InversionSettings, Inverted, Look
@@ -54,7 +55,7 @@ def inverted(
             run.show(Look(sheet({"the picture": [square], f"after {step} steps": [so_far]}), step))
 
     with run.stage("learning"):
-        latents = encoded(painter.pipe.vae, square)
+        latents = encode(painter.pipe.vae, numpy.asarray(square)).to(painter.nothing.dtype)
         tokens, losses = learnt(painter, latents, words, settings, on_step)
     with run.stage("pictures"):
         drawn = [draw(tokens, noise, settings.steps) for noise in noises]
@@ -120,21 +121,6 @@ def stage_losses(painter: Painter, latents: Tensor, spectrum: Spectrum, generato
     told = {"text_embeds": spectrum.pooled, "time_ids": painter.size_told(STAGES)}
     made = unet(noisy, times, encoder_hidden_states=spectrum.embeds, added_cond_kwargs=told).sample
     return (made.float() - wanted.float()).square().mean((1, 2, 3))
-
-
-def encoded(vae: Any, picture: Image.Image) -> Tensor:
-    """Latents (1, C, h, w) of an RGB picture by an ``AutoencoderKL`` or an ``AutoencoderTiny``, scaled as the UNet knows them."""
-    pixels = torch.from_numpy(numpy.array(picture)).permute(2, 0, 1)[None].float() / 127.5 - 1
-    lifted = bool(getattr(vae.config, "force_upcast", False)) and vae.dtype == torch.float16
-    kept = vae.dtype
-    with torch.inference_mode():
-        try:  # SDXL's own autoencoder overflows in half precision
-            found = (vae.float() if lifted else vae).encode(pixels.to(vae.device, vae.dtype))
-        finally:
-            if lifted:
-                vae.half()
-    latents = found.latents if hasattr(found, "latents") else found.latent_dist.mode()
-    return (latents * vae.config["scaling_factor"]).to(kept)
 
 
 def read(judge: SceneVerifier, pictures: list[Image.Image]) -> list[dict[str, str]]:

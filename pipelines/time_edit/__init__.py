@@ -11,9 +11,11 @@ before and after, and says of each whether what was wanted came (efficacy for th
 whether all else stayed (specificity).
 
 What is ours: the small model and the judge that reads attributes; λ in units that fit our embeddings (their norm is about 70, so that the
-paper's 0.1 leaves hardly anything of the weights); and :attr:`Settings.protect`. The paper's λ holds the weights in every direction alike,
+paper's 0.1 leaves hardly anything of the weights); one more matrix, which SDXL has and the paper's Stable Diffusion 1.4 has not: that which reads
+the prompt as a whole, edited by the same formula; and :attr:`Settings.protect`. The paper's λ holds the weights in every direction alike,
 which on our small model turns other things red as well; with it they are held most where other prompts read, as in Unified Concept Editing
-(Gandikota et al., WACV 2024, arXiv 2308.14761, Eq. 7): μ C joins λ I, with C the mean over prompts of Σ c cᵀ. Module level is free of torch.
+(Gandikota et al., WACV 2024, arXiv 2308.14761, Eq. 7): μ C joins λ I, with C the mean over prompts of Σ c cᵀ; of wholes,
+their sum over prompts that say little. Module level is free of torch.
 """
 
 from __future__ import annotations
@@ -49,7 +51,7 @@ PAPER = Paper(
         "Where a prompt does not say, a model assumes: roses are red, doctors are men. One closed formula changes two matrices in each "
         "cross-attention, so that the model assumes something else from now on, and nothing is trained."
     ),
-    ours="The code, the embedded image model, the judge that reads its pictures, and the measurements.",
+    ours="The code, the embedded image model, the judge that reads its pictures, what protects other prompts, the edit of what reads a prompt as a whole, and the measurements.",
     theirs="The method and its test of efficacy, generality and specificity.",
     licence="Code and embedded weights Apache-2.0; Stable Diffusion XL is openrail++; the authors' code is MIT.",
     code_url="https://github.com/bahjat-kawar/time-diffusion",
@@ -91,7 +93,7 @@ class Settings(Declared):
     )
     regularisation: float = real(
         "λ",
-        10.0,
+        1.0,
         0.1,
         100_000.0,
         step=0.1,
@@ -112,7 +114,7 @@ class Settings(Declared):
     count: int = whole("Pictures a prompt", 1, 1, 4, name="number of pictures")
     seed: int = seed()
     steps: int = whole("Steps", 16, 1, 100, name="number of steps")
-    model_set: str = choice("Model set", "mini", sdxl.FIRST, shown=False)
+    model_set: str = choice("Model set", "mini", sdxl.BASES, shown=False)
     contradicting: str = text(
         "Prompts that say otherwise",
         600,
@@ -126,7 +128,7 @@ class Settings(Declared):
     def of(cls, model_set: str) -> Settings:
         """The defaults of a model set, with the first example."""
         filled: dict[str, Any] = {**example(model_set, 0)}
-        steps = 16 if model_set == "mini" else sdxl.FIRST[model_set].steps
+        steps = 16 if model_set == "mini" else sdxl.BASES[model_set].steps
         return cls(**filled, steps=steps, model_set=model_set)
 
     @property
@@ -205,6 +207,11 @@ _BARE = tuple(
 """Prompts that say little, in which most is assumed."""
 
 
+def is_bare(prompt: str) -> bool:
+    """Whether one of :func:`protected` says little: of our own world those that name a thing and at most its place."""
+    return prompt in _BARE or prompt in GENERAL
+
+
 def _lines(text: str) -> tuple[str, ...]:
     return tuple(line.strip() for line in text.splitlines() if line.strip())
 
@@ -212,10 +219,10 @@ def _lines(text: str) -> tuple[str, ...]:
 EXAMPLES: dict[str, tuple[tuple[str, tuple[str, ...], tuple[str, ...], tuple[str, ...]], ...]] = {
     "mini": (
         (
-            "a cube => a red cube",
-            ("a cube on a wooden floor", "a cube under the sky", "a cube to the left of a green ball"),
-            ("a ball", "a cone on tiles", "a cylinder"),
-            ("a blue cube", "a green cube"),
+            "a cone => a blue cone",
+            ("a cone on a wooden floor", "a cone under the sky", "a cone to the left of a green ball"),
+            ("a ball", "a cube on tiles", "a cylinder"),
+            ("a red cone", "a green cone"),
         ),
         (
             "a ball => a ball on a wooden floor",
@@ -224,10 +231,10 @@ EXAMPLES: dict[str, tuple[tuple[str, tuple[str, ...], tuple[str, ...], tuple[str
             ("a ball on tiles", "a ball on a marble floor"),
         ),
         (
-            "a person => a person with glasses",
-            ("a person with red hair", "a smiling person"),
-            ("a cube", "a red ball on tiles"),
-            ("a person without glasses",),
+            "a person => a person with red hair",
+            ("a person with a beard", "a smiling person"),
+            ("a cone", "a red ball on tiles"),
+            ("a person with black hair",),
         ),
     ),
     "full": (
@@ -267,7 +274,7 @@ class Outcome:
 
 def parts(model_set: str) -> dict[str, ModelSpec]:
     """The parts that a run leases, by name."""
-    return judges.judged(sdxl.FIRST[model_set])
+    return judges.judged(sdxl.BASES[model_set])
 
 
 def generate(job: Job, registry: Registry, settings: Settings, saved: Sequence[Edit] = ()) -> Outcome:
@@ -286,7 +293,7 @@ def generate(job: Job, registry: Registry, settings: Settings, saved: Sequence[E
 
         return TimeEdit(models, judge)(run, saved)
 
-    return judges.draw(run, sdxl.FIRST[run.settings.model_set], draw)
+    return judges.draw(run, sdxl.BASES[run.settings.model_set], draw)
 
 
 def together(settings: Settings, saved: Sequence[Edit]) -> Settings:
@@ -302,7 +309,7 @@ def make(job: Job, registry: Registry, settings: Settings) -> Edit:
         ValueError: settings outside their limits.
     """
     run = Run(job, registry, settings)
-    base = sdxl.FIRST[run.settings.model_set]
+    base = sdxl.BASES[run.settings.model_set]
 
     def work(**models: Any) -> Edit:
         from pipelines.time_edit.editing import TimeEdit

@@ -19,7 +19,7 @@ from pipelines.core.sheets import Preview
 from pipelines.core.text import encode_text
 from pipelines.models import sdxl
 from pipelines.models.verifier import SceneVerifier, answers, judge, readings
-from pipelines.time_edit import EVERYTHING, Outcome, Settings, protected
+from pipelines.time_edit import EVERYTHING, Outcome, Settings, is_bare, protected
 from pipelines.time_edit.saved import TOKENS, WHOLES, Edit
 from pipelines.worlds.portrait.words import ATTRIBUTES
 from pipelines.worlds.prompts import read_prompt
@@ -147,7 +147,7 @@ class TimeEdit:
         firm, firm_wholes = self.held(settings, sources, wholes)
         tables = *factors(sources, wanted, firm), *factors(wholes, wanted_wholes, firm_wholes)
         told = settings.edits, settings.layers, settings.regularisation, settings.protect, settings.model_set
-        return Edit(*told, sdxl.mark(sdxl.FIRST[settings.model_set]), *(one.cpu().numpy() for one in tables))
+        return Edit(*told, sdxl.mark(sdxl.BASES[settings.model_set]), *(one.cpu().numpy() for one in tables))
 
     def weights(self, edits: Sequence[Edit]) -> dict[str, Tensor]:
         """The edited matrices by their names in the UNet; what several edits change adds up.
@@ -170,17 +170,24 @@ class TimeEdit:
             made[name][:, :width] = applied(part.weight[:, :width], shift, reading)
         return made
 
-    def held(self, settings: Settings, *like: Tensor) -> list[Tensor]:
-        """λ I + μ C, (width, width), for tokens and for prompts as a whole, each of the width of one ``like``."""
-        held = [settings.regularisation * torch.eye(one.shape[1], dtype=torch.float64, device=one.device) for one in like]
-        prompts = protected(settings.model_set, [source for source, _ in settings.pairs]) if settings.protect else []
+    def held(self, settings: Settings, *like: Tensor) -> tuple[Tensor, Tensor]:
+        """λ I + μ C, (width, width), for tokens and for prompts as a whole, each of the width of one ``like``.
+
+        C is the mean over the protected prompts of their tokens; of wholes the sum over the bare ones. A prompt has 77 tokens but one whole,
+        and as many wholes as the vector has numbers would leave the edit no direction.
+        """
+        tokens, wholes = (
+            settings.regularisation * torch.eye(one.shape[1], dtype=torch.float64, device=one.device) for one in like
+        )
+        sources = [source for source, _ in settings.pairs]
+        prompts = protected(settings.model_set, sources) if settings.protect else []
         for start in range(0, len(prompts), 50):
-            embeds, _, pooled, _ = self.pipe.encode_prompt(
-                prompts[start : start + 50], do_classifier_free_guidance=False
-            )
-            for firm, seen in zip(held, (embeds.flatten(0, 1).double(), pooled.double()), strict=True):
-                firm += settings.protect / len(prompts) * (seen.mT @ seen)
-        return held
+            some = prompts[start : start + 50]
+            embeds, _, pooled, _ = self.pipe.encode_prompt(some, do_classifier_free_guidance=False)
+            seen, whole = embeds.flatten(0, 1).double(), pooled[[is_bare(prompt) for prompt in some]].double()
+            tokens += settings.protect / len(prompts) * (seen.mT @ seen)
+            wholes += settings.protect * (whole.mT @ whole)
+        return tokens, wholes
 
     def _read(self, source: str, destination: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Embeddings (N, width) of the source's tokens and of their twins, and of both prompts as a whole, (1, width).
@@ -245,7 +252,7 @@ class TimeEdit:
                 texts,
                 latents=noise.to(self.unet.device, self.unet.dtype),
                 num_inference_steps=settings.steps,
-                guidance_scale=sdxl.FIRST[settings.model_set].guidance,
+                guidance_scale=sdxl.BASES[settings.model_set].guidance,
                 callback_on_step_end=after,
             ).images
         return made

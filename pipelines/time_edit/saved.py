@@ -1,12 +1,12 @@
 """An edit as a small file, which is checked when it comes back. Torch-free.
 
-Every matrix that reads the prompt is changed by the same two small ones: with C the source's embeddings (N, width), C* their twins' and H what
+Every matrix that reads the prompt's tokens is changed by the same two small ones (and the one that reads it as a whole by two of its own): with C the source's embeddings (N, width), C* their twins' and H what
 holds the weights,
 
     W' - W = W (C* - C)ᵀ A,      A = C (H + Cᵀ C)⁻¹                                                       (Eq. 6, rearranged)
 
 so a file holds ``shift`` = C* - C and ``reading`` = A, float64, and fits into 120 KB an edit on our model where the matrices themselves would be
-1.8 MB, and 700 on SDXL. A JSON text in its header says which prompts, λ, μ, which layers, and which model.
+2.4 MB, and 700 on SDXL. A JSON text in its header says which prompts, λ, μ, which layers, and which model.
 """
 
 from __future__ import annotations
@@ -72,8 +72,8 @@ def read(path: str | Path, model_set: str) -> Edit:
     called = limits.shown(path.name)
     wrong = f"{called} holds no edit that can be read: {DO}."
     found, facts = tables.read(path, METADATA, TENSORS, FORMAT, MOST_BYTES, wrong)
-    if (facts.get("model_set"), facts.get("mark")) != (model_set, sdxl.mark(sdxl.FIRST[model_set])):
-        raise ValueError(f"The edit in {called} is of another model than {sdxl.FIRST[model_set].title}: {DO}.")
+    if (facts.get("model_set"), facts.get("mark")) != (model_set, sdxl.mark(sdxl.BASES[model_set])):
+        raise ValueError(f"The edit in {called} is of another model than {sdxl.BASES[model_set].title}: {DO}.")
     for names in (TOKENS, WHOLES):
         shift, reading = (found[name] for name in names)
         same = shift.ndim == 2 and shift.shape == reading.shape and shift.dtype == reading.dtype == numpy.float64

@@ -40,7 +40,7 @@ class SweepSettings(Declared):
     edits: str = text("Edits", 600, name="edits", default="", shown=False)
     related: str = text("Prompts that should change", 1200, default="", shown=False)
     unrelated: str = text("Prompts that should not change", 1200, default="", shown=False)
-    model_set: str = choice("Model set", "mini", sdxl.FIRST, shown=False)
+    model_set: str = choice("Model set", "mini", sdxl.BASES, shown=False)
 
     @property
     def cases(self) -> list[Settings]:

@@ -19,6 +19,7 @@ from pipelines.core.lane import Job, Progress, live
 from pipelines.core.patching import fingerprint
 from pipelines.core.registry import Registry
 from pipelines.models import sdxl
+from pipelines.models.sdxl_parts import encode
 from pipelines.prospect import STAGES, Settings, inversion, learning, tokens
 from pipelines.prospect.inversion import InversionSettings, Inverted, Look
 from pipelines.prospect.stages import Painter, told_apart
@@ -91,7 +92,7 @@ def test_the_words_of_a_prompt_read_as_the_prompt(registry: Registry):
 def test_a_stage_has_slopes_for_its_own_token_only(registry: Registry, scene: Image.Image):
     def work(painter: Painter):
         moved = torch.full((STAGES, 1, WIDTH), 0.01, requires_grad=True)
-        latents = learning.encoded(painter.pipe.vae, scene).clone()
+        latents = encode(painter.pipe.vae, numpy.asarray(scene)).clone()
         losses = learning.stage_losses(painter, latents, painter.worded(moved), torch.Generator().manual_seed(0))
         (slope,) = torch.autograd.grad(losses[3], moved)
         return losses.detach(), slope
@@ -123,8 +124,8 @@ def test_an_inversion_tells_what_it_learnt_and_leaves_the_model(registry: Regist
 
 
 def test_the_largest_square_in_the_middle_is_read(registry: Registry, scene: Image.Image, made: Inverted):
-    wide = Image.new("RGB", (256, 128), "white")
-    wide.paste(scene, (64, 0))
+    wide = Image.new("RGB", (2 * scene.width, scene.height), "white")
+    wide.paste(scene, (scene.width // 2, 0))
     found = inversion.invert(Job(1e9), registry, QUICK, wide)
     assert found.tokens.values.tobytes() == made.tokens.values.tobytes()
 

@@ -17,14 +17,20 @@ from pipelines import time_edit
 from pipelines.core.lane import Job
 from pipelines.core.registry import Registry
 from pipelines.models import sdxl
-from pipelines.time_edit import Settings, saved, sweep
+from pipelines.time_edit import EVERYTHING, Settings, saved, sweep
 from pipelines.time_edit.cases import cases
-from pipelines.time_edit.editing import TimeEdit, about, applied, edited, factors, shown
-from pipelines.time_edit.saved import METADATA, Edit
+from pipelines.time_edit.editing import POOLED, TimeEdit, about, applied, edited, factors, projections, shown
+from pipelines.time_edit.saved import METADATA, TENSORS, Edit
 from pipelines.time_edit.sweep import LAMBDAS, MEASURES, SweepSettings, Tally
 
 SMALL = dataclasses.replace(
-    Settings.of("mini"), related="", unrelated="a ball", contradicting="a blue cube", steps=4, seed=4
+    Settings.of("mini"),
+    edits="a cube => a red cube",
+    related="",
+    unrelated="a ball",
+    contradicting="a blue cube",
+    steps=4,
+    seed=4,
 )
 WIDTH = 192
 
@@ -50,10 +56,11 @@ def test_the_two_small_matrices_make_what_the_papers_formula_makes():
 def test_a_file_holds_the_edit(edit: Edit, tmp_path: Path):
     path = saved.write(edit, tmp_path / "red.safetensors")
     found = saved.read(path, "mini")
-    assert found.shift.tobytes() == edit.shift.tobytes() and found.reading.tobytes() == edit.reading.tobytes()
+    assert all(getattr(found, name).tobytes() == getattr(edit, name).tobytes() for name in TENSORS)
+    assert len(edit.shift) > len(edit.whole_shift) == 1, "all tokens, and the prompt as a whole"
     assert (found.edits, found.layers, found.regularisation, found.protect) == (
         "a cube => a red cube",
-        "keys and values",
+        EVERYTHING,
         SMALL.regularisation,
         SMALL.protect,
     )
@@ -68,7 +75,7 @@ def test_a_saved_edit_draws_the_same_pictures_as_the_one_that_is_worked_out(
     kept = time_edit.generate(Job(1e9), registry, settings, [again])
     made = time_edit.generate(Job(1e9), registry, SMALL)
     assert kept.edited.tobytes() == made.edited.tobytes() and kept.related.tobytes() == made.related.tobytes()
-    assert kept.related.size[1] == 144, "what says otherwise, before and after, side by side"
+    assert kept.related.size[1] == 272, "what says otherwise, before and after, side by side"
     assert made.measurements["contradiction"]["before"] == [1, 1]
 
 
@@ -85,14 +92,17 @@ def test_several_edits_add_up(registry: Registry, edit: Edit):
     other = time_edit.make(
         Job(1e9), registry, dataclasses.replace(SMALL, edits="a ball => a green ball", layers="values")
     )
+    assert len(other.whole_shift) == 0
 
     def work(**parts):
         editor = TimeEdit(parts)
-        before = {name: part.weight for name, part in editor.unet.named_modules() if name.endswith(("to_k", "to_v"))}
+        before = {name: part.weight for name, part in projections(editor.unet, EVERYTHING).items()}
         return before, *(editor.weights(some) for some in ([edit], [other], [edit, other]))
 
-    before, first, second, both = registry.run(sdxl.FIRST["mini"].named, work)
-    assert len(second) == len(first) / 2 and set(both) == set(first)
+    before, first, second, both = registry.run(sdxl.BASES["mini"].named, work)
+    assert len(second) == (len(first) - 1) / 2 and set(both) == set(first)
+    assert torch.equal(both[POOLED], first[POOLED]) and not torch.equal(first[POOLED], before[POOLED])
+    assert torch.equal(first[POOLED][:, -96:], before[POOLED][:, -96:]), "what reads the picture's size is let alone"
     name = next(iter(second))
     summed = first[name] + second[name] - before[name]
     assert torch.allclose(both[name], summed, atol=1e-5)
@@ -102,32 +112,34 @@ def test_several_edits_add_up(registry: Registry, edit: Edit):
 def test_an_edit_of_another_width_is_refused(registry: Registry, edit: Edit):
     narrow = dataclasses.replace(edit, shift=edit.shift[:, :9], reading=edit.reading[:, :9])
     with pytest.raises(ValueError, match="does not fit this model's prompts"):
-        registry.run(sdxl.FIRST["mini"].named, lambda **parts: TimeEdit(parts).weights([narrow]))
+        registry.run(sdxl.BASES["mini"].named, lambda **parts: TimeEdit(parts).weights([narrow]))
 
 
-FACTS = {"format": 1, "edits": "a => b", "layers": "values", "regularisation": 1.0, "protect": 0.0, "model_set": "mini"}
+FACTS = {"format": 2, "edits": "a => b", "layers": "values", "regularisation": 1.0, "protect": 0.0, "model_set": "mini"}
 
 
 @pytest.mark.parametrize(
     ("tensors", "facts", "says"),
     [
-        ({}, {}, "holds no edit that can be read"),
-        ({"shift": numpy.zeros((2, 3))}, {}, "holds no edit that can be read"),
+        ({"shift": None}, {}, "holds no edit that can be read"),
+        ({name: None for name in TENSORS}, {}, "holds no edit that can be read"),
         (None, None, "holds no edit that can be read"),
+        (None, {"format": 1}, "holds no edit that can be read"),
         (None, {"format": 7}, "holds no edit that can be read"),
         (None, {"mark": "another"}, "is of another model than mini-sdxl"),
         (None, {"layers": "all"}, "says what cannot be"),
         (None, {"edits": "a cube"}, "says what cannot be"),
         (None, {"regularisation": -1.0}, "says what cannot be"),
-        ({"shift": numpy.zeros((2, 3)), "reading": numpy.zeros((2, 4))}, {}, "not two tables of finite numbers"),
-        ({"shift": numpy.zeros((2, 3)), "reading": numpy.full((2, 3), numpy.inf)}, {}, "not two tables of finite"),
-        ({"shift": numpy.zeros((2, 3), numpy.float32), "reading": numpy.zeros((2, 3))}, {}, "not two tables"),
+        ({"reading": numpy.zeros((2, 4))}, {}, "not pairs of tables of finite numbers"),
+        ({"whole_shift": numpy.full((1, 4), numpy.inf)}, {}, "not pairs of tables of finite"),
+        ({"shift": numpy.zeros((2, 3), numpy.float32)}, {}, "not pairs of tables"),
     ],
 )
 def test_another_file_is_refused_in_a_sentence(tmp_path: Path, tensors: dict | None, facts: dict | None, says: str):
     path = tmp_path / "mine.safetensors"
-    held = {"shift": numpy.zeros((2, 3)), "reading": numpy.zeros((2, 3))} if tensors is None else tensors
-    told = None if facts is None else {METADATA: json.dumps({**FACTS, "mark": sdxl.mark(sdxl.FIRST["mini"]), **facts})}
+    whole = {name: numpy.zeros((1, 4)) if name.startswith("whole") else numpy.zeros((2, 3)) for name in TENSORS}
+    held = {name: table for name, table in {**whole, **(tensors or {})}.items() if table is not None}
+    told = None if facts is None else {METADATA: json.dumps({**FACTS, "mark": sdxl.mark(sdxl.BASES["mini"]), **facts})}
     save_file(held, path, told)
     with pytest.raises(ValueError, match=says) as caught:
         saved.read(path, "mini")

@@ -62,7 +62,14 @@ def registry() -> Registry:
 
 
 SMALL = dataclasses.replace(
-    Settings.of("mini"), related="a cube on tiles", unrelated="a ball", contradicting="", steps=8, count=2, seed=4
+    Settings.of("mini"),
+    edits="a cube => a red cube",
+    related="a cube on tiles",
+    unrelated="a ball",
+    contradicting="",
+    steps=8,
+    count=2,
+    seed=4,
 )
 
 
@@ -76,7 +83,7 @@ def test_a_cube_becomes_red_and_a_ball_keeps_its_colour(outcome: time_edit.Outco
     assert measured["efficacy"]["after"] == [2, 2] and measured["efficacy"]["before"][0] < 2
     assert measured["generality"]["after"] == [2, 2] and measured["specificity"]["after"] == [2, 2]
     assert 0.02 < measured["share_of_weights"] < 0.1 and measured["matrices"] == len(outcome.weights)
-    assert outcome.edited.size == (256, 3 * 144) and outcome.related.size == (256, 2 * 144)
+    assert outcome.edited.size == (512, 3 * 272) and outcome.related.size == (512, 2 * 272)
     assert figures(outcome)["Efficacy, higher is better"].startswith("2 of 2, before ")
 
 
