@@ -309,9 +309,12 @@ def from_python() -> str:
     return words_of(__package__, "python.md").replace("{prompt}", f'"{EXAMPLES[0][0]}"').replace("{sources}", listed)
 
 
+ASKED = "a red cube to the left of a blue ball on a wooden floor"
+
+
 def _start(model_set: str) -> Settings:
-    """What the endpoint takes for settings that a program leaves out."""
-    return dataclasses.replace(Settings.of(model_set), seed=0, source=Settings.source)
+    """What the endpoint takes for settings that a program leaves out, as it always has."""
+    return dataclasses.replace(Settings.of(model_set), prompt=ASKED, seed=0, source=Settings.source)
 
 
 def endpoint(model_set: str) -> Endpoint:

@@ -41,7 +41,7 @@ TALK = Talk(
     ),
     cannot=(
         "On a small model an edit spills over; our second term, μ, holds the rest, and not all of it.",
-        "A prompt that contradicts the edit (“a blue cube”) is often overruled.",
+        "A prompt that contradicts the edit (“a blue cube”) is overruled now and then; by the formula alone, nearly always.",
         "Who can say it in the prompt should: the edit is for whoever cannot change every prompt.",
     ),
     measured=MEASURED,
