@@ -76,14 +76,12 @@ def applied(weight: Tensor, shift: Tensor, reading: Tensor) -> Tensor:
 def projections(unet: nn.Module, layers: str) -> dict[str, nn.Linear]:
     """The matrices that read the prompt, by their names in the UNet; ``layers`` is one of :data:`pipelines.time_edit.LAYERS`."""
     ends = {"keys": ("to_k",), "values": ("to_v",)}.get(layers, ("to_k", "to_v"))
-    found = {
+    whole = POOLED if layers == EVERYTHING else None
+    return {
         name: part
         for name, part in unet.named_modules()
-        if isinstance(part, nn.Linear) and ".attn2." in name and name.endswith(ends)
+        if isinstance(part, nn.Linear) and (name == whole or (".attn2." in name and name.endswith(ends)))
     }
-    if layers == EVERYTHING:
-        found |= {name: part for name, part in unet.named_modules() if isinstance(part, nn.Linear) and name == POOLED}
-    return found
 
 
 @contextlib.contextmanager
