@@ -18,6 +18,8 @@ from demos.core.talk import PLACES, Talk
 ADDRESS = "/studio/slides"
 LIVE_S = 13
 """Seconds for which a tour shows a tab; it waits longer for a run."""
+TOUR_S = 600
+"""A tour of all papers takes no longer; with many of them, each slide is shown more briefly."""
 MAP = "Where each paper steers"
 KINDS = {
     "claim": "What the paper claims",
@@ -101,32 +103,32 @@ def header_html(tabs: Sequence[Tab]) -> str:
 
 def slides_html(tabs: Sequence[Tab], model_set: str) -> str:
     """All slides, as elements that stand beside one another: four for each paper, then all of them in a table and on the map."""
-    slides = []
-    for tab in tabs:
-        slides.append(_slide(tab, "claim", _claim(tab, tabs)))
-        slides.append(_slide(tab, "live", _live(tab)))
-        if tab.talk:
-            slides.append(_slide(tab, "evidence", _evidence(tab.talk, model_set)))
-            slides.append(_slide(tab, "limits", _listed(KINDS["limits"], tab.talk.cannot)))
+    slides = [slide for tab in tabs for slide in _slides(tab, tabs, model_set)]
     for kind, title, inside in (("table", "What each asks for", table_html(tabs)), ("map", MAP, map_html(tabs))):
-        inside = f"<h2 tabindex='-1'>{title}</h2>{inside}"
-        slides.append(
-            f"<section data-slide='{kind}' data-seconds='{_seconds(inside)}' aria-label='{title}'>{inside}</section>"
-        )
-    return "".join(slides)
-
-
-def _slide(tab: Tab, kind: str, inside: str) -> str:
-    seconds = LIVE_S if kind == "live" else _seconds(inside)
-    title = f"{safe(tab.name)} · {KINDS[kind]}"
-    return (
-        f"<section data-slide='{kind}' data-paper='{tab.slug}' data-seconds='{seconds}' aria-label='{title}'>"
-        f"<p class='kicker'>{safe(tab.name) if kind == 'limits' else title}</p>{inside}</section>"
+        slides.append((kind, f"aria-label='{title}'", f"<h2 tabindex='-1'>{title}</h2>{inside}"))
+    seconds = [LIVE_S if kind == "live" else _seconds(inside) for kind, _, inside in slides]
+    shorter = min(1.0, TOUR_S / sum(seconds))
+    return "".join(
+        f"<section data-slide='{kind}' {attributes} data-seconds='{int(shorter * each)}'>{inside}</section>"
+        for each, (kind, attributes, inside) in zip(seconds, slides, strict=True)
     )
 
 
+def _slides(tab: Tab, tabs: Sequence[Tab], model_set: str) -> list[tuple[str, str, str]]:
+    """(kind, attributes, inside) of a paper's."""
+    insides = {"claim": _claim(tab, tabs), "live": _live(tab)}
+    if tab.talk:
+        insides |= {"evidence": _evidence(tab.talk, model_set), "limits": _listed(KINDS["limits"], tab.talk.cannot)}
+    slides = []
+    for kind, inside in insides.items():
+        title = f"{safe(tab.name)} · {KINDS[kind]}"
+        kicker = f"<p class='kicker'>{safe(tab.name) if kind == 'limits' else title}</p>"
+        slides.append((kind, f"data-paper='{tab.slug}' aria-label='{title}'", kicker + inside))
+    return slides
+
+
 def _seconds(inside: str) -> int:
-    """How long a tour shows a slide: what reading it takes."""
+    """How long a slide is shown: what reading it takes."""
     words = len(re.sub("<[^>]+>", " ", inside).split())
     return min(max(5 + words // 4, 10), 24)
 
