@@ -47,9 +47,8 @@ BAR = 0.8
 
 def mark(settings: LabSettings | InversionSettings) -> str:
     """Short hash over the settings and all weights that decide a result."""
-    folders = ("assets/mini_sdxl", "assets/verifier/judge")
-    facts = [json.loads((ROOT / folder / "manifest.json").read_text()).get("sha256", {}) for folder in folders]
-    told = json.dumps([facts, settings.steps, settings.guidance], sort_keys=True)
+    judge = json.loads((ROOT / "assets/verifier/judge/manifest.json").read_text()).get("sha256", {})
+    told = json.dumps([sdxl.mark(sdxl.MINI), judge, settings.steps, settings.guidance], sort_keys=True)
     return hashlib.sha256(told.encode()).hexdigest()[:16]
 
 

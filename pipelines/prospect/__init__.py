@@ -93,12 +93,12 @@ class Settings(Declared):
     seed: int = seed()
     steps: int = whole("Steps", 20, 1, 100, name="number of steps")
     guidance: float = real("Guidance", 5.5, 1.0, 20.0, step=0.5)
-    model_set: str = choice("Model set", "mini", sdxl.FIRST, shown=False)
+    model_set: str = choice("Model set", "mini", sdxl.BASES, shown=False)
 
     @classmethod
     def of(cls, model_set: str) -> Settings:
         """The defaults of a model set, with the first example."""
-        base, (_, prompts, plan) = sdxl.FIRST[model_set], EXAMPLES[model_set][0]
+        base, (_, prompts, plan) = sdxl.BASES[model_set], EXAMPLES[model_set][0]
         steps = cls.steps if model_set == "mini" else base.steps
         return cls("\n".join(prompts), plan, steps=steps, guidance=base.guidance, model_set=model_set)
 
@@ -179,7 +179,7 @@ class Outcome:
 
 def parts(model_set: str) -> dict[str, ModelSpec]:
     """The parts that a run leases, by name."""
-    return judges.judged(sdxl.FIRST[model_set])
+    return judges.judged(sdxl.BASES[model_set])
 
 
 def generate(job: Job, registry: Registry, settings: Settings, pictures: Sequence[Tokens] = ()) -> Outcome:
@@ -199,7 +199,7 @@ def generate(job: Job, registry: Registry, settings: Settings, pictures: Sequenc
 
         return ProSpect(models, judge)(run, pictures)
 
-    return judges.draw(run, sdxl.FIRST[run.settings.model_set], draw)
+    return judges.draw(run, sdxl.BASES[run.settings.model_set], draw)
 
 
 def claim() -> str:

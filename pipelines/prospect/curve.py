@@ -51,7 +51,7 @@ class LabSettings(Declared):
     seed: int = seed(1)
     steps: int = whole("Steps", 20, 1, 100, name="number of steps")
     guidance: float = real("Guidance", 5.5, 1.0, 20.0, step=0.5)
-    model_set: str = choice("Model set", "mini", sdxl.FIRST, shown=False)
+    model_set: str = choice("Model set", "mini", sdxl.BASES, shown=False)
 
     def validated(self) -> LabSettings:
         made = super().validated()

@@ -71,14 +71,14 @@ class InversionSettings(Declared):
     seed: int = seed(1)
     steps: int = whole("Steps", 20, 1, 100, name="number of steps")
     guidance: float = real("Guidance", 5.5, 1.0, 20.0, step=0.5)
-    model_set: str = choice("Model set", "mini", sdxl.FIRST, shown=False)
+    model_set: str = choice("Model set", "mini", sdxl.BASES, shown=False)
 
     @classmethod
     def of(cls, model_set: str) -> InversionSettings:
         """The defaults of a model set."""
         if model_set == "mini":
             return cls()
-        base = sdxl.FIRST[model_set]
+        base = sdxl.BASES[model_set]
         return cls("word", 300, steps=base.steps, guidance=base.guidance, model_set=model_set)
 
     def validated(self) -> Self:
@@ -116,7 +116,7 @@ def invert(job: Job, registry: Registry, settings: InversionSettings, picture: I
         ValueError: settings outside their limits.
     """
     run = Run(job, registry, settings)
-    base = sdxl.FIRST[run.settings.model_set]
+    base = sdxl.BASES[run.settings.model_set]
 
     reader = {"reader": REWARD} if run.settings.start == "caption" else {}
 

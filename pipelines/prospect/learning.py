@@ -37,7 +37,7 @@ def inverted(
     """The tokens of ``picture``, and what they draw. ``readers``: what finds the words that learning begins with, and the judge; they are
     two, so that nothing is graded by its own teacher."""
     reader, judge = readers
-    settings, base = run.settings, sdxl.FIRST[run.settings.model_set]
+    settings, base = run.settings, sdxl.BASES[run.settings.model_set]
     painter = Painter(sdxl.build(parts))
     square = ImageOps.fit(picture, (base.size, base.size), Image.Resampling.LANCZOS)
     words = "" if reader is None else described(answers(reader, as_tensor([square], reader))[0])
@@ -61,7 +61,7 @@ def inverted(
         drawn = [draw(tokens, noise, settings.steps) for noise in noises]
     seen, again = ([], []) if judge is None else (read(judge, [square]), read(judge, drawn))
     kept = Tokens(
-        tokens.numpy(), settings.model_set, sdxl.mark(sdxl.FIRST[settings.model_set]), seen[0] if seen else {}
+        tokens.numpy(), settings.model_set, sdxl.mark(sdxl.BASES[settings.model_set]), seen[0] if seen else {}
     )
     measurements = run.measurements(
         seconds=round(sum(run.seconds.values()), 3),

@@ -57,9 +57,9 @@ def read(path: str | Path, model_set: str) -> Tokens:
     wrong = f"{called} holds no tokens of a picture: {DO}."
     found, facts = tables.read(path, METADATA, (TENSOR,), FORMAT, MOST_BYTES, wrong)
     values = found[TENSOR]
-    if (facts.get("model_set"), facts.get("model")) != (model_set, sdxl.mark(sdxl.FIRST[model_set])):
+    if (facts.get("model_set"), facts.get("model")) != (model_set, sdxl.mark(sdxl.BASES[model_set])):
         raise ValueError(
-            f"The tokens in {called} were learnt with another model than {sdxl.FIRST[model_set].title}: {DO}."
+            f"The tokens in {called} were learnt with another model than {sdxl.BASES[model_set].title}: {DO}."
         )
     if values.ndim != 3 or len(values) != STAGES or values.dtype != numpy.float32:
         shape = " × ".join(map(str, values.shape))
@@ -70,4 +70,4 @@ def read(path: str | Path, model_set: str) -> Tokens:
         raise ValueError(f"The tokens in {called} are not all finite numbers: {DO}.")
     seen = facts.get("seen")
     told = {str(k): str(v) for k, v in seen.items()} if isinstance(seen, dict) else {}
-    return Tokens(values, model_set, sdxl.mark(sdxl.FIRST[model_set]), told)
+    return Tokens(values, model_set, sdxl.mark(sdxl.BASES[model_set]), told)

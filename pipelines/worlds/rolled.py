@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
-def rolled(number: int, size: int = 128) -> Image:
+def rolled(number: int, size: int = 256) -> Image:
     """The scene that belongs to ``number``, square."""
     from pipelines.worlds import tabletop
 

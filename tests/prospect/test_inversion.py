@@ -46,12 +46,12 @@ def made(registry: Registry, scene: Image.Image) -> Inverted:
 
 
 def with_painter(registry: Registry, work):
-    return registry.run(sdxl.FIRST["mini"].named, lambda **parts: work(Painter(sdxl.build(parts))))
+    return registry.run(sdxl.BASES["mini"].named, lambda **parts: work(Painter(sdxl.build(parts))))
 
 
 def some(mark: str | None = None, **more) -> Tokens:
     values = numpy.random.default_rng(0).normal(0, 0.03, (STAGES, 1, WIDTH)).astype(numpy.float32)
-    return Tokens(values, "mini", mark or sdxl.mark(sdxl.FIRST["mini"]), **more)
+    return Tokens(values, "mini", mark or sdxl.mark(sdxl.BASES["mini"]), **more)
 
 
 # --- words ---
@@ -113,7 +113,7 @@ def test_tokens_of_another_width_are_refused(registry: Registry):
 def test_an_inversion_tells_what_it_learnt_and_leaves_the_model(registry: Registry, scene: Image.Image, made: Inverted):
     assert made.tokens.values.shape == (STAGES, 1, WIDTH) and made.tokens.values.dtype == numpy.float32
     assert len({row.tobytes() for row in made.tokens.values}) == STAGES, "every stage has its own"
-    assert made.drawn.size == (3 * 128, 144) and len(made.measurements["loss_by_stage"]) == STAGES
+    assert made.drawn.size == (3 * 256, 272) and len(made.measurements["loss_by_stage"]) == STAGES
     assert made.tokens.seen["0 colour"] == "orange" and made.tokens.seen["count"] == "1"
     assert "1 shape" not in made.tokens.seen and "hair" not in made.tokens.seen
     with registry.lease(prospect.parts("mini")["unet"]) as (unet,):
@@ -182,7 +182,7 @@ def test_a_file_holds_what_was_learnt(tmp_path: Path):
 
 
 def damaged(path: Path, which: str) -> None:
-    facts = {"format": 1, "model_set": "mini", "model": sdxl.mark(sdxl.FIRST["mini"]), "seen": {}}
+    facts = {"format": 1, "model_set": "mini", "model": sdxl.mark(sdxl.BASES["mini"]), "seen": {}}
     values = some().values
     if which == "bytes":
         path.write_bytes(b"no tensors at all")
@@ -233,7 +233,7 @@ def test_a_picture_and_a_prompt_share_the_stages(registry: Registry, made: Inver
     )
     assert {"0 shape", "0 colour"} <= set(whose["by stage"])
     assert whose["B alone"]["0 colour"] == {"B": 1}
-    assert found.staged.size == (4 * 128, 144)
+    assert found.staged.size == (4 * 256, 272)
 
 
 def test_what_a_picture_shows_stands_beside_what_a_prompt_says():
