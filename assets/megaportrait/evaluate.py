@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import hashlib
 import json
 import statistics
@@ -30,6 +31,7 @@ from PIL import Image
 
 from assets.lab import chunks, training
 from pipelines import megaportrait
+from pipelines.core.geometry import Picture
 from pipelines.core.lane import Job
 from pipelines.core.registry import Registry
 from pipelines.core.scores import mcnemar, wilson
@@ -39,6 +41,7 @@ from pipelines.megaportrait.learn import Training, train_person
 from pipelines.megaportrait.person import Person
 from pipelines.megaportrait.recipes import Recipe
 from pipelines.megaportrait.results import Outcome
+from pipelines.megaportrait.tools import FaceTools
 
 HERE = Path(__file__).parent
 DONE = Path("data/evaluation/portraits")
@@ -224,20 +227,29 @@ def complete(
 
 
 def add_drawn(stream: str, pairs: int, people: int, changes: Mapping[str, Any], path: Path | None) -> None:
-    """The arm for which nobody is trained, by itself; the row goes to those of the full run that are there."""
-    registry, rows, sheets = Registry("cpu"), [], []
+    """The arm for which nobody is trained, by itself, beside the bare paste of each pair; the row goes to those of the full run that are
+    there."""
+    registry, rows, pastes, sheets = Registry("cpu"), [], [], []
     for number in range(pairs):
         recipe = recipe_of(stream, number, people)
         pictures, truth = recipe.pictures(), recipe.truth()
         request = Request(recipe.picture(), pictures=pictures, truth=truth, rendered=True)
+        request.settings = settings_of("preview", changes)
+        pastes.append(told(megaportrait.generate(Job(limit_s=1e9), registry, request, Cache())))
         request.settings = settings_of("drawn", changes)
         began = time.perf_counter()
         made = megaportrait.generate(Job(limit_s=1e9), registry, request, Cache())
         rows.append(told(made) | {"seconds": time.perf_counter() - began})
         assert made.truth is not None
         some = (request.picture(), numpy.array(made.best.result), made.truth)
+        left, top, width, height = made.analysis.face.box
+        near = left + width / 2, top + height / 2
+        seen = functools.partial(parts_alike, some[1], some[2], near)
+        rows[-1]["parts"] = tools.with_tools(registry, "mini", seen)
         sheets.append([pictures[0][1], *some])
-    found = {"title": TITLES["drawn"], "n": len(rows), **figures(rows, tools.threshold())}
+    better = share([made["psnr_face"] > pasted["psnr_face"] for made, pasted in zip(rows, pastes, strict=True)])
+    shown = {"parts": summary(row["parts"] for row in rows), "better_than_paste": better}
+    found = {"title": TITLES["drawn"], "n": len(rows), **figures(rows, tools.threshold()), **shown}
     print(json.dumps(found))
     if path is None:
         return
@@ -246,6 +258,16 @@ def add_drawn(stream: str, pairs: int, people: int, changes: Mapping[str, Any], 
     kept["order"] = [arm for arm in TITLES if arm in kept["rows"]]
     training.write_json(path, kept)
     Image.fromarray(sheet(sheets[:SHEET_OF_DRAWN])).save(HERE / "drawn.webp", quality=92, method=6)
+
+
+def parts_alike(result: Picture, truth: Picture, near: tuple[float, float], models: FaceTools) -> float:
+    """Mean over the parts of the head ``near`` a place (x, y) that the parser sees in the truth, of their intersection over union with what it
+    sees in the result; 0 where it sees no face."""
+    ours, theirs = models.parts(result, near), models.parts(truth, near)
+    if ours is None or theirs is None:
+        return 0.0
+    pairs = [(ours.parts[name], mask) for name, mask in theirs.parts.items() if name != "background" and mask.any()]
+    return statistics.fmean(float((one & other).sum() / (one | other).sum()) for one, other in pairs)
 
 
 SHEET_OF_DRAWN = 8
