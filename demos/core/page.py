@@ -29,6 +29,7 @@ from pipelines.core import images, lane
 from pipelines.core.paper import Paper
 from pipelines.core.registry import Registry
 from pipelines.core.settings import Field
+from pipelines.core.stages import Cache, keeping
 from pipelines.core.weights import ModelSpec
 
 STOPPED = "Stopped. What was drawn so far stays; Run starts anew."
@@ -172,6 +173,8 @@ class PicturesPage:
     """Whether its pictures are sheets, each as wide as the page, also where there are two."""
     opens: bool = False
     """Whether it opens with a result that was drawn earlier (:mod:`demos.core.opening`), in the mini set."""
+    keeps: bool = False
+    """Whether ``generate`` also takes a ``cache`` of a visitor's own, in which it keeps what another run need not draw again."""
     limit_s: float = 300.0
 
     @property
@@ -240,8 +243,10 @@ class PicturesPage:
             told = {line: progress_line(words, 1.0, "done"), made.table: self._table(drawn.outcome)}
             return {**put, **told, **(made.link.of(Made(drawn.outcome.settings)) if made.link else {})}
 
-        def draw(session: str, entries: list[Entry], **values: object) -> Iterator[Any]:
-            pictures = self.opened(values)
+        kept = [gr.State(Cache())] if self.keeps else []
+
+        def draw(session: str, entries: list[Entry], *caches: Cache, **values: object) -> Iterator[Any]:
+            given = self.opened(values)
             settings = asked.settings(values)
             yield {line: progress_line("Starting…", 0.0, "running")}
 
@@ -255,8 +260,10 @@ class PicturesPage:
                 kind: lambda item, read=read: {shown[name]: seen for name, seen in read(item).items()}
                 for kind, read in self.shows.items()
             }
-            items = lane.live(self.generate, registry, settings, limit_s=self.limit_s, **pictures)
-            yield from pump(items, line, done, previews)
+            if caches:
+                given["cache"] = caches[0]
+            items = lane.live(self.generate, registry, settings, limit_s=self.limit_s, **given)
+            yield from pump(keeping(items, *caches) if caches else items, line, done, previews)
 
         def example(event: gr.EventData) -> dict[Any, Any]:
             assert isinstance(event.target, gr.Button)
@@ -275,7 +282,9 @@ class PicturesPage:
         draw.__name__ = f"{self.key}_page"  # Gradio makes its name an address, which is the endpoint's
         results = [line, *shown.values(), made.table, *([made.link.shown] if made.link else [])]
         named = {**asked.widgets, **made.brought}
-        bound = run_event(on_gpu(draw, **ends(line)), *results, *history.outputs, inputs=[history.entries], **named)
+        bound = run_event(
+            on_gpu(draw, **ends(line)), *results, *history.outputs, inputs=[history.entries, *kept], **named
+        )
         made.run.click(**bound)
         if self.opens and self.start.model_set == "mini":
             opens_with_result(self.slug, draw, bound, line, "Press Run to draw it now.", history.outputs)

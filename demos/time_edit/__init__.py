@@ -58,6 +58,7 @@ def build(registry: Registry, model_set: str) -> None:
         examples={one[0]: time_edit.example(model_set, place) for place, one in enumerate(EXAMPLES[model_set])},
         files={"saved": saved.came(model_set)},
         opens=True,
+        keeps=True,
     )
     paper_card(PAPER)
     made = page.pictures_part(registry)

@@ -8,12 +8,10 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Generator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
+from PIL.Image import Image
 
 
 @dataclass
@@ -95,8 +93,10 @@ def keeping(items: Generator[Any], cache: Cache) -> Generator[Any]:
 def _bytes_of(value: object) -> int:
     if isinstance(value, numpy.ndarray):
         return value.nbytes
+    if isinstance(value, Image):
+        return value.width * value.height * len(value.getbands())
     if dataclasses.is_dataclass(value):
         return sum(_bytes_of(getattr(value, field.name)) for field in dataclasses.fields(value))
-    if isinstance(value, tuple):
+    if isinstance(value, tuple | list):
         return sum(_bytes_of(part) for part in value)
     return 64

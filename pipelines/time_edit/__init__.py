@@ -26,8 +26,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pipelines.core import asset_files
 from pipelines.core.paper import Paper
-from pipelines.core.run import Run
+from pipelines.core.run import KeptRun, Run
 from pipelines.core.settings import Declared, choice, real, seed, text, whole
+from pipelines.core.stages import Cache
 from pipelines.core.weights import ROOT, ModelSpec
 from pipelines.models import judges, sdxl
 from pipelines.worlds.prompts import surprise
@@ -277,23 +278,28 @@ def parts(model_set: str) -> dict[str, ModelSpec]:
     return judges.judged(sdxl.BASES[model_set])
 
 
-def generate(job: Job, registry: Registry, settings: Settings, saved: Sequence[Edit] = ()) -> Outcome:
+def generate(
+    job: Job, registry: Registry, settings: Settings, saved: Sequence[Edit] = (), cache: Cache | None = None
+) -> Outcome:
     """Draw before and after the edits; called on the lane's thread. The shared UNet is as it was afterwards, to the byte.
 
     Args:
         saved: edits that are made as they are, beside those lines of ``settings`` that are not among theirs.
+        cache: where what the unedited model draws is kept, for a run with other edits of the same prompts.
 
     Raises:
         ValueError: settings outside their limits.
     """
-    run = Run(job, registry, together(settings, saved))
+    run = KeptRun(job, registry, together(settings, saved), cache)
+    base = sdxl.BASES[run.settings.model_set]
 
     def draw(models: dict[str, Any], judge: SceneVerifier | None) -> Outcome:
         from pipelines.time_edit.editing import TimeEdit
 
+        run.begin(1, sdxl.mark(base))
         return TimeEdit(models, judge)(run, saved)
 
-    return judges.draw(run, sdxl.BASES[run.settings.model_set], draw)
+    return judges.draw(run, base, draw)
 
 
 def together(settings: Settings, saved: Sequence[Edit]) -> Settings:

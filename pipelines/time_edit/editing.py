@@ -14,7 +14,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 
-from pipelines.core.run import Run
+from pipelines.core.run import KeptRun, Run
 from pipelines.core.sheets import Preview
 from pipelines.core.text import encode_text
 from pipelines.models import sdxl
@@ -109,7 +109,7 @@ class TimeEdit:
         self.judge: Any = judge  # asked only where there is one
         self.unet = self.pipe.unet
 
-    def __call__(self, run: Run[Settings], saved: Sequence[Edit] = ()) -> Outcome:
+    def __call__(self, run: KeptRun[Settings], saved: Sequence[Edit] = ()) -> Outcome:
         """Pictures of all prompts before and after the edits, from the same noises, and what became of them. Lines of the settings that
         are among the ``saved`` edits are made as those are."""
         settings = run.settings
@@ -121,8 +121,7 @@ class TimeEdit:
                 rest = [line for line in settings.edits.splitlines() if line.strip() and line.strip() not in known]
                 new = [self.edit(replace(settings, edits="\n".join(rest)))] if rest else []
                 weights = self.weights([*saved, *new])
-            with run.stage("pictures"):
-                drawn = self.pictures(run, weights)
+            drawn = self.pictures(run, weights)
         sheets = {kind: sheet(rows) for kind, rows in shown(drawn).items()}
         figures = self.measure(settings, drawn) if self.judge is not None else {}
         share = sum(value.numel() for value in weights.values()) / sum(p.numel() for p in self.unet.parameters())
@@ -200,22 +199,28 @@ class TimeEdit:
             ids.append(words + [self.pipe.tokenizer.eos_token_id] * (length - len(words)))
         return embeds[0, 1:], embeds[1, 1:][twins(*ids)], pooled[:1], pooled[1:]
 
-    def pictures(self, run: Run[Settings], weights: Mapping[str, Tensor]) -> dict[str, dict[str, list[Image.Image]]]:
-        """Kind of prompt -> row of its sheet -> pictures; those of one column come from one noise."""
+    def pictures(
+        self, run: KeptRun[Settings], weights: Mapping[str, Tensor]
+    ) -> dict[str, dict[str, list[Image.Image]]]:
+        """Kind of prompt -> row of its sheet -> pictures; those of one column come from one noise. What the unedited model draws is kept."""
         settings = run.settings
         prompts = {kind: [p for p in found for _ in range(settings.count)] for kind, found in settings.prompts.items()}
         asked = [destination for _, destination in settings.pairs for _ in range(settings.count)]
         total = 2 * sum(map(len, prompts.values())) + len(asked)
         drawn: dict[str, dict[str, list[Image.Image]]] = {}
         done = 0
+
+        def unedited(row: str, texts: Sequence[str]) -> list[Image.Image]:
+            return run.kept(row, lambda: self.draw(run, texts, done, total), *texts, settings.seed, settings.steps)
+
         for kind, texts in prompts.items():
-            rows = drawn[kind] = {"before": [], "after": []}
-            for row in rows:
-                with wearing(self.unet, weights if row == "after" else {}):
-                    rows[row] = self.draw(run, texts, done, total)
-                done += len(texts)
+            rows = drawn[kind] = {"before": unedited("before", texts)}
+            done += len(texts)
+            with run.stage("after"), wearing(self.unet, weights):
+                rows["after"] = self.draw(run, texts, done, total)
+            done += len(texts)
             if kind == "edited":
-                rows["said in words"] = self.draw(run, asked, done, total)
+                rows["said in words"] = unedited("said in words", asked)
                 done += len(asked)
             of = RELATED if kind == CONTRADICTING else kind
             run.show(Preview(of, sheet(shown(drawn)[of])))

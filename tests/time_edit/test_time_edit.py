@@ -12,8 +12,9 @@ from pipelines import time_edit
 from pipelines.core.lane import Job, Progress, live
 from pipelines.core.patching import fingerprint
 from pipelines.core.registry import Registry
+from pipelines.core.stages import Cache
 from pipelines.time_edit import EXAMPLES, Settings
-from pipelines.time_edit.editing import edited, projections, twins, wearing
+from pipelines.time_edit.editing import TimeEdit, edited, projections, twins, wearing
 
 
 def test_the_edit_is_the_least_of_the_papers_objective():
@@ -98,6 +99,25 @@ def test_the_model_is_as_it_was_and_a_second_run_gives_the_same_pictures(registr
         assert fingerprint(unet) == before and held == dict(unet.named_modules())
     for kind in ("edited", "related", "unrelated"):
         assert getattr(again, kind).tobytes() == getattr(outcome, kind).tobytes()
+
+
+def test_other_weights_are_tried_without_drawing_the_unedited_pictures_again(registry, outcome, monkeypatch):
+    drawn, painted = [], TimeEdit.painted
+
+    def counted(self, settings, prompts, *more):
+        drawn.extend(prompts)
+        return painted(self, settings, prompts, *more)
+
+    monkeypatch.setattr(TimeEdit, "painted", counted)
+    cache, other = Cache(), dataclasses.replace(SMALL, regularisation=30.0)
+    time_edit.generate(Job(1e9), registry, SMALL, cache=cache)
+    drawn.clear()
+    again = time_edit.generate(Job(1e9), registry, other, cache=cache)
+    assert sorted(drawn) == sorted(2 * ["a cube", "a cube on tiles", "a ball"])
+    alone = time_edit.generate(Job(1e9), registry, other)
+    for kind in ("edited", "related", "unrelated"):
+        assert getattr(again, kind).tobytes() == getattr(alone, kind).tobytes()
+    assert again.edited.tobytes() != outcome.edited.tobytes()
 
 
 def test_a_run_that_is_stopped_leaves_the_model_as_it_was(registry):
