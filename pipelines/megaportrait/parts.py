@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from pipelines.core.weights import ModelSpec, asset_spec
 from pipelines.models import annotators, controlnets, faces, faces_photo, judges, sdxl
@@ -51,6 +52,12 @@ def preset_of(model_set: str, preset: str = "") -> Preset:
     return known[preset or next(iter(known))]
 
 
+def _load_finish(spec: ModelSpec) -> Any:
+    from pipelines.megaportrait import finish
+
+    return finish.load(spec)
+
+
 TAUGHT = {
     "net": asset_spec(
         "mini-portraits/net",
@@ -58,6 +65,13 @@ TAUGHT = {
         controlnets.load,
         "net",
         "our ControlNet: people in each other's places",
+    ),
+    "finish": asset_spec(
+        "mini-portraits/finish",
+        "assets/mini_portraits",
+        _load_finish,
+        "finish",
+        "our small net of pixels: what was drawn softly, sharper",
     ),
 }
 """What the small set's own nets are, beside the image model (``taught.py``)."""

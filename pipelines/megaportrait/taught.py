@@ -18,7 +18,8 @@ import torch
 
 from pipelines.core import geometry, masks
 from pipelines.core.geometry import Mask, Picture
-from pipelines.megaportrait import MegaPortrait, detail
+from pipelines.megaportrait import MegaPortrait
+from pipelines.megaportrait.finish import Finish
 from pipelines.megaportrait.nets import wearing
 from pipelines.megaportrait.onestep import OneStep
 from pipelines.megaportrait.person import Person
@@ -45,6 +46,7 @@ class TaughtNets:
         self.unet, self.vae = parts["unet"], parts["vae"]
         shares = parts["scheduler"].alphas_cumprod
         self.model = OneStep(parts["net"], self.unet, shares, sdxl.BASES["mini"].size)
+        self.finish = Finish(parts["finish"])
 
     def wearing(self, person: Person | None) -> AbstractContextManager[None]:
         """See :func:`pipelines.megaportrait.nets.wearing`."""
@@ -77,19 +79,15 @@ class Taught(MegaPortrait):
             return face
         if not self._rendered:
             return self._by_arithmetic(SHADED, self._lit(face, skin, core))
-        square, near = self.analysis.square, self.scene.near
-        lit = self._levelled(self._drawn(SHADED, "shading", (face, self._pictures[0], square), square, seed))
-        if self.settings.no_identity:
-            return lit
-        own = geometry.warp(near.crop, near.matrix, square.shape[1::-1])
-        return detail.lent(lit, own, near.head, self.analysis.width, self.settings.detail)
+        square = self.analysis.square
+        return self._sharper(SHADED, self._drawn(SHADED, "shading", (face, self._pictures[0], square), square, seed))
 
     def _melted(self, seamless: Picture, ring: Mask, seed: int) -> Picture:
         """4. The Harmonization Net."""
         if not self._rendered:
             return seamless
         shown = (seamless, self._pictures[0], self.analysis.square)
-        return self._levelled(self._drawn(HARMONISED, "harmonise", shown, seamless, seed))
+        return self._sharper(HARMONISED, self._drawn(HARMONISED, "harmonise", shown, seamless, seed))
 
     def _drawn(self, stage: str, task: str, shown: Sequence[Picture], start: Picture, seed: int) -> Picture:
         """What one of the nets draws: kept from before, or drawn."""
@@ -100,6 +98,17 @@ class Taught(MegaPortrait):
             drawn: Picture = run.kept(stage, lambda: nets.draw(task, shown, start, seed), task, *shown, start, seed)
         run.finished(stage, drawn)
         return drawn
+
+    def _sharper(self, stage: str, drawn: Picture) -> Picture:
+        """``drawn`` with the fine detail that a net gives back to it, in the levels of the reference."""
+        run, even, share = self.run, self._levelled(drawn), self.settings.detail
+        if share == 0:
+            return even
+        shown = even, *self._pictures, self.analysis.square
+        sharp: Picture = run.kept(f"{stage}, finished", lambda: self.nets.finish.picture(*shown), *shown)
+        made = sharp if share == 1 else numpy.rint(even + share * (sharp.astype(float) - even)).astype(numpy.uint8)
+        run.finished(stage, made)
+        return made
 
     def _levelled(self, drawn: Picture) -> Picture:
         """``drawn`` in the levels of the reference, as they are around the heads. The nets know full colours only: a dark, pale or colourless

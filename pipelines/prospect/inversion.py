@@ -37,11 +37,11 @@ DRAWN = 2
 LOOKS_EVERY = 15
 """Steps between two previews."""
 LOOK_STEPS = 8
+"""Steps of denoising of a preview."""
 STARTS = {
     "caption": "the words that our reader finds in the picture",
     "word": "one word that says nothing, as in the paper",
 }
-"""Steps of denoising of a preview."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class InversionSettings(Declared):
     start: str = choice("What learning begins with", "caption", STARTS)
     learn_steps: int = whole(
         "Steps of learning",
-        40,
+        120,
         1,
         2000,
         offered=(10, 200),

@@ -9,9 +9,10 @@ from dataclasses import replace
 import numpy
 import torch
 
-from assets.mini_portraits import data, train
+from assets.mini_portraits import data, finishing, train
 from assets.mini_portraits.data import EACH, KNOWN, PASTED, Pair
 from pipelines.core import geometry
+from pipelines.megaportrait.finish import SHOWN, Finish
 from pipelines.megaportrait.onestep import TASKS
 
 
@@ -118,3 +119,26 @@ def test_a_new_net_says_nothing_and_the_unet_is_not_taught():
     assert all(p.grad is None for p in model._unet[0].parameters())
     assert model.net.controlnet_mid_block.weight.grad.abs().max() > 0
     assert not any(name.startswith("_unet") for name in model.state_dict())
+
+
+def test_the_finishing_net_is_shown_the_same_place_of_all_pictures_and_begins_by_changing_nothing(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(finishing, "ROOT", tmp_path)
+    across, down = numpy.meshgrid(*(numpy.arange(256, dtype=numpy.uint8),) * 2)
+    kinds = {"pictures": (), "laid": (PASTED, KNOWN), "shading": (PASTED,), "harmonise": (PASTED,)}
+    for number, (name, more) in enumerate(kinds.items()):
+        one = numpy.stack((across, down, numpy.full_like(across, 50 * number)), -1)
+        numpy.save(finishing.path(3, name), numpy.broadcast_to(one, (EACH, EACH, *more, 256, 256, 3)))
+    head = numpy.zeros((EACH, EACH, 256, 256), bool)
+    head[..., 100:150, 60:120] = True
+    numpy.save(finishing.path(3, "heads"), head)
+    batch = finishing.batch_of(finishing.Blocks(), 6, random.Random(0))
+    assert len(batch) == SHOWN + 1 and batch[0].shape == (6, 3, finishing.CROP, finishing.CROP)
+    drawn, first, second, reference, truth = ((one + 1) * 127.5 for one in batch)
+    assert all(torch.allclose(one[:, :2], truth[:, :2]) for one in (drawn, first, second, reference))
+    assert set(drawn[:, 2].round().unique().tolist()) <= {100.0, 150.0}
+    assert (first[:, 2].round() == 50).all() and (second[:, 2].round() == 50).all() and (truth[:, 2].round() == 0).all()
+    middle = truth[:, :2, finishing.CROP // 2, finishing.CROP // 2]
+    assert ((middle[:, 0] >= 59) & (middle[:, 0] <= 121) & (middle[:, 1] >= 99) & (middle[:, 1] <= 151)).all()
+    assert torch.equal(Finish(finishing.new_net())(batch[:SHOWN]), batch[0])
