@@ -27,6 +27,7 @@ from pipelines.core.registry import Registry
 from pipelines.megaportrait.intake import Intake, look_at
 from pipelines.megaportrait.paste import Picture
 from pipelines.megaportrait.person import Person
+from pipelines.megaportrait.settings import DRAWN, MODES, modes_of
 
 ROLLED, OWN = "rolled", "own"
 LIMIT_S = 300.0
@@ -251,7 +252,10 @@ def state_html(person: Person | None) -> str:
     if score is not None:
         was = "" if before is None else f", {before:.2f} before"
         parts.append(f"similarity of its drawings {score:.2f}{was}")
-    return f"<p class='quiet'><b>{safe(person.name)} is trained:</b> {'; '.join(parts)}.</p>"
+    drawn, worn = MODES[DRAWN], MODES["trained"]
+    how = f" It is worn where “{worn}” is chosen under <i>How</i> in step 3; “{drawn}” has no need of it."
+    more = how if DRAWN in modes_of(person.model_set) else ""
+    return f"<p class='quiet'><b>{safe(person.name)} is trained:</b> {'; '.join(parts)}.{more}</p>"
 
 
 def best_score(facts: dict[str, Any]) -> float | None:

@@ -212,6 +212,7 @@ def test_a_person_is_learnt_and_put_into_step_1(tab: SimpleNamespace, run: list,
     assert any(re.search(r"Step \d, loss \d\.\d+, about \d+ s left", line) for line in lines)
     assert "Ada is trained: 4 steps in" in lines[-1]
     after = handler(tab, "ended")(lines[-1], trained)
+    assert "It is worn where “Trained person” is chosen" in after[tab.step1.shown]
     assert "<b>Ada is trained:</b>" in after[tab.step1.shown] and after[tab.step1.chosen] is trained
     assert tab.learn.line not in after and tab.step1.name not in after, "what is said and typed stays"
 
