@@ -149,10 +149,10 @@ class Settings(Declared):
 _CUBE = ("a red cube on a wooden floor under the sky", "a blue ball on tiles against a wall")
 EXAMPLES: dict[str, tuple[tuple[str, tuple[str, ...], str], ...]] = {
     "mini": (
-        ("A’s place, B’s thing", _CUBE, "AAABBBBBBB"),
-        ("A’s place and colour, B’s shape", _CUBE, "AAAAAAAABB"),
+        ("A’s sky, B’s floor and thing", _CUBE, "AAABBBBBBB"),
+        ("A’s place and colour, B’s shape", _CUBE, "AAAABBBBBB"),
         (
-            "three prompts",
+            "A’s place, B’s colour, C’s shape",
             ("a cone under the sky", "a green ball against a wall", "a yellow cylinder against a wall"),
             "AAABBBBCCC",
         ),
