@@ -18,7 +18,7 @@ import torch
 
 from pipelines.core import geometry, masks
 from pipelines.core.geometry import Mask, Picture
-from pipelines.megaportrait import MegaPortrait
+from pipelines.megaportrait import MegaPortrait, detail
 from pipelines.megaportrait.finish import Finish
 from pipelines.megaportrait.nets import wearing
 from pipelines.megaportrait.onestep import OneStep
@@ -79,15 +79,20 @@ class Taught(MegaPortrait):
             return face
         if not self._rendered:
             return self._by_arithmetic(SHADED, self._lit(face, skin, core))
-        square = self.analysis.square
-        return self._sharper(SHADED, self._drawn(SHADED, "shading", (face, self._pictures[0], square), square, seed))
+        square, near = self.analysis.square, self.scene.near
+        lit = self._levelled(self._drawn(SHADED, "shading", (face, self._pictures[0], square), square, seed))
+        if not self.settings.no_identity:
+            own = geometry.warp(near.crop, near.matrix, square.shape[1::-1])
+            lit = detail.lent(lit, own, near.head, self.analysis.width, self.settings.detail)
+        return self._finished_at_full_size(SHADED, lit)
 
     def _melted(self, seamless: Picture, ring: Mask, seed: int) -> Picture:
         """4. The Harmonization Net."""
         if not self._rendered:
             return seamless
         shown = (seamless, self._pictures[0], self.analysis.square)
-        return self._sharper(HARMONISED, self._drawn(HARMONISED, "harmonise", shown, seamless, seed))
+        melted = self._levelled(self._drawn(HARMONISED, "harmonise", shown, seamless, seed))
+        return self._finished_at_full_size(HARMONISED, melted)
 
     def _drawn(self, stage: str, task: str, shown: Sequence[Picture], start: Picture, seed: int) -> Picture:
         """What one of the nets draws: kept from before, or drawn."""
@@ -99,14 +104,14 @@ class Taught(MegaPortrait):
         run.finished(stage, drawn)
         return drawn
 
-    def _sharper(self, stage: str, drawn: Picture) -> Picture:
-        """``drawn`` with the fine detail that a net gives back to it, in the levels of the reference."""
-        run, even, share = self.run, self._levelled(drawn), self.settings.detail
+    def _finished_at_full_size(self, stage: str, drawn: Picture) -> Picture:
+        """``drawn`` with the fine detail that a net gives to it, as far as is asked for."""
+        run, share = self.run, self.settings.detail
         if share == 0:
-            return even
-        shown = even, *self._pictures, self.analysis.square
+            return drawn
+        shown = drawn, *self._pictures, self.analysis.square
         sharp: Picture = run.kept(f"{stage}, finished", lambda: self.nets.finish.picture(*shown), *shown)
-        made = sharp if share == 1 else numpy.rint(even + share * (sharp.astype(float) - even)).astype(numpy.uint8)
+        made = sharp if share == 1 else numpy.rint(drawn + share * (sharp.astype(float) - drawn)).astype(numpy.uint8)
         run.finished(stage, made)
         return made
 

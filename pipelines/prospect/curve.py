@@ -159,6 +159,8 @@ def order(found: Mapping[str, Sequence[str]]) -> str:
     if layout and colour:
         return "Layout (the backdrop) first, colour next, shape last, as the paper says: told apart from chance within the pairs."
     (more, low, high), first = steps[1], "Layout (the backdrop) comes first" if layout else "That layout comes first"
+    if layout and high < 0:
+        return f"{first}; shape comes before colour, by {-more:.1f} [{-high:.1f}, {-low:.1f}] stages, and not last as the paper says."
     if layout:
         return f"{first}; that shape comes after colour, by {more:.1f} [{low:.1f}, {high:.1f}] stages, is not told apart from chance."
     return f"{first} is not told apart from chance yet."

@@ -158,6 +158,8 @@ def test_the_order_is_said_only_where_it_is_told_apart_within_the_pairs():
     assert "as the paper says" in curve.order(found) and curve.sentence(found, 9).endswith(curve.order(found))
     mixed = {**found, "shape": found["colour"]}
     assert "comes first; that shape comes after colour, by 0.0 [0.0, 0.0] stages, is not told" in curve.order(mixed)
+    earlier = {**found, "colour": found["shape"], "shape": found["colour"]}
+    assert "shape comes before colour, by 4.0 [4.0, 4.0] stages, and not last" in curve.order(earlier)
     assert "That layout comes first is not told apart" in curve.order({**found, "backdrop": found["shape"]})
     assert curve.order({"colour": found["colour"]}) == ""
     assert curve.order({**found, "shape": ["AAAAAAAAAAA"] * 9}) == "", "nothing that counts"
