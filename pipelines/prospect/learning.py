@@ -13,12 +13,13 @@ from torch import Tensor
 from pipelines.core.images import to_pil
 from pipelines.core.patching import frozen
 from pipelines.core.run import Run
+from pipelines.core.sheets import sheet
 from pipelines.models import sdxl
 from pipelines.models.sdxl_parts import encode
 from pipelines.models.verifier import SceneVerifier, answers, described
 from pipelines.prospect import STAGES
 from pipelines.prospect.inversion import DRAWN, LOOK_STEPS, LOOKS_EVERY, InversionSettings, Inverted, Look
-from pipelines.prospect.stages import Painter, Spectrum, sheet
+from pipelines.prospect.stages import Painter, Spectrum
 from pipelines.prospect.tokens import Tokens
 
 SETTLES = 0.3

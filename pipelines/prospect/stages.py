@@ -8,13 +8,13 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from pipelines.core.images import to_pil
 from pipelines.core.patching import edited_outputs
 from pipelines.core.run import Run
-from pipelines.core.sheets import Preview
+from pipelines.core.sheets import Preview, caption, line_of, sheet
 from pipelines.core.text import encode_text
 from pipelines.models import sdxl
 from pipelines.models.verifier import SceneVerifier, answers, readings
@@ -33,8 +33,6 @@ ALL, AVERAGE = "+", "~"
 """Letters of the baselines: all prompts in one, and the average of the prompts."""
 _ANY = "a"
 """A word whose place a learnt one takes."""
-TEXT_PX = 16
-"""Height of a line of words on a sheet."""
 OnStep = Callable[[int], None]
 
 
@@ -310,33 +308,19 @@ def told_apart(
 # -------------------------------------------------------------------------------------------- sheets
 
 
-def sheet(columns: Mapping[str, Sequence[Image.Image]]) -> Image.Image:
-    """Pictures in columns under their names."""
-    across = len(columns)
-    width, height = next(iter(columns.values()))[0].size
-    canvas = Image.new("RGB", (across * width, TEXT_PX + max(map(len, columns.values())) * height), "white")
-    draw = ImageDraw.Draw(canvas)
-    for column, (name, pictures) in enumerate(columns.items()):
-        draw.text((column * width + 4, 1), name, fill="black", font=ImageFont.load_default(12))
-        for row, picture in enumerate(pictures):
-            canvas.paste(picture, (column * width, TEXT_PX + row * height))
-    return canvas
-
-
 def border_sheet(pictures: Sequence[Tensor] | Tensor, across: int = 6) -> Image.Image:
     """The pictures of :func:`moved`, each under how many stages A and B have."""
     if len(pictures) == 0:
         return Image.new("RGB", (64, 64), "white")
     shown = to_pil(torch.stack(list(pictures)))
     width, height = shown[0].size
-    canvas = Image.new("RGB", (across * width, -(-len(shown) // across) * (height + TEXT_PX)), "white")
+    line = line_of(across * width)
+    canvas = Image.new("RGB", (across * width, -(-len(shown) // across) * (height + line)), "white")
     draw = ImageDraw.Draw(canvas)
     for number, picture in enumerate(shown):
-        left, top = number % across * width, number // across * (height + TEXT_PX)
-        draw.text(
-            (left + 4, top + 1), f"A {number}, B {STAGES - number}", fill="black", font=ImageFont.load_default(12)
-        )
-        canvas.paste(picture, (left, top + TEXT_PX))
+        left, top = number % across * width, number // across * (height + line)
+        caption(draw, f"A {number}, B {STAGES - number}", left, top, line)
+        canvas.paste(picture, (left, top + line))
     return canvas
 
 

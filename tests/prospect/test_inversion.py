@@ -233,7 +233,7 @@ def test_a_picture_and_a_prompt_share_the_stages(registry: Registry, made: Inver
     )
     assert {"0 shape", "0 colour"} <= set(whose["by stage"])
     assert whose["B alone"]["0 colour"] == {"B": 1}
-    assert found.staged.size == (4 * 256, 272)
+    assert found.staged.size == (4 * 256, 256 + 21)
 
 
 def test_what_a_picture_shows_stands_beside_what_a_prompt_says():

@@ -94,7 +94,7 @@ def test_a_place_and_a_thing_come_from_two_prompts(outcome: prospect.Outcome):
     assert (
         owner({"A": 3, "none": 1}) == "A 3 of 4" and owner({"AB": 2}) == "A or B" and owner({"none": 1}) == "neither’s"
     )
-    assert outcome.staged.size == (5 * 256, 272) and outcome.borders.size == (64, 64)
+    assert outcome.staged.size == (5 * 256, 256 + 26) and outcome.borders.size == (64, 64)
 
 
 def test_the_same_settings_give_the_same_bytes_and_the_model_is_as_it_was(registry, outcome):
