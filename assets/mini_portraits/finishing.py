@@ -1,7 +1,7 @@
 """Teach MegaPortrait's last net: what the drawing nets leave soft, drawn at full size from the person's own pictures.
 
     export OMP_NUM_THREADS=1 PYTHONPATH=.
-    python -m assets.mini_portraits.finishing data --blocks 300:400       # of people that the drawing nets have not seen; 12 s a block
+    python -m assets.mini_portraits.finishing data --blocks 300:400       # of people that the drawing nets have not seen; 20 s a block
     python -m assets.mini_portraits.finishing train --minutes 60
     python -m assets.mini_portraits.finishing look                        # PSNR and sharpness of held-out pairs before and after, and a sheet
     python -m assets.mini_portraits.finishing ship                        # writes finish/
