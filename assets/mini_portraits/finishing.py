@@ -30,7 +30,7 @@ from assets.lab import training
 from assets.mini_portraits import data, train
 from assets.mini_portraits.data import EACH, HELD_OUT, PASTED
 from assets.mini_sdxl2 import models, optimisers
-from assets.mini_sdxl2.autoencoder import Discriminator, Perceptual, edges_loss
+from assets.mini_sdxl2.autoencoder import Discriminator, Perceptual, against, edges_loss
 from assets.mini_sdxl2.loop import Schedule, autocast, learn
 from assets.mini_sdxl2.train import Latents
 from pipelines.megaportrait.finish import CELL, SHOWN, Finish
@@ -189,15 +189,7 @@ def train_finish(arguments: argparse.Namespace) -> None:
         with autocast():
             made = model(shown)
             seen = perceptual(made, truth)
-            judged, true = critic(made.detach()).float(), critic(truth).float()
-        critic_loss = F.relu(1 - true).mean() + F.relu(1 + judged).mean()
-        critic_optimiser.zero_grad(set_to_none=True)
-        critic_loss.backward()
-        critic_optimiser.step()
-        critic.requires_grad_(False)
-        with autocast():
-            fooled = -critic(made).float().mean()
-        critic.requires_grad_(True)
+        fooled = against(critic, critic_optimiser, made, truth)
         loss = (made - truth).abs().mean() + F.mse_loss(made, truth) + edges_loss(made, truth) + 0.2 * seen
         return loss + arguments.critic * min(1.0, number / 500) * fooled
 

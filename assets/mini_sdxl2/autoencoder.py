@@ -127,6 +127,22 @@ class WithHeads(nn.Module):
         return F.mse_loss(read.float(), maps)
 
 
+def against(critic: nn.Module, optimiser: torch.optim.Optimizer, drawn: Tensor, real: Tensor) -> Tensor:
+    """One step of a critic by the hinge loss, and then the loss of whoever drew against it."""
+    device = drawn.device.type
+    with autocast(device):
+        judged, true = critic(drawn.detach()).float(), critic(real).float()
+    critic_loss = F.relu(1 - true).mean() + F.relu(1 + judged).mean()
+    optimiser.zero_grad(set_to_none=True)
+    critic_loss.backward()
+    optimiser.step()
+    critic.requires_grad_(False)
+    with autocast(device):
+        fooled = -critic(drawn).float().mean()
+    critic.requires_grad_(True)
+    return fooled
+
+
 def edges_loss(drawn: Tensor, image: Tensor) -> Tensor:
     pairs = zip(training.edges(drawn), training.edges(image), strict=True)
     return torch.stack([(a - b).abs().mean() for a, b in pairs]).sum()
@@ -256,17 +272,9 @@ def train_decoder(minutes: float, rate: float, batch: int, device: str, weight: 
                 torch.cat((wanted, like.to(device)))[..., rim:-rim, rim:-rim],
             )
             seen = perceptual(drawn, wanted)
-            judged, true = critic(everything.detach()).float(), critic(real).float()
-        critic_loss = F.relu(1 - true).mean() + F.relu(1 + judged).mean()
-        critic_optimiser.zero_grad(set_to_none=True)
-        critic_loss.backward()
-        critic_optimiser.step()
+        fooled = against(critic, critic_optimiser, everything, real)
         loss = (drawn - wanted).abs().mean() + F.mse_loss(drawn, wanted) + edges_loss(drawn, wanted) + 0.2 * seen
         kept = F.avg_pool2d(free, 8) - F.avg_pool2d(anchor[..., rim:-rim, rim:-rim], 8)
-        critic.requires_grad_(False)
-        with autocast(device):
-            fooled = -critic(everything).float().mean()
-        critic.requires_grad_(True)
         return loss + kept.abs().mean() + weight * min(1.0, number / 300) * fooled
 
     optimiser = torch.optim.AdamW(model.decoder.parameters(), rate, weight_decay=1e-4, betas=(0.9, 0.99))

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor, nn
 
 from pipelines.core.run import KeptRun, Run
-from pipelines.core.sheets import Preview
+from pipelines.core.sheets import TEXT_PX, Preview, caption
 from pipelines.core.text import encode_text
 from pipelines.models import sdxl
 from pipelines.models.verifier import SceneVerifier, answers, judge, readings
@@ -29,8 +29,6 @@ BATCH = 8
 RELATED, CONTRADICTING = "related", "contradicting"
 POOLED = "add_embedding.linear_1"
 """The matrix of SDXL's UNet whose first columns read the prompt as a whole; the others read sizes."""
-TEXT_PX = 16
-"""Height of a line of words on a sheet."""
 
 
 # ------------------------------------------------------------------------------------------- the edit
@@ -353,7 +351,7 @@ def sheet(rows: Mapping[str, Sequence[Image.Image]]) -> Image.Image:
     draw = ImageDraw.Draw(canvas)
     for row, (name, pictures) in enumerate(shown.items()):
         left, top = (row * width, 0) if across else (0, row * (height + TEXT_PX))
-        draw.text((left + 4, top + 1), name, fill="black", font=ImageFont.load_default(12))
+        caption(draw, name, left, top, TEXT_PX)
         for column, picture in enumerate(pictures):
             canvas.paste(picture, (left + column * width, top + TEXT_PX))
     return canvas
