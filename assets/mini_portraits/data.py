@@ -28,8 +28,9 @@ from torch import Tensor
 from assets.mini_sdxl2 import data, fast, train
 from pipelines.core import geometry, masks
 from pipelines.megaportrait import paste
+from pipelines.megaportrait.align import CELL
 from pipelines.worlds import portrait
-from pipelines.worlds.portrait import Portrait, Shot, clay
+from pipelines.worlds.portrait import Portrait, Shot
 
 ROOT = Path("data/portraits")
 SEED, HELD_OUT = 5_000_000, range(100_000, 100_008)
@@ -47,6 +48,8 @@ ZOOM, ACROSS, DOWN = (-0.40, 0.22), (-0.10, 0.07), (-0.08, 0.02)
 PLAIN = {"light_azimuth": 0.0, "light_elevation": 0.6, "light_colour": "neutral"}
 HEAD = ("face", "hair", "neck", "glasses", "beard")
 """The renderer's masks that make up what is pasted."""
+CELLS = data.SIZE // CELL
+"""Cells of a side for which it is told where in a picture they are seen."""
 FACE_WIDTH = 110
 """Of a face in a picture, about, in pixels: lengths of a paste are shares of it."""
 
@@ -82,29 +85,33 @@ def points(block: int) -> NDArray[numpy.float64]:
     found = []
     for row in portraits(block):
         for one, frame in zip(row, framings(block), strict=True):
-            places, _distances = clay._landmarks(clay._Group([one], torch.device("cpu")), 1, (TALL, data.SIZE))
-            marks = places[0, :5].flip(-1).numpy().astype(numpy.float64)
+            marks = portrait.landmarks(one, (TALL, data.SIZE))[:5].flip(-1).numpy().astype(numpy.float64)
             found.append(marks @ frame[:, :2].T + frame[:, 2])
     return numpy.stack(found).reshape(EACH, EACH, 5, 2)
 
 
-def render(block: int) -> tuple[NDArray[numpy.uint8], NDArray[numpy.bool_]]:
-    """(2, 5, 5, 256, 256, 3): as they are and in plain light, person, shot; and their heads, (5, 5, 256, 256)."""
-    made, heads, frames, size = [], [], framings(block), (data.SIZE, data.SIZE)
+def render(
+    block: int, plainly: bool = True
+) -> tuple[NDArray[numpy.uint8], NDArray[numpy.bool_], list[list[portrait.PortraitTruth]]]:
+    """(L, 5, 5, 256, 256, 3): as they are and, if ``plainly``, in plain light, person, shot; their heads, (5, 5, 256, 256); and the truth of
+    the renders before they were framed, [person][shot]."""
+    made, heads, truths, frames, size = [], [], [], framings(block), (data.SIZE, data.SIZE)
     with fast.renderer():
-        for even in (False, True):
+        for even in (False, True)[: 1 + plainly]:
             for row in portraits(block):
                 for one, frame in zip(row, frames, strict=True):
                     one = replace(one, shot=plain(one.shot)) if even else one
-                    drawn = clay.render([one], (TALL, data.SIZE), truth=not even)
+                    drawn = portrait.render([one], (TALL, data.SIZE), truth=not even)
                     picture = data.to_bytes(drawn.image)[0].transpose(1, 2, 0)
                     flags = cv2.INTER_AREA if frame[0, 0] < 1 else cv2.INTER_CUBIC
                     made.append(cv2.warpAffine(picture, frame, size, flags=flags, borderMode=cv2.BORDER_REPLICATE))
                     if not even:
                         head = numpy.logical_or.reduce([drawn.masks[name][0].numpy() for name in HEAD])
                         heads.append(cv2.warpAffine(head.astype(numpy.float32), frame, size) >= 0.5)
-    sides = (data.SIZE, data.SIZE)
-    return numpy.stack(made).reshape(2, EACH, EACH, *sides, 3), numpy.stack(heads).reshape(EACH, EACH, *sides)
+                        truths.append(drawn)
+    pictures = numpy.stack(made).reshape(-1, EACH, EACH, *size, 3)
+    rows = [truths[first : first + EACH] for first in range(0, len(truths), EACH)]
+    return pictures, numpy.stack(heads).reshape(EACH, EACH, *size), rows
 
 
 def pasted(
@@ -159,15 +166,45 @@ def known(block: int) -> NDArray[numpy.int64]:
     return numpy.array(found).reshape(EACH, EACH, PASTED, KNOWN)
 
 
-def laid(block: int, pictures: NDArray[numpy.uint8]) -> NDArray[numpy.uint8]:
-    """(5, 5, 2, 2, 256, 256, 3): person, shot, reference, picture: those that are shown, laid over the reference. ``pictures`` (5, 5, 256, 256, 3)."""
+def lays(block: int) -> NDArray[numpy.float64]:
+    """(5, 5, 2, 2, 3, 3): person, shot, reference, picture: by which map that picture is laid over that reference."""
     noise, marks, made = numpy.random.default_rng(block), points(block), []
-    into, shots, size = others(block), known(block), (data.SIZE, data.SIZE)
+    into, shots = others(block), known(block)
     for p, s, r, k in numpy.ndindex(EACH, EACH, PASTED, KNOWN):
         shot = shots[p, s, r, k]
         here, there = (one + noise.normal(0, ASTRAY, one.shape) for one in (marks[p, shot], marks[into[p, s, r], s]))
-        made.append(geometry.warp(pictures[p, shot], geometry.similarity(here, there), size))
+        made.append(geometry.similarity(here, there))
+    return numpy.stack(made).reshape(EACH, EACH, PASTED, KNOWN, 3, 3)
+
+
+def laid(block: int, pictures: NDArray[numpy.uint8]) -> NDArray[numpy.uint8]:
+    """(5, 5, 2, 2, 256, 256, 3): person, shot, reference, picture: those that are shown, laid over the reference. ``pictures`` (5, 5, 256, 256, 3)."""
+    shots, matrices, size, made = known(block), lays(block), (data.SIZE, data.SIZE), []
+    for p, s, r, k in numpy.ndindex(EACH, EACH, PASTED, KNOWN):
+        made.append(geometry.warp(pictures[p, shots[p, s, r, k]], matrices[p, s, r, k], size))
     return numpy.stack(made).reshape(EACH, EACH, PASTED, KNOWN, *size, 3)
+
+
+def shifts(block: int, truths: list[list[portrait.PortraitTruth]]) -> NDArray[numpy.float16]:
+    """(5, 5, 2, 2, 32, 32, 3): person, shot, reference, picture, cell: by how many pixels, across and down, what is there in the person in that
+    shot lies off in the picture that is laid over the reference; and which share of the cell is seen there. Of what is not seen it is 0."""
+    people, frames, shots, matrices = portraits(block), framings(block), known(block), lays(block)
+    made, size = [], (data.SIZE, data.SIZE)
+    middles = numpy.stack(numpy.meshgrid(*(numpy.arange(data.SIZE),) * 2), -1)
+    for p, s, r, k in numpy.ndindex(EACH, EACH, PASTED, KNOWN):
+        shot = shots[p, s, r, k]
+        places, seen = portrait.seen_in(people[p][s], truths[p][s], people[p][shot], truths[p][shot])
+        framed = geometry.moved(places.flip(-1).reshape(-1, 2).numpy() - 0.5, frames[shot])
+        head = torch.stack([truths[p][s].masks[name][0] for name in HEAD]).any(0)  # clothes are the shot's
+        seen = (seen & head).numpy() & ((framed >= 0) & (framed <= data.SIZE - 1)).all(1).reshape(seen.shape)
+        there = geometry.moved(framed + 0.5, matrices[p, s, r, k]).reshape(*seen.shape, 2) - 0.5
+        table = numpy.concatenate((there * seen[..., None], seen[..., None]), -1).astype(numpy.float32)
+        table = cv2.warpAffine(table, frames[s], size)
+        table[..., :2] -= middles * table[..., 2:]
+        cells = cv2.resize(table, (CELLS, CELLS), interpolation=cv2.INTER_AREA)
+        share = cells[..., 2:]
+        made.append(numpy.concatenate((numpy.where(share > 0.05, cells[..., :2] / (share + 1e-6), 0), share), -1))
+    return numpy.stack(made).reshape(EACH, EACH, PASTED, KNOWN, CELLS, CELLS, 3).astype(numpy.float16)
 
 
 def encoded(latents: train.Latents, pictures: NDArray[numpy.uint8]) -> Tensor:
@@ -182,7 +219,7 @@ def make(block: int, latents: train.Latents, root: Path = ROOT) -> None:
     if path(block, root).exists() and torch.load(path(block, root), weights_only=True)["mark"] == latents.mark:
         return
     root.mkdir(parents=True, exist_ok=True)
-    pictures, heads = render(block)
+    pictures, heads, _truths = render(block)
     composites = pastes(block, pictures, heads)
     kept = {"mark": latents.mark, "others": torch.from_numpy(others(block))}
     for name, some in (("latents", pictures), ("pasted", composites), ("laid", laid(block, pictures[0]))):

@@ -168,6 +168,43 @@ def test_a_person_stays_the_same_in_another_shot(people):
     assert again.shot != people[0].shot
 
 
+def test_what_a_picture_shows_is_found_in_another_shot_of_the_person():
+    one = portraits.sample(
+        12, hair_style="short", glasses=False, beard=False, yaw=0.35, pitch=0.0, expression="neutral"
+    )
+    other = portraits.relit(one, replace(one.shot, yaw=-0.2, roll=0.1))
+    first, second = (portraits.render([portrait], (96, 72), truth=True) for portrait in (one, other))
+    same, seen = portraits.seen_in(one, first, one, first)
+    rows, columns = torch.meshgrid(torch.arange(96) + 0.5, torch.arange(72) + 0.5, indexing="ij")
+    assert torch.equal(seen, first.valid[0, 0]) and same.isfinite().all()
+    assert torch.allclose(same[seen], torch.stack((rows, columns), -1)[seen], atol=1e-2)
+
+    places, seen = portraits.seen_in(one, first, other, second)
+    face = seen & first.masks["face"][0]
+    assert 0.6 < face.sum() / first.masks["face"].sum() < 0.99, "a cheek is turned away"
+    row, column = places.floor().long().unbind(-1)
+    there = second.masks["face"][0][row.clamp(0, 95), column.clamp(0, 71)]
+    assert there[face].float().mean() > 0.95
+    for point in range(5):  # eyes, nose and corners of the mouth are where the other picture has them
+        y, x = first.landmarks[0, point]
+        found = places[math.floor(y), math.floor(x)]
+        assert (found - second.landmarks[0, point]).norm() < 1.5, portraits.LANDMARK_NAMES[point]
+        assert (portraits.landmarks(other, (96, 72))[point] - second.landmarks[0, point]).norm() < 1e-3
+    body = seen & first.masks["body"][0]
+    assert torch.allclose(places[body], torch.stack((rows, columns), -1)[body], atol=1e-2), "clothes stay"
+
+
+def test_a_place_is_looked_for_in_one_person_s_pictures_of_one_size(people):
+    one = portraits.sample(12)
+    truth = portraits.render([one], (24, 16), truth=True)
+    with pytest.raises(ValueError, match="two people"):
+        portraits.seen_in(one, truth, portraits.sample(13), truth)
+    with pytest.raises(ValueError, match="depth is needed"):
+        portraits.seen_in(one, truth, one, portraits.render([one], (24, 16)))
+    with pytest.raises(ValueError, match=r"\(1, 1, 24, 16\) and \(1, 1, 16, 24\)"):
+        portraits.seen_in(one, truth, one, portraits.render([one], (16, 24), truth=True))
+
+
 def test_identity_vectors_name_their_numbers():
     vectors = torch.stack([portraits.sample_identity(seed).vector() for seed in range(50)])
     assert vectors.shape == (50, len(portraits.IDENTITY_FIELDS))

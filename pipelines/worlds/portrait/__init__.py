@@ -29,17 +29,18 @@ from .people import (
 from .words import ATTRIBUTES, attributes, caption, parse, vocabulary
 
 if TYPE_CHECKING:
-    from .clay import LANDMARK_NAMES, MASKS, PortraitTruth, render
+    from .clay import LANDMARK_NAMES, MASKS, PortraitTruth, landmarks, render, seen_in
 
 __all__ = [
     "ATTRIBUTES", "BACKGROUNDS", "CLOTHES", "COLLARS", "EXPRESSIONS", "EYE_COLOURS", "HAIR_COLOURS", "HAIR_STYLES",
     "IDENTITY_FIELDS", "LANDMARK_NAMES", "LIGHT_COLOURS", "MASKS", "Identity", "Portrait", "PortraitTruth", "Shot",
-    "attributes", "caption", "parse", "relit", "render", "sample", "sample_identity", "sample_shot", "vocabulary",
+    "attributes", "caption", "landmarks", "parse", "relit", "render", "sample", "sample_identity", "sample_shot", "seen_in",
+    "vocabulary",
 ]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("LANDMARK_NAMES", "MASKS", "PortraitTruth", "render"):
+    if name in ("LANDMARK_NAMES", "MASKS", "PortraitTruth", "landmarks", "render", "seen_in"):
         from . import clay
 
         return getattr(clay, name)

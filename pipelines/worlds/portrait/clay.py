@@ -475,6 +475,60 @@ def _landmarks(group: _Group, count: int, size: tuple[int, int]) -> tuple[Tensor
     return torch.stack([rows, columns], -1).reshape(count, number, 2), distance.reshape(count, number)
 
 
+def landmarks(portrait: Portrait, size: int | tuple[int, int] = 128) -> Tensor:
+    """Places (L, 2), (y, x) in pixels as in :attr:`PortraitTruth.landmarks`, without a picture."""
+    height, width = (size, size) if isinstance(size, int) else size
+    with torch.no_grad():
+        return _landmarks(_Group([portrait], torch.device("cpu")), 1, (height, width))[0][0]
+
+
+TURNING = ("face", "hair", "glasses", "beard")
+"""Of :data:`MASKS`, what turns with the head; neck and clothes stay."""
+SLACK = 0.08
+"""Head units by which the depths of one place in two pictures may differ."""
+
+
+def seen_in(one: Portrait, truth: PortraitTruth, other: Portrait, other_truth: PortraitTruth) -> tuple[Tensor, Tensor]:
+    """Where what each pixel of ``one`` shows lies in a picture of the same person in another shot, of the same size.
+
+    The head is followed as it turns; an expression is not followed: a place of the head stays that place, whatever is there.
+
+    Returns:
+        Places (H, W, 2), (y, x) in pixels of the other picture, 0.5 being the middle of the first pixel; and (H, W) bool, whether it is
+        seen there: in the picture, with nothing before it. Of the background nothing is.
+
+    Raises:
+        ValueError: two people, truths of other than one picture each, or of two sizes.
+    """
+    if one.identity != other.identity:
+        raise ValueError("the pictures show two people: give two shots of one")
+    if truth.depth is None or other_truth.depth is None or len(truth.depth) != 1:
+        raise ValueError("depth is needed: render each picture by itself, with truth=True")
+    if truth.depth.shape != other_truth.depth.shape:
+        raise ValueError(f"the pictures are of {tuple(truth.depth.shape)} and {tuple(other_truth.depth.shape)}")
+    depth, theirs = truth.depth[0, 0], other_truth.depth[0, 0]
+    height, width = depth.shape
+    scale = 2 * HALF_EXTENT / min(height, width)
+    rows, columns = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
+    ways = torch.stack(
+        ((columns - width / 2) * scale, (height / 2 - rows) * scale, torch.full_like(depth, -DISTANCE)), -1
+    )
+    eye, pivot = torch.tensor((0.0, CENTRE_Y, DISTANCE)), torch.tensor(PIVOT)
+    along = torch.where(depth > 0, depth, FAR)[..., None]  # somewhere, for the background: nothing divides by 0
+    world = torch.nn.functional.normalize(ways, dim=-1) * along + eye
+    turn, their_turn = (torch.tensor(rotation_of(portrait.shot)) for portrait in (one, other))
+    turned = (world - pivot) @ turn @ their_turn.T + pivot  # into the head's frame, and out of it in the other shot
+    turns = torch.stack([truth.masks[name][0] for name in TURNING]).any(0)
+    seen = torch.where(turns[..., None], turned, world) - eye
+    x, y, z = seen.unbind(-1)
+    far = DISTANCE / -z / scale
+    places = torch.stack((height / 2 - y * far, width / 2 + x * far), -1)
+    row, column = places.floor().long().unbind(-1)
+    inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+    there = theirs[row.clamp(0, height - 1), column.clamp(0, width - 1)]
+    return places, inside & (depth > 0) & ((there - seen.norm(dim=-1)).abs() < SLACK)
+
+
 def _joined(drawn: list[PortraitTruth | None]) -> PortraitTruth:
     ones = [one for one in drawn if one is not None]
 
