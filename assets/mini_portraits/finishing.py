@@ -1,7 +1,9 @@
 """Teach MegaPortrait's last net: what the drawing nets leave soft, drawn at full size from the person's own pictures.
 
     export OMP_NUM_THREADS=1 PYTHONPATH=.
-    python -m assets.mini_portraits.finishing data --blocks 300:400       # of people that the drawing nets have not seen; 20 s a block
+    python -m assets.mini_portraits.finishing data --blocks 300:500       # of people that the drawing nets have not seen; 19 s a block
+    python -m assets.mini_portraits.aligning train                        # the net that lays pictures over what was drawn: see there
+    python -m assets.mini_portraits.finishing lay --blocks 300:500        # the person's pictures, laid by it
     python -m assets.mini_portraits.finishing train --minutes 60
     python -m assets.mini_portraits.finishing look                        # PSNR and sharpness of held-out pairs before and after, and a sheet
     python -m assets.mini_portraits.finishing ship                        # writes finish/
@@ -17,6 +19,8 @@ from __future__ import annotations
 import argparse
 import os
 import random
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy
@@ -28,11 +32,12 @@ from torchvision.utils import save_image
 
 from assets.lab import training
 from assets.mini_portraits import data, train
-from assets.mini_portraits.data import EACH, HELD_OUT, PASTED
+from assets.mini_portraits.data import EACH, HELD_OUT, KNOWN, PASTED
 from assets.mini_sdxl2 import models, optimisers
 from assets.mini_sdxl2.autoencoder import Discriminator, Perceptual, against, edges_loss
 from assets.mini_sdxl2.loop import Schedule, autocast, learn
 from assets.mini_sdxl2.train import Latents
+from pipelines.megaportrait.align import Align
 from pipelines.megaportrait.finish import CELL, SHOWN, Finish
 from pipelines.megaportrait.onestep import OneStep
 
@@ -43,8 +48,12 @@ CRITIC = 0.1
 """Weight of the critic's loss."""
 DRAWN = {"shading": 3, "harmonise": 1}
 """What is finished, and its part in the samples: a face that is asked for is the Shading Net's, the Harmonization Net's is the ring around it."""
+LAID = {name: f"over-{name}" for name in DRAWN}
+"""The person's pictures as the net of correspondence lays them over what was drawn."""
 LAST = "harmonise"
 """What is written last: with it a block is whole."""
+NAMES = ("pictures", "heads", "laid", "shifts", *DRAWN, *LAID.values())
+"""Of what a block may have."""
 
 
 def new_net() -> UNet2DModel:
@@ -71,88 +80,118 @@ def path(block: int, name: str) -> Path:
     return ROOT / f"{name}-{block:06d}.npy"
 
 
-def drawn(model: OneStep, latents: Latents, decode, block: int, pictures, composites, over) -> dict[str, numpy.ndarray]:
+def drawn(model: OneStep, latents: Latents, block: int, pictures, composites, over) -> dict[str, numpy.ndarray]:
     """Task -> (5, 5, 2, 256, 256, 3): what the nets draw of each person in each shot in the place of each other."""
     into = data.others(block)
     known, pasted, lit = (data.encoded(latents, some).float() for some in (over, composites, pictures))
     made: dict[str, list[numpy.ndarray]] = {name: [] for name in DRAWN}
-    for p, s in numpy.ndindex(EACH, EACH):
-        first, second = known[p, s].unbind(1)
-        reference = lit[into[p, s], s]
-        seed = torch.Generator().manual_seed(1000 * block + EACH * int(p) + int(s))
+    for p in range(EACH):
+        first, second = known[p].flatten(0, 1).unbind(1)
+        reference = lit[into[p], numpy.arange(EACH)[:, None]].flatten(0, 1)
+        composite = pasted[p].flatten(0, 1)
+        seed = torch.Generator().manual_seed(EACH * block + p)
         with torch.no_grad(), autocast():
             even = model.draw("identity", torch.cat((first, second, reference), 1), reference, seed)
             shaded = model.draw("shading", torch.cat((even.float(), first, reference), 1), reference, seed)
-            melted = model.draw("harmonise", torch.cat((pasted[p, s], first, reference), 1), pasted[p, s], seed)
+            melted = model.draw("harmonise", torch.cat((composite, first, reference), 1), composite, seed)
             for name, one in zip(DRAWN, (shaded, melted), strict=True):
-                pixels = (decode(one.float()) * 255).round().to(torch.uint8)
+                pixels = (train.decoded(latents.vae, one.float()) * 255).round().to(torch.uint8)
                 made[name].append(pixels.permute(0, 2, 3, 1).numpy())
     return {name: numpy.stack(some).reshape(over.shape[:3] + over.shape[4:]) for name, some in made.items()}
 
 
-def make(block: int, model: OneStep, latents: Latents, decode) -> None:
+def make(block: int, model: OneStep, latents: Latents) -> None:
     """Write a block, unless it is there."""
     if path(block, LAST).exists():
         return
     ROOT.mkdir(parents=True, exist_ok=True)
-    both, heads = data.render(block)
-    pictures = both[0]
+    (pictures,), heads, truths = data.render(block, plainly=False)
     over = data.laid(block, pictures)
-    made = drawn(model, latents, decode, block, pictures, data.pastes(block, both, heads), over)
-    for name, some in {"pictures": pictures, "heads": heads, "laid": over, **made}.items():
-        scratch = path(block, name).with_suffix(f".{os.getpid()}.npy")
-        numpy.save(scratch, some)
-        scratch.rename(path(block, name))
+    made = drawn(model, latents, block, pictures, data.pastes(block, pictures[None], heads), over)
+    known = {"pictures": pictures, "heads": heads, "laid": over, "shifts": data.shifts(block, truths)}
+    for name, some in {**known, **made}.items():
+        write(block, name, some)
+
+
+def write(block: int, name: str, some: numpy.ndarray) -> None:
+    scratch = path(block, name).with_suffix(f".{os.getpid()}.npy")
+    numpy.save(scratch, some)
+    scratch.rename(path(block, name))
 
 
 def make_all(first: int, end: int) -> None:
-    model = train.new_model()
-    model.load_state_dict(torch.load(RUNS / "net.pt", map_location="cpu", weights_only=True)["average"])
-    measure = train.HeldOut()
-    latents = Latents(measure.vae)
+    model, latents = train.shipped(), Latents(train.train.load_autoencoder())
     for block in (*HELD_OUT, *range(first, end)):
-        make(block, model.eval(), latents, measure.decoded)
+        make(block, model, latents)
         if block % 10 == 0:
             print(block, flush=True)
+
+
+def lay_all(first: int, end: int) -> None:
+    """Lay the person's pictures over what was drawn, in every block that is there, as the page does."""
+    model = Align(UNet2DModel.from_pretrained(HERE / "align", torch_dtype=torch.float32)).eval()
+    model = model.to(memory_format=torch.channels_last)
+    for block in (*HELD_OUT, *range(first, end)):
+        if not path(block, LAST).exists() or path(block, LAID[LAST]).exists():
+            continue
+        pictures = numpy.load(path(block, "laid")).reshape(-1, KNOWN, models.SIZE, models.SIZE, 3)
+        for task, name in LAID.items():
+            soft, made = numpy.load(path(block, task)).reshape(-1, models.SIZE, models.SIZE, 3), []
+            for drawn, known in zip(soft, pictures, strict=True):
+                over, under = (
+                    torch.from_numpy(one).permute(0, 3, 1, 2).float() / 127.5 - 1 for one in (known, drawn[None])
+                )
+                with torch.no_grad(), autocast():
+                    laid = model.laid(under.expand_as(over), over).float()
+                made.append(((laid + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy())
+            write(block, name, numpy.stack(made).reshape(EACH, EACH, PASTED, KNOWN, *soft.shape[1:]))
+        if block % 10 == 0:
+            print(block, flush=True)
+
+
+@dataclass(frozen=True)
+class Some:
+    """One of what the nets drew."""
+
+    rows: Mapping[str, numpy.ndarray]
+    """Of its block, by name."""
+    task: str
+    place: tuple[int, int, int]
+    """Person, shot, reference."""
 
 
 class Blocks:
     """The blocks that are there, read through the page cache; more join at :meth:`refresh`."""
 
-    def __init__(self, held_out: bool = False) -> None:
-        self.held_out, self.known = held_out, {}
+    def __init__(self, held_out: bool = False, last: str = LAST) -> None:
+        """``last``: what a block must have to count as there."""
+        self.held_out, self.last, self.known = held_out, last, {}
         self.refresh()
 
     def refresh(self) -> None:
-        for file in sorted(ROOT.glob(f"{LAST}-??????.npy")):
-            block = int(file.stem.split("-")[1])
+        for file in sorted(ROOT.glob(f"{self.last}-??????.npy")):
+            block = int(file.stem.split("-")[-1])
             if block not in self.known and (block in HELD_OUT) is self.held_out:
-                names = ("pictures", "heads", "laid", *DRAWN)
+                names = [one for one in NAMES if path(block, one).exists()]
                 self.known[block] = {name: numpy.load(path(block, name), mmap_mode="r") for name in names}
                 self.known[block]["others"] = data.others(block)
 
+    def draw(self, rng: random.Random, block: int | None = None) -> Some:
+        number = rng.choice(sorted(self.known)) if block is None else block
+        place = rng.randrange(EACH), rng.randrange(EACH), rng.randrange(PASTED)
+        return Some(self.known[number], rng.choices([*DRAWN], DRAWN.values())[0], place)
+
     def pair(self, rng: random.Random, block: int | None = None) -> tuple[list[numpy.ndarray], numpy.ndarray]:
         """What is shown and the truth, (256, 256, 3), and where the head is, (256, 256), as the last."""
-        rows = self.known[rng.choice(sorted(self.known)) if block is None else block]
-        p, s, r, name = (
-            rng.randrange(EACH),
-            rng.randrange(EACH),
-            rng.randrange(PASTED),
-            rng.choices([*DRAWN], DRAWN.values())[0],
-        )
-        first, second = rows["laid"][p, s, r]
+        some = self.draw(rng, block)
+        rows, (p, s, r) = some.rows, some.place
+        first, second = rows[LAID[some.task]][p, s, r]
         if rng.random() < 0.5:
             first, second = second, first
         if rng.random() < data.ALONE:
             second = first
-        shown = [
-            rows[name][p, s, r],
-            first,
-            second,
-            rows["pictures"][rows["others"][p, s, r], s],
-            rows["pictures"][p, s],
-        ]
-        return shown, rows["heads"][p, s]
+        reference = rows["pictures"][rows["others"][p, s, r], s]
+        return [rows[some.task][p, s, r], first, second, reference, rows["pictures"][p, s]], rows["heads"][p, s]
 
 
 def batch_of(blocks: Blocks, count: int, rng: random.Random) -> list[Tensor]:
@@ -173,25 +212,29 @@ def batch_of(blocks: Blocks, count: int, rng: random.Random) -> list[Tensor]:
 
 
 def train_finish(arguments: argparse.Namespace) -> None:
+    """Goes on from the checkpoint, or else from ``finish/``. Two processes have a critic each."""
     model = Finish(new_net()).to(memory_format=torch.channels_last)
+    if (HERE / "finish").is_dir():
+        model.net.load_state_dict(UNet2DModel.from_pretrained(HERE / "finish", torch_dtype=torch.float32).state_dict())
     critic, beside = Discriminator().to(memory_format=torch.channels_last), RUNS / "finish-critic.pt"
     if beside.exists():
         critic.load_state_dict(torch.load(beside, weights_only=True))
     critic_optimiser = torch.optim.AdamW(critic.parameters(), 4e-4, betas=(0.5, 0.99))
     perceptual = Perceptual().to(memory_format=torch.channels_last)
-    blocks, held_out = Blocks(), HeldOut()
+    blocks, held_out = Blocks(last=LAID[LAST]), HeldOut()
 
     def loss_of_step(number: int) -> Tensor:
         if number % 50 == 0:
             blocks.refresh()
-            torch.save(critic.state_dict(), beside)
+            if training.rank_and_size()[0] == 0:
+                torch.save(critic.state_dict(), beside)
         *shown, truth = batch_of(blocks, arguments.batch, random.Random(f"finish {SEED} {number}"))
         with autocast():
             made = model(shown)
             seen = perceptual(made, truth)
         fooled = against(critic, critic_optimiser, made, truth)
         loss = (made - truth).abs().mean() + F.mse_loss(made, truth) + edges_loss(made, truth) + 0.2 * seen
-        return loss + arguments.critic * min(1.0, number / 500) * fooled
+        return loss + arguments.critic * min(1.0, number / 1000) * fooled
 
     schedule = Schedule(arguments.minutes, warmup=50, cool=arguments.cool, power=16, report_seconds=300)
     average, progress = learn(
@@ -210,7 +253,7 @@ class HeldOut:
     """PSNR where the head is, and sharpness, over pairs of people and shots that no training sees; beside them what was drawn."""
 
     def __init__(self, pairs: int = 24) -> None:
-        self.blocks, self.pairs = Blocks(held_out=True), pairs
+        self.blocks, self.pairs = Blocks(held_out=True, last=LAID[LAST]), pairs
 
     @torch.no_grad()
     def __call__(self, model: torch.nn.Module, _step: int, sheet: Path | None = None) -> str:
@@ -240,7 +283,7 @@ class HeldOut:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=("data", "train", "look", "ship"))
+    parser.add_argument("stage", choices=("data", "lay", "train", "look", "ship"))
     parser.add_argument("--blocks", default="300:400", help="first:end")
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--rate", type=float, default=2e-3)
@@ -250,8 +293,8 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     RUNS.mkdir(parents=True, exist_ok=True)
-    if arguments.stage == "data":
-        make_all(*(int(part) for part in arguments.blocks.split(":")))
+    if arguments.stage in ("data", "lay"):
+        {"data": make_all, "lay": lay_all}[arguments.stage](*(int(part) for part in arguments.blocks.split(":")))
         return
     if arguments.stage == "train":
         train_finish(arguments)

@@ -60,6 +60,13 @@ def new_model() -> OneStep:
     return OneStep(net, unet, train.signal_shares(), models.SIZE).to(memory_format=torch.channels_last)
 
 
+def shipped() -> OneStep:
+    """The model with the weights of ``net/``, to be asked."""
+    model = new_model()
+    model.net.load_state_dict(ControlNetModel.from_pretrained(HERE / "net", torch_dtype=torch.float32).state_dict())
+    return model.eval().requires_grad_(False)
+
+
 class Blocks:
     """Latents of the blocks that are there; more join at :meth:`refresh`."""
 
@@ -141,10 +148,6 @@ class HeldOut:
         self.blocks = [torch.load(data.path(block), weights_only=True) for block in HELD_OUT]
         self.pairs = pairs
 
-    def decoded(self, latents: Tensor) -> Tensor:
-        """(N, 3, 256, 256) in [0, 1]."""
-        return (self.vae.decode(latents / self.vae.config.scaling_factor).sample.float() / 2 + 0.5).clamp(0, 1)
-
     @torch.no_grad()
     def __call__(
         self, model: nn.Module, _step: int, sheet: Path | None = None, levels: tuple[int, ...] = LEVELS
@@ -160,18 +163,23 @@ class HeldOut:
                 with autocast():
                     made = model.draw(task, shown, start, torch.Generator().manual_seed(first), levels).float()
                 errors.append(F.mse_loss(made, truth).item())
-                drawn = self.decoded(made)
+                drawn = decoded(self.vae, made)
                 light = 1 if task == "identity" else 0
                 wanted = pictures([b["pictures"][light, p.person, p.shot] for b, p in few])
                 scores.append(psnr(drawn, wanted))
                 sharp.append(sharpness(drawn) / sharpness(wanted))
                 if sheet and not first:
-                    known = self.decoded(shown[:, : models.CHANNELS])
-                    given = self.decoded(shown[:, -models.CHANNELS :])
+                    known = decoded(self.vae, shown[:, : models.CHANNELS])
+                    given = decoded(self.vae, shown[:, -models.CHANNELS :])
                     save_image(torch.cat((known, given, drawn, wanted)), sheet / f"{task}.png", nrow=8)
             latents, head, ratio = sum(errors) / len(errors), torch.cat(scores).mean(), torch.cat(sharp).mean()
             told.append(f"{task} {latents:.4f} {head:.2f} dB {ratio:.2f}")
         return ", ".join(told)
+
+
+def decoded(vae: nn.Module, latents: Tensor) -> Tensor:
+    """(N, 3, 256, 256) in [0, 1]."""
+    return (vae.decode(latents / vae.config.scaling_factor).sample.float() / 2 + 0.5).clamp(0, 1)
 
 
 def pictures(some: list[Tensor]) -> Tensor:

@@ -119,6 +119,8 @@ class MegaPortrait:
         self.prompt = self._prompt()
         self.steps = dict.fromkeys(NETS, 0)
         """Steps that each net took, per candidate."""
+        self.between: dict[str, Picture] = {}
+        """Of the candidate that is being made, pictures that stand between its stages."""
         self._say()
         run.finished(REFERENCE, self.analysis.square)
 
@@ -140,12 +142,14 @@ class MegaPortrait:
 
     def candidate(self, seed: int) -> Candidate:
         """Identity Net -> Shading Net -> paste -> Harmonization Net."""
+        self.between = {}
         face = self.identity(seed)
         skin, core = self.regions(face)
         shaded = self.shading(face, skin, core, seed)
         pasted, alpha = self.paste(shaded, core)
         painted, alpha, harmonised = self.harmonisation(pasted, shaded, alpha, core, seed)
-        stages = {IDENTITY: face, PASTED: pasted} | ({} if self.settings.no_shading else {SHADED: shaded}) | harmonised
+        stages = {IDENTITY: face, **self.between, PASTED: pasted, **harmonised}
+        stages |= {} if self.settings.no_shading else {SHADED: shaded}
         return self._finished(seed, stages, painted, alpha, core)
 
     def preview(self) -> Candidate:

@@ -52,7 +52,7 @@ def preset_of(model_set: str, preset: str = "") -> Preset:
     return known[preset or next(iter(known))]
 
 
-def _load_finish(spec: ModelSpec) -> Any:
+def _load_of_pixels(spec: ModelSpec) -> Any:
     from pipelines.megaportrait import finish
 
     return finish.load(spec)
@@ -66,10 +66,17 @@ TAUGHT = {
         "net",
         "our ControlNet: people in each other's places",
     ),
+    "align": asset_spec(
+        "mini-portraits/align",
+        "assets/mini_portraits",
+        _load_of_pixels,
+        "align",
+        "our small net of correspondence: the person's pictures over what was drawn",
+    ),
     "finish": asset_spec(
         "mini-portraits/finish",
         "assets/mini_portraits",
-        _load_finish,
+        _load_of_pixels,
         "finish",
         "our small net of pixels: what was drawn softly, sharper",
     ),

@@ -35,9 +35,10 @@ LINES: dict[str, str] = {
 }
 STARTS: dict[str, str] = {"reference": "The reference's face", "pasted": "The person's nearest picture, pasted"}
 
-REFERENCE, IDENTITY, SHADED, PASTED, RING, HARMONISED = (
+REFERENCE, IDENTITY, LAID, SHADED, PASTED, RING, HARMONISED = (
     "Reference",
     "Identity",
+    "Laid over",
     "Shaded",
     "Pasted",
     "Ring mask",

@@ -18,12 +18,13 @@ import torch
 
 from pipelines.core import geometry, masks
 from pipelines.core.geometry import Mask, Picture
-from pipelines.megaportrait import MegaPortrait, detail
+from pipelines.megaportrait import MegaPortrait
+from pipelines.megaportrait.align import Align
 from pipelines.megaportrait.finish import Finish
 from pipelines.megaportrait.nets import wearing
 from pipelines.megaportrait.onestep import OneStep
 from pipelines.megaportrait.person import Person
-from pipelines.megaportrait.settings import HARMONISED, IDENTITY, SHADED
+from pipelines.megaportrait.settings import HARMONISED, IDENTITY, LAID, SHADED
 from pipelines.megaportrait.tools import PARSED
 from pipelines.models import sdxl
 from pipelines.models.sdxl_parts import decode, encode
@@ -46,7 +47,7 @@ class TaughtNets:
         self.unet, self.vae = parts["unet"], parts["vae"]
         shares = parts["scheduler"].alphas_cumprod
         self.model = OneStep(parts["net"], self.unet, shares, sdxl.BASES["mini"].size)
-        self.finish = Finish(parts["finish"])
+        self.align, self.finish = Align(parts["align"]), Finish(parts["finish"])
 
     def wearing(self, person: Person | None) -> AbstractContextManager[None]:
         """See :func:`pipelines.megaportrait.nets.wearing`."""
@@ -79,11 +80,8 @@ class Taught(MegaPortrait):
             return face
         if not self._rendered:
             return self._by_arithmetic(SHADED, self._lit(face, skin, core))
-        square, near = self.analysis.square, self.scene.near
+        square = self.analysis.square
         lit = self._levelled(self._drawn(SHADED, "shading", (face, self._pictures[0], square), square, seed))
-        if not self.settings.no_identity:
-            own = geometry.warp(near.crop, near.matrix, square.shape[1::-1])
-            lit = detail.lent(lit, own, near.head, self.analysis.width, self.settings.detail)
         return self._finished_at_full_size(SHADED, lit)
 
     def _melted(self, seamless: Picture, ring: Mask, seed: int) -> Picture:
@@ -105,12 +103,20 @@ class Taught(MegaPortrait):
         return drawn
 
     def _finished_at_full_size(self, stage: str, drawn: Picture) -> Picture:
-        """``drawn`` with the fine detail that a net gives to it, as far as is asked for."""
+        """``drawn`` with the fine detail of the person's pictures, as far as is asked for."""
         run, share = self.run, self.settings.detail
         if share == 0:
             return drawn
-        shown = drawn, *self._pictures, self.analysis.square
-        sharp: Picture = run.kept(f"{stage}, finished", lambda: self.nets.finish.picture(*shown), *shown)
+        align, finish, known, square = self.nets.align, self.nets.finish, self._pictures, self.analysis.square
+        laid = run.kept(
+            f"{stage}, laid", lambda: numpy.stack([align.picture(drawn, one) for one in known]), drawn, *known
+        )
+        if stage == SHADED and not self.settings.no_identity:
+            self.between[LAID] = laid[0]
+            run.finished(LAID, laid[0])
+        sharp: Picture = run.kept(
+            f"{stage}, finished", lambda: finish.picture(drawn, *laid, square), drawn, laid, square
+        )
         made = sharp if share == 1 else numpy.rint(drawn + share * (sharp.astype(float) - drawn)).astype(numpy.uint8)
         run.finished(stage, made)
         return made
