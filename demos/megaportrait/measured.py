@@ -157,8 +157,8 @@ def _drawn(rows: Mapping[str, Any]) -> list[str]:
     drawn, ours = rows["drawn"], rows["ours"]
     return [
         f"Drawn from the pictures, with nobody trained, {_percent(drawn['passes']['share'])}{_within(drawn['passes'])} pass; the head is {drawn['psnr_core']['mean']:.1f} dB "
-        f"from the truth instead of {ours['psnr_core']['mean']:.1f} (higher is nearer), and the similarity {drawn['identity']['mean']:.2f} instead of "
-        f"{ours['identity']['mean']:.2f}: it is softer."
+        f"from the truth instead of {ours['psnr_core']['mean']:.1f} (higher is nearer), the similarity {drawn['identity']['mean']:.2f} instead of "
+        f"{ours['identity']['mean']:.2f}, and the sharpness {drawn['sharpness_ratio']['mean']:.2f} of the reference’s instead of {ours['sharpness_ratio']['mean']:.2f}."
     ]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -20,6 +20,7 @@ from pipelines.megaportrait.metrics import BARS
 from pipelines.megaportrait.person import Person
 from pipelines.megaportrait.place import Analysis
 from pipelines.megaportrait.results import Candidate, Outcome
+from pipelines.megaportrait.settings import LAID
 
 Measured = Mapping[str, Any]
 Verdicts = tuple[str, bool | None]
@@ -256,6 +257,7 @@ def _table(heads: Sequence[str], rows: Sequence[str], label: str, first: str = "
 CAPTIONS: dict[str, str] = {
     REFERENCE: "the square around its face",
     IDENTITY: "the person, in the reference’s pose",
+    LAID: "the person’s own picture, place by place",
     SHADED: "in the reference’s light",
     PASTED: "laid into the reference",
     RING: "white is painted anew",
@@ -267,16 +269,19 @@ PREVIEWED: dict[str, str] = {
 }
 
 
+def numbered(made: Container[str]) -> dict[str, int]:
+    """The stages that are there and their numbers; pictures are laid over a drawing in one way only, which the others do not leave out."""
+    known = [name for name in CAPTIONS if name != LAID or name in made]
+    return {name: number for number, name in enumerate(known, 1) if name in made}
+
+
 def strip_html(candidate: Candidate, analysis: Analysis, mode: str = "trained") -> str:
     """The stages of a candidate, one after another; those that were left out are named below."""
     captions = CAPTIONS | (PREVIEWED if mode == "preview" else {})
     made = {REFERENCE: analysis.square, **candidate.stages}
-    items = "".join(
-        _picture(made[name], f"{number}. {name}", captions[name])
-        for number, name in enumerate(CAPTIONS, 1)
-        if name in made
-    )
-    missing = [name for name in CAPTIONS if name not in made]
+    names = numbered(made)
+    items = "".join(_picture(made[name], f"{number}. {name}", captions[name]) for name, number in names.items())
+    missing = [name for name in CAPTIONS if name not in made and name != LAID]
     left = f"<p class='quiet'>Left out in this run: {', '.join(missing)}.</p>" if missing else ""
     return f"<div class='beside-each-other megaportrait-strip'><h3>Stage by stage</h3><ul>{items}</ul>{left}</div>"
 

@@ -14,7 +14,15 @@ from demos.core.links import Link
 from demos.core.page import before_and_after, variants
 from demos.core.widgets import progress_line
 from demos.megaportrait.files import Shown
-from demos.megaportrait.shown import CAPTIONS, beside_html, figures_html, metrics_html, notes_html, strip_html
+from demos.megaportrait.shown import (
+    CAPTIONS,
+    beside_html,
+    figures_html,
+    metrics_html,
+    notes_html,
+    numbered,
+    strip_html,
+)
 from pipelines.megaportrait import Preview
 
 NOTHING_YET = "Choose a person and a reference, press Make the portrait and watch the three nets."
@@ -87,7 +95,7 @@ class View:
 
 def live_strip(seen: Mapping[str, Preview]) -> str:
     """The stages of a run so far, each as it looked last."""
-    items = "".join(_stage(number, name, seen[name]) for number, name in enumerate(CAPTIONS, 1) if name in seen)
+    items = "".join(_stage(number, name, seen[name]) for name, number in numbered(seen).items())
     return f"<div class='beside-each-other megaportrait-strip'><h3>Stage by stage</h3><ul>{items}</ul></div>"
 
 

@@ -168,3 +168,13 @@ def test_sheets_are_shown_small_where_they_are(tmp_path, monkeypatch: pytest.Mon
     Image.new("RGB", (800, 736)).save(tmp_path / "worst.webp")
     told = measured.sheets()
     assert told.count("<img") == 1 and "Worst five" in told and len(told) < 20_000
+
+
+def test_the_nets_that_nobody_is_trained_for_are_told_beside_those_that_a_person_is(found):
+    assert not any("nobody trained" in sentence for sentence in findings(found))
+    found["rows"]["ours"] |= {"psnr_core": spread(12.3), "sharpness_ratio": spread(0.52)}
+    found["rows"]["drawn"] = way("drawn", 0.71, psnr_core=spread(18.24), sharpness_ratio=spread(0.83))
+    (told,) = (sentence for sentence in findings(found) if "nobody trained" in sentence)
+    ours = found["rows"]["ours"]["identity"]["mean"]
+    assert "92.0 % [81.0, 97.0] pass" in told and "18.2 dB from the truth instead of 12.3" in told
+    assert f"similarity 0.71 instead of {ours:.2f}, and the sharpness 0.83 of the reference’s instead of 0.52." in told

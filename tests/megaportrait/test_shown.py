@@ -20,6 +20,7 @@ from pipelines.megaportrait.intake import Intake, Photo, Verdict
 from pipelines.megaportrait.learn import Lesson
 from pipelines.megaportrait.person import Person
 from pipelines.megaportrait.results import Candidate
+from pipelines.megaportrait.settings import LAID
 from pipelines.megaportrait.tools import PARSED
 from tests.toys import portrait as toy_portrait
 
@@ -236,6 +237,14 @@ def test_the_strip_has_the_six_stages_in_their_order():
     ]
     levels = [round(float(numpy.asarray(one).mean()) / 10) * 10 for one in pictures_in(told)]
     assert levels == [250, 120, 200, 80, 160, 40] and "Left out" not in told
+
+
+def test_a_picture_that_is_laid_over_a_drawing_stands_between_the_stages():
+    told = shown.strip_html(
+        staged(HARMONISED, PASTED, IDENTITY, RING, SHADED, LAID), SimpleNamespace(square=square(250))
+    )
+    assert re.findall(r"<b>([^<]+)</b>", told)[1:5] == ["2. Identity", "3. Laid over", "4. Shaded", "5. Pasted"]
+    assert "the person’s own picture, place by place" in told and "Left out" not in told
 
 
 def test_the_strip_names_what_was_left_out_and_calls_a_preview_one():
