@@ -27,6 +27,7 @@ from pipelines.core.registry import Registry
 from pipelines.megaportrait.intake import Intake, look_at
 from pipelines.megaportrait.paste import Picture
 from pipelines.megaportrait.person import Person
+from pipelines.megaportrait.results import measured
 from pipelines.megaportrait.settings import DRAWN, MODES, modes_of
 
 ROLLED, OWN = "rolled", "own"
@@ -252,9 +253,17 @@ def state_html(person: Person | None) -> str:
     if score is not None:
         was = "" if before is None else f", {before:.2f} before"
         parts.append(f"similarity of its drawings {score:.2f}{was}")
-    drawn, worn = MODES[DRAWN], MODES["trained"]
-    how = f" It is worn where “{worn}” is chosen under <i>How</i> in step 3; “{drawn}” has no need of it."
-    more = how if DRAWN in modes_of(person.model_set) else ""
+    drawn, worn, rows = MODES[DRAWN], MODES["trained"], measured().get("rows", {})
+    alike = [rows.get(arm, {}).get("identity", {}).get("mean") for arm in ("drawn", "ours")]
+    more = ""
+    if DRAWN in modes_of(person.model_set):
+        more = f" It is worn where “{worn}” is chosen under <i>How</i> in step 3; “{drawn}” has no need of it"
+        known = None not in alike and alike[0] > alike[1]
+        more += (
+            f", and is more like the person ({alike[0]:.2f} instead of {alike[1]:.2f} in our measured pairs)."
+            if known
+            else "."
+        )
     return f"<p class='quiet'><b>{safe(person.name)} is trained:</b> {'; '.join(parts)}.{more}</p>"
 
 

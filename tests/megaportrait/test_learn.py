@@ -13,6 +13,7 @@ import gradio as gr
 import httpx
 import numpy
 import pytest
+import torch
 from gradio.utils import get_upload_folder
 from gradio_client import Client, handle_file
 from PIL import Image
@@ -29,6 +30,7 @@ from demos.megaportrait.people import Chosen, first_person, read_person
 from pipelines.core.registry import Registry
 from pipelines.megaportrait import tools
 from pipelines.megaportrait.learn import Lesson, Training
+from pipelines.megaportrait.person import Person
 from pipelines.models import face_nets
 from tests.core.test_app import shown, visit
 from tests.environment import free_port
@@ -450,3 +452,14 @@ def test_what_training_says_fits_what_the_pipeline_writes(trained: Chosen):
     """`read_person` leaves out what it does not know: nothing of a real person may be lost."""
     assert people._tidy(trained.person.facts) == json.loads(json.dumps(trained.person.facts))
     assert tools.threshold() == toy_portrait.BAR
+
+
+def test_what_is_said_of_a_trained_person_is_what_was_measured(monkeypatch):
+    crops = numpy.zeros((1, 128, 128, 3), numpy.uint8)
+    someone = Person("Ada", crops, numpy.zeros((1, 5, 2), numpy.float32), numpy.zeros((0, 0), numpy.float32))
+    someone.adapter, someone.facts = {"layer": torch.zeros(1)}, {"model_set": "mini", "steps": 4, "best_step": 2}
+    rows = portrait_step1.measured()["rows"]
+    wanted = f"({rows['drawn']['identity']['mean']:.2f} instead of {rows['ours']['identity']['mean']:.2f} in our measured pairs)."
+    assert wanted in portrait_step1.state_html(someone)
+    monkeypatch.setattr(portrait_step1, "measured", dict)
+    assert "has no need of it.</p>" in portrait_step1.state_html(someone)
