@@ -13,8 +13,8 @@ pytestmark = test_studio.pytestmark
 LAPTOP = {"viewport": {"width": 1280, "height": 720}}
 FOLD = {"laptop": (LAPTOP, 720), "phone": (PHONE, 1.5 * PHONE["viewport"]["height"])}
 """Device, and the pixel row down to which the eye comes by itself; on a phone with one stroke of the thumb."""
-ABOVE = """([selector, fold]) => Math.min(...[...document.querySelectorAll(selector)].filter((node) => node.offsetParent)
-  .map((node) => node.getBoundingClientRect().bottom + scrollY)) <= fold"""
+ENDS = """(selector) => Math.min(...[...document.querySelectorAll(selector)].filter((node) => node.offsetParent)
+  .map((node) => node.getBoundingClientRect().bottom + scrollY))"""
 
 
 @pytest.mark.parametrize("name", FOLD)
@@ -25,7 +25,13 @@ def test_action_and_an_example_are_before_ones_eyes(browser, served, name):  # n
         visit.page.get_by_role("tab", name=tab.name, exact=True).click()
         visit.page.locator(".studio-run:visible").first.wait_for()
         for what in (".studio-run", ".chips button"):
-            visit.page.wait_for_function(ABOVE, arg=[what, fold], timeout=WAIT_MS)
+            try:
+                visit.page.wait_for_function(
+                    f"([what, fold]) => ({ENDS})(what) <= fold", arg=[what, fold], timeout=WAIT_MS
+                )
+            except test_studio.sync_api.TimeoutError:
+                at = visit.page.evaluate(ENDS, what)
+                pytest.fail(f"{tab.name}: the first {what} ends at {at} px, below {fold}")
         assert visit.page.locator(".paper-card:visible").bounding_box()["height"] <= 0.25 * device["viewport"]["height"]
         assert visit.overflow() <= 0
     visit.context.close()
