@@ -112,7 +112,8 @@ def test_an_example_is_one_click(sitting: Sitting, tmp_path: Path):
     line = sitting.page.locator(".megaportrait-line:visible .progress-line").first
     expect(line).to_be_in_viewport()
     sitting.ends()
-    expect(sitting.page.locator(".megaportrait-strip:visible li")).to_have_count(6)
+    expect(sitting.page.locator(".megaportrait-strip:visible li", has_text="Laid over")).to_have_count(1)
+    expect(sitting.page.locator(".megaportrait-strip:visible li")).to_have_count(7)
     board = sitting.page.locator(".megaportrait-board:visible").inner_text()
     assert "Who it is" in board and "Measured against the truth" in board
     assert sitting.page.locator(".megaportrait-slide img").count() == 2
