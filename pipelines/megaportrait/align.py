@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipelines.core.images import Picture
+from pipelines.megaportrait.finish import of_pictures
 
 CELL = 8
 """Pixels of a cell's side."""
@@ -53,17 +54,9 @@ class Align(nn.Module):
         share = F.interpolate(seen, scale_factor=CELL, mode="bilinear").sigmoid()
         return drawn + share * (moved(picture, shift) - drawn)
 
-    @torch.inference_mode()
     def picture(self, drawn: Picture, picture: Picture) -> Picture:
         """The same of pictures (H, W, 3)."""
-        weight = next(self.net.parameters())
-        given = (
-            torch.tensor(one, device=weight.device).permute(2, 0, 1)[None].to(weight.dtype) for one in (drawn, picture)
-        )
-        made = self.laid(*(one / 127.5 - 1 for one in given))
-        levels = ((made[0] + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-        found: Picture = levels.permute(1, 2, 0).cpu().numpy()
-        return found
+        return of_pictures(self.net, self.laid, drawn, picture)
 
 
 def moved(picture: Tensor, shift: Tensor) -> Tensor:

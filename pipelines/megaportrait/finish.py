@@ -6,7 +6,7 @@ drawn. It learnt from rendered truth (``assets/mini_portraits``). Ours, and no p
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pipelines.core.libraries  # noqa: F401
@@ -44,12 +44,17 @@ class Finish(nn.Module):
         told = F.pixel_unshuffle(torch.cat(list(shown), 1), CELL).contiguous(memory_format=torch.channels_last)
         return shown[0] + F.pixel_shuffle(self.net(told, 0).sample.float(), CELL)
 
-    @torch.inference_mode()
     def picture(self, *shown: Picture) -> Picture:
         """The same of pictures (H, W, 3)."""
-        weight = next(self.net.parameters())
-        given = [torch.tensor(one, device=weight.device) for one in shown]
-        made = self([one.permute(2, 0, 1)[None].to(weight.dtype) / 127.5 - 1 for one in given])
-        levels = ((made[0] + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-        found: Picture = levels.permute(1, 2, 0).cpu().numpy()
-        return found
+        return of_pictures(self.net, lambda *given: self(given), *shown)
+
+
+@torch.inference_mode()
+def of_pictures(net: nn.Module, function: Callable[..., Tensor], *pictures: Picture) -> Picture:
+    """What a ``function`` of batches in [-1, 1] makes of pictures (H, W, 3), where ``net`` is and in its numbers."""
+    weight = next(net.parameters())
+    given = [torch.tensor(one, device=weight.device).permute(2, 0, 1)[None].to(weight.dtype) for one in pictures]
+    made = function(*(one / 127.5 - 1 for one in given))
+    levels = ((made[0] + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    found: Picture = levels.permute(1, 2, 0).cpu().numpy()
+    return found
