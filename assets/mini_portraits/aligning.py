@@ -23,34 +23,20 @@ from diffusers import UNet2DModel
 from torch import Tensor
 from torchvision.utils import save_image
 
-from assets.lab import training
 from assets.mini_portraits import finishing
 from assets.mini_portraits.data import KNOWN
+from assets.mini_portraits.finishing import RUNS
 from assets.mini_sdxl2 import optimisers
 from assets.mini_sdxl2.loop import Schedule, autocast, learn
 from pipelines.megaportrait.align import CELL, Align, moved
 
-HERE, RUNS = Path(__file__).parent, Path("data/runs_portraits")
 SEED = 0
 NEAR = 1.5
 """Pixels by which a place that is found may be off."""
 
 
 def new_net() -> UNet2DModel:
-    torch.manual_seed(SEED)
-    net = UNet2DModel(
-        in_channels=2 * 3 * CELL**2,
-        out_channels=3,
-        block_out_channels=(64, 96, 128),
-        down_block_types=("DownBlock2D",) * 3,
-        up_block_types=("UpBlock2D",) * 3,
-        layers_per_block=1,
-        norm_num_groups=8,
-        add_attention=False,
-    )
-    torch.nn.init.zeros_(net.conv_out.weight)  # it begins with no shift
-    torch.nn.init.zeros_(net.conv_out.bias)
-    return net
+    return finishing.net_of_pixels(2 * 3 * CELL**2, 3, (64, 96, 128))
 
 
 # ---------------------------------------------------------------------------------------------- data
@@ -142,13 +128,7 @@ def main() -> None:
     if arguments.stage == "train":
         train_align(arguments)
         return
-    model, kept = Align(new_net()), torch.load(RUNS / "align.pt", map_location="cpu", weights_only=True)
-    model.load_state_dict(kept["average"])
-    if arguments.stage == "look":
-        print(HeldOut()(model.eval(), 0, RUNS / "align.png"))
-    else:
-        model.net.half().save_pretrained(HERE / "align")
-        training.write_manifest(HERE, {"align_samples": kept["progress"]["samples"]})
+    finishing.look_or_ship(arguments.stage, "align", Align(new_net()), HeldOut)
 
 
 if __name__ == "__main__":

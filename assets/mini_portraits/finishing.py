@@ -1,9 +1,9 @@
 """Teach MegaPortrait's last net: what the drawing nets leave soft, drawn at full size from the person's own pictures.
 
     export OMP_NUM_THREADS=1 PYTHONPATH=.
-    python -m assets.mini_portraits.finishing data --blocks 300:500       # of people that the drawing nets have not seen; 19 s a block
+    python -m assets.mini_portraits.finishing data --blocks 300:400       # of people that the drawing nets have not seen; 19 s a block
     python -m assets.mini_portraits.aligning train                        # the net that lays pictures over what was drawn: see there
-    python -m assets.mini_portraits.finishing lay --blocks 300:500        # the person's pictures, laid by it
+    python -m assets.mini_portraits.finishing lay --blocks 300:400        # the person's pictures, laid by it
     python -m assets.mini_portraits.finishing train --minutes 60
     python -m assets.mini_portraits.finishing look                        # PSNR and sharpness of held-out pairs before and after, and a sheet
     python -m assets.mini_portraits.finishing ship                        # writes finish/
@@ -19,7 +19,7 @@ from __future__ import annotations
 import argparse
 import os
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,8 +38,9 @@ from assets.mini_sdxl2.autoencoder import Discriminator, Perceptual, against, ed
 from assets.mini_sdxl2.loop import Schedule, autocast, learn
 from assets.mini_sdxl2.train import Latents
 from pipelines.megaportrait.align import Align
-from pipelines.megaportrait.finish import CELL, SHOWN, Finish
+from pipelines.megaportrait.finish import CELL, SHOWN, Finish, load
 from pipelines.megaportrait.onestep import OneStep
+from pipelines.megaportrait.parts import TAUGHT
 
 HERE, RUNS, ROOT = Path(__file__).parent, Path("data/runs_portraits"), Path("data/portraits-finish")
 SEED = 0
@@ -56,21 +57,26 @@ NAMES = ("pictures", "heads", "laid", "shifts", *DRAWN, *LAID.values())
 """Of what a block may have."""
 
 
-def new_net() -> UNet2DModel:
+def net_of_pixels(given: int, made: int, widths: tuple[int, ...]) -> UNet2DModel:
+    """A net without attention, of ``given`` channels in and ``made`` out, that begins by saying 0."""
     torch.manual_seed(SEED)
     net = UNet2DModel(
-        in_channels=SHOWN * 3 * CELL**2,
-        out_channels=3 * CELL**2,
-        block_out_channels=(32, 64, 96, 128),
-        down_block_types=("DownBlock2D",) * 4,
-        up_block_types=("UpBlock2D",) * 4,
+        in_channels=given,
+        out_channels=made,
+        block_out_channels=widths,
+        down_block_types=("DownBlock2D",) * len(widths),
+        up_block_types=("UpBlock2D",) * len(widths),
         layers_per_block=1,
         norm_num_groups=8,
         add_attention=False,
     )
-    torch.nn.init.zeros_(net.conv_out.weight)  # it begins by changing nothing
+    torch.nn.init.zeros_(net.conv_out.weight)
     torch.nn.init.zeros_(net.conv_out.bias)
     return net
+
+
+def new_net() -> UNet2DModel:
+    return net_of_pixels(SHOWN * 3 * CELL**2, 3 * CELL**2, (32, 64, 96, 128))
 
 
 # ---------------------------------------------------------------------------------------------- data
@@ -129,8 +135,7 @@ def make_all(first: int, end: int) -> None:
 
 def lay_all(first: int, end: int) -> None:
     """Lay the person's pictures over what was drawn, in every block that is there, as the page does."""
-    model = Align(UNet2DModel.from_pretrained(HERE / "align", torch_dtype=torch.float32)).eval()
-    model = model.to(memory_format=torch.channels_last)
+    model = Align(load(TAUGHT["align"])).to(memory_format=torch.channels_last)
     for block in (*HELD_OUT, *range(first, end)):
         if not path(block, LAST).exists() or path(block, LAID[LAST]).exists():
             continue
@@ -215,7 +220,7 @@ def train_finish(arguments: argparse.Namespace) -> None:
     """Goes on from the checkpoint, or else from ``finish/``. Two processes have a critic each."""
     model = Finish(new_net()).to(memory_format=torch.channels_last)
     if (HERE / "finish").is_dir():
-        model.net.load_state_dict(UNet2DModel.from_pretrained(HERE / "finish", torch_dtype=torch.float32).state_dict())
+        model.net.load_state_dict(load(TAUGHT["finish"]).state_dict())
     critic, beside = Discriminator().to(memory_format=torch.channels_last), RUNS / "finish-critic.pt"
     if beside.exists():
         critic.load_state_dict(torch.load(beside, weights_only=True))
@@ -299,13 +304,18 @@ def main() -> None:
     if arguments.stage == "train":
         train_finish(arguments)
         return
-    model, kept = Finish(new_net()), torch.load(RUNS / "finish.pt", map_location="cpu", weights_only=True)
+    look_or_ship(arguments.stage, "finish", Finish(new_net()), HeldOut)
+
+
+def look_or_ship(stage: str, name: str, model: Finish | Align, held_out: Callable[[], Callable[..., str]]) -> None:
+    """Measure the average of the run ``name`` on what is held out, with a sheet; or write it into the folder of that name."""
+    kept = torch.load(RUNS / f"{name}.pt", map_location="cpu", weights_only=True)
     model.load_state_dict(kept["average"])
-    if arguments.stage == "look":
-        print(HeldOut()(model.eval(), 0, RUNS / "finish.png"))
+    if stage == "look":
+        print(held_out()(model.eval(), 0, RUNS / f"{name}.png"))
     else:
-        model.net.half().save_pretrained(HERE / "finish")
-        training.write_manifest(HERE, {"finish_samples": kept["progress"]["samples"]})
+        model.net.half().save_pretrained(HERE / name)
+        training.write_manifest(HERE, {f"{name}_samples": kept["progress"]["samples"]})
 
 
 if __name__ == "__main__":

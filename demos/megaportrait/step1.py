@@ -253,18 +253,18 @@ def state_html(person: Person | None) -> str:
     if score is not None:
         was = "" if before is None else f", {before:.2f} before"
         parts.append(f"similarity of its drawings {score:.2f}{was}")
-    drawn, worn, rows = MODES[DRAWN], MODES["trained"], measured().get("rows", {})
-    alike = [rows.get(arm, {}).get("identity", {}).get("mean") for arm in ("drawn", "ours")]
-    more = ""
-    if DRAWN in modes_of(person.model_set):
-        more = f" It is worn where “{worn}” is chosen under <i>How</i> in step 3; “{drawn}” has no need of it"
-        known = None not in alike and alike[0] > alike[1]
-        more += (
-            f", and is more like the person ({alike[0]:.2f} instead of {alike[1]:.2f} in our measured pairs)."
-            if known
-            else "."
-        )
+    more = _beside_drawn() if DRAWN in modes_of(person.model_set) else ""
     return f"<p class='quiet'><b>{safe(person.name)} is trained:</b> {'; '.join(parts)}.{more}</p>"
+
+
+def _beside_drawn() -> str:
+    """Where a trained person is worn, and what was measured of the way that needs none."""
+    rows = measured().get("rows", {})
+    untrained, trained = (rows.get(arm, {}).get("identity", {}).get("mean") for arm in ("drawn", "ours"))
+    alike = ""
+    if None not in (untrained, trained) and untrained > trained:
+        alike = f", and is more like the person ({untrained:.2f} instead of {trained:.2f} in our measured pairs)"
+    return f" It is worn where “{MODES['trained']}” is chosen under <i>How</i> in step 3; “{MODES[DRAWN]}” has no need of it{alike}."
 
 
 def best_score(facts: dict[str, Any]) -> float | None:
