@@ -104,6 +104,11 @@ def rank_and_size() -> tuple[int, int]:
     return int(os.environ.get("RANK", "0")), size
 
 
+def turn(number: int) -> int:
+    """Which of this process's batches the one of a ``number`` is. What is done now and then goes by it: every number of a second process is odd."""
+    return number // rank_and_size()[1]
+
+
 def _share_gradients(model: nn.Module, elapsed: float) -> float:
     """Average the gradients over all processes; everybody gets the first one's clock, so that all stop together."""
     rank, size = rank_and_size()

@@ -436,7 +436,7 @@ def train_parser(minutes: float, device: str, batch: int = 24) -> None:
     empty = without_faces(80, tables[:1], 2**31, generator_of(2, -1 + 2**31))
 
     def step(number: int) -> Tensor:
-        if number % 400 < training.rank_and_size()[1]:
+        if training.turn(number) % 400 == 0:
             faces.refresh()
         generator = generator_of(2, number)
         rows = torch.randint(len(faces), (batch,), generator=generator).numpy()

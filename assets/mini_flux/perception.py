@@ -114,7 +114,7 @@ def train_vae(minutes: float, device: str) -> None:
     check = [scenes.view(i) for i in range(0, 40, 2)]
 
     def step(number: int) -> Tensor:
-        if number % 200 < 2:
+        if training.turn(number) % 200 == 0:
             scenes.refresh()
         image = crop_batch(scenes, number, 8, 64, device)
         with training.autocast(device):

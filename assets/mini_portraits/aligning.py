@@ -23,6 +23,7 @@ from diffusers import UNet2DModel
 from torch import Tensor
 from torchvision.utils import save_image
 
+from assets.lab import training
 from assets.mini_portraits import finishing
 from assets.mini_portraits.data import KNOWN
 from assets.mini_portraits.finishing import RUNS
@@ -73,10 +74,11 @@ def loss_of(model: Align, batch: list[Tensor], passes: int) -> Tensor:
 
 
 def train_align(arguments: argparse.Namespace) -> None:
-    model, blocks, held_out = Align(new_net()).to(memory_format=torch.channels_last), finishing.Blocks(), HeldOut()
+    """Goes on from the checkpoint, or else from ``align/``."""
+    model, blocks, held_out = finishing.going_on("align", Align(new_net())), finishing.Blocks(), HeldOut()
 
     def loss_of_step(number: int) -> Tensor:
-        if number % 50 == 0:
+        if training.turn(number) % 50 == 0:
             blocks.refresh()
         rng = random.Random(f"align {SEED} {number}")
         return loss_of(model, batch_of(blocks, arguments.batch, rng), 1 + number % 2)

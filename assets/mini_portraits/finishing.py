@@ -22,6 +22,7 @@ import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy
 import torch
@@ -42,6 +43,7 @@ from pipelines.megaportrait.finish import CELL, SHOWN, Finish, load
 from pipelines.megaportrait.onestep import OneStep
 from pipelines.megaportrait.parts import TAUGHT
 
+Taught = TypeVar("Taught", Finish, Align)
 HERE, RUNS, ROOT = Path(__file__).parent, Path("data/runs_portraits"), Path("data/portraits-finish")
 SEED = 0
 CROP = 128
@@ -77,6 +79,13 @@ def net_of_pixels(given: int, made: int, widths: tuple[int, ...]) -> UNet2DModel
 
 def new_net() -> UNet2DModel:
     return net_of_pixels(SHOWN * 3 * CELL**2, 3 * CELL**2, (32, 64, 96, 128))
+
+
+def going_on(name: str, model: Taught) -> Taught:
+    """``model``, to be taught, with the weights that are shipped in the folder ``name``, if there are any."""
+    if (HERE / name).is_dir():
+        model.net.load_state_dict(load(TAUGHT[name]).state_dict())
+    return model.to(memory_format=torch.channels_last)
 
 
 # ---------------------------------------------------------------------------------------------- data
@@ -218,9 +227,7 @@ def batch_of(blocks: Blocks, count: int, rng: random.Random) -> list[Tensor]:
 
 def train_finish(arguments: argparse.Namespace) -> None:
     """Goes on from the checkpoint, or else from ``finish/``. Two processes have a critic each."""
-    model = Finish(new_net()).to(memory_format=torch.channels_last)
-    if (HERE / "finish").is_dir():
-        model.net.load_state_dict(load(TAUGHT["finish"]).state_dict())
+    model = going_on("finish", Finish(new_net()))
     critic, beside = Discriminator().to(memory_format=torch.channels_last), RUNS / "finish-critic.pt"
     if beside.exists():
         critic.load_state_dict(torch.load(beside, weights_only=True))
@@ -229,7 +236,7 @@ def train_finish(arguments: argparse.Namespace) -> None:
     blocks, held_out = Blocks(last=LAID[LAST]), HeldOut()
 
     def loss_of_step(number: int) -> Tensor:
-        if number % 50 == 0:
+        if training.turn(number) % 50 == 0:
             blocks.refresh()
             if training.rank_and_size()[0] == 0:
                 torch.save(critic.state_dict(), beside)

@@ -61,10 +61,10 @@ def new_model() -> OneStep:
 
 
 def shipped() -> OneStep:
-    """The model with the weights of ``net/``, to be asked."""
+    """The model with the weights of ``net/``, to be asked or to go on from."""
     model = new_model()
     model.net.load_state_dict(ControlNetModel.from_pretrained(HERE / "net", torch_dtype=torch.float32).state_dict())
-    return model.eval().requires_grad_(False)
+    return model.eval()
 
 
 class Blocks:
@@ -124,10 +124,11 @@ def loss_of(model: OneStep, batch: tuple[Tensor, ...], generator: torch.Generato
 
 
 def train_net(arguments: argparse.Namespace) -> None:
-    model, blocks, measure = new_model(), Blocks(), HeldOut()
+    """Goes on from the checkpoint, or else from ``net/``, as after a new UNet."""
+    model, blocks, measure = shipped() if (HERE / "net").is_dir() else new_model(), Blocks(), HeldOut()
 
     def loss_of_step(number: int) -> Tensor:
-        if number % 50 == 0:
+        if training.turn(number) % 50 == 0:
             blocks.refresh()
         rng, generator = random.Random(f"{SEED} {number}"), torch.Generator().manual_seed(SEED * 1_000_003 + number)
         return loss_of(model, batch_of(blocks, arguments.batch, rng), generator)

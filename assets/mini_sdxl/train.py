@@ -72,7 +72,7 @@ def train_vae(minutes: float, device: str) -> None:
     worlds = [training.Pictures(Path("data"), name) for name in ("tabletop", "portrait")]
 
     def step(number: int) -> Tensor:
-        if number % 100 == 0:
+        if training.turn(number) % 100 == 0:
             for world in worlds:
                 world.refresh()
         image = to_signed(crops(worlds, number, 8, 64), device).contiguous(memory_format=torch.channels_last)
@@ -467,7 +467,7 @@ def train_unet(minutes: float, device: str, batch: int = 32) -> None:
     latents = Latents(device)
 
     def step(number: int) -> Tensor:
-        if number and number % 100 == 0:
+        if number and training.turn(number) % 100 == 0:
             latents.refresh(1)
         rng = random.Random(f"unet {SEED} {number}")
         generator = torch.Generator().manual_seed(SEED * 1_000_003 + number)

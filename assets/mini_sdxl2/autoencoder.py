@@ -163,7 +163,7 @@ def train(minutes: float, rate: float, batch: int, device: str) -> None:
     worlds = [Shards(world) for world in WORLDS]
 
     def loss_of_step(number: int) -> Tensor:
-        if number % 50 == 0:
+        if training.turn(number) % 50 == 0:
             for world in worlds:
                 world.refresh()
         image, maps, which = (part.to(device) for part in crops(worlds, number, batch, CROP))

@@ -46,6 +46,7 @@ class Schedule:
         warmup: steps over which the learning rate rises, on every machine anew.
         cool: share of the minutes, at their end, over which the rate falls.
         power: memory of the average; a larger one forgets sooner.
+        parts: batches whose gradients make one step: what the optimiser costs is shared by them.
         report_seconds: time between two reports.
         save_seconds: time between two checkpoints.
         clock: what the minutes are of; ``time.process_time`` makes trials fair on a machine that others use, too.
@@ -55,6 +56,7 @@ class Schedule:
     warmup: int = 100
     cool: float = 0.0
     power: float = 12.0
+    parts: int = 1
     report_seconds: float = 300.0
     save_seconds: float = 120.0
     clock: Callable[[], float] = time.monotonic
@@ -118,7 +120,7 @@ def learn(
 
     State goes to ``checkpoint`` every ``save_seconds``, by rename, so that a kill loses at most those. ``loss_of_step(n)``
     draws its randomness from n, so that a resumed run sees the same batches. ``progress`` and ``average`` go on from an
-    earlier machine. Under ``torchrun`` the processes share gradients; process r of k gets the numbers ``k n + r``.
+    earlier machine. Under ``torchrun`` the processes share gradients; process r of k gets the numbers ``k n + r`` (with parts, of as many such n).
     """
     rank, processes = training.rank_and_size()
     average = average or Average(model, schedule.power)
@@ -134,17 +136,19 @@ def learn(
         share = rate_share(here, progress.seconds, budget, schedule)
         for group, rate in zip(optimiser.param_groups, base, strict=True):
             group["lr"] = rate * share
-        loss = loss_of_step(progress.step * processes + rank)
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        last = 0.0
+        for part in range(schedule.parts):
+            loss = loss_of_step((progress.step * schedule.parts + part) * processes + rank) / schedule.parts
+            loss.backward()
+            last += loss.item()
         progress.seconds = training._share_gradients(model, before + schedule.clock() - started)
         norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         if torch.isfinite(norm):  # one broken batch must not end a long run
             optimiser.step()
             average.update(model)
         progress.step += 1
-        progress.samples += batch * processes
-        last = loss.item()
+        progress.samples += batch * processes * schedule.parts
         progress.loss = last if progress.loss is None else progress.loss + 0.02 * (last - progress.loss)
         if rank:
             continue

@@ -59,12 +59,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=1000, help="of each world")
     parser.add_argument("--drawn", type=int, default=400, help="of each world")
+    parser.add_argument("--world", choices=(*WORLDS, "both"), default="both")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     pipe = open_pipeline()
     latents = train.Latents(train.load_autoencoder())
     latents.refresh()
-    for world in WORLDS:
+    for world in WORLDS if arguments.world == "both" else (arguments.world,):
         kept = {"pairs": [], "drawn": []}
         if path(world).exists():
             kept = torch.load(path(world), weights_only=True)

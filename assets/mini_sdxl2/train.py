@@ -5,6 +5,8 @@
     python -m assets.mini_sdxl2.train unet --minutes 120        # goes on from the committed state, if there is one
     python -m assets.mini_sdxl2.train export                    # weights, while or after it trains
     python -m assets.mini_sdxl2.train state                     # the state to commit, once, at the end of a machine
+    python -m assets.mini_sdxl2.train state --later             # the same, but the shipped UNet stays, until
+    python -m assets.mini_sdxl2.train ship                      # what stands on it can be measured anew
 
 Seed 0. One process of one thread; with a second free core, ``torchrun --nproc-per-node 2`` shares the gradients. Every
 stage may be killed and started again. ``unet`` resumes from ``data/runs2/unet.pt``; on a machine without that file, from
@@ -17,14 +19,17 @@ run. ``--cool 0.2`` lets the rate fall over the last fifth of the minutes: for t
 from __future__ import annotations
 
 import argparse
+import copy
 import hashlib
 import json
 import os
 import random
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy
 import torch
@@ -214,7 +219,7 @@ class Task:
         self.signal = signal_shares()
 
     def __call__(self, number: int) -> Tensor:
-        if number % 100 == 0:
+        if training.turn(number) % 100 == 0:
             self.latents.refresh(1)
         loss, truth = self.losses(self.student, number, self.batch, self.middle)
         return loss + self.truth * truth
@@ -268,6 +273,8 @@ def train_unet(arguments: argparse.Namespace) -> None:
     vae = load_autoencoder(arguments.vae).to(arguments.device)
     latents = Latents(vae, cubes=arguments.cubes, brief=arguments.brief)
     latents.refresh(1)
+    if arguments.compile:
+        student.unet.compile()
     task = Task(student, latents, arguments.batch, arguments.portraits, arguments.truth, arguments.middle)
     optimiser = {
         "muon": lambda: optimisers.muon(student, arguments.rate),
@@ -278,6 +285,7 @@ def train_unet(arguments: argparse.Namespace) -> None:
         arguments.warmup,
         arguments.cool,
         arguments.power,
+        arguments.parts,
         report_seconds=arguments.report_seconds,
         clock=time.process_time if arguments.cpu else time.monotonic,
     )
@@ -327,37 +335,70 @@ class HeldOut:
 
 def export(name: str = "unet") -> None:
     """Write the averaged UNet in float16 and the scheduler, from the last checkpoint."""
-    _averaged(RUNS / f"{name}.pt").unet.half().save_pretrained(HERE / "unet", max_shard_size="9MB")
-    DDIMScheduler(**sdxl_tiny.sampler()).save_pretrained(HERE / "scheduler")
     progress = torch.load(RUNS / f"{name}.pt", map_location="cpu", weights_only=True)["progress"]
+    _export(_averaged(RUNS / f"{name}.pt"), progress)
+
+
+def _export(student: Student, progress: Mapping[str, Any]) -> None:
+    student.unet.half().save_pretrained(HERE / "unet", max_shard_size="9MB")
+    DDIMScheduler(**sdxl_tiny.sampler()).save_pretrained(HERE / "scheduler")
     training.write_manifest(HERE, {key: progress[key] for key in ("step", "samples")})
 
 
-def write_state(name: str = "unet") -> None:
-    """Export, and write beside it what a new machine needs to go on."""
-    export(name)
+def write_state(name: str = "unet", ship: bool = True) -> None:
+    """Write what a new machine needs to go on. With ``ship`` the averaged UNet is shipped; without it the shipped one stays, for as long as
+    what stands on the new one has not been measured, and ``state`` holds the average: :func:`ship_state` ships it later."""
     stored = torch.load(RUNS / f"{name}.pt", map_location="cpu", weights_only=True)
     model, average = new_student(), _averaged(RUNS / f"{name}.pt")
     model.load_state_dict(stored["model"])
+    if ship:
+        export(name)
+    else:
+        model, average = average, _shipped(average)
     progress = Progress(**stored["progress"])
     machines = training.read_json(STATE / "state.json").get("machines", [])
     this = {"steps": progress.step - progress.first_step, "minutes": round(progress.seconds / 60, 1)}
     facts = {"step": progress.step, "samples": progress.samples, "loss": progress.loss}
     facts |= {"average_steps": stored["average_steps"], "machines": [*machines, this]}
-    states.write(STATE, model, average, facts)
-    save_file({n: v.half().contiguous() for n, v in average.heads.state_dict().items()}, STATE / "heads.safetensors")
+    _write_state(model, average, facts)
     size = sum(path.stat().st_size for path in STATE.iterdir())
     print(f"{size / 1e6:.1f} MB of state at step {progress.step}, {progress.samples:,} samples seen")
 
 
+def _write_state(model: Student, average: Student, facts: dict[str, Any]) -> None:
+    states.write(STATE, model, average, facts)
+    save_file({n: v.half().contiguous() for n, v in average.heads.state_dict().items()}, STATE / "heads.safetensors")
+
+
+def _shipped(student: Student) -> Student:
+    """A copy of ``student`` with the shipped UNet."""
+    other = copy.deepcopy(student)
+    other.unet.load_state_dict(
+        UNet2DConditionModel.from_pretrained(HERE / "unet", torch_dtype=torch.float32).state_dict()
+    )
+    return other
+
+
+def ship_state() -> None:
+    """Make the UNet of ``state`` the shipped one."""
+    student, _average, progress = start(STATE, HERE / "unet")
+    _export(copy.deepcopy(student), asdict(progress))
+    _write_state(student, _shipped(student), training.read_json(STATE / "state.json"))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=("latents", "unet", "export", "state"))
+    parser.add_argument("stage", choices=("latents", "unet", "export", "state", "ship"))
+    parser.add_argument("--later", action="store_true", help="with state: ship nothing yet")
     parser.add_argument("--minutes", type=float, default=60, help="of training on this machine, over every start")
     parser.add_argument("--name", default="unet", help="another name is a trial: it starts anew and is not shipped")
     parser.add_argument("--optimiser", choices=("muon", "adamw"), default="muon")
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--parts", type=int, default=1, help="batches whose gradients make one step")
+    parser.add_argument(
+        "--compile", action="store_true", help="two to three minutes before the first step, a third less for each"
+    )
     parser.add_argument("--warmup", type=int, default=100)
     parser.add_argument("--cool", type=float, default=0.0)
     parser.add_argument("--power", type=float, default=12.0)
@@ -379,8 +420,12 @@ def main() -> None:
         Latents(load_autoencoder().to(arguments.device)).refresh()
     elif arguments.stage == "unet":
         train_unet(arguments)
+    elif arguments.stage == "state":
+        write_state(arguments.name, not arguments.later)
+    elif arguments.stage == "ship":
+        ship_state()
     else:
-        {"export": export, "state": write_state}[arguments.stage](arguments.name)
+        export(arguments.name)
 
 
 if __name__ == "__main__":

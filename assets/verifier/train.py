@@ -123,7 +123,7 @@ def main() -> None:
     grain = torch.randn(64, 3, data.SIZE, data.SIZE, generator=torch.Generator().manual_seed(seed))
 
     def step(number: int) -> Tensor:
-        if number % 200 == 0:
+        if training.turn(number) % 200 == 0:
             for world in worlds:
                 world.refresh()
         rng, generator = (

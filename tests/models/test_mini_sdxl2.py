@@ -10,6 +10,7 @@ import torch
 from diffusers import AutoencoderDC, UNet2DConditionModel
 from torch import nn
 
+from assets.lab.training import read_json
 from assets.mini_sdxl.evaluate import prompts
 from assets.mini_sdxl2 import autoencoder, data, evaluate, fast, loop, models, optimisers, states, train
 from pipelines.worlds import grammar, portrait, tabletop
@@ -162,6 +163,29 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been_killed(tmp_path):
     assert killed["progress"]["samples"] == whole["progress"]["samples"] == 15 * 16
 
 
+def test_parts_of_a_batch_are_learnt_from_as_the_whole(tmp_path):
+    batch = torch.randn(3, 16, 4, generator=torch.Generator().manual_seed(3))
+
+    def learnt(parts: int) -> torch.Tensor:
+        model = toy()
+
+        def loss_of_step(number: int) -> torch.Tensor:
+            step, part = divmod(number, parts)
+            if step == len(batch):
+                raise KeyboardInterrupt
+            inputs = batch[step].chunk(parts)[part]
+            return (model(inputs) - inputs.flip(1)).square().mean()
+
+        schedule, path = loop.Schedule(1.0, warmup=3, parts=parts, save_seconds=0.0), tmp_path / f"{parts}.pt"
+        with pytest.raises(KeyboardInterrupt):
+            loop.learn(model, optimisers.muon(model, 1e-2), loss_of_step, schedule, path, batch=16 // parts)
+        assert torch.load(path, weights_only=True)["progress"]["samples"] == 3 * 16
+        return nn.utils.parameters_to_vector(model.parameters())
+
+    before, halves, whole = nn.utils.parameters_to_vector(toy().parameters()), learnt(2), learnt(1)
+    assert (halves - whole).norm() < 0.05 * (whole - before).norm() and not torch.equal(whole, before)
+
+
 def test_muon_learns():
     model = toy()
     optimiser = optimisers.muon(model, 1e-2)
@@ -190,26 +214,54 @@ def test_a_state_of_one_byte_a_number_restores_the_model(tmp_path):
         assert (weights[name] - value).abs().max() < 4e-4
 
 
-def test_a_run_goes_on_on_a_new_machine(tmp_path, monkeypatch):
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Where a toy UNet is trained and shipped."""
     monkeypatch.setattr(models, "unet", toy_unet)
-    for name, folder in (("HERE", tmp_path), ("RUNS", tmp_path / "runs"), ("STATE", tmp_path / "state")):
-        monkeypatch.setattr(train, name, folder)
-    student = train.new_student()
-    learned = loop.Average(student)
-    with torch.no_grad():
-        for parameter in student.parameters():
-            parameter.add_(0.01)
-    learned.update(student)
-    progress = loop.Progress(step=12, samples=384, loss=0.5)
-    stored = {"model": student.state_dict(), "average": learned.model.state_dict(), "average_steps": 12}
+    for name, path in (("HERE", tmp_path), ("RUNS", tmp_path / "runs"), ("STATE", tmp_path / "state")):
+        monkeypatch.setattr(train, name, path)
     (tmp_path / "runs").mkdir()
-    torch.save(stored | {"progress": vars(progress)}, tmp_path / "runs" / "unet.pt")
+    return tmp_path
+
+
+def checkpoint(moved: float, averaged: float, step: int) -> tuple[nn.Module, nn.Module]:
+    """The model and its average after a run that moved all their weights by so much."""
+    student, average = train.new_student(), train.new_student()
+    with torch.no_grad():
+        for model, by in ((student, moved), (average, averaged)):
+            for parameter in model.parameters():
+                parameter.add_(by)
+    progress = {"progress": vars(loop.Progress(step=step, samples=32 * step, loss=0.5)), "average_steps": step}
+    torch.save({"model": student.state_dict(), "average": average.state_dict(), **progress}, train.RUNS / "unet.pt")
+    return student, average
+
+
+def alike(one: nn.Module, other: nn.Module) -> bool:
+    return all(torch.allclose(other.state_dict()[name], value, atol=2e-3) for name, value in one.state_dict().items())
+
+
+def shipped(folder) -> nn.Module:
+    return UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32)
+
+
+def test_a_run_goes_on_on_a_new_machine(folder):
+    student, before = checkpoint(0.02, 0.01, 12)
     train.write_state()
-    restored, average, there = train.start(tmp_path / "state", tmp_path / "unet")
+    restored, average, there = train.start(folder / "state", folder / "unet")
     assert (there.step, there.samples, there.first_step, there.seconds) == (12, 384, 12, 0.0)
-    assert average.steps == 12
-    for name, value in student.state_dict().items():
-        assert torch.allclose(restored.state_dict()[name], value, atol=2e-3)
+    assert average.steps == 12 and alike(student, restored) and alike(before, average.model)
+
+
+def test_an_unmeasured_unet_waits_beside_the_shipped_one(folder):
+    _student, first = checkpoint(0.02, 0.01, 12)
+    train.write_state()
+    _student, second = checkpoint(0.2, 0.1, 20)
+    train.write_state(ship=False)
+    assert alike(first.unet, shipped(folder)) and not alike(second.unet, shipped(folder))
+    train.ship_state()
+    assert alike(second.unet, shipped(folder)) and read_json(folder / "manifest.json")["samples"] == 20 * 32
+    going_on, average, progress = train.start(folder / "state", folder / "unet")
+    assert alike(second, going_on) and alike(second.unet, average.model.unet) and progress.step == 20
 
 
 def toy_unet():
