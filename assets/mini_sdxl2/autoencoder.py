@@ -237,7 +237,7 @@ class Made:
         return torch.stack(latents), image
 
 
-def train_decoder(minutes: float, rate: float, batch: int, device: str, weight: float = 0.1) -> None:
+def train_decoder(minutes: float, rate: float, batch: int, device: str, weight: float) -> None:
     """Train the decoder on, with the encoder frozen, so that latents that were computed stay valid.
 
     Of each batch a quarter are the encoder's latents, a quarter are pairs of :mod:`~assets.mini_sdxl2.made` (both are to give their
@@ -350,15 +350,18 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--rate", type=float, default=6e-3, help="of the autoencoder; the decoder alone: 1e-3")
     parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--critic", type=float, default=0.1, help="weight of the decoder's critic")
     parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     RUNS.mkdir(parents=True, exist_ok=True)
+    how = arguments.minutes, arguments.rate, arguments.batch, arguments.device
     if arguments.stage == "look":
         print(measure(start(), RUNS / "autoencoder.png"))
+    elif arguments.stage == "train":
+        train(*how)
     else:
-        stage = {"train": train, "decoder": train_decoder}[arguments.stage]
-        stage(arguments.minutes, arguments.rate, arguments.batch, arguments.device)
+        train_decoder(*how, arguments.critic)
 
 
 if __name__ == "__main__":

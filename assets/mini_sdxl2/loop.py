@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from assets.lab import training
+from pipelines.core.weights import multiplies_halves
 
 
 class Average:
@@ -33,8 +34,7 @@ class Average:
 
 def autocast(device: str = "cpu"):
     """bfloat16 where it is multiplied in hardware (a GPU, AMX, AVX512), else float32: emulated, it is slower."""
-    gains = device != "cpu" or torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
-    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=gains)
+    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=device != "cpu" or multiplies_halves())
 
 
 @dataclass

@@ -31,6 +31,10 @@ PARTS = ("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenize
 DRAWING = ("unet", "vae", "scheduler")
 
 
+MULTIPLIED_IN_HALVES = frozenset({"mini-sdxl2/unet"})
+"""UNets whose products a CPU takes in bfloat16, if it has that in hardware."""
+
+
 @dataclass(frozen=True)
 class Base:
     """A base model: its parts for the registry, the side of its pictures in pixels, and its default settings."""

@@ -15,7 +15,7 @@ import numpy
 import torch
 import transformers
 from diffusers.models.controlnets.controlnet import ControlNetModel
-from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel, UNet2DConditionOutput
 from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import StableDiffusionXLPipeline
 from torch import Tensor
 from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
@@ -24,7 +24,7 @@ from pipelines.core import images
 from pipelines.core.geometry import Picture
 from pipelines.core.offload import Offloaded
 from pipelines.core.patching import building, fresh_scheduler
-from pipelines.core.weights import ModelSpec, part_folder, placement, resolve
+from pipelines.core.weights import ModelSpec, multiplies_halves, part_folder, placement, resolve
 from pipelines.models import sdxl
 
 _CLASSES = {
@@ -35,6 +35,19 @@ _CLASSES = {
     "tokenizer": ("transformers", "CLIPTokenizer"),
     "tokenizer_2": ("transformers", "CLIPTokenizer"),
 }
+
+
+class MultipliedInHalves(UNet2DConditionModel):
+    """The UNet with its products taken in bfloat16 on a CPU; its weights, what goes in and what comes out stay as they are (float32).
+
+    Where the processor multiplies bfloat16 in hardware it is twice as fast for two pictures at once, and what it says is off by a hundredth of its spread.
+    """
+
+    def forward(self, *given: Any, return_dict: bool = True, **named: Any) -> Any:
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.device.type == "cpu"):
+            (said,) = super().forward(*given, return_dict=False, **named)
+        said = said.to(self.dtype)
+        return UNet2DConditionOutput(sample=said) if return_dict else (said,)
 
 
 def load(spec: ModelSpec) -> Any:
@@ -48,6 +61,8 @@ def load(spec: ModelSpec) -> Any:
     if part == "vae":  # the small model has another autoencoder than SDXL; each folder says which
         name = json.loads((folder / "config.json").read_text())["_class_name"]
     kind = getattr(diffusers if library == "diffusers" else transformers, name)
+    if spec.key in sdxl.MULTIPLIED_IN_HALVES and multiplies_halves():
+        kind = MultipliedInHalves
     if part.startswith("tokenizer"):
         return kind.from_pretrained(folder, split_special_tokens=True)  # see pipelines/core/text.py
     options: dict[str, Any] = {"dtype" if library == "transformers" else "torch_dtype": getattr(torch, spec.dtype)}
