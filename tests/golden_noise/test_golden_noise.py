@@ -376,7 +376,7 @@ EMULATED = pytest.mark.skipif(not multiplies_halves(), reason="this processor wo
 
 
 @pytest.mark.parametrize("halves", [False, pytest.param(True, marks=EMULATED)])
-def test_the_folders_load_with_plain_diffusers_and_draw_the_same(monkeypatch, halves):
+def test_the_folders_load_with_plain_diffusers_and_draw_the_same(registry, monkeypatch, halves):
     """To a rounding where our UNet multiplies as diffusers' does, and hardly to be seen where the processor has it multiply in bfloat16."""
     monkeypatch.setattr(sdxl_parts, "multiplies_halves", lambda: halves)
     folder = ROOT / "assets/mini_sdxl2"
@@ -389,7 +389,7 @@ def test_the_folders_load_with_plain_diffusers_and_draw_the_same(monkeypatch, ha
     pipe.set_progress_bar_config(disable=True)
     noise = golden_noise.draw_noise(5, (1, 16, 16, 16))
     picture = pipe(PROMPT, latents=noise, num_inference_steps=4, guidance_scale=5.0, output_type="pt").images
-    with Registry("cpu").lease(*sdxl.MINI.parts) as parts, torch.inference_mode():
+    with registry.lease(*sdxl.MINI.parts) as parts, torch.inference_mode():
         golden = golden_noise.GoldenNoise(sdxl.build(parts), None)
         ours = golden.draw(noise, golden.embed([PROMPT]), 4, 5.0)
     assert ours.dtype == golden.pipe.unet.dtype == torch.float32
