@@ -1,9 +1,9 @@
 """How fast the page answers, how fast runs are, and how much memory the app takes. The last line is JSON.
 
-    python -m tests.bench               # start-up, then runs through the public endpoint, guided decoding, removals
-    python -m tests.bench --starts 9 --runs 0 --guided 0 --removals 0
-    python -m tests.bench --starts 0 --runs 0 --guided 0 --removals 0 --portraits 3     # learning a person, portraits after it
-    python -m tests.bench --starts 0 --runs 0 --guided 0 --removals 0 --workers 4       # two workers beside one; needs ".[ray]"
+    python -m tests.bench               # start-up, then runs through the public endpoint, guided decoding, drawings, removals
+    python -m tests.bench --starts 9 --runs 0 --guided 0 --drawings 0 --removals 0
+    python -m tests.bench --starts 0 --runs 0 --guided 0 --drawings 0 --removals 0 --portraits 3     # learning a person, portraits after it
+    python -m tests.bench --starts 0 --runs 0 --guided 0 --drawings 0 --removals 0 --workers 4       # two workers beside one; needs ".[ray]"
 
 Start-up is the time from starting the process to the first complete answer of `/`, for the app and, in turn with it,
 for an empty `gr.Blocks` in the same environment. Memory is the peak of the process (VmHWM, Linux only).
@@ -25,6 +25,7 @@ from contextlib import contextmanager
 from operator import truediv
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from gradio_client import Client
@@ -39,7 +40,9 @@ from pipelines.concept_guidance.layers import choose_layers
 from pipelines.core import lane, ray_head, workers
 from pipelines.core.lane import run_blocking
 from pipelines.core.registry import Registry
+from pipelines.core.weights import multiplies_halves
 from pipelines.georemover import Cache, Request, Settings
+from pipelines.models import sdxl, sdxl_parts
 from tests import workers_page
 from tests.environment import free_port
 from tests.faults import storm
@@ -206,6 +209,28 @@ def guided_speed(model: Any, tokens: int = 64, repeats: int = 5, prompt: int = 1
     }
 
 
+def drawings(times: int) -> dict:
+    """Seconds of 25 steps with guidance from prompt to picture, of one picture and of two at once: with the products of the UNet in float32, and in
+    bfloat16 where the processor has that in hardware; the ways take turns."""
+    ways = (False, True) if multiplies_halves() else (False,)
+    names = {halves: "bfloat16" if halves else "float32" for halves in ways}
+    taken: dict[str, list[float]] = {f"{count}, {names[halves]}": [] for count in (1, 2) for halves in ways}
+    with Registry("cpu").lease(*sdxl.MINI.parts) as parts, torch.inference_mode():
+        golden = golden_noise.GoldenNoise(sdxl.build(parts), None)
+        for turn in range(times + 1):
+            for count in (1, 2):
+                noises = torch.cat([golden_noise.draw_noise(seed, (1, 16, 16, 16)) for seed in range(count)])
+                for halves in ways:
+                    with mock.patch.object(sdxl_parts, "multiplies_halves", return_value=halves):
+                        began = time.perf_counter()
+                        golden.draw(noises, golden.embed([PROMPT] * count), sdxl.MINI.steps, sdxl.MINI.guidance)
+                    if turn:  # the first round warms up
+                        taken[f"{count}, {names[halves]}"].append(time.perf_counter() - began)
+    found = {name: round(statistics.median(seconds), 3) for name, seconds in taken.items()}
+    print(f"pictures at once, median seconds: {found}", flush=True)
+    return {"threads": torch.get_num_threads(), **found}
+
+
 def removals(times: int) -> dict:
     """Seconds of one removal on a rendered scene after a warm-up, at the defaults and with the faster preset."""
     registry, found = Registry("cpu"), {"threads": torch.get_num_threads()}
@@ -316,6 +341,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3, help="runs after the first one; 0 loads no model")
     parser.add_argument("--visitors", type=int, default=8, help="runs at once at the end")
     parser.add_argument("--guided", type=int, default=5, help="rounds of guided decoding; 0 leaves it out")
+    parser.add_argument("--drawings", type=int, default=5, help="rounds of one picture and of two; 0 leaves them out")
     parser.add_argument("--removals", type=int, default=5, help="removals at each preset; 0 leaves them out")
     parser.add_argument("--portraits", type=int, default=0, help="persons to learn, a minute each; 0 leaves them out")
     parser.add_argument("--workers", type=int, default=0, help="rounds with one worker and with two; 0 leaves them out")
@@ -328,6 +354,8 @@ def main() -> None:
         result["runs"] = runs(chosen.runs, chosen.visitors)
     if chosen.guided:
         result["guided"] = guided(chosen.guided)
+    if chosen.drawings:
+        result["drawings"] = drawings(chosen.drawings)
     if chosen.removals:
         result["removals"] = removals(chosen.removals)
     if chosen.portraits:
