@@ -19,7 +19,6 @@ from torch import Tensor
 from assets.mini_sdxl2 import data, train
 from assets.mini_sdxl2.autoencoder import RUNS, WORLDS
 from assets.mini_sdxl2.evaluate import open_pipeline
-from assets.mini_sdxl2.loop import autocast
 from pipelines import golden_noise
 from pipelines.models import sdxl
 
@@ -48,8 +47,7 @@ def denoised(pipe, clean: Tensor | None, captions: list[str], steps: int, seed: 
     added = {"text_embeds": torch.cat((negative_pooled, pooled)), "time_ids": ids}
     for timestep in timesteps:
         both = torch.cat((latents, latents)), timestep, torch.cat((negative, embeds))
-        with autocast():
-            predicted = pipe.unet(*both, added_cond_kwargs=added).sample.float()
+        predicted = pipe.unet(*both, added_cond_kwargs=added).sample
         without, with_prompt = predicted.chunk(2)
         velocity = without + sdxl.MINI.guidance * (with_prompt - without)
         latents = scheduler.step(velocity, timestep, latents).prev_sample

@@ -185,9 +185,8 @@ def test_shards_of_pairs_are_the_same_however_they_are_shared_out(tmp_path, monk
 
 @pytest.mark.slow
 def test_the_differentiable_sampler_draws_what_the_pipeline_draws(monkeypatch):
-    monkeypatch.setattr(
-        sdxl_parts, "multiplies_halves", lambda: False
-    )  # it would make much of the last bits' differences
+    # Rounding to bfloat16 would make much of the last bits' differences.
+    monkeypatch.setattr(sdxl_parts, "multiplies_halves", lambda: False)
     golden, reward = npnet_training.models()
     texts = ["a red cube on wood", "a person with black hair"]
     noises = golden_noise_arms.start_noise([1, 2], golden.pipe)
