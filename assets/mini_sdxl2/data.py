@@ -4,7 +4,8 @@
 
 A shard holds 500 pictures (uint8, 3 x 256 x 256, ``.npy``) and beside it their truth maps (uint8, 12 x 16 x 16).
 Picture i of shard s comes from seed ``1_000_000 + 500 s + i``: captions are drawn again from the seed and need no
-storage, and a fresh machine makes the same shards again. Shards that exist are skipped, and each is written to a
+storage, and a fresh machine makes the same shards again. Cubes are turned less than in the world's own scenes
+(:func:`scene`). Shards that exist are skipped, and each is written to a
 temporary name first: kill it and start it again, or give two processes two ranges.
 Seeds below 1,000,000 are kept for examples, tests and evaluation; shard ``HELD_OUT`` has the seeds from 900,000 on.
 """
@@ -13,8 +14,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy
@@ -47,6 +50,19 @@ def seeds(shard: int) -> range:
     if shard == HELD_OUT:
         return range(900_000, 900_000 + HELD_OUT_PICTURES)
     return range(TRAINING_SEED + PER_SHARD * shard, TRAINING_SEED + PER_SHARD * (shard + 1))
+
+
+def scene(name: str, seed: int) -> tabletop.Scene | portrait.Portrait:
+    """What training sees of a seed: the world's own scene, its cubes within 15 degrees of showing the camera an edge.
+
+    No caption says how a cube is turned. Over all angles, what a small UNet expects of a cube is a drum, and it drew
+    drums after 770,000 samples; over a third of them it is a cube.
+    """
+    drawn = WORLDS[name].sample(seed)
+    if isinstance(drawn, portrait.Portrait):
+        return drawn
+    edge = math.pi / 4
+    return replace(drawn, solids=tuple(replace(s, turn=edge + (s.turn - edge) / 3) for s in drawn.solids))
 
 
 def picture_path(name: str, shard: int, root: Path = ROOT) -> Path:
@@ -89,7 +105,7 @@ def to_bytes(values: Tensor) -> numpy.ndarray:
 
 def render(name: str, seeds: Sequence[int], device: str = "cpu") -> tuple[numpy.ndarray, numpy.ndarray]:
     """Pictures (N, 3, SIZE, SIZE) and truth maps (N, 12, CELLS, CELLS), both uint8; one at a time is best on a CPU."""
-    scenes = [WORLDS[name].sample(seed) for seed in seeds]
+    scenes = [scene(name, seed) for seed in seeds]
     module = tabletop if name == "tabletop" else clay
     with fast.renderer() if device == "cpu" else contextlib.nullcontext():
         image = module.render(scenes, SIZE, device).image

@@ -25,7 +25,7 @@ import json
 import os
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -43,12 +43,17 @@ from assets.mini_sdxl2 import data, models, optimisers, states
 from assets.mini_sdxl2.autoencoder import SEED, WORLDS, Shards
 from assets.mini_sdxl2.loop import Average, Progress, Schedule, autocast, learn
 from pipelines.models import sdxl_tiny
+from pipelines.worlds import tabletop
 from pipelines.worlds.portrait import words
 
 HERE = Path(__file__).parent
 RUNS = Path("data/runs2")
 STATE = HERE / "state"
 CUBE = data.TRUTHS["tabletop"].index("cube")
+THINGS = {
+    "tabletop": [data.TRUTHS["tabletop"].index(shape) for shape in tabletop.SHAPES],
+    "portrait": [data.TRUTHS["portrait"].index(part) for part in ("face", "glasses", "beard")],
+}
 MIDDLE = (0.1, 0.55)
 """Of all noise levels, those in which shapes are decided: above them only floor, backdrop and colour are, below them texture."""
 
@@ -206,14 +211,27 @@ def around_the_middle(share: float, position: Tensor) -> Tensor:
     return moved.clamp_(max=1 - 1e-6)
 
 
+def things_cover(maps: Tensor, kinds: Sequence[int]) -> Tensor:
+    """Share of each cell that a solid or what is in a face covers, (B, 1, 16, 16), of truth maps (B, 12, 16, 16) in [0, 1]."""
+    rows = [maps[i, THINGS[WORLDS[kind]]].sum(0, keepdim=True) for i, kind in enumerate(kinds)]
+    return torch.stack(rows).clamp(max=1)
+
+
 class Task:
     """One step of diffusion training as a function of its number; :meth:`held_out` is the same on kept pictures."""
 
     def __init__(
-        self, student: Student, latents: Latents, batch: int, portraits: float, truth: float, middle: float = 0.0
+        self,
+        student: Student,
+        latents: Latents,
+        batch: int,
+        portraits: float,
+        truth: float,
+        middle: float = 0.0,
+        things: float = 1.0,
     ) -> None:
         self.student, self.latents, self.batch = student, latents, batch
-        self.portraits, self.truth, self.middle = portraits, truth, middle
+        self.portraits, self.truth, self.middle, self.things = portraits, truth, middle, things
         self.device = str(next(student.parameters()).device)
         self.tokenizer, self.teacher = first_generation.readers(self.device)
         self.signal = signal_shares()
@@ -221,11 +239,16 @@ class Task:
     def __call__(self, number: int) -> Tensor:
         if training.turn(number) % 100 == 0:
             self.latents.refresh(1)
-        loss, truth = self.losses(self.student, number, self.batch, self.middle)
+        loss, truth = self.losses(self.student, number, self.batch, self.middle, self.things)
         return loss + self.truth * truth
 
-    def losses(self, student: Student, number: int, batch: int, middle: float = 0.0) -> tuple[Tensor, Tensor]:
-        """Of the velocities and of the read-outs. A share ``middle`` of the timesteps is of :data:`MIDDLE`, the rest of all."""
+    def losses(
+        self, student: Student, number: int, batch: int, middle: float = 0.0, things: float = 1.0
+    ) -> tuple[Tensor, Tensor]:
+        """Of the velocities and of the read-outs. A share ``middle`` of the timesteps is of :data:`MIDDLE`, the rest of all.
+
+        A cell that a solid or a face covers counts ``things`` times as much as one that none does.
+        """
         rng = random.Random(f"unet {SEED} {number}")
         generator = torch.Generator().manual_seed(SEED * 1_000_003 + number)
         kinds = [int((place + 0.5) / batch < self.portraits) for place in range(batch)]
@@ -241,6 +264,7 @@ class Task:
             predicted, middle = student(noisy, steps, states, added)
             said = student.truth(middle, torch.tensor(kinds, device=self.device)).float()
         share = signal[steps].view(-1, 1, 1, 1)
+        weight = weight * (1 + (things - 1) * things_cover(maps, kinds))
         loss = (weight * (predicted.float() - velocity) ** 2).mean() / weight.mean()
         # Where hardly anything of the picture is left, the truth cannot be known.
         truth = (share.sqrt() * 4 * (said - maps) ** 2).mean() / share.sqrt().mean()
@@ -275,7 +299,9 @@ def train_unet(arguments: argparse.Namespace) -> None:
     latents.refresh(1)
     if arguments.compile:
         student.unet.compile()
-    task = Task(student, latents, arguments.batch, arguments.portraits, arguments.truth, arguments.middle)
+    task = Task(
+        student, latents, arguments.batch, arguments.portraits, arguments.truth, arguments.middle, arguments.things
+    )
     optimiser = {
         "muon": lambda: optimisers.muon(student, arguments.rate),
         "adamw": lambda: torch.optim.AdamW(student.parameters(), arguments.rate, weight_decay=1e-3, betas=(0.9, 0.99)),
@@ -408,6 +434,9 @@ def main() -> None:
     )
     parser.add_argument("--brief", type=float, default=0.0, help="share of the portraits' captions that say few things")
     parser.add_argument("--middle", type=float, default=0.0, help="share of the middle noise levels, beside their own")
+    parser.add_argument(
+        "--things", type=float, default=1.0, help="how much more the cells of solids and faces count than the rest"
+    )
     parser.add_argument("--truth", type=float, default=0.5, help="weight of the truth read-outs; 0: none")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--vae", type=Path, default=HERE / "vae")

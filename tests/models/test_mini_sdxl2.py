@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import random
+from dataclasses import replace
 
 import numpy
 import pytest
@@ -67,6 +69,26 @@ def test_truth_maps_lie_in_the_unit_interval_and_mirror(name):
     assert maps.shape == (1, len(data.TRUTHS[name]), data.CELLS, data.CELLS)
     assert 0 <= maps.min() and maps.max() <= 1
     assert torch.allclose(data.mirrored_maps(data.mirrored_maps(maps)), maps, atol=1e-6)
+
+
+def test_training_sees_cubes_by_an_edge_and_all_else_as_the_world_has_it():
+    for seed in range(200):
+        seen, drawn = data.scene("tabletop", seed), tabletop.sample(seed)
+        assert all(30 <= math.degrees(solid.turn) <= 60 for solid in seen.solids)
+        assert replace(seen, solids=()) == replace(drawn, solids=())
+        assert [replace(s, turn=0) for s in seen.solids] == [replace(s, turn=0) for s in drawn.solids]
+    assert data.scene("portrait", 7) == portrait.sample(7)
+
+
+def test_cells_of_solids_and_faces_count_more():
+    maps = torch.zeros(2, 12, 16, 16)
+    maps[0, train.CUBE, 3, 4] = 1.0
+    maps[0, data.TRUTHS["tabletop"].index("sky"), 9, 9] = 1.0
+    maps[1, data.TRUTHS["portrait"].index("face"), 5, 6] = 0.5
+    maps[1, data.TRUTHS["portrait"].index("hair"), 8, 8] = 1.0
+    cover = train.things_cover(maps, [0, 1])
+    assert cover.shape == (2, 1, 16, 16)
+    assert cover[0, 0, 3, 4] == 1 and cover[1, 0, 5, 6] == 0.5 and cover.sum() == 1.5
 
 
 # ------------------------------------------------------------------------------------------ captions
