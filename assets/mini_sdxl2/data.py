@@ -61,7 +61,7 @@ def scene(name: str, seed: int) -> tabletop.Scene | portrait.Portrait:
     drawn = WORLDS[name].sample(seed)
     if isinstance(drawn, portrait.Portrait):
         return drawn
-    edge = math.pi / 4
+    edge = math.pi / 4  # the other solids are round: their turn is not seen
     return replace(drawn, solids=tuple(replace(s, turn=edge + (s.turn - edge) / 3) for s in drawn.solids))
 
 

@@ -137,7 +137,7 @@ class Latents:
 
 def caption(name: str, shard: int, place: int, mirror: bool, rng: random.Random, brief: float = 0.0) -> str:
     """A caption, drawn anew, of picture ``place`` of a shard, or of its mirror image, in which left is right."""
-    scene = data.WORLDS[name].sample(data.seeds(shard)[place])
+    scene = data.scene(name, data.seeds(shard)[place])
     if name == "portrait" and brief and rng.random() < brief:
         return words.brief(scene, rng)
     # A portrait's caption says nothing of left and right.
