@@ -71,8 +71,9 @@ def test_truth_maps_lie_in_the_unit_interval_and_mirror(name):
     assert torch.allclose(data.mirrored_maps(data.mirrored_maps(maps)), maps, atol=1e-6)
 
 
-def test_training_sees_cubes_by_an_edge_and_all_else_as_the_world_has_it():
-    for seed in range(200):
+def test_training_sees_three_of_four_scenes_cubes_by_an_edge_and_all_else_as_the_world_has_it():
+    assert all(data.scene("tabletop", seed) == tabletop.sample(seed) for seed in range(0, 200, 4))
+    for seed in (seed for seed in range(200) if seed % 4):
         seen, drawn = data.scene("tabletop", seed), tabletop.sample(seed)
         assert all(30 <= math.degrees(solid.turn) <= 60 for solid in seen.solids)
         assert replace(seen, solids=()) == replace(drawn, solids=())
