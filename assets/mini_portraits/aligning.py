@@ -24,7 +24,7 @@ from torch import Tensor
 from torchvision.utils import save_image
 
 from assets.lab import training
-from assets.mini_portraits import finishing
+from assets.mini_portraits import finishing, train
 from assets.mini_portraits.data import KNOWN
 from assets.mini_portraits.finishing import RUNS
 from assets.mini_sdxl2 import optimisers
@@ -85,7 +85,8 @@ def train_align(arguments: argparse.Namespace) -> None:
 
     schedule = Schedule(arguments.minutes, warmup=50, cool=arguments.cool, power=16, report_seconds=240)
     optimiser = optimisers.muon(model, arguments.rate)
-    average, progress = learn(model, optimiser, loss_of_step, schedule, RUNS / "align.pt", arguments.batch, held_out)
+    checkpoint, before = RUNS / "align.pt", train.counted("align_samples")
+    average, progress = learn(model, optimiser, loss_of_step, schedule, checkpoint, arguments.batch, held_out, before)
     print(progress, held_out(average, progress.step))
 
 

@@ -257,6 +257,7 @@ def train_finish(arguments: argparse.Namespace) -> None:
         RUNS / "finish.pt",
         arguments.batch,
         held_out,
+        train.counted("finish_samples"),
     )
     print(progress, held_out(average, progress.step))
 

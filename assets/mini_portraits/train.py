@@ -29,7 +29,7 @@ from assets.lab import training
 from assets.mini_portraits import data
 from assets.mini_portraits.data import HELD_OUT, Pair
 from assets.mini_sdxl2 import models, optimisers, train
-from assets.mini_sdxl2.loop import Schedule, autocast, learn
+from assets.mini_sdxl2.loop import Progress, Schedule, autocast, learn
 from pipelines.megaportrait.onestep import LEVELS, SHOWN, TASKS, OneStep
 
 HERE, RUNS = Path(__file__).parent, Path("data/runs_portraits")
@@ -65,6 +65,11 @@ def shipped() -> OneStep:
     model = new_model()
     model.net.load_state_dict(ControlNetModel.from_pretrained(HERE / "net", torch_dtype=torch.float32).state_dict())
     return model.eval()
+
+
+def counted(name: str) -> Progress:
+    """The samples that what is shipped has seen, by their ``name`` in the manifest: a net that goes on from it counts on from there."""
+    return Progress(samples=int(str(training.read_json(HERE / "manifest.json").get(name, 0))))
 
 
 class Blocks:
@@ -135,7 +140,8 @@ def train_net(arguments: argparse.Namespace) -> None:
 
     schedule = Schedule(arguments.minutes, warmup=50, cool=arguments.cool, power=12.0, report_seconds=300)
     optimiser = optimisers.muon(model, arguments.rate)
-    average, progress = learn(model, optimiser, loss_of_step, schedule, RUNS / "net.pt", arguments.batch, measure)
+    checkpoint, before = RUNS / "net.pt", counted("samples")
+    average, progress = learn(model, optimiser, loss_of_step, schedule, checkpoint, arguments.batch, measure, before)
     facts = {**vars(arguments), **asdict(progress), "report": measure(average, progress.step)}
     training.write_json(RUNS / "net.json", facts)
     print(json.dumps(facts))

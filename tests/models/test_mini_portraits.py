@@ -217,3 +217,10 @@ def test_the_shipped_net_lays_a_picture_over_a_soft_drawing_of_the_same_person()
     assert before > 5 and missed < 0.4 * before
     said = torch.nn.functional.interpolate(seen, scale_factor=CELL, mode="bilinear")[0, 0] > 0
     assert said[head].float().mean() > 0.9 and said[truth.masks["background"][0]].float().mean() < 0.05
+
+
+def test_a_net_that_goes_on_from_what_is_shipped_counts_its_samples_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "HERE", tmp_path)
+    assert train.counted("align_samples").samples == 0
+    (tmp_path / "manifest.json").write_text('{"align_samples": 40032}')
+    assert train.counted("align_samples").samples == 40_032
