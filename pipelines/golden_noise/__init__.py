@@ -74,26 +74,23 @@ PAPER = Paper(
 )
 
 USUAL: tuple[tuple[str, int], ...] = (
-    ("a glossy green cone in front of a white cylinder on a marble floor", 20),
     ("a red cone to the left of a blue ball on a wooden floor", 21),
-    ("a shiny purple sphere on tiles under the sky", 23),
-    ("a yellow cylinder to the right of a black box against a wall", 24),
     ("a smiling person with long red hair, glasses and no beard, wearing a green sweater", 5),
     ("a bearded person with curly black hair and no glasses in a yellow jumper against a blue wall", 9),
 )
-"""Prompts of the embedded model's world, each with a seed, in place of examples that were chosen. In the first, one of eight seeds that were looked
-at, golden noise is right where standard noise is not, and the page says that it was picked."""
+"""Prompts of the embedded model's world, each with a seed, that nobody chose by how they come out."""
 CHOSEN = ROOT / "assets/golden_noise/examples.json"
 
 
 def _chosen() -> tuple[tuple[str, int], ...]:
     """The examples that ``assets/golden_noise/examples.py`` chose by how they come out."""
     listed = json.loads(CHOSEN.read_text(encoding="utf-8"))["examples"]
-    return tuple((str(one["prompt"]), int(one["seed"])) for one in listed) or USUAL
+    return tuple((str(one["prompt"]), int(one["seed"])) for one in listed)
 
 
-EXAMPLES = asset_files.reading(CHOSEN, _chosen, lambda: USUAL) if CHOSEN.is_file() else USUAL
-"""Prompts with a seed: where there are chosen ones, golden noise alone is right in all but the last, standard noise alone in that."""
+EXAMPLES = asset_files.reading(CHOSEN, _chosen, lambda: ()) + USUAL
+"""Prompts with a seed. First those that were picked, as the page says: two where golden noise alone is right, one where standard noise
+alone is; then the usual ones."""
 
 
 SOURCES: dict[str, str] = {
