@@ -3,7 +3,8 @@
     OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 -m assets.golden_noise.examples   # three minutes; writes examples.json
     python -m tests.openings golden_noise                                           # draws the first one for the page
 
-To be done again when the image model or NPNet has changed. The cases are those of the validation stream, so that no figure of the
+To be done again when the image model or NPNet has changed. The page opens with the first: look at those that are won, and put the one
+first whose pictures show it best. The cases are those of the validation stream, so that no figure of the
 card is about them; every choice is drawn once more the way the page draws it, alone, and taken only if it comes out the same.
 """
 
