@@ -32,7 +32,7 @@ from pipelines.core.weights import ROOT
 from pipelines.models import sdxl
 from pipelines.prospect import STAGES, curve, inversion, stages
 from pipelines.prospect.curve import LabSettings, Tally
-from pipelines.prospect.inversion import DRAWN, InversionSettings
+from pipelines.prospect.inversion import DRAWN, KEPT, InversionSettings
 from pipelines.worlds import grammar, tabletop
 from pipelines.worlds.rolled import rolled
 
@@ -78,7 +78,7 @@ def measure(stream: str, pairs: int, settings: LabSettings) -> Tally:
 def recovered(stream: str, scenes: int, settings: InversionSettings) -> list[dict[str, Any]]:
     """What came back of each scene of a stream, made or found."""
     registry = Registry("cpu")
-    folder = f"inversion-{stream}-{mark(settings)}-{settings.learn_steps}-{settings.rate:g}"
+    folder = f"inversion-{stream}-{mark(settings)}-{settings.learn_steps}-{settings.rate:g}-{KEPT:g}"
     first = SCENES[stream]
     pieces = chunks.complete(
         DONE / folder,
@@ -224,7 +224,12 @@ def inversions(stream: str, scenes: int, writes: bool) -> None:
         print(f"{name}: {row['right']} of {row['of']}, {row['share']:.0%}")
     print(claim)
     if writes:
-        settings_told = {"learn_steps": settings.learn_steps, "rate": settings.rate, "guidance": settings.guidance}
+        settings_told = {
+            "learn_steps": settings.learn_steps,
+            "rate": settings.rate,
+            "kept": KEPT,
+            "guidance": settings.guidance,
+        }
         write(
             {
                 "inversion": {

@@ -38,6 +38,9 @@ LOOKS_EVERY = 15
 """Steps between two previews."""
 LOOK_STEPS = 8
 """Steps of denoising of a preview."""
+KEPT = 0.6
+"""Of what was learnt from words, this share is kept. Learning has no guidance, and drawing with it exaggerates what was learnt: on validation
+scenes the whole of it lost shapes that the words had brought (``assets/prospect/README.md``)."""
 STARTS = {
     "caption": "the words that our reader finds in the picture",
     "word": "one word that says nothing, as in the paper",

@@ -18,7 +18,7 @@ from pipelines.models import sdxl
 from pipelines.models.sdxl_parts import encode
 from pipelines.models.verifier import SceneVerifier, answers, described
 from pipelines.prospect import STAGES
-from pipelines.prospect.inversion import DRAWN, LOOK_STEPS, LOOKS_EVERY, InversionSettings, Inverted, Look
+from pipelines.prospect.inversion import DRAWN, KEPT, LOOK_STEPS, LOOKS_EVERY, InversionSettings, Inverted, Look
 from pipelines.prospect.stages import Painter, Spectrum
 from pipelines.prospect.tokens import Tokens
 
@@ -84,9 +84,9 @@ def learnt(
 
     Args:
         latents: (1, C, h, w) of the picture, as the UNet knows them.
-        words: where the tokens begin; at one that says nothing, if empty.
+        words: where the tokens begin, from which they go :data:`KEPT` of the way; at one that says nothing, if empty, and all the way.
     """
-    pipe = painter.pipe
+    pipe, share = painter.pipe, KEPT if words else 1.0
     with frozen(pipe.unet, pipe.text_encoder, pipe.text_encoder_2), torch.inference_mode(False), torch.enable_grad():
         start, spread, latents = painter.words(words).clone(), painter.spread().clone(), latents.clone()
         moved = torch.zeros_like(start, requires_grad=True)
@@ -101,8 +101,8 @@ def learnt(
             (LIFT * losses.sum()).backward()
             adam.step()
             seen.append(losses.detach().cpu())
-            on_step(step, (start + moved * spread).detach())
-        kept = (start + moved * spread).detach().float().cpu()
+            on_step(step, (start + share * moved * spread).detach())
+        kept = (start + share * moved * spread).detach().float().cpu()
     return kept, torch.stack(seen[-max(1, settings.learn_steps // 5) :]).mean(0)
 
 

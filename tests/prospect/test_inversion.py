@@ -165,6 +165,21 @@ def test_learning_begins_with_the_words_of_a_reader(registry: Registry, scene: I
     assert "orange" in words and found.tokens.values.shape[1] == len(words.split())
 
 
+@pytest.mark.parametrize(("start", "share"), [("caption", inversion.KEPT), ("word", 1.0)])
+def test_from_words_a_share_of_what_is_learnt_is_kept(registry: Registry, scene: Image.Image, start: str, share: float):
+    """Adam's first step moves every number by the rate, so where one step leads to says what was kept of it."""
+    settings = dataclasses.replace(QUICK, start=start, learn_steps=1)
+    found = inversion.invert(Job(1e9), registry, settings, scene)
+
+    def origin(painter: Painter) -> tuple[numpy.ndarray, numpy.ndarray]:
+        with torch.no_grad():
+            return painter.words(found.measurements["words"]).cpu().numpy(), painter.spread().cpu().numpy()
+
+    begin, spread = with_painter(registry, origin)
+    steps = numpy.abs(found.tokens.values - begin) / spread / settings.rate
+    assert numpy.median(steps) == pytest.approx(share, abs=1e-3) and steps.max() < share + 1e-3
+
+
 @pytest.mark.long
 def test_a_scene_comes_back(registry: Registry, scene: Image.Image):
     found = inversion.invert(Job(1e9), registry, InversionSettings(), scene).measurements
