@@ -97,6 +97,21 @@ def test_a_place_and_a_thing_come_from_two_prompts(outcome: prospect.Outcome):
     assert outcome.staged.size == (5 * 256, 256 + 26) and outcome.borders.size == (64, 64)
 
 
+@pytest.mark.parametrize(
+    ("number", "whose"),
+    [
+        (0, {"backdrop": "A", "floor": "B", "0 shape": "B", "0 colour": "B"}),
+        (1, {"backdrop": "A", "floor": "A", "0 shape": "A", "0 colour": "B"}),
+        (2, {"backdrop": "A", "floor": "B", "0 colour": "B", "0 shape": "C"}),
+    ],
+)
+def test_an_example_shows_what_its_title_says(registry: Registry, number: int, whose: dict[str, str]):
+    _, prompts, plan = prospect.EXAMPLES["mini"][number]
+    settings = dataclasses.replace(Settings.of("mini"), prompts="\n".join(prompts), plan=plan, borders=False)
+    found = prospect.generate(Job(1e9), registry, settings).measurements["whose"]["by stage"]
+    assert {name: found[name] for name in whose} == {name: {letter: 1} for name, letter in whose.items()}
+
+
 def test_the_same_settings_give_the_same_bytes_and_the_model_is_as_it_was(registry, outcome):
     with registry.lease(prospect.parts("mini")["unet"]) as (unet,):
         before = fingerprint(unet)
