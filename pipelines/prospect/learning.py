@@ -101,9 +101,9 @@ def learnt(
             (LIFT * losses.sum()).backward()
             adam.step()
             seen.append(losses.detach().cpu())
-            on_step(step, (start + share * moved * spread).detach())
-        kept = (start + share * moved * spread).detach().float().cpu()
-    return kept, torch.stack(seen[-max(1, settings.learn_steps // 5) :]).mean(0)
+            tokens = (start + share * moved * spread).detach()
+            on_step(step, tokens)
+    return tokens.float().cpu(), torch.stack(seen[-max(1, settings.learn_steps // 5) :]).mean(0)
 
 
 def stage_losses(painter: Painter, latents: Tensor, spectrum: Spectrum, generator: torch.Generator) -> Tensor:
